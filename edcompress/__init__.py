@@ -1,0 +1,1 @@
+"""edcompress: a trained image classifier in, a smaller and faster ONNX file out, and the proof."""

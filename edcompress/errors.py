@@ -1,0 +1,56 @@
+"""The error tree. One place catches it: the command line (`edcompress.__main__`).
+
+    EdcompressError              exit code 3: the run itself failed
+    ├── InputError               exit code 2: what the user gave cannot be used; said before any compute
+    │   ├── RecipeError          a recipe or an override (`--set`)
+    │   ├── NetworkError         an architecture or a network factory
+    │   ├── CheckpointError      a weights file
+    │   ├── DataError            a data set on disk
+    │   ├── BudgetError          a target outside what the constraints allow
+    │   └── RunFolderError       a run folder that exists, is missing, or is not that far yet
+    └── ProofError               two models that must be equal are not
+
+A message names the thing, the value, the bound and the way out. A bug is not in this tree and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class EdcompressError(Exception):
+    """A failure that edcompress foresaw; its message is for the user."""
+
+    exit_code = 3
+
+
+class InputError(EdcompressError):
+    """Something the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """A recipe file or an override is not valid."""
+
+
+class NetworkError(InputError):
+    """An architecture is unknown, or a network cannot be built as asked."""
+
+
+class CheckpointError(InputError):
+    """A weights file cannot be read, or does not fit the network."""
+
+
+class DataError(InputError):
+    """A data set is missing, broken, or does not fit the network."""
+
+
+class BudgetError(InputError):
+    """A target cannot be met under the constraints."""
+
+
+class RunFolderError(InputError):
+    """A run folder is in the way, missing, or has not come far enough."""
+
+
+class ProofError(EdcompressError):
+    """Two models that must give equal logits do not."""

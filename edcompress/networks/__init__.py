@@ -1,0 +1,1 @@
+"""Architectures by name, and weights in and out."""

@@ -1,0 +1,218 @@
+"""Recipes: what a run shall do, as one frozen tree. `edcompress.recipes` finds, merges and checks the files.
+
+Each field's description is its help text and its comment in the starter file (`edcompress init`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+TargetKind = Literal["macs", "params", "channels"]
+
+
+def _in_opset_range(opset: int) -> int:
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise ValueError(f"opset {opset} is not supported; choose {MIN_OPSET} to {MAX_OPSET}")
+    return opset
+
+
+MIN_OPSET, MAX_OPSET = 18, 23
+Opset = Annotated[int, AfterValidator(_in_opset_range)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Model(Section):
+    """The network to compress."""
+
+    arch: str | None = Field(None, description="torchvision name, resnet20 ... resnet110 (CIFAR), or timm:NAME")
+    factory: str | None = Field(None, description="your own network: package.module:callable (needs --trust-code)")
+    stem: Literal["imagenet", "cifar"] = Field("imagenet", description="cifar: 3x3 stride-1 first layer, no max-pool")
+    num_classes: int = Field(..., ge=2, description="width of the classifier")
+    in_channels: int = Field(3, ge=1, le=16, description="channels of the network's input")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.arch is None) == (self.factory is None):
+            raise ValueError("give exactly one of arch and factory")
+        return self
+
+
+class Data(Section):
+    """The images: where they are, and what is done to them before the network sees them."""
+
+    dataset: Literal["digits", "fashion_mnist", "kmnist", "cifar10", "cifar100", "flowers102", "image_folder"] = Field(
+        ..., description="which data set"
+    )
+    root: Path | None = Field(None, description="folder in torchvision's layout; else $EDCOMPRESS_DATA, else ~/.cache/edcompress")
+    folder: str = Field("", description="image_folder: the folder under root that holds train/ and val/")
+    class_index: Literal["position", "imagenet"] = Field(
+        "position", description="image_folder: number classes by position, or by ImageNet wnid (0..999)"
+    )
+    download: bool = Field(False, description="let torchvision download what is missing under root")
+    image_size: int = Field(..., ge=4, le=1024, description="height and width the network sees, in pixels")
+    resize: int | None = Field(None, ge=4, le=2048, description="test images: short side before the centre crop, in pixels")
+    channels: Literal[1, 3] | None = Field(None, description="turn images to grey (1) or RGB (3); default: as they are")
+    mean: tuple[float, ...] = Field((0.5,), description="per channel, of pixels in [0, 1]")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.5,), description="per channel, of pixels in [0, 1]")
+    augment: Literal["none", "crop", "crop_flip", "resized_crop"] = Field(
+        "none", description="training images: padded random crop, the same with flips, or random resized crop with flips"
+    )
+    crop_padding: int = Field(4, ge=0, le=64, description="pixels of zero padding for crop and crop_flip")
+    search_fraction: float = Field(0.1, gt=0.0, lt=0.9, description="share of the training images held out to judge states")
+    limit: int | None = Field(None, ge=8, description="use the first N training images only (quick runs)")
+    batch_size: int = Field(128, ge=2, description="images per training step")
+    eval_batch_size: int = Field(250, ge=1, description="images per batch when measuring accuracy")
+    workers: int = Field(0, ge=0, le=64, description="processes that load images; 0 loads in the training process")
+
+    @model_validator(mode="after")
+    def _stats_match(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values and std has {len(self.std)}; give one per channel in both")
+        return self
+
+
+class Target(Section):
+    """How small the network shall become: one fraction of the dense network, of one kind."""
+
+    macs: Fraction | None = Field(None, description="share of the multiply-accumulates to keep at most")
+    params: Fraction | None = Field(None, description="share of the parameters to keep at most")
+    channels: Fraction | None = Field(None, description="share of the prunable channels to keep at most")
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        given = {name: value for name, value in self if value is not None}
+        if len(given) != 1:
+            what = ", ".join(f"{name}={value}" for name, value in given.items()) or "none"
+            raise ValueError(f"give exactly one of macs, params, channels, not {what}; drop one with --set target.NAME=null")
+        return self
+
+    @property
+    def kind(self) -> TargetKind:
+        """Which of the three fractions was asked for."""
+        return "macs" if self.macs is not None else "params" if self.params is not None else "channels"
+
+    @property
+    def fraction(self) -> float:
+        """The share of the dense network to keep, in (0, 1]."""
+        value = getattr(self, self.kind)
+        assert isinstance(value, float)
+        return value
+
+
+class Constraints(Section):
+    """What every state must satisfy besides the target."""
+
+    round_to: int = Field(8, ge=1, le=256, description="kept channels per group are a multiple of this (or all)")
+    min_channels: int = Field(1, ge=1, description="fewest channels a group keeps")
+    min_ratio: Unit = Field(0.1, description="smallest share of its channels a group keeps")
+    ignore: tuple[str, ...] = Field((), description="globs of layer names that stay as they are, e.g. 'layer4.*'")
+
+
+class Search(Section):
+    """How the channels to remove are found."""
+
+    method: Literal["edropout", "magnitude", "taylor", "random"] = Field(
+        "edropout", description="edropout, or a control that ranks once and spends the search epochs on fine-tuning"
+    )
+    epochs: int = Field(4, ge=0, description="training epochs under the search")
+    population: int = Field(8, ge=4, le=256, description="S, states that compete")
+    levels: Literal["widths_and_channels", "channels"] = Field(
+        "widths_and_channels", description="evolve group widths and channels, or channel bits alone (the paper)"
+    )
+    init: Literal["importance", "bernoulli"] = Field("importance", description="the first population")
+    keep_probability: Fraction = Field(0.5, description="p of the Bernoulli start")
+    mutation_factor: Unit = Field(0.9, description="F of the binary differential evolution")
+    crossover_rate: Unit = Field(0.9, description="CR of both levels")
+    width_factor: float = Field(0.7, ge=0.0, le=2.0, description="F of the real-coded differential evolution over widths")
+    width_spread: float = Field(0.15, ge=0.0, le=1.0, description="standard deviation of the first widths, as a share of a group")
+    channel_freedom: float = Field(
+        0.05, ge=0.0, description="how much of a group's importance ranking a channel bit can outweigh; 0: importance decides"
+    )
+    importance: Literal["magnitude", "taylor"] = Field("magnitude", description="ranks the channels within a group")
+    evolve_every: int = Field(4, ge=1, description="training steps per generation")
+    score_batch: int | None = Field(128, ge=2, description="images of the step's batch that score states; null: all of them")
+    anneal: Unit = Field(0.85, description="share of the search over which the budget tightens to the target; 0: at once")
+
+
+class Fit(Section):
+    """How weights are trained; in `finetune` the schedule spans the search epochs too."""
+
+    epochs: int = Field(8, ge=0, description="epochs after surgery (finetune) or in all (train)")
+    optimizer: Literal["sgd", "adamw", "adadelta"] = Field("sgd", description="")
+    lr: float = Field(0.05, gt=0.0, description="peak learning rate")
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="sgd only; Nesterov where above 0")
+    weight_decay: float = Field(5e-4, ge=0.0, description="")
+    schedule: Literal["cosine", "onecycle", "step", "constant"] = Field("cosine", description="")
+    warmup: Unit = Field(0.05, description="share of the steps in which the rate rises (cosine and onecycle)")
+    step_epochs: int = Field(50, ge=1, description="step only: epochs between drops")
+    step_gamma: Fraction = Field(0.1, description="step only: factor of each drop")
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="")
+    distill: Unit = Field(0.0, description="weight of the dense network's soft labels in the loss (finetune only)")
+    distill_temperature: float = Field(4.0, gt=0.0, description="softmax temperature of the soft labels")
+
+
+class Export(Section):
+    """The ONNX files."""
+
+    opset: Opset = Field(20, description=f"ONNX opset, {MIN_OPSET} to {MAX_OPSET}")
+
+
+class Benchmark(Section):
+    """How latency is measured in onnxruntime."""
+
+    batch_size: int = Field(1, ge=1, description="images per call")
+    threads: int = Field(1, ge=1, description="intra-op threads, each pinned to a core")
+    runs: int = Field(300, ge=20, description="measured calls per model")
+    provider: Literal["CPUExecutionProvider", "CUDAExecutionProvider"] = Field("CPUExecutionProvider", description="")
+
+
+class Gate(Section):
+    """The limits that `edcompress gate` holds a run to; null switches a limit off."""
+
+    max_top1_drop: Unit | None = Field(0.01, description="dense minus pruned top-1, absolute")
+    max_top5_drop: Unit | None = Field(None, description="dense minus pruned top-5, absolute")
+    min_speedup: float | None = Field(1.0, gt=0.0, description="dense over pruned p50 latency")
+    max_size_ratio: Fraction | None = Field(None, description="pruned over dense bytes of the ONNX files")
+    max_parity: float | None = Field(1e-4, gt=0.0, description="largest logit difference of ONNX and PyTorch, relative to their scale")
+
+
+class Recipe(Section):
+    """One run, from a checkpoint to a gated ONNX file."""
+
+    name: str = Field("recipe", description="")
+    preset: str | None = Field(None, description="values to start from, e.g. paper")
+    model: Model
+    data: Data
+    target: Target | None = Field(None, description="null: prune to whatever the search converges to")
+    constraints: Constraints = Constraints()
+    search: Search = Search()
+    train: Fit = Fit(epochs=20)
+    finetune: Fit = Fit()
+    export: Export = Export()
+    benchmark: Benchmark = Benchmark()
+    gate: Gate = Gate()
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast with channels_last while training")
+    seed: int = Field(0, ge=0, lt=2**31, description="fixes the split, the order of images, augmentation and the search")
+
+    @property
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of search and fine-tuning together; the learning-rate schedule spans them."""
+        return self.search.epochs + self.finetune.epochs

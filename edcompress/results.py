@@ -1,0 +1,149 @@
+"""The measured values, and the schema of report.json (`Report`).
+
+Accuracies and ratios are fractions in [0, 1]; units stand in the names; `macs` counts multiply-accumulates.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Value(BaseModel):
+    """A frozen value that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Count(Value):
+    """How many of `total` images were classified correctly."""
+
+    correct: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of correct images in [0, 1]."""
+        return self.correct / self.total
+
+
+class Accuracy(Value):
+    """Top-1 and top-5 counts over one data set."""
+
+    top1: Count
+    top5: Count
+
+
+class Size(Value):
+    """What a network costs for one image: parameters, multiply-accumulates, and bytes of its ONNX file once exported."""
+
+    params: int
+    macs: int
+    onnx_bytes: int | None = None
+
+
+class Latency(Value):
+    """Percentiles, in milliseconds, of `n` onnxruntime calls at one batch size."""
+
+    p50: float
+    p90: float
+    p99: float
+    n: int
+    batch_size: int
+    threads: int
+    provider: str
+
+
+class ModelResult(Value):
+    """All that is known of one model; what has not been measured yet is None."""
+
+    accuracy: Accuracy
+    size: Size
+    latency_ms: Latency | None = None
+
+
+class Proof(Value):
+    """Largest absolute difference of two models' logits on the same images, and the logits' largest magnitude `scale`."""
+
+    max_abs_diff: float
+    scale: float
+    of: str
+
+    @property
+    def relative(self) -> float:
+        """The difference relative to the scale of the logits."""
+        return self.max_abs_diff / self.scale if self.scale > 0 else self.max_abs_diff
+
+
+class Proofs(Value):
+    """The equalities of one run, in the order in which they are established."""
+
+    masked_vs_pruned: Proof
+    pruned_vs_reloaded: Proof
+    pruned_vs_onnx: Proof | None = None
+
+
+class TargetResult(Value):
+    """The share of the dense network that was asked for, and the share that is physically left."""
+
+    kind: Literal["macs", "params", "channels", "none"]
+    asked: float
+    achieved: float
+
+
+class SearchSummary(Value):
+    """What the search did; `generations` is 0 for the one-shot controls."""
+
+    method: str
+    epochs: int
+    generations: int
+    converged: bool
+    diversity: float
+    seconds: float
+
+
+class Check(Value):
+    """One limit of the gate: `margin` is how far `value` is inside the limit (negative: outside)."""
+
+    name: str
+    value: float
+    limit: float
+    margin: float
+    passed: bool
+
+
+class Verdict(Value):
+    """The gate's answer; it passes when every check does."""
+
+    passed: bool
+    checks: tuple[Check, ...]
+
+
+class Report(Value):
+    """report.json: what was asked, done, proved and measured in one run."""
+
+    schema_version: Literal[1] = 1
+    recipe: str
+    recipe_hash: str
+    network: str
+    seed: int
+    checkpoint: str
+    dense: ModelResult
+    masked: ModelResult
+    after_surgery: ModelResult
+    pruned: ModelResult
+    target: TargetResult
+    proof: Proofs
+    search: SearchSummary
+    seconds: float
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    verdict: Verdict | None = None
+
+    @property
+    def speedup(self) -> float | None:
+        """Dense p50 latency over pruned p50 latency; None before `export` has measured both."""
+        if self.dense.latency_ms is None or self.pruned.latency_ms is None:
+            return None
+        return self.dense.latency_ms.p50 / self.pruned.latency_ms.p50

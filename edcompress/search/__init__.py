@@ -1,0 +1,1 @@
+"""EDropout and its controls."""

@@ -1,0 +1,1 @@
+"""From dependency groups to genes, from a state to masks, from a plan to a smaller network."""
