@@ -1,0 +1,100 @@
+"""The repair step: every state is put inside the budget, on rounded group widths, above the floors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edcompress.errors import BudgetError
+from edcompress.recipe import Constraints, Target
+from edcompress.surgery.costs import CostModel
+from edcompress.surgery.space import Space
+
+_BISECTIONS = 40
+
+
+class Budget:
+    """What states are feasible, and the feasible state nearest to a wish.
+
+    A wish has two parts. `shares` [S, G] says which share of its channels each group would like to keep; one common shift per
+    member, found by bisection, brings them to the budget. `priority` [S, D] in [0, 1) says which channels a group keeps first.
+    """
+
+    def __init__(self, space: Space, costs: CostModel, target: Target | None, constraints: Constraints) -> None:
+        self._space, self._costs, self._target = space, costs, target
+        self._channels = torch.tensor(space.widths, dtype=torch.float64)
+        self._round = constraints.round_to
+        floor = torch.clamp(torch.ceil(self._channels * constraints.min_ratio), min=constraints.min_channels)
+        self._floor = torch.minimum(torch.ceil(floor / self._round) * self._round, self._channels)
+        self._last = torch.div(self._channels - 1, self._round, rounding_mode="floor") * self._round
+        self._check_reachable()
+
+    @property
+    def smallest(self) -> float:
+        """The least share of the dense network that the constraints allow, in the target's kind."""
+        return self.share(self._floor).item()
+
+    def share(self, widths: Tensor) -> Tensor:
+        """Cost of widths [..., G] as a share of the dense network, in the target's kind (macs without a target)."""
+        return self._costs.share(self._target.kind if self._target else "macs", widths)
+
+    def widths(self, state: Tensor) -> Tensor:
+        """Kept channels per group, float64[..., G], of states bool[..., D]."""
+        sums = torch.zeros(*state.shape[:-1], len(self._space.free), dtype=torch.float64)
+        return sums.index_add_(-1, self._space.group_of_gene, state.to(torch.float64))
+
+    def repair(self, shares: Tensor, priority: Tensor, budget: float | None) -> Tensor:
+        """Feasible states bool[S, D] for the wish; with a budget in (0, 1] the largest that cost no more, else as wished."""
+        wish = shares.to(torch.float64)
+        widths = self._snap(wish * self._channels) if budget is None else self._fit(wish, budget)
+        return self._choose(widths, priority)
+
+    def _fit(self, wish: Tensor, budget: float) -> Tensor:
+        """The widths float64[S, G] nearest to the wish that cost at most `budget`."""
+        low = wish.amin(-1, keepdim=True) - 1.0
+        high = wish.amax(-1, keepdim=True)
+        low = torch.where(self._affordable(self._shifted(wish, low), budget), low, low)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            fits = self._affordable(self._shifted(wish, middle), budget)
+            low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
+        return self._fill(self._shifted(wish, high), self._shifted(wish, low), budget)
+
+    def _fill(self, widths: Tensor, wider: Tensor, budget: float) -> Tensor:
+        """Groups that step up together at the last shift step up one by one, as long as the budget lasts."""
+        for group in range(widths.shape[-1]):
+            trial = widths.clone()
+            trial[:, group] = wider[:, group]
+            widths = torch.where(self._affordable(trial, budget), trial, widths)
+        return widths
+
+    def _shifted(self, wish: Tensor, shift: Tensor) -> Tensor:
+        return self._snap((wish - shift) * self._channels)
+
+    def _affordable(self, widths: Tensor, budget: float) -> Tensor:
+        return (self.share(widths) <= budget).unsqueeze(-1)
+
+    def _snap(self, widths: Tensor) -> Tensor:
+        """The nearest allowed widths: multiples of `round_to` from the floor on, or all channels of the group."""
+        multiple = torch.minimum(torch.round(widths / self._round) * self._round, self._last)
+        nearest = torch.where(widths > (self._last + self._channels) / 2, self._channels, multiple)
+        return torch.maximum(nearest, self._floor)
+
+    def _choose(self, widths: Tensor, priority: Tensor) -> Tensor:
+        """In each group the `widths` channels of highest priority, bool[S, D]."""
+        group = self._space.group_of_gene
+        order = (group - priority.to(torch.float64).clamp(0, 1 - 1e-9)).argsort(dim=-1, stable=True)
+        starts = torch.cumsum(self._channels, 0) - self._channels
+        rank = torch.arange(len(group), dtype=torch.float64) - starts[group]
+        kept = rank < widths[:, group]
+        return torch.zeros_like(kept).scatter_(-1, order, kept)
+
+    def _check_reachable(self) -> None:
+        if not self._space.free:
+            reasons = "; ".join(f"{group.name}: {group.locked}" for group in self._space.groups[:4])
+            raise BudgetError(f"no channel of this network can be removed ({reasons})")
+        if self._target and self.smallest > self._target.fraction:
+            raise BudgetError(
+                f"target.{self._target.kind} = {self._target.fraction:g} is below {self.smallest:.3f}, the least that the constraints "
+                "leave; raise the target, or lower constraints.min_ratio, constraints.round_to or shorten constraints.ignore"
+            )

@@ -1,0 +1,137 @@
+"""What a network costs: measured by running it once, and predicted for any group widths.
+
+Convolutions and linear layers are counted: macs = out positions x kernel size x in channels x out channels / groups. Other layers
+(norms, activations, pooling) cost no multiply-accumulates here, as is the field's habit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from edcompress.results import Size
+from edcompress.surgery.space import Space
+
+_COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+Kind = Literal["macs", "params", "channels"]
+
+
+def measure_size(network: nn.Module, example: Tensor) -> Size:
+    """Parameters, and multiply-accumulates for one image of `example` [N, C, H, W]."""
+    macs = sum(_layer_macs(layer, calls) for layer, calls in _output_positions(network, example).items())
+    return Size(params=sum(parameter.numel() for parameter in network.parameters()), macs=macs)
+
+
+def _layer_macs(layer: nn.Module, positions: int) -> int:
+    assert isinstance(layer, _COUNTED)
+    return positions * layer.weight.numel()
+
+
+@torch.no_grad()
+def _output_positions(network: nn.Module, example: Tensor) -> dict[nn.Module, int]:
+    """For each convolution and linear layer how often its weight is applied to one image (output pixels, tokens, calls)."""
+    positions: Counter[nn.Module] = Counter()
+
+    def count(layer: nn.Module, _: object, output: Tensor) -> None:
+        width = layer.weight.shape[0]
+        positions[layer] += output[0].numel() // width
+
+    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, _COUNTED)]
+    modes = {module: module.training for module in network.modules()}
+    try:
+        network.eval()
+        network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return dict(positions)
+
+
+class CostModel:
+    """Cost of every state of a space from its group widths alone, as a share of the dense network.
+
+    A layer with weight [out, in, k...] costs a x out x in. Both sides are linear in the widths n [G] of the free groups:
+    out = b_out + A_out n. Vectors such as biases and norms cost c + w n parameters.
+    """
+
+    def __init__(self, space: Space, network: nn.Module, example: Tensor) -> None:
+        self._widths = torch.tensor(space.widths, dtype=torch.float64)
+        positions = _output_positions(network, example)
+        names = {module: name for name, module in network.named_modules()}
+        layers = [layer for layer in positions if layer in names]
+        counts = _position_counts(space)
+        self._out = torch.stack([_side(layer, names[layer], "out", counts, space) for layer in layers])
+        self._in = torch.stack([_side(layer, names[layer], "in", counts, space) for layer in layers])
+        self._kernel = torch.tensor([_kernel(layer) for layer in layers], dtype=torch.float64)
+        self._pixels = torch.tensor([positions[layer] for layer in layers], dtype=torch.float64)
+        self._vectors = _vector_params(space, network, layers)
+
+    def share(self, kind: Kind, widths: Tensor) -> Tensor:
+        """Cost of widths [..., G] as a share of the dense network's, float64[...]."""
+        cost: Callable[[Tensor], Tensor] = {"macs": self._macs, "params": self._params, "channels": self._channels}[kind]
+        return cost(widths.to(torch.float64)) / cost(self._widths)
+
+    def _macs(self, widths: Tensor) -> Tensor:
+        return self._weights(widths) @ self._pixels
+
+    def _params(self, widths: Tensor) -> Tensor:
+        return self._weights(widths).sum(-1) + _affine(self._vectors, widths).squeeze(-1)
+
+    def _channels(self, widths: Tensor) -> Tensor:
+        return widths.sum(-1)
+
+    def _weights(self, widths: Tensor) -> Tensor:
+        """Elements of each layer's weight, float64[..., L]."""
+        return _affine(self._out, widths) * _affine(self._in, widths) * self._kernel
+
+
+def _affine(coefficients: Tensor, widths: Tensor) -> Tensor:
+    """b + A n, [..., rows], for widths n [..., G] and coefficients [rows, G + 1] whose last column is b."""
+    return widths @ coefficients[:, :-1].mT + coefficients[:, -1]
+
+
+def _position_counts(space: Space) -> dict[tuple[str, str], dict[int, int]]:
+    """For each side of each layer: positions per channel of every free group that touches it."""
+    counts: dict[tuple[str, str], dict[int, int]] = {}
+    for place, group in enumerate(space.free):
+        for member in group.members:
+            counts.setdefault((member.layer, member.side), {})[place] = len(member.positions) // group.channels
+    return counts
+
+
+def _side(layer: nn.Module, name: str, side: str, counts: dict[tuple[str, str], dict[int, int]], space: Space) -> Tensor:
+    """float64[G + 1]: how the size of one side of a weight depends on the widths; the last element is its fixed part."""
+    assert isinstance(layer, _COUNTED)
+    coefficients = torch.zeros(len(space.free) + 1, dtype=torch.float64)
+    coefficients[-1] = layer.weight.shape[0 if side == "out" else 1]
+    for place, count in counts.get((name, side), {}).items():
+        coefficients[place] += count
+        coefficients[-1] -= count * space.free[place].channels
+    return coefficients
+
+
+def _kernel(layer: nn.Module) -> int:
+    return math.prod(layer.weight.shape[2:])
+
+
+def _vector_params(space: Space, network: nn.Module, counted: list[nn.Module]) -> Tensor:
+    """float64[1, G + 1]: parameters outside the counted weights, as they depend on the widths."""
+    layers = dict(network.named_modules())
+    weights = sum(layer.weight.numel() for layer in counted if isinstance(layer, _COUNTED))
+    coefficients = torch.zeros(len(space.free) + 1, dtype=torch.float64)
+    coefficients[-1] = sum(parameter.numel() for parameter in network.parameters()) - weights
+    for place, group in enumerate(space.free):
+        for member in group.members:
+            vectors = [p for p in layers[member.layer].parameters(recurse=False) if p.dim() == 1 and p.numel() > 1]
+            if member.side == "out":
+                per_channel = len(vectors) * len(member.positions) // group.channels
+                coefficients[place] += per_channel
+                coefficients[-1] -= per_channel * group.channels
+    return coefficients.unsqueeze(0)

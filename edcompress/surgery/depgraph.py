@@ -1,0 +1,173 @@
+"""The adapter to torch-pruning's dependency graph; no other module imports torch_pruning.
+
+Tracing tells which positions of which layers must go together. What the tracing cannot express truthfully is locked:
+
+- groups that reach the network's outputs;
+- partial coverage: torch-pruning sees zero-padded shortcuts (option A) as element-wise and couples channel i of 16 with channel i
+  of 32, leaving channels 16..31 in no group; a layer with channels in no group locks all groups that touch it;
+- grouped convolutions, norms with statistics over channels, and bare parameters.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from edcompress.errors import NetworkError, RecipeError
+from edcompress.surgery.space import Group, Member, Space
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+_PER_CHANNEL = (_BATCH_NORMS, nn.PReLU, nn.InstanceNorm2d)
+Side = tuple[str, str]
+
+
+def trace_space(network: nn.Module, example: Tensor, ignore: Sequence[str] = ()) -> Space:
+    """The pruning space of `network` traced with `example` [N, C, H, W]; groups that match a glob in `ignore` are locked.
+
+    Raises NetworkError where the network cannot be traced, RecipeError for a glob that matches no layer.
+    """
+    _check_globs(network, ignore)
+    graph = _trace(network, example)
+    raw = [_read_group(graph, group) for group in graph.get_all_groups()]
+    layers = dict(network.named_modules())
+    uneven = _half_covered(raw, layers)
+    groups = [_locked(group, reason or _reason(group, layers, uneven, ignore)) for group, reason in raw]
+    order = {name: place for place, name in enumerate(layers)}
+    return Space(groups=tuple(sorted(groups, key=lambda group: order[group.name])))
+
+
+def prune_channels(network: nn.Module, example: Tensor, dropped: Mapping[str, Sequence[int]]) -> None:
+    """Remove, in place, the channels `dropped[group name]` of each named group with all that is coupled to them."""
+    graph = _trace(network, example)
+    layers = dict(network.named_modules())
+    for name, channels in dropped.items():
+        if not channels:
+            continue
+        root = layers[name]
+        group = graph.get_pruning_group(root, graph.get_pruner_of_module(root).prune_out_channels, list(channels))
+        group.prune()
+
+
+def _trace(network: nn.Module, example: Tensor) -> Any:
+    modes = {module: module.training for module in network.modules()}
+    grads = {parameter: parameter.requires_grad for parameter in network.parameters()}
+    network.requires_grad_(True)
+    try:
+        with _quiet():
+            return tp.DependencyGraph().build_dependency(network, example_inputs=example, verbose=False)
+    except Exception as error:
+        raise NetworkError(
+            f"{type(network).__name__} cannot be traced with an input of shape {tuple(example.shape)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, flag in grads.items():
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch-pruning warns of bare parameters it will not prune; the space says so itself, by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _read_group(graph: Any, group: Any) -> tuple[Group, str | None]:
+    """The group in our words, and a reason to lock it if it holds something without a layer name."""
+    names = graph._module2name
+    members, reason = [], None
+    for item in group:
+        module = item.dep.target.module
+        if isinstance(module, tp.ops._OutputOp):
+            reason = "feeds the network's outputs"
+        elif isinstance(module, nn.Parameter):
+            reason = reason or f"uses the bare parameter {graph._param_to_name[module]}"
+        elif isinstance(module, nn.Module) and module in names:
+            side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
+            members.append(
+                Member(layer=names[module], side=side, positions=tuple(item.idxs), channels=tuple(item.root_idxs))
+            )
+    return Group(name=_first_root(members, names), channels=len(members[0].positions), members=tuple(members)), reason
+
+
+def _first_root(members: Sequence[Member], names: Mapping[nn.Module, str]) -> str:
+    """The first layer, in the order of the network, that produces exactly the group's channels in their order."""
+    roots = {m.layer for m in members if m.side == "out" and m.positions == members[0].positions}
+    layers = (name for module, name in names.items() if name in roots and isinstance(module, (*_CONVS, nn.Linear)))
+    return next(layers, members[0].layer)
+
+
+def _half_covered(raw: Sequence[tuple[Group, str | None]], layers: Mapping[str, nn.Module]) -> set[Side]:
+    """Sides of layers with channels that belong to no group, or to several."""
+    claimed: dict[Side, Counter[int]] = defaultdict(Counter)
+    for group, _ in raw:
+        for member in group.members:
+            claimed[member.layer, member.side].update(member.positions)
+    return {
+        (layer, side)
+        for (layer, side), counts in claimed.items()
+        if len(counts) != _width(layers[layer], side) or max(counts.values()) > 1
+    }
+
+
+def _width(layer: nn.Module, side: str) -> int:
+    if isinstance(layer, _CONVS):
+        return layer.out_channels if side == "out" else layer.in_channels
+    if isinstance(layer, nn.Linear):
+        return layer.out_features if side == "out" else layer.in_features
+    if isinstance(layer, _PER_CHANNEL):
+        return layer.num_parameters if isinstance(layer, nn.PReLU) else layer.num_features
+    return 0
+
+
+def _reason(group: Group, layers: Mapping[str, nn.Module], uneven: set[Side], ignore: Sequence[str]) -> str | None:
+    """Why a group must stay as it is, or None."""
+    for pattern in ignore:
+        for name in group.layers:
+            if fnmatchcase(name, pattern):
+                return f"constraints.ignore has {pattern!r}, which matches {name}"
+    for member in group.members:
+        if reason := _layer_reason(member, layers[member.layer]):
+            return f"{member.layer} {reason}"
+    for member in group.members:
+        if (member.layer, member.side) in uneven:
+            return f"couples only a part of the {member.side}put channels of {member.layer} (a padded or sliced shortcut)"
+    if not any(member.side == "in" for member in group.members):
+        return "feeds the network's outputs"
+    return None
+
+
+def _layer_reason(member: Member, layer: nn.Module) -> str | None:
+    if isinstance(layer, _CONVS):
+        depthwise = layer.groups == layer.in_channels == layer.out_channels
+        if layer.groups > 1 and not depthwise:
+            return f"is a grouped convolution ({layer.groups} groups)"
+    elif isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
+        return None
+    elif not isinstance(layer, (nn.Linear, *_PER_CHANNEL)):
+        return f"is a {type(layer).__name__}, whose result depends on all channels at once"
+    if len(set(Counter(member.channels).values())) > 1:
+        return "holds its channels in unequal parts"
+    return None
+
+
+def _locked(group: Group, reason: str | None) -> Group:
+    return group.model_copy(update={"locked": reason})
+
+
+def _check_globs(network: nn.Module, ignore: Sequence[str]) -> None:
+    names = [name for name, _ in network.named_modules()]
+    for pattern in ignore:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise RecipeError(f"constraints.ignore: {pattern!r} matches no layer; layers are named like {names[1]!r}")

@@ -1,0 +1,58 @@
+"""The plan: which channels of each free group are kept. It is what plan.json holds and what surgery replays."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import model_validator
+from torch import Tensor
+
+from edcompress.results import Value
+from edcompress.surgery.space import Space
+
+
+class GroupPlan(Value):
+    """The kept channels of one group, by the name of its first layer; indices are into the dense network's channels."""
+
+    name: str
+    channels: int
+    kept: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        if sorted(set(self.kept)) != list(self.kept) or not self.kept or self.kept[-1] >= self.channels or self.kept[0] < 0:
+            raise ValueError(f"{self.name}: kept must be rising indices below {self.channels}, at least one")
+        return self
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """Indices of the channels that go."""
+        kept = set(self.kept)
+        return tuple(channel for channel in range(self.channels) if channel not in kept)
+
+
+class Plan(Value):
+    """The kept channels of every free group of a space."""
+
+    schema_version: Literal[1] = 1
+    groups: tuple[GroupPlan, ...]
+
+
+def plan_of(state: Tensor, space: Space) -> Plan:
+    """The plan of a state bool[D]."""
+    return Plan(
+        groups=tuple(
+            GroupPlan(name=group.name, channels=group.channels, kept=tuple(torch.nonzero(state[part]).flatten().tolist()))
+            for group, part in space.slices()
+        )
+    )
+
+
+def state_of(plan: Plan, space: Space) -> Tensor:
+    """The state bool[D] of a plan."""
+    kept = {group.name: group.kept for group in plan.groups}
+    state = torch.zeros(space.genes, dtype=torch.bool)
+    for group, part in space.slices():
+        state[part][list(kept[group.name])] = True
+    return state

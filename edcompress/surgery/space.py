@@ -1,0 +1,76 @@
+"""The pruning space: which channels of a network can be removed together, and which are locked and why.
+
+One gene is one coupled channel: a channel of a producing layer with every batch-norm channel, depthwise filter and consumer
+input slice that must go with it. The genes of all free groups, in order, are the D bits of a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from edcompress.results import Value
+
+
+class Member(Value):
+    """One side of one layer that a group touches: position `positions[i]` of the layer belongs to channel `channels[i]`."""
+
+    layer: str
+    side: Literal["out", "in"]
+    positions: tuple[int, ...]
+    channels: tuple[int, ...]
+
+
+class Group(Value):
+    """Channels that are coupled across layers; `locked` is the reason why none of them can be removed, or None."""
+
+    name: str
+    channels: int
+    members: tuple[Member, ...]
+    locked: str | None = None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers the group touches, without repetition."""
+        return tuple(dict.fromkeys(member.layer for member in self.members))
+
+
+class Space(Value):
+    """All groups of one network; `free` ones hold the genes."""
+
+    groups: tuple[Group, ...]
+
+    @cached_property
+    def free(self) -> tuple[Group, ...]:
+        """Groups whose channels may be removed, in the order of their genes."""
+        return tuple(group for group in self.groups if group.locked is None)
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each free group, int[G]."""
+        return tuple(group.channels for group in self.free)
+
+    @property
+    def genes(self) -> int:
+        """D, the length of a state."""
+        return sum(self.widths)
+
+    @cached_property
+    def group_of_gene(self) -> Tensor:
+        """For each gene the index of its free group, int64[D]."""
+        return torch.repeat_interleave(torch.arange(len(self.free)), torch.tensor(self.widths, dtype=torch.int64))
+
+    def slices(self) -> Iterator[tuple[Group, slice]]:
+        """Each free group with the slice of a state that holds its genes."""
+        start = 0
+        for group in self.free:
+            yield group, slice(start, start + group.channels)
+            start += group.channels
+
+    def everything(self) -> Tensor:
+        """The state that keeps every channel, bool[D]."""
+        return torch.ones(self.genes, dtype=torch.bool)
