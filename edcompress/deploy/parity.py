@@ -1,0 +1,80 @@
+"""An ONNX file's logits against the PyTorch network's, and its accuracy, through onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from edcompress.deploy.onnx_export import frozen_copy
+from edcompress.deploy.sessions import session
+from edcompress.errors import InputError
+from edcompress.results import Accuracy, Count, Proof
+from edcompress.training.accuracy import count_correct
+
+__all__ = ["compare_with_onnx", "onnx_accuracy", "run_onnx", "session"]
+
+BATCH_SIZES = (1, 2, 5)
+FEWEST_IMAGES = 8
+
+
+def run_onnx(model: Path | onnxruntime.InferenceSession, images: Tensor) -> Tensor:
+    """The logits [N, classes] of images [N, C, H, W], fp32 on the CPU, from onnxruntime.
+
+    Raises InputError when the model cannot be loaded or does not take one input of this shape.
+    """
+    opened = session(model) if isinstance(model, Path) else model
+    taken = opened.get_inputs()
+    fits = len(taken) == 1 and len(taken[0].shape) == images.ndim and _same_shape(taken[0].shape, images)
+    if not fits:
+        wanted = [f"{value.name} {value.shape}" for value in taken]
+        raise InputError(f"the ONNX model takes {', '.join(wanted)}, not images of shape {list(images.shape)}")
+    values = images.detach().to("cpu", torch.float32).contiguous().numpy()
+    return torch.from_numpy(opened.run(None, {taken[0].name: values})[0])
+
+
+def _same_shape(dimensions: list[int | str | None], images: Tensor) -> bool:
+    """Whether all dimensions that the model fixes are those of the images; the others are symbolic names or None."""
+    pairs = zip(dimensions, images.shape, strict=True)
+    return all(not isinstance(fixed, int) or fixed == given for fixed, given in pairs)
+
+
+@torch.inference_mode()
+def compare_with_onnx(network: nn.Module, path: Path, images: Tensor) -> Proof:
+    """The largest |logit difference| of the network (eval, fp32, CPU) and its ONNX file over images [N, C, H, W].
+
+    All images run at batch sizes 1, 2 and 5; `scale` is PyTorch's largest |logit|; NaN logits make the difference NaN.
+    Raises InputError with fewer than 8 images, or when the file cannot be loaded.
+    """
+    if len(images) < FEWEST_IMAGES:
+        raise InputError(f"comparing with ONNX needs at least {FEWEST_IMAGES} images, not {len(images)}")
+    images = images.to("cpu", torch.float32)
+    frozen, opened = frozen_copy(network), session(path)
+    differences, scales = [], []
+    for batch in (batch for size in BATCH_SIZES for batch in torch.split(images, size)):
+        logits = frozen(batch)
+        differences.append((logits - run_onnx(opened, batch)).abs().max())
+        scales.append(logits.abs().max())
+    return Proof(
+        max_abs_diff=float(torch.stack(differences).max()),
+        scale=float(torch.stack(scales).max()),
+        of=f"logits of {len(images)} images at batch 1, 2 and 5",
+    )
+
+
+def onnx_accuracy(path: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
+    """Top-1 and top-5 counts of an ONNX file over batches of (images [N, C, H, W], labels [N]).
+
+    Raises InputError when the file cannot be loaded or there are no images.
+    """
+    opened = session(path)
+    top1 = top5 = total = 0
+    for images, labels in batches:
+        hits = count_correct(run_onnx(opened, images), labels.to("cpu"))
+        top1, top5, total = top1 + hits[0], top5 + hits[1], total + len(labels)
+    if total == 0:
+        raise InputError(f"{path}: no images to measure the accuracy on")
+    return Accuracy(top1=Count(correct=top1, total=total), top5=Count(correct=top5, total=total))

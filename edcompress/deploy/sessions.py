@@ -1,0 +1,51 @@
+"""onnxruntime sessions whose provider and threads are the asked ones. Imports no torch: the latency worker runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from edcompress.errors import EdcompressError, InputError
+
+ERRORS_ONLY = 3  # onnxruntime's log severity; its warnings speak of optimisations, not of results
+_LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoModel,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+def session(path: Path, threads: int = 1, provider: str = "CPUExecutionProvider") -> onnxruntime.InferenceSession:
+    """An open session of `path` on `provider` with `threads` intra-op threads, nodes run one after the other.
+
+    Raises InputError when the file is missing or no ONNX model or the provider is not installed, and EdcompressError
+    when onnxruntime would run another provider than the asked one.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such ONNX file")
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise InputError(f"{provider} is not available in this onnxruntime; available: {', '.join(available)}")
+    opened = _load(path, threads, provider)
+    running = opened.get_providers()[0]
+    if running != provider:
+        raise EdcompressError(f"{path}: asked for {provider}, but onnxruntime runs {running}; check its installation")
+    return opened
+
+
+def _load(path: Path, threads: int, provider: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = ERRORS_ONLY
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    except _LOAD_ERRORS as error:
+        raise InputError(f"{path}: onnxruntime cannot load it as an ONNX model: {error}") from error

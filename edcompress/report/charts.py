@@ -1,0 +1,110 @@
+"""Charts as small pieces of HTML around inline SVG. Text stays HTML, so that it keeps its size when a chart shrinks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+MOST_POINTS = 400  # of one line; more are not visible and make the page heavy
+
+
+class Line(NamedTuple):
+    """One line of a chart: its name, its colour (a CSS variable) and its points (x, y); only finite y are drawn."""
+
+    name: str
+    color: str
+    points: Sequence[tuple[float, float]]
+
+
+def line_chart(title: str, lines: Sequence[Line], x_name: str) -> str:
+    """An HTML figure with the lines over a shared x axis; a sentence instead where no point is finite."""
+    drawn = [line._replace(points=_visible(line.points)) for line in lines]
+    drawn = [line for line in drawn if line.points]
+    if not drawn:
+        return f'<figure><figcaption>{escape(title)}</figcaption><p class="soft">No finite values.</p></figure>'
+    x_low, x_high = _bounds([x for line in drawn for x, _ in line.points])
+    ticks = nice_ticks(*_bounds([y for line in drawn for _, y in line.points]))
+    frame = (x_low, x_high, ticks[0], ticks[-1])
+    return (
+        f"<figure>{_caption(title, drawn)}<div class='plot'>{_y_labels(ticks)}"
+        f"{_svg(title, drawn, ticks, frame)}{_x_labels(x_low, x_high)}</div>"
+        f"<p class='axis'>{escape(x_name)}</p></figure>"
+    )
+
+
+def bar(name: str, text: str, share: float, color: str) -> str:
+    """One labelled horizontal bar, `share` in [0, 1] of the full width; `color` is a CSS variable."""
+    width = f"{100 * min(max(share, 0.0), 1.0):.2f}%"
+    return (
+        f'<div class="bar"><div><span title="{escape(name)}"><bdi>{escape(name)}</bdi></span>'
+        f"<span>{escape(text)}</span></div>"
+        f'<svg role="img" aria-label="{escape(name)}: {escape(text)}">'
+        '<rect width="100%" height="8" rx="4" style="fill:var(--track)"/>'
+        f'<rect width="{width}" height="8" rx="4" style="fill:var({color})"/></svg></div>'
+    )
+
+
+def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+    """About `wanted` round numbers, ascending and evenly spaced, that enclose `low` < `high`."""
+    step = _nice_step((high - low) / wanted)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, max(last, first + 1) + 1)]
+
+
+def _nice_step(rough: float) -> float:
+    scale = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= rough * 0.999)
+
+
+def _bounds(values: Sequence[float]) -> tuple[float, float]:
+    """The smallest and the largest value, spread a little where they are the same."""
+    low, high = min(values), max(values)
+    spread = 0.0 if high > low else abs(low) * 0.05 or 0.5
+    return low - spread, high + spread
+
+
+def _visible(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    finite = [(x, y) for x, y in points if math.isfinite(y)]
+    stride = max(1, math.ceil(len(finite) / MOST_POINTS))
+    kept = finite[::stride]
+    return kept if not finite or kept[-1] == finite[-1] else [*kept, finite[-1]]
+
+
+def _caption(title: str, lines: Sequence[Line]) -> str:
+    keys = "".join(f'<span class="key" style="--key:var({line.color})">{escape(line.name)}</span>' for line in lines)
+    return f"<figcaption><span>{escape(title)}</span>{keys if len(lines) > 1 else ''}</figcaption>"
+
+
+def _svg(title: str, lines: Sequence[Line], ticks: Sequence[float], frame: tuple[float, float, float, float]) -> str:
+    heights = [100 - _percent(tick, frame[2], frame[3]) for tick in ticks]
+    grid = "".join(f'<line x1="0" x2="100" y1="{height:.2f}" y2="{height:.2f}"/>' for height in heights)
+    paths = "".join(_polyline(line, frame) for line in lines)
+    label = f'role="img" aria-label="{escape(title)}"'
+    return f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" {label}>{grid}{paths}</svg>'
+
+
+def _polyline(line: Line, frame: tuple[float, float, float, float]) -> str:
+    x_low, x_high, y_low, y_high = frame
+    places = [(_percent(x, x_low, x_high), 100 - _percent(y, y_low, y_high)) for x, y in line.points]
+    if len(places) == 1:
+        places *= 2  # a line of one point is drawn as a dot by its round caps
+    text = " ".join(f"{x:.2f},{y:.2f}" for x, y in places)
+    return f'<polyline points="{text}" style="stroke:var({line.color})"/>'
+
+
+def _y_labels(ticks: Sequence[float]) -> str:
+    places = [_percent(tick, ticks[0], ticks[-1]) for tick in ticks]
+    spans = (f'<span style="bottom:{place:.2f}%">{tick:.4g}</span>' for place, tick in zip(places, ticks, strict=True))
+    return f'<div class="y">{"".join(spans)}</div>'
+
+
+def _x_labels(low: float, high: float) -> str:
+    inside = [tick for tick in nice_ticks(low, high) if low <= tick <= high]
+    spans = (f'<span style="left:{_percent(tick, low, high):.2f}%">{tick:.6g}</span>' for tick in inside)
+    return f'<div class="x">{"".join(spans)}</div>'
+
+
+def _percent(value: float, low: float, high: float) -> float:
+    return 100 * (value - low) / (high - low)

@@ -1,0 +1,212 @@
+"""report.html: one page about one run, with all it needs inside it: no network, no script."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from edcompress.report.charts import Line, bar, line_chart
+from edcompress.report.rows import (
+    PERCENTILES,
+    check_rows,
+    comparison_rows,
+    milliseconds,
+    percent,
+    proof_rows,
+    stages,
+)
+from edcompress.results import Latency, Report, Verdict
+
+_KINDS = {"macs": "multiply-accumulates", "params": "parameters", "channels": "prunable channels"}
+
+
+def render_page(report: Report, generations: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> str:
+    """The whole HTML document.
+
+    `generations` are the lines of search.jsonl (generation, budget, energy_best, energy_mean, diversity), empty for
+    controls; `plan["groups"]` lists {"name", "channels", "kept"} of each group.
+    """
+    parts = [
+        _header(report),
+        _tiles(report),
+        _section("Dense and pruned", _comparison(report)),
+        _section("Latency in onnxruntime", _latency(report)),
+        _section("Gate", _gate(report.verdict)),
+        _section("Accuracy through the stages", _stages(report)),
+        _section("Proofs", _proofs(report)),
+        _section("Search", _search(report, generations)),
+        _section("Kept channels", _groups(plan.get("groups", ()))),
+        _section("Run it again", _reproduce(report)),
+    ]
+    return _document(f"{report.network} – edcompress", "\n".join(parts))
+
+
+def _document(title: str, body: str) -> str:
+    style = files("edcompress.report").joinpath("page.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
+
+
+def _note(text: str) -> str:
+    return f'<p class="soft">{escape(text)}</p>'
+
+
+def _header(report: Report) -> str:
+    return (
+        f'<header><p class="eyebrow">edcompress · recipe {escape(report.recipe)} · seed {report.seed}</p>'
+        f'<h1>{escape(report.network)}</h1><p class="lead">{escape(_asked(report))}</p>{_pill(report.verdict)}</header>'
+    )
+
+
+def _asked(report: Report) -> str:
+    target = report.target
+    if target.kind == "none":
+        return f"No target was set; the search left {100 * target.achieved:.1f} % of the network."
+    return (
+        f"Asked to keep at most {100 * target.asked:.1f} % of the {_KINDS[target.kind]}; "
+        f"{100 * target.achieved:.1f} % are left."
+    )
+
+
+def _pill(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return '<span class="pill">not gated yet</span>'
+    if verdict.passed:
+        return '<span class="pill pass">✓ gate passed</span>'
+    return '<span class="pill fail">✗ gate FAILED</span>'
+
+
+def _tiles(report: Report) -> str:
+    shown = {"top-1": "top-1", "MACs": "MACs", "ONNX size": "ONNX file", "latency p50": "latency (p50)"}
+    tiles = [
+        f"<div class='tile'><span>{escape(shown[row.name])}</span><b>{escape(row.change)}</b>"
+        f"<span>{escape(row.dense)} → {escape(row.pruned)}</span></div>"
+        for row in comparison_rows(report)
+        if row.name in shown
+    ]
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table that scrolls sideways on its own; cells are escaped, and the gate's answers coloured."""
+    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+    body = "".join(f"<tr>{''.join(_cell(text) for text in row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    style = {"pass": ' class="pass-text"', "FAIL": ' class="fail-text"'}.get(text, "")
+    return f"<td{style}>{escape(text)}</td>"
+
+
+def _comparison(report: Report) -> str:
+    return _table(("", "dense", "pruned", "change"), comparison_rows(report))
+
+
+def _latency(report: Report) -> str:
+    dense, pruned = report.dense.latency_ms, report.pruned.latency_ms
+    if dense is None or pruned is None:
+        return _note("Not measured yet: run edcompress export --onnx.")
+    longest = max(getattr(latency, kind) for latency in (dense, pruned) for kind in PERCENTILES)
+    pairs = "".join(_latency_pair(kind, dense, pruned, longest) for kind in PERCENTILES)
+    setting = f"batch {pruned.batch_size}, {pruned.threads} thread(s), {pruned.provider}"
+    how = f"{pruned.n} interleaved calls per model, {setting}."
+    return f'{_note(how)}<div class="pairs">{pairs}</div>'
+
+
+def _latency_pair(kind: str, dense: Latency, pruned: Latency, longest: float) -> str:
+    bars = (
+        bar(name, milliseconds(value), value / longest if longest > 0 else 0.0, f"--{name}")
+        for name, value in (("dense", getattr(dense, kind)), ("pruned", getattr(pruned, kind)))
+    )
+    return f"<div><h3>{kind}</h3>{''.join(bars)}</div>"
+
+
+def _gate(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return _note("Not judged yet: run edcompress gate.")
+    return _table(("", "value", "limit", "margin", "answer"), check_rows(verdict))
+
+
+def _stages(report: Report) -> str:
+    bars = []
+    for name, result in stages(report):
+        top1 = result.accuracy.top1
+        color = "--dense" if name == "dense" else "--pruned"
+        text = f"{percent(top1)} ({top1.correct}/{top1.total})"
+        bars.append(bar(name, text, top1.fraction if top1.total else 0.0, color))
+    note = _note("Top-1 on the test images. Surgery removes what the mask had switched off, so those two agree.")
+    return f'{note}<div class="bars">{"".join(bars)}</div>'
+
+
+def _proofs(report: Report) -> str:
+    note = _note("Networks that must compute the same, held against each other: largest difference of their logits.")
+    return note + _table(("", "largest difference", "relative", "of"), proof_rows(report))
+
+
+def _search(report: Report, generations: Sequence[Mapping[str, Any]]) -> str:
+    search = report.search
+    note = _note(
+        f"{search.method}, {search.epochs} epochs, {search.generations} generations, {search.seconds:.0f} s; "
+        f"{'converged' if search.converged else 'not converged'}, last diversity {search.diversity:.3g}."
+    )
+    if not generations:
+        return note + _note("No generations: the channels were ranked once, so there is no curve to draw.")
+    energy = [
+        Line("best", "--pruned", _series(generations, "energy_best")),
+        Line("mean", "--dense", _series(generations, "energy_mean")),
+    ]
+    charts = line_chart("Energy of the states (lower is better)", energy, "generation") + line_chart(
+        "Diversity of the population", [Line("diversity", "--third", _series(generations, "diversity"))], "generation"
+    )
+    return f'{note}<div class="charts">{charts}</div>'
+
+
+def _series(generations: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    """(generation, value) points; a value that is missing or null becomes NaN, which the chart leaves out."""
+    values = ((line["generation"], line.get(key)) for line in generations)
+    return [(float(x), math.nan if y is None else float(y)) for x, y in values]
+
+
+def _groups(groups: Sequence[Mapping[str, Any]]) -> str:
+    if not groups:
+        return _note("The plan has no groups.")
+    kept, channels = (sum(counts) for counts in zip(*(_counts(group) for group in groups), strict=True))
+    note = _note(
+        f"{kept} of {channels} channels in {len(groups)} groups stay; a group's layers lose the same channels."
+    )
+    return f'{note}<div class="bars">{"".join(_group_bar(group) for group in groups)}</div>'
+
+
+def _counts(group: Mapping[str, Any]) -> tuple[int, int]:
+    return len(group["kept"]), int(group["channels"])
+
+
+def _group_bar(group: Mapping[str, Any]) -> str:
+    kept, channels = _counts(group)
+    share = kept / channels if channels else 0.0
+    return bar(str(group["name"]), f"{kept}/{channels} · {100 * share:.0f} %", share, "--pruned")
+
+
+def _reproduce(report: Report) -> str:
+    facts = {
+        "checkpoint": report.checkpoint,
+        "recipe hash": report.recipe_hash,
+        "took": f"{report.seconds:.0f} s",
+        **{key: str(value) for key, value in report.machine.items()},
+        **report.versions,
+    }
+    pairs = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
+    command = f"edcompress prune {shlex.quote(report.checkpoint)} --recipe recipe.yaml"
+    return f"<pre>{escape(command)}</pre><dl>{pairs}</dl>"

@@ -1,0 +1,168 @@
+"""The figures of a report as rows of short texts: the terminal's tables and the page show the same words."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from edcompress.results import Check, Count, Latency, ModelResult, Proof, Report, Verdict
+
+MISSING = "–"
+PERCENTILES = ("p50", "p90", "p99")
+_UNITS = ((1e9, "G"), (1e5, "M"), (1e3, "k"))
+_SCALES = {"G": 1e9, "M": 1e6, "k": 1e3}
+
+
+class Comparison(NamedTuple):
+    """One figure of the dense and of the pruned network, and what changed."""
+
+    name: str
+    dense: str
+    pruned: str
+    change: str
+
+
+class Stage(NamedTuple):
+    """The accuracy after one stage: per cent, and the counts behind it."""
+
+    name: str
+    top1: str
+    top5: str
+    counts: str
+
+
+class Equality(NamedTuple):
+    """One proof: what was compared, and by how much the logits differ."""
+
+    name: str
+    difference: str
+    relative: str
+    of: str
+
+
+class CheckRow(NamedTuple):
+    """One limit of the gate."""
+
+    name: str
+    value: str
+    limit: str
+    margin: str
+    verdict: str
+
+
+def percent(count: Count) -> str:
+    """For example "93.17 %"; an en dash where there were no images."""
+    return f"{100 * count.fraction:.2f} %" if count.total else MISSING
+
+
+def human(value: float, unit: str = "") -> str:
+    """For example "0.27 M", "41.0 M" or, with unit "B", "1.08 MB"; decimal prefixes."""
+    prefix = next((prefix for least, prefix in _UNITS if value >= least), "")
+    scaled = value / _SCALES.get(prefix, 1)
+    digits = 0 if not prefix else 2 if scaled < 10 else 1
+    return f"{scaled:.{digits}f} {prefix}{unit}".rstrip()
+
+
+def milliseconds(value: float) -> str:
+    """For example "1.234 ms", with four significant digits or so."""
+    digits = 3 if value < 10 else 2 if value < 100 else 1
+    return f"{value:.{digits}f} ms"
+
+
+def points(share: float, digits: int = 2) -> str:
+    """A difference of fractions as signed percentage points, for example "-0.84 pp"; zero has no sign."""
+    text = f"{100 * share:+.{digits}f} pp"
+    return text[1:] if float(text[:-3]) == 0 else text
+
+
+def times(dense: float, pruned: float, better: str, worse: str) -> str:
+    """For example "2.01x fewer": how many times less the pruned network takes, or "1.10x more" if it takes more."""
+    if not (math.isfinite(dense) and math.isfinite(pruned)) or min(dense, pruned) <= 0:
+        return MISSING
+    factor, word = (dense / pruned, better) if pruned <= dense else (pruned / dense, worse)
+    return "same" if f"{factor:.2f}" == "1.00" else f"{factor:.2f}x {word}"
+
+
+def comparison_rows(report: Report) -> list[Comparison]:
+    """Accuracy, cost and latency of the dense and the pruned network; what is not measured yet is an en dash."""
+    dense, pruned = report.dense, report.pruned
+    return [
+        _accuracy_row("top-1", dense.accuracy.top1, pruned.accuracy.top1),
+        _accuracy_row("top-5", dense.accuracy.top5, pruned.accuracy.top5),
+        _cost_row("parameters", dense.size.params, pruned.size.params, "", "fewer/more"),
+        _cost_row("MACs", dense.size.macs, pruned.size.macs, "", "fewer/more"),
+        _cost_row("ONNX size", dense.size.onnx_bytes, pruned.size.onnx_bytes, "B", "smaller/larger"),
+        *(_latency_row(kind, dense.latency_ms, pruned.latency_ms) for kind in PERCENTILES),
+    ]
+
+
+def stages(report: Report) -> list[tuple[str, ModelResult]]:
+    """The four stages in their order, each with its measured result."""
+    return [
+        ("dense", report.dense),
+        ("masked", report.masked),
+        ("after surgery", report.after_surgery),
+        ("after fine-tuning", report.pruned),
+    ]
+
+
+def stage_rows(report: Report) -> list[Stage]:
+    """The accuracy after each stage."""
+    return [
+        Stage(name, percent(found.top1), percent(found.top5), f"{found.top1.correct}/{found.top1.total}")
+        for name, found in ((name, result.accuracy) for name, result in stages(report))
+    ]
+
+
+def proof_rows(report: Report) -> list[Equality]:
+    """The equalities of the run; the ONNX one is an en dash until the export."""
+    proof = report.proof
+    return [
+        _equality("masked = pruned", proof.masked_vs_pruned),
+        _equality("pruned = reloaded", proof.pruned_vs_reloaded),
+        _equality("pruned = ONNX", proof.pruned_vs_onnx),
+    ]
+
+
+def check_rows(verdict: Verdict) -> list[CheckRow]:
+    """Value, limit, margin and pass/FAIL of each check."""
+    return [_check_row(check) for check in verdict.checks]
+
+
+def _accuracy_row(name: str, dense: Count, pruned: Count) -> Comparison:
+    known = dense.total and pruned.total
+    change = points(pruned.fraction - dense.fraction) if known else MISSING
+    return Comparison(name, percent(dense), percent(pruned), change)
+
+
+def _cost_row(name: str, dense: int | None, pruned: int | None, unit: str, words: str) -> Comparison:
+    texts = [MISSING if value is None else human(value, unit) for value in (dense, pruned)]
+    better, worse = words.split("/")
+    return Comparison(name, texts[0], texts[1], times(dense or 0, pruned or 0, better, worse))
+
+
+def _latency_row(kind: str, dense: Latency | None, pruned: Latency | None) -> Comparison:
+    values = [math.nan if latency is None else float(getattr(latency, kind)) for latency in (dense, pruned)]
+    texts = [milliseconds(value) if math.isfinite(value) else MISSING for value in values]
+    return Comparison(f"latency {kind}", texts[0], texts[1], times(values[0], values[1], "faster", "slower"))
+
+
+def _equality(name: str, proof: Proof | None) -> Equality:
+    if proof is None:
+        return Equality(name, MISSING, MISSING, "not exported yet")
+    return Equality(name, f"{proof.max_abs_diff:.1e}", f"{proof.relative:.1e}", proof.of)
+
+
+def _check_row(check: Check) -> CheckRow:
+    sign = "≥" if check.name == "speedup" else "≤"
+    value, limit, margin = (_check_text(check.name, number) for number in (check.value, check.limit, check.margin))
+    signed = margin if margin.startswith(("-", "+")) or math.isnan(check.margin) else f"+{margin}"
+    return CheckRow(check.name.replace("_", " "), value, f"{sign} {limit}", signed, "pass" if check.passed else "FAIL")
+
+
+def _check_text(name: str, value: float) -> str:
+    if name.endswith("_drop"):
+        return points(value, 3).removeprefix("+")
+    if name == "speedup":
+        return f"{value:.3f}x"
+    return f"{100 * value:.2f} %" if name == "size_ratio" else f"{value:.1e}"

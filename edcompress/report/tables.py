@@ -1,0 +1,47 @@
+"""The tables that the command line prints; they fit 80 columns and say everything without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.table import Table
+
+from edcompress.report.rows import check_rows, comparison_rows, proof_rows, stage_rows
+from edcompress.results import Report, Verdict
+
+
+def comparison_table(report: Report) -> Table:
+    """Dense against pruned: accuracy, cost and latency, and the change of each."""
+    return _table("Dense and pruned", ("", "dense", "pruned", "change"), comparison_rows(report))
+
+
+def stages_table(report: Report) -> Table:
+    """The accuracy of the dense network, under the mask, after surgery and after fine-tuning."""
+    return _table("Accuracy through the stages", ("", "top-1", "top-5", "top-1 correct"), stage_rows(report))
+
+
+def proofs_table(report: Report) -> Table:
+    """How far apart the logits are of the networks that must be equal."""
+    table = _table("Proofs", ("", "largest diff", "relative", "of"), proof_rows(report))
+    table.columns[3].justify, table.columns[3].no_wrap = "left", False
+    return table
+
+
+def verdict_table(verdict: Verdict) -> Table:
+    """Each limit of the gate with its value and margin, and the answer."""
+    answer = "pass" if verdict.passed else "FAIL"
+    rows = check_rows(verdict)
+    table = _table(f"Gate: {answer}", ("", "value", "limit", "margin", "answer"), rows)
+    for row, checked in zip(table.rows, verdict.checks, strict=True):
+        row.style = None if checked.passed else "bold red"
+    return table
+
+
+def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for position, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if position else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table

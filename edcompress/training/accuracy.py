@@ -1,0 +1,33 @@
+"""How many images a network classifies correctly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from edcompress.results import Accuracy, Count
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def count_correct(logits: Tensor, labels: Tensor) -> tuple[int, int]:
+    """How many of labels [N] are the top class, and among the top five classes, of logits [N, classes].
+
+    With fewer than five classes the second count is over all of them; an image with a NaN or infinite logit counts
+    as wrong in both.
+    """
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    hits = (ranked == labels.unsqueeze(1)) & logits.isfinite().all(dim=1, keepdim=True)
+    return int(hits[:, 0].sum()), int(hits.sum())
+
+
+@torch.no_grad()
+def measure_accuracy(forward: Callable[[Tensor], Tensor], batches: Batches, device: torch.device) -> Accuracy:
+    """Top-1 and top-5 counts of `forward` (images [N, C, H, W] to logits [N, classes]) over labelled batches, in fp32."""
+    right1 = right5 = total = 0
+    for images, labels in batches:
+        top1, top5 = count_correct(forward(images.to(device)).float().cpu(), labels)
+        right1, right5, total = right1 + top1, right5 + top5, total + len(labels)
+    return Accuracy(top1=Count(correct=right1, total=total), top5=Count(correct=right5, total=total))

@@ -1,0 +1,107 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from edcompress.deploy import onnx_export
+from edcompress.deploy.onnx_export import export_onnx, flush_denormals, frozen_copy
+from edcompress.deploy.parity import run_onnx
+from edcompress.errors import EdcompressError
+
+
+def properties(path: Path) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
+def test_the_opset_is_the_asked_one(onnx_file: Path, dead_onnx_file: Path) -> None:
+    for path, opset in ((onnx_file, 18), (dead_onnx_file, 20)):
+        model = onnx.load(path)
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
+        assert model.ir_version <= 11
+
+
+def test_one_file_with_named_input_and_output(onnx_file: Path) -> None:
+    graph = onnx.load(onnx_file).graph
+    shapes = [
+        (value.name, [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim])
+        for value in (*graph.input, *graph.output)
+    ]
+    assert shapes == [("images", ["batch", 3, 8, 8]), ("logits", ["batch", 4])]
+    assert [path.name for path in onnx_file.parent.iterdir()] == ["net18.onnx"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_batch_is_symbolic(onnx_file: Path, dead_onnx_file: Path, images: Tensor, size: int) -> None:
+    for path in (onnx_file, dead_onnx_file):
+        assert run_onnx(path, images[:size]).shape == (size, 4)
+
+
+def test_metadata_is_stored(onnx_file: Path) -> None:
+    assert properties(onnx_file) == {"edcompress.plan": "abc", "who": "me", "edcompress.denormals_flushed": "0"}
+
+
+def test_the_file_holds_no_stack_traces(onnx_file: Path) -> None:
+    assert b"stack_trace" not in onnx_file.read_bytes()
+    assert b".py" not in onnx_file.read_bytes()
+
+
+def test_the_network_stays_as_it_was(network: nn.Sequential, onnx_file: Path) -> None:
+    assert onnx_file.exists()
+    assert network.training
+
+
+def test_denormals_are_flushed_before_and_after_folding(dead_onnx_file: Path) -> None:
+    assert properties(dead_onnx_file)["edcompress.denormals_flushed"] == str(2 + 27)
+    for tensor in onnx.load(dead_onnx_file).graph.initializer:
+        values = np.abs(numpy_helper.to_array(tensor).astype(np.float64))
+        assert not ((values > 0) & (values < 1e-30)).any(), tensor.name
+
+
+def test_flush_denormals_counts_and_keeps_the_rest() -> None:
+    layer = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1e-39, -1e-31], [1e-29, 0.0]]))
+    assert flush_denormals(layer) == 2
+    assert layer.weight.tolist() == [[0.0, 0.0], [pytest.approx(1e-29), 0.0]]
+    assert flush_denormals(layer) == 0
+
+
+def test_frozen_copy_is_independent_eval_and_fp32() -> None:
+    layer = nn.Conv2d(2, 2, 3).to(torch.bfloat16, memory_format=torch.channels_last)
+    frozen = frozen_copy(layer)
+    assert not frozen.training
+    assert frozen.weight.dtype == torch.float32
+    assert frozen.weight.is_contiguous()
+    assert layer.weight.dtype == torch.bfloat16
+
+
+class Refusing(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        raise ValueError(f"this network refuses {images.ndim} dimensions")
+
+
+def test_exporter_failure_names_the_network_and_the_cause(
+    tmp_path: Path, images: Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(EdcompressError, match=r"Refusing cannot be exported to ONNX: .*refuses 4 dimensions"):
+        export_onnx(Refusing(), images, tmp_path / "net.onnx", opset=20, metadata={})
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ""
+
+
+def test_another_opset_than_asked_is_an_error(onnx_file: Path) -> None:
+    model = onnx.load(onnx_file)
+    onnx_export._verify(model, 18)
+    with pytest.raises(EdcompressError, match=r"asked for ONNX opset 20.*produce 18; use --opset 18"):
+        onnx_export._verify(model, 20)
+
+
+def test_a_fixed_batch_is_an_error(onnx_file: Path) -> None:
+    model = onnx.load(onnx_file)
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 2
+    with pytest.raises(EdcompressError, match="'logits' is 2 in the ONNX model, not symbolic"):
+        onnx_export._verify(model, 18)

@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edcompress.deploy.parity import compare_with_onnx, onnx_accuracy, run_onnx, session
+from edcompress.errors import InputError
+from edcompress.training.accuracy import count_correct
+
+
+def test_the_file_gives_the_networks_logits(network: nn.Sequential, onnx_file: Path, images: Tensor) -> None:
+    proof = compare_with_onnx(network, onnx_file, images)
+    assert proof.relative < 1e-5
+    assert proof.of == "logits of 8 images at batch 1, 2 and 5"
+    with torch.inference_mode():
+        assert proof.scale == pytest.approx(float(network.eval()(images).abs().max()), rel=1e-5)
+
+
+def test_a_different_network_fails_by_its_difference(network: nn.Sequential, onnx_file: Path, images: Tensor) -> None:
+    other = nn.Sequential(network, nn.Linear(4, 4))
+    with torch.no_grad():
+        other[1].weight.copy_(torch.eye(4))
+        other[1].bias.copy_(torch.tensor([0.0, 0.0, 0.5, 0.0]))
+    proof = compare_with_onnx(other, onnx_file, images)
+    assert proof.max_abs_diff == pytest.approx(0.5, abs=1e-5)
+    assert proof.relative > 1e-4
+
+
+def test_nan_logits_are_not_equal(network: nn.Sequential, onnx_file: Path, images: Tensor) -> None:
+    broken = images.clone()
+    broken[3, 0, 0, 0] = float("nan")
+    proof = compare_with_onnx(network, onnx_file, broken)
+    assert proof.max_abs_diff != proof.max_abs_diff
+
+
+def test_parity_wants_at_least_eight_images(network: nn.Sequential, onnx_file: Path, images: Tensor) -> None:
+    with pytest.raises(InputError, match="at least 8 images, not 7"):
+        compare_with_onnx(network, onnx_file, images[:7])
+
+
+def test_accuracy_counts_over_batches(onnx_file: Path, images: Tensor) -> None:
+    best = run_onnx(onnx_file, images).argmax(dim=1)
+    labels = best.clone()
+    labels[0] = (labels[0] + 1) % 4
+    accuracy = onnx_accuracy(onnx_file, [(images[:5], labels[:5]), (images[5:], labels[5:])])
+    assert (accuracy.top1.correct, accuracy.top1.total) == (7, 8)
+    assert (accuracy.top5.correct, accuracy.top5.total) == (8, 8)
+
+
+def test_accuracy_over_nothing_is_an_error(onnx_file: Path) -> None:
+    with pytest.raises(InputError, match="no images"):
+        onnx_accuracy(onnx_file, [])
+
+
+def test_images_of_another_shape_are_an_error(onnx_file: Path, images: Tensor) -> None:
+    for wrong in (images[:, :, :4], images[0]):
+        with pytest.raises(InputError, match=r"images \['batch', 3, 8, 8\]"):
+            run_onnx(onnx_file, wrong)
+
+
+def test_missing_and_broken_files_are_named(tmp_path: Path, onnx_file: Path) -> None:
+    whole = onnx_file.read_bytes()
+    for name, content in (("empty", b""), ("text", b"not a model\n"), ("cut", whole[: len(whole) // 2])):
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}.onnx: onnxruntime cannot load"):
+            session(path)
+    for path in (tmp_path / "absent.onnx", tmp_path):
+        with pytest.raises(InputError, match="no such ONNX file"):
+            session(path)
+
+
+def test_an_absent_provider_lists_the_available_ones(onnx_file: Path) -> None:
+    with pytest.raises(InputError, match=r"NoSuchProvider is not available.*CPUExecutionProvider"):
+        session(onnx_file, provider="NoSuchProvider")
+
+
+def test_count_correct_counts_ranks_and_no_nan() -> None:
+    logits = torch.tensor([[6.0, 5, 4, 3, 2, 1], [6, 5, 4, 3, 2, 1], [6, 5, 4, 3, 2, 1], [float("nan"), 0, 0, 0, 0, 0]])
+    assert count_correct(logits, torch.tensor([0, 4, 5, 0])) == (1, 2)

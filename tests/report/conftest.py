@@ -1,0 +1,74 @@
+"""One report of a CIFAR ResNet-56 at half the MACs, with every figure filled in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edcompress.results import Report
+
+
+def model(top1: int, top5: int, params: int, macs: int, onnx_bytes: int, latency: tuple[float, float, float]) -> dict:
+    p50, p90, p99 = latency
+    measured = {"p50": p50, "p90": p90, "p99": p99, "n": 300, "batch_size": 1, "threads": 1}
+    return {
+        "accuracy": {"top1": {"correct": top1, "total": 10000}, "top5": {"correct": top5, "total": 10000}},
+        "size": {"params": params, "macs": macs, "onnx_bytes": onnx_bytes},
+        "latency_ms": {**measured, "provider": "CPUExecutionProvider"},
+    }
+
+
+def proof(difference: float, scale: float, of: str) -> dict[str, Any]:
+    return {"max_abs_diff": difference, "scale": scale, "of": of}
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    """The report as a JSON object, for tests to change before they build it."""
+    dense = model(9417, 9981, 855_770, 126_800_000, 3_480_112, (6.021, 6.313, 7.904))
+    masked = model(8752, 9920, 855_770, 126_800_000, 3_480_112, (6.021, 6.313, 7.904))
+    pruned = model(9333, 9975, 425_120, 63_080_000, 1_752_060, (3.272, 3.467, 4.115))
+    return {
+        "recipe": "resnet56-cifar10",
+        "recipe_hash": "4f1c99d0a2b37e55",
+        "network": "resnet56",
+        "seed": 7,
+        "checkpoint": "resnet56.safetensors",
+        "dense": dense,
+        "masked": {**masked, "latency_ms": None},
+        "after_surgery": {**masked, "latency_ms": None},
+        "pruned": pruned,
+        "target": {"kind": "macs", "asked": 0.5, "achieved": 0.4975},
+        "proof": {
+            "masked_vs_pruned": proof(1.2e-06, 14.2, "logits of 32 images"),
+            "pruned_vs_reloaded": proof(0.0, 14.2, "logits of 32 images"),
+            "pruned_vs_onnx": proof(3.4e-06, 14.2, "logits of 8 images at batch 1, 2 and 5"),
+        },
+        "search": {
+            "method": "edropout",
+            "epochs": 4,
+            "generations": 352,
+            "converged": False,
+            "diversity": 0.0412,
+            "seconds": 412.0,
+        },
+        "seconds": 1310.0,
+        "machine": {"cpu": "a processor", "cores": 2, "gpu": None},
+        "versions": {"torch": "2.15.0", "onnxruntime": "1.32.0"},
+    }
+
+
+@pytest.fixture
+def report(content: dict[str, Any]) -> Report:
+    return Report.model_validate(content)
+
+
+@pytest.fixture
+def unexported(content: dict[str, Any]) -> Report:
+    """The same run before `edcompress export`: no bytes, no latency, no ONNX proof."""
+    for name in ("dense", "masked", "after_surgery", "pruned"):
+        content[name]["latency_ms"] = None
+        content[name]["size"]["onnx_bytes"] = None
+    content["proof"]["pruned_vs_onnx"] = None
+    return Report.model_validate(content)

@@ -1,0 +1,113 @@
+import math
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from edcompress.recipe import Gate
+from edcompress.report.charts import Line, line_chart, nice_ticks
+from edcompress.report.page import render_page
+from edcompress.report.verdict import judge
+from edcompress.results import Report
+
+PLAN = {"groups": [{"name": "layer1.0.conv1", "channels": 16, "kept": [0, 1, 5, 9]}]}
+GENERATIONS = [
+    {"generation": g, "budget": 1 - g / 80, "energy_best": 2 / (g + 1), "energy_mean": 3 / (g + 1), "diversity": 0.5}
+    for g in range(40)
+]
+VOID = {"meta"}
+
+
+class Balance(HTMLParser):
+    """Raises when a tag is closed that is not the open one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """A tag that closes itself opens nothing."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def check_well_formed(page: str) -> None:
+    parser = Balance()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+
+
+def test_page_shows_the_numbers_of_the_report(report: Report) -> None:
+    judged = report.model_copy(update={"verdict": judge(report, Gate())})
+    page = render_page(judged, GENERATIONS, PLAN)
+    check_well_formed(page)
+    for shown in ("resnet56", "94.17 %", "-0.84 pp", "1.84x faster", "49.8 % are left", "3.4e-06", "4/16 · 25 %"):
+        assert shown in page
+    assert "gate passed" in page
+    assert "edcompress prune resnet56.safetensors --recipe recipe.yaml" in page
+    assert page.count("<polyline") == 3
+
+
+def test_page_needs_no_network_and_no_script(report: Report) -> None:
+    page = render_page(report, GENERATIONS, PLAN)
+    for foreign in ("http://", "https://", "<script", "url(", "@import"):
+        assert foreign not in page
+    assert 'name="viewport"' in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_page_escapes_what_others_named(content: dict[str, Any]) -> None:
+    nasty = "<img src=x onerror=alert(1)>\"'&"
+    content.update(network=nasty, recipe=nasty, checkpoint=nasty, machine={nasty: nasty}, versions={nasty: nasty})
+    content["search"]["method"] = nasty
+    plan = {"groups": [{"name": nasty, "channels": 4, "kept": [1]}]}
+    page = render_page(Report.model_validate(content), GENERATIONS, plan)
+    assert "<img" not in page
+    check_well_formed(page)
+
+
+def test_page_of_a_control_before_the_export(unexported: Report) -> None:
+    page = render_page(unexported, [], {"groups": []})
+    check_well_formed(page)
+    assert "No generations" in page
+    assert "<polyline" not in page
+    assert "edcompress export --onnx" in page
+    assert "not gated yet" in page
+
+
+def test_a_failed_gate_is_said_in_words(report: Report) -> None:
+    judged = report.model_copy(update={"verdict": judge(report, Gate(max_top1_drop=0.001))})
+    assert "gate FAILED" in render_page(judged, GENERATIONS, PLAN)
+
+
+def test_a_run_without_target_says_so(content: dict[str, Any]) -> None:
+    content["target"] = {"kind": "none", "asked": 1.0, "achieved": 0.61}
+    assert "No target was set" in render_page(Report.model_validate(content), [], PLAN)
+
+
+def test_unusable_energies_are_left_out(report: Report) -> None:
+    generations = [{"generation": 0, "energy_best": None, "diversity": math.inf}, {"generation": 1}]
+    page = render_page(report, generations, PLAN)
+    assert page.count("No finite values.") == 2
+    assert "nan" not in page
+
+
+def test_long_runs_are_thinned_and_keep_their_last_point() -> None:
+    chart = line_chart("Energy", [Line("best", "--pruned", [(x, x % 7) for x in range(5000)])], "generation")
+    points = chart.split('points="')[1].split('"')[0].split()
+    assert len(points) <= 401
+    assert points[-1].startswith("100.00,")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.013, 0.0171), (-3.0, 250.0), (1e-6, 2e-6), (5.0, 6.0)])
+def test_ticks_enclose_the_values(low: float, high: float) -> None:
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low + 1e-12
+    assert ticks[-1] >= high - 1e-12
+    assert 2 <= len(ticks) <= 8
