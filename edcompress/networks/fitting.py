@@ -1,0 +1,99 @@
+"""Tensors into a network, all or nothing, with a message that says which key does not fit and probably why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+from edcompress.errors import CheckpointError
+
+MOST_NAMES = 8
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+"""Training-only heads in torchvision's GoogLeNet and Inception files."""
+
+Shape = tuple[int, ...]
+Misfits = dict[str, tuple[Shape, Shape]]
+
+
+def load_into(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Copies `tensors` into `network`, every one of them; CheckpointError (naming `source`) where they do not fit."""
+    state = network.state_dict()  # torch's own dictionary: it carries the version of each layer's layout
+    given = {key: tensor for key, tensor in tensors.items() if not _is_unused_head(network, key)}
+    missing = [key for key in state if key not in given and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in given if key not in state]
+    misfits: Misfits = {
+        key: (tuple(given[key].shape), tuple(old.shape))
+        for key, old in state.items()
+        if key in given and given[key].shape != old.shape
+    }
+    if missing or unexpected or misfits:
+        raise CheckpointError(f"{source}: {_explain(missing, unexpected, misfits, len(state.keys() & given))}")
+    _require_finite(given, source)
+    state.update(given)
+    network.load_state_dict(state, strict=True)
+
+
+def _is_unused_head(network: nn.Module, key: str) -> bool:
+    return key.startswith(AUXILIARY) and getattr(network, "aux_logits", True) is False
+
+
+def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            bad = int((~tensor.isfinite()).sum())
+            raise CheckpointError(f"{source}: {key} holds {bad} NaN or infinite values of {tensor.numel()}")
+
+
+def _explain(missing: list[str], unexpected: list[str], misfits: Misfits, shared: int) -> str:
+    if not missing and not unexpected and (reason := _known_cause(misfits)):
+        return reason
+    fits = shared - len(misfits)
+    total = shared + len(missing) + len(unexpected)
+    parts = ["the weights do not fit the recipe's network"]
+    if fits < total / 2:
+        parts.append(f"only {fits} of {total} tensors match, so this is probably another architecture: see model.arch")
+    if missing:
+        parts.append(f"missing {_listed(missing)}")
+    if unexpected:
+        parts.append(f"unexpected {_listed(unexpected)}")
+    if misfits:
+        parts.append(f"of another shape {_listed(f'{key} {_pair(pair)}' for key, pair in misfits.items())}")
+    return "; ".join(parts)
+
+
+def _known_cause(misfits: Misfits) -> str | None:
+    """The recipe's field that explains shapes which differ in one layer only."""
+    layers = {key.rpartition(".")[0] for key in misfits}
+    differ = {_differing(*pair) for pair in misfits.values()}
+    if len(layers) != 1 or len(differ) != 1:
+        return None
+    key, (theirs, ours) = next(iter(misfits.items()))
+    match differ.pop(), len(ours):
+        case (0,), _:
+            return f"the checkpoint has {theirs[0]} classes, the recipe's model.num_classes is {ours[0]} ({key})"
+        case (1,), 4:
+            return (
+                f"the checkpoint takes {theirs[1]} input channels, the recipe's model.in_channels is {ours[1]} ({key})"
+            )
+        case (2, 3), 4:
+            return (
+                f"the checkpoint's {key} is {theirs[2]}x{theirs[3]}, the network's {ours[2]}x{ours[3]}: see model.stem"
+            )
+    return None
+
+
+def _differing(theirs: Shape, ours: Shape) -> Shape | None:
+    if len(theirs) != len(ours):
+        return None
+    return tuple(axis for axis, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
+
+
+def _pair(shapes: tuple[Shape, Shape]) -> str:
+    return f"{list(shapes[0])} instead of {list(shapes[1])}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    known = list(names)
+    rest = len(known) - MOST_NAMES
+    return ", ".join(known[:MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,116 @@
+"""Networks by name: a recipe's `model` section to a `torch.nn.Module` with random weights."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from edcompress.errors import NetworkError
+from edcompress.networks.cifar_resnet import CIFAR_RESNETS, CifarResNet
+from edcompress.networks.user_code import call_factory
+from edcompress.recipe import Model
+
+TIMM = "timm:"
+WITH_CIFAR_STEM = "torchvision's resnet, resnext, wide_resnet and densenet, and the CIFAR resnet8 ... resnet110"
+# Weights are loaded or trained afterwards, and both networks warn when `init_weights` is left open.
+EXTRA_ARGUMENTS = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
+
+
+def architectures() -> list[str]:
+    """Every name that `model.arch` takes, sorted; timm's come on top as `timm:NAME`."""
+    return sorted([*CIFAR_RESNETS, *_torchvision_names()])
+
+
+def build(model: Model, *, trust_code: bool = False) -> nn.Module:
+    """The network that `model` asks for, in train mode, randomly initialised; NetworkError where it cannot be had."""
+    if model.arch in CIFAR_RESNETS:
+        return CifarResNet(CIFAR_RESNETS[model.arch], model.num_classes, model.in_channels)
+    if model.arch is not None and model.arch in _torchvision_names():
+        return _from_torchvision(model.arch, model)
+    if model.stem == "cifar":
+        raise NetworkError(f"model.stem: cifar exists for {WITH_CIFAR_STEM}, not for {model.arch or model.factory}")
+    if model.factory is not None:
+        return call_factory(model.factory, trust_code=trust_code)
+    assert model.arch is not None, "recipe.Model holds exactly one of arch and factory"
+    if model.arch.startswith(TIMM):
+        return _from_timm(model.arch.removeprefix(TIMM), model)
+    raise NetworkError(
+        f"model.arch: there is no {model.arch!r}{_near(model.arch, architectures())} "
+        f"(timm's networks are written {TIMM}NAME; `edcompress.architectures()` lists the others)"
+    )
+
+
+def _torchvision_names() -> list[str]:
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+def _from_torchvision(name: str, model: Model) -> nn.Module:
+    extra = EXTRA_ARGUMENTS.get(name, {})
+    network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=model.num_classes, **extra)
+    if model.in_channels != 3:
+        _replace_input(network, model.in_channels)
+    if model.stem == "cifar":
+        _replace_stem(network, name)
+    return network
+
+
+def _replace_input(network: nn.Module, in_channels: int) -> None:
+    name, conv = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3)
+    network.set_submodule(name, _conv_like(conv, in_channels=in_channels))
+
+
+def _replace_stem(network: nn.Module, name: str) -> None:
+    """3x3 stride 1 instead of 7x7 stride 2, and no max-pooling: for images of about 32x32 (He et al., 2015, 4.2)."""
+    if isinstance(network, torchvision.models.ResNet):
+        conv, pool = "conv1", "maxpool"
+    elif isinstance(network, torchvision.models.DenseNet):
+        conv, pool = "features.conv0", "features.pool0"
+    else:
+        raise NetworkError(f"model.stem: cifar exists for {WITH_CIFAR_STEM}, not for {name}")
+    old = network.get_submodule(conv)
+    assert isinstance(old, nn.Conv2d)
+    network.set_submodule(conv, _conv_like(old, kernel_size=3, stride=1, padding=1))
+    network.set_submodule(pool, nn.Identity())
+
+
+def _conv_like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
+    keep: dict[str, Any] = {"in_channels": conv.in_channels, "out_channels": conv.out_channels}
+    keep |= {"kernel_size": conv.kernel_size, "stride": conv.stride, "padding": conv.padding}
+    new = nn.Conv2d(**(keep | changes), bias=conv.bias is not None)
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    return new
+
+
+def _from_timm(name: str, model: Model) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise NetworkError(
+            f"model.arch: {TIMM}{name} needs timm, which is not installed: pip install 'edcompress[timm]'"
+        ) from error
+    if not timm.is_model(name):
+        raise NetworkError(
+            f"model.arch: timm {timm.__version__} has no {name!r}{_near(name, timm.list_models(), TIMM)}"
+        )
+    try:
+        network: nn.Module = timm.create_model(
+            name, pretrained=False, num_classes=model.num_classes, in_chans=model.in_channels
+        )
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise NetworkError(
+            f"model.arch: timm cannot build {name} with num_classes={model.num_classes}, "
+            f"in_chans={model.in_channels}: {type(error).__name__}: {error}"
+        ) from error
+    return network
+
+
+def _near(name: str, known: Sequence[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, known, 3)
+    return f"; did you mean {' or '.join(prefix + n for n in near)}?" if near else ""
