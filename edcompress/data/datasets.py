@@ -1,0 +1,117 @@
+"""The data sets that a recipe can name, opened from disk: training images, test images, and class names."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import datasets as tv
+
+from edcompress.data.image_folder import interleaved, open_image_folder
+from edcompress.data.images import FileImages, ImageSet, MemoryImages
+from edcompress.errors import DataError
+from edcompress.recipe import Data
+
+Opened = tuple[ImageSet, ImageSet, tuple[str, ...]]
+"""Training images, test images, class names in index order."""
+
+FOLDERS = {
+    "fashion_mnist": "FashionMNIST/raw",
+    "kmnist": "KMNIST/raw",
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "flowers102": "flowers-102",
+}
+"""Where torchvision keeps each data set under its root."""
+
+DIGITS_TEST_EVERY = 5
+
+
+def open_dataset(data: Data) -> Opened:
+    """Training and test images of `data.dataset`, whole and in the data set's order; DataError where that fails."""
+    if data.dataset == "digits":
+        return _open_digits(data)
+    root = data_root(data)
+    if data.dataset == "image_folder":
+        train, test, classes = open_image_folder(root / data.folder, data)
+        return interleaved(train), test, classes
+    _require_present(root, data)
+    openers = {"fashion_mnist": tv.FashionMNIST, "kmnist": tv.KMNIST, "cifar10": tv.CIFAR10, "cifar100": tv.CIFAR100}
+    if data.dataset == "flowers102":
+        return _open_flowers(root, data)
+    return _open_in_memory(openers[data.dataset], root, data)
+
+
+def data_root(data: Data) -> Path:
+    """`data.root`, else $EDCOMPRESS_DATA, else ~/.cache/edcompress."""
+    return (data.root or Path(os.environ.get("EDCOMPRESS_DATA") or "~/.cache/edcompress")).expanduser()
+
+
+def _require_present(root: Path, data: Data) -> None:
+    folder = root / FOLDERS[data.dataset]
+    if not data.download and not folder.is_dir():
+        raise DataError(
+            f"data.dataset: {data.dataset} is not at {folder}; set data.root or EDCOMPRESS_DATA to the folder that "
+            "holds it in torchvision's layout, or let torchvision fetch it with data.download=true"
+        )
+
+
+def _torchvision(opener: Callable[..., Any], root: Path, data: Data, **part: Any) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # CIFAR's files were pickled by a NumPy that wrote dtype(..., align=0); newer ones warn about the number.
+            warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
+            return opener(root, download=data.download, **part)
+    except (RuntimeError, OSError, ValueError, TypeError, EOFError, AssertionError, pickle.UnpicklingError) as error:
+        doing = "cannot be downloaded to or read from" if data.download else "is incomplete or damaged in"
+        raise DataError(
+            f"data.dataset: {data.dataset} {doing} {root / FOLDERS[data.dataset]}: {error}; remove the folder and "
+            "fetch it again (data.download=true), or point data.root or EDCOMPRESS_DATA to a good copy"
+        ) from error
+
+
+def _open_in_memory(opener: Callable[..., Any], root: Path, data: Data) -> Opened:
+    train, test = (_torchvision(opener, root, data, train=train) for train in (True, False))
+    return _decoded(train, data), _decoded(test, data), tuple(train.classes)
+
+
+def _decoded(dataset: Any, data: Data) -> MemoryImages:
+    pixels = torch.as_tensor(dataset.data)  # uint8 [N, H, W] or [N, H, W, 3]
+    pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+    return _in_memory(pixels, torch.as_tensor(dataset.targets), data)
+
+
+def _in_memory(pixels: Tensor, labels: Tensor, data: Data) -> MemoryImages:
+    return MemoryImages(pixels, labels.to(torch.int64), data.channels or pixels.shape[1])
+
+
+def _open_digits(data: Data) -> Opened:
+    """Every fifth of the 1797 images is a test image: 1438 and 359, with the same writers in both."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = torch.from_numpy(np.rint(images * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)  # 0..16 to 0..255
+    everything = _in_memory(pixels, torch.from_numpy(labels), data)
+    number = torch.arange(len(everything))
+    is_test = number % DIGITS_TEST_EVERY == DIGITS_TEST_EVERY - 1
+    return everything.subset(number[~is_test]), everything.subset(number[is_test]), tuple("0123456789")
+
+
+def _open_flowers(root: Path, data: Data) -> Opened:
+    parts = [_torchvision(tv.Flowers102, root, data, split=split) for split in ("train", "val", "test")]
+    train, val, test = (
+        [(str(path), label) for path, label in zip(p._image_files, p._labels, strict=True)] for p in parts
+    )
+    return interleaved(_files(train + val, data)), _files(test, data), tuple(tv.Flowers102.classes)
+
+
+def _files(samples: list[tuple[str, int]], data: Data) -> FileImages:
+    labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
+    return FileImages(tuple(path for path, _ in samples), labels, data.channels or 3)

@@ -1,0 +1,168 @@
+"""A recipe's data as train, search and test images, and as batches of them.
+
+Batch k of an epoch is a pure function of (seed, epoch, k): it depends neither on the number of workers nor on any
+global generator, and leaves those as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from edcompress.data.datasets import open_dataset
+from edcompress.data.images import ImageSet
+from edcompress.data.transforms import (
+    Geometry,
+    as_tested,
+    as_trained,
+    default_generator_seeded,
+    normalised,
+    shift_and_flip,
+)
+from edcompress.errors import DataError
+from edcompress.recipe import Data, Model
+
+Batch = tuple[Tensor, Tensor]
+"""float32 images [B, C, H, W], normalised, and int64 labels [B]; on the CPU."""
+
+FEWEST_TRAINING_IMAGES = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Three disjoint sets: `train` to learn from, `search` (held out of training) to judge states, `test` to report."""
+
+    train: ImageSet
+    search: ImageSet
+    test: ImageSet
+    classes: tuple[str, ...]
+    channels: int
+
+
+def open_splits(data: Data, *, seed: int) -> Splits:
+    """The splits that `data` and `seed` fix; DataError where the data is missing, broken or too little."""
+    everything, test, classes = open_dataset(data)
+    C = everything.channels
+    if len(data.mean) not in (1, C):
+        raise DataError(f"data.mean and data.std have {len(data.mean)} values, the images {C} channels: give 1 or {C}")
+    n = min(len(everything), data.limit or len(everything))
+    held_out = max(1, round(n * data.search_fraction))
+    if n - held_out < FEWEST_TRAINING_IMAGES:
+        raise DataError(
+            f"data.search_fraction: {data.search_fraction} of {n} training images leaves {max(0, n - held_out)} to "
+            f"train on; at least {FEWEST_TRAINING_IMAGES} are needed"
+        )
+    order = torch.randperm(n, generator=_generator(seed, "split"))
+    search, train = (part.sort().values for part in (order[:held_out], order[held_out:]))
+    return Splits(everything.subset(train), everything.subset(search), test, classes, C)
+
+
+def check_fits(splits: Splits, model: Model) -> None:
+    """DataError where the images' channels or the labels do not fit the recipe's model."""
+    C = splits.channels
+    if model.in_channels != C:
+        kind = "grey" if C == 1 else "RGB"
+        turn = f" or data.channels={model.in_channels}" if model.in_channels in (1, 3) else ""
+        raise DataError(
+            f"model.in_channels is {model.in_channels}, but the images are {kind} ({C} channels): "
+            f"set model.in_channels={C}{turn}"
+        )
+    highest = max(int(images.labels.max()) for images in (splits.train, splits.search, splits.test))
+    if highest >= model.num_classes:
+        raise DataError(
+            f"model.num_classes is {model.num_classes}, but the data has labels up to {highest} "
+            f"({len(splits.classes)} classes); set model.num_classes={len(splits.classes)}"
+        )
+
+
+class Batches:
+    """An iterable of `len` batches, the same ones every time; a broken image is a DataError, from workers too."""
+
+    def __init__(self, work: _Work, workers: int) -> None:
+        self._work, self._workers = work, min(workers, _cores())
+
+    def __len__(self) -> int:
+        return len(self._work)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # Without a generator of its own, the loader draws from the global one.
+        loader: DataLoader[Any] = DataLoader(
+            self._work,
+            batch_size=None,
+            num_workers=self._workers,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),
+        )
+        for made in loader:
+            if isinstance(made, DataError):
+                raise made
+            yield made
+
+
+def train_batches(images: ImageSet, data: Data, *, seed: int, epoch: int) -> Batches:
+    """One epoch in random order and augmented; a last batch of one image is left out: batch norm cannot train on it."""
+    order = torch.randperm(len(images), generator=_generator(seed, "order", epoch))
+    count = math.ceil(len(images) / data.batch_size) - (len(images) % data.batch_size == 1)
+    return Batches(_Work(images, data, as_trained(data), order, data.batch_size, count, (seed, epoch)), data.workers)
+
+
+def eval_batches(images: ImageSet, data: Data) -> Batches:
+    """Every image once, in order, as it is tested."""
+    count = math.ceil(len(images) / data.eval_batch_size)
+    order = torch.arange(len(images))
+    return Batches(_Work(images, data, as_tested(data), order, data.eval_batch_size, count, ()), data.workers)
+
+
+@dataclass(frozen=True, eq=False)
+class _Work(Dataset[Batch | DataError]):
+    """Makes batch k."""
+
+    images: ImageSet
+    data: Data
+    geometry: Geometry
+    order: Tensor
+    batch_size: int
+    count: int
+    seeds: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, k: int) -> Batch | DataError:
+        indices = self.order[k * self.batch_size : (k + 1) * self.batch_size]
+        try:
+            pixels = self._pixels(indices, k)
+        except DataError as error:  # raised in a worker, it would come out as a traceback in a string
+            return error
+        return normalised(pixels, self.data), self.images.labels[indices]
+
+    def _pixels(self, indices: Tensor, k: int) -> Tensor:
+        with default_generator_seeded(_seed(*self.seeds, "varied", k)):
+            pixels = self.images.read(indices.tolist(), self.geometry)
+        return shift_and_flip(pixels, self.geometry, _generator(*self.seeds, "shift", k))
+
+
+def _as_it_is(made: Any) -> Any:
+    return made
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _generator(*parts: int | str) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed(*parts))
+
+
+def _seed(*parts: int | str) -> int:
+    """A 63-bit number for a stream of random numbers; streams with different names have nothing in common."""
+    name = "/".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) >> 1
