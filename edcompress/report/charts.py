@@ -38,7 +38,7 @@ def bar(name: str, text: str, share: float, color: str) -> str:
     """One labelled horizontal bar, `share` in [0, 1] of the full width; `color` is a CSS variable."""
     width = f"{100 * min(max(share, 0.0), 1.0):.2f}%"
     return (
-        f'<div class="bar"><div><span title="{escape(name)}"><bdi>{escape(name)}</bdi></span>'
+        f'<div class="bar"><div><span>{escape(name)}</span>'
         f"<span>{escape(text)}</span></div>"
         f'<svg role="img" aria-label="{escape(name)}: {escape(text)}">'
         '<rect width="100%" height="8" rx="4" style="fill:var(--track)"/>'
@@ -74,7 +74,7 @@ def _visible(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 def _caption(title: str, lines: Sequence[Line]) -> str:
     keys = "".join(f'<span class="key" style="--key:var({line.color})">{escape(line.name)}</span>' for line in lines)
-    return f"<figcaption><span>{escape(title)}</span>{keys if len(lines) > 1 else ''}</figcaption>"
+    return f"<figcaption>{escape(title)}<div>{keys}</div></figcaption>"
 
 
 def _svg(title: str, lines: Sequence[Line], ticks: Sequence[float], frame: tuple[float, float, float, float]) -> str:

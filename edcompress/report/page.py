@@ -11,6 +11,7 @@ from typing import Any
 
 from edcompress.report.charts import Line, bar, line_chart
 from edcompress.report.rows import (
+    MISSING,
     PERCENTILES,
     check_rows,
     comparison_rows,
@@ -98,11 +99,11 @@ def _tiles(report: Report) -> str:
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], style: str = "") -> str:
     """A table that scrolls sideways on its own; cells are escaped, and the gate's answers coloured."""
     head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
     body = "".join(f"<tr>{''.join(_cell(text) for text in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll {style}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _cell(text: str) -> str:
@@ -120,7 +121,8 @@ def _latency(report: Report) -> str:
         return _note("Not measured yet: run edcompress export --onnx.")
     longest = max(getattr(latency, kind) for latency in (dense, pruned) for kind in PERCENTILES)
     pairs = "".join(_latency_pair(kind, dense, pruned, longest) for kind in PERCENTILES)
-    setting = f"batch {pruned.batch_size}, {pruned.threads} thread(s), {pruned.provider}"
+    threads = "1 thread" if pruned.threads == 1 else f"{pruned.threads} threads"
+    setting = f"batch {pruned.batch_size}, {threads}, {pruned.provider}"
     how = f"{pruned.n} interleaved calls per model, {setting}."
     return f'{_note(how)}<div class="pairs">{pairs}</div>'
 
@@ -136,7 +138,9 @@ def _latency_pair(kind: str, dense: Latency, pruned: Latency, longest: float) ->
 def _gate(verdict: Verdict | None) -> str:
     if verdict is None:
         return _note("Not judged yet: run edcompress gate.")
-    return _table(("", "value", "limit", "margin", "answer"), check_rows(verdict))
+    # The answer stands next to the name, so that a phone shows it without scrolling.
+    rows = ((row.name, row.answer, row.value, row.limit, row.margin) for row in check_rows(verdict))
+    return _table(("", "answer", "value", "limit", "margin"), rows)
 
 
 def _stages(report: Report) -> str:
@@ -147,12 +151,12 @@ def _stages(report: Report) -> str:
         text = f"{percent(top1)} ({top1.correct}/{top1.total})"
         bars.append(bar(name, text, top1.fraction if top1.total else 0.0, color))
     note = _note("Top-1 on the test images. Surgery removes what the mask had switched off, so those two agree.")
-    return f'{note}<div class="bars">{"".join(bars)}</div>'
+    return f'{note}<div class="bars wide">{"".join(bars)}</div>'
 
 
 def _proofs(report: Report) -> str:
     note = _note("Networks that must compute the same, held against each other: largest difference of their logits.")
-    return note + _table(("", "largest difference", "relative", "of"), proof_rows(report))
+    return note + _table(("", "largest difference", "relative", "of"), proof_rows(report), style="prose")
 
 
 def _search(report: Report, generations: Sequence[Mapping[str, Any]]) -> str:
@@ -163,14 +167,21 @@ def _search(report: Report, generations: Sequence[Mapping[str, Any]]) -> str:
     )
     if not generations:
         return note + _note("No generations: the channels were ranked once, so there is no curve to draw.")
-    energy = [
-        Line("best", "--pruned", _series(generations, "energy_best")),
-        Line("mean", "--dense", _series(generations, "energy_mean")),
-    ]
-    charts = line_chart("Energy of the states (lower is better)", energy, "generation") + line_chart(
-        "Diversity of the population", [Line("diversity", "--third", _series(generations, "diversity"))], "generation"
+    return f'{note}<div class="charts">{_curves(generations)}</div>'
+
+
+def _curves(generations: Sequence[Mapping[str, Any]]) -> str:
+    best, mean, diversity, budget = (
+        Line(name, color, _series(generations, key))
+        for name, color, key in (
+            ("best", "--pruned", "energy_best"),
+            ("mean", "--dense", "energy_mean"),
+            ("share of genes that differ", "--third", "diversity"),
+            ("share that a state may keep", "--ink", "budget"),
+        )
     )
-    return f'{note}<div class="charts">{charts}</div>'
+    charts = [("Energy (lower is better)", [best, mean]), ("Diversity", [diversity]), ("Budget", [budget])]
+    return "".join(line_chart(title, lines, "generation") for title, lines in charts)
 
 
 def _series(generations: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -204,7 +215,7 @@ def _reproduce(report: Report) -> str:
         "checkpoint": report.checkpoint,
         "recipe hash": report.recipe_hash,
         "took": f"{report.seconds:.0f} s",
-        **{key: str(value) for key, value in report.machine.items()},
+        **{key: MISSING if value is None else str(value) for key, value in report.machine.items()},
         **report.versions,
     }
     pairs = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())

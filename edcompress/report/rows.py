@@ -9,6 +9,7 @@ from edcompress.results import Check, Count, Latency, ModelResult, Proof, Report
 
 MISSING = "–"
 PERCENTILES = ("p50", "p90", "p99")
+_CHECK_NAMES = {"top1_drop": "top-1 drop", "top5_drop": "top-5 drop", "size_ratio": "size ratio"}
 _UNITS = ((1e9, "G"), (1e5, "M"), (1e3, "k"))
 _SCALES = {"G": 1e9, "M": 1e6, "k": 1e3}
 
@@ -47,7 +48,7 @@ class CheckRow(NamedTuple):
     value: str
     limit: str
     margin: str
-    verdict: str
+    answer: str
 
 
 def percent(count: Count) -> str:
@@ -150,14 +151,19 @@ def _latency_row(kind: str, dense: Latency | None, pruned: Latency | None) -> Co
 def _equality(name: str, proof: Proof | None) -> Equality:
     if proof is None:
         return Equality(name, MISSING, MISSING, "not exported yet")
-    return Equality(name, f"{proof.max_abs_diff:.1e}", f"{proof.relative:.1e}", proof.of)
+    return Equality(name, _tiny(proof.max_abs_diff), _tiny(proof.relative), proof.of)
+
+
+def _tiny(value: float) -> str:
+    return "0" if value == 0 else f"{value:.1e}"
 
 
 def _check_row(check: Check) -> CheckRow:
     sign = "≥" if check.name == "speedup" else "≤"
     value, limit, margin = (_check_text(check.name, number) for number in (check.value, check.limit, check.margin))
     signed = margin if margin.startswith(("-", "+")) or math.isnan(check.margin) else f"+{margin}"
-    return CheckRow(check.name.replace("_", " "), value, f"{sign} {limit}", signed, "pass" if check.passed else "FAIL")
+    name, answer = _CHECK_NAMES.get(check.name, check.name), "pass" if check.passed else "FAIL"
+    return CheckRow(name, value, f"{sign} {limit}", signed, answer)
 
 
 def _check_text(name: str, value: float) -> str:
@@ -165,4 +171,4 @@ def _check_text(name: str, value: float) -> str:
         return points(value, 3).removeprefix("+")
     if name == "speedup":
         return f"{value:.3f}x"
-    return f"{100 * value:.2f} %" if name == "size_ratio" else f"{value:.1e}"
+    return f"{100 * value:.2f} %" if name == "size_ratio" else _tiny(value)

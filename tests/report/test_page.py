@@ -51,7 +51,7 @@ def test_page_shows_the_numbers_of_the_report(report: Report) -> None:
         assert shown in page
     assert "gate passed" in page
     assert "edcompress prune resnet56.safetensors --recipe recipe.yaml" in page
-    assert page.count("<polyline") == 3
+    assert page.count("<polyline") == 4
 
 
 def test_page_needs_no_network_and_no_script(report: Report) -> None:
@@ -94,7 +94,7 @@ def test_a_run_without_target_says_so(content: dict[str, Any]) -> None:
 def test_unusable_energies_are_left_out(report: Report) -> None:
     generations = [{"generation": 0, "energy_best": None, "diversity": math.inf}, {"generation": 1}]
     page = render_page(report, generations, PLAN)
-    assert page.count("No finite values.") == 2
+    assert page.count("No finite values.") == 3
     assert "nan" not in page
 
 
