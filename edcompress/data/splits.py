@@ -52,7 +52,10 @@ def open_splits(data: Data, *, seed: int) -> Splits:
     everything, test, classes = open_dataset(data)
     C = everything.channels
     if len(data.mean) not in (1, C):
-        raise DataError(f"data.mean and data.std have {len(data.mean)} values, the images {C} channels: give 1 or {C}")
+        values = "one value" if C == 1 else f"one value or {C}"
+        raise DataError(
+            f"data.mean and data.std have {len(data.mean)} values, the images are {_kind(C)}; give {values}"
+        )
     n = min(len(everything), data.limit or len(everything))
     held_out = max(1, round(n * data.search_fraction))
     if n - held_out < FEWEST_TRAINING_IMAGES:
@@ -69,11 +72,9 @@ def check_fits(splits: Splits, model: Model) -> None:
     """DataError where the images' channels or the labels do not fit the recipe's model."""
     C = splits.channels
     if model.in_channels != C:
-        kind = "grey" if C == 1 else "RGB"
         turn = f" or data.channels={model.in_channels}" if model.in_channels in (1, 3) else ""
         raise DataError(
-            f"model.in_channels is {model.in_channels}, but the images are {kind} ({C} channels): "
-            f"set model.in_channels={C}{turn}"
+            f"model.in_channels is {model.in_channels}, but the images are {_kind(C)}; set model.in_channels={C}{turn}"
         )
     highest = max(int(images.labels.max()) for images in (splits.train, splits.search, splits.test))
     if highest >= model.num_classes:
@@ -152,6 +153,10 @@ class _Work(Dataset[Batch | DataError]):
 
 def _as_it_is(made: Any) -> Any:
     return made
+
+
+def _kind(channels: int) -> str:
+    return "grey" if channels == 1 else "RGB"
 
 
 def _cores() -> int:

@@ -94,8 +94,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path, *, trust_pickle: bool) -> object:
     try:
         # Namespace is data alone, and reference training scripts put their arguments next to the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content: object = torch.load(path, map_location="cpu", weights_only=True)
+        # A file, not its path: torch.load would go by the path's suffix.
+        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
+            content: object = torch.load(file, map_location="cpu", weights_only=True)
         return content
     except pickle.UnpicklingError as error:
         if _is_cut_short(path, str(error)):
@@ -112,8 +113,8 @@ def _read_torch(path: Path, *, trust_pickle: bool) -> object:
 def _unpickle(path: Path) -> object:
     """Runs whatever code the file holds; only after the user said so."""
     try:
-        with importable_working_directory():
-            content: object = torch.load(path, map_location="cpu", weights_only=False)
+        with path.open("rb") as file, importable_working_directory():
+            content: object = torch.load(file, map_location="cpu", weights_only=False)
     except Exception as error:
         raise CheckpointError(
             f"{path}: the pickled object cannot be rebuilt here: {type(error).__name__}: {_first_line(error)}; "

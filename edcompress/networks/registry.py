@@ -16,6 +16,8 @@ from edcompress.recipe import Model
 
 TIMM = "timm:"
 WITH_CIFAR_STEM = "torchvision's resnet, resnext, wide_resnet and densenet, and the CIFAR resnet8 ... resnet110"
+# By torchvision's module: the first convolution and the max-pooling.
+STEMS = {"resnet": ("conv1", "maxpool"), "densenet": ("features.conv0", "features.pool0")}
 # Weights are loaded or trained afterwards, and both networks warn when `init_weights` is left open.
 EXTRA_ARGUMENTS = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
 
@@ -32,7 +34,7 @@ def build(model: Model, *, trust_code: bool = False) -> nn.Module:
     if model.arch is not None and model.arch in _torchvision_names():
         return _from_torchvision(model.arch, model)
     if model.stem == "cifar":
-        raise NetworkError(f"model.stem: cifar exists for {WITH_CIFAR_STEM}, not for {model.arch or model.factory}")
+        raise _no_cifar_stem(model.arch or model.factory)
     if model.factory is not None:
         return call_factory(model.factory, trust_code=trust_code)
     assert model.arch is not None, "recipe.Model holds exactly one of arch and factory"
@@ -50,12 +52,15 @@ def _torchvision_names() -> list[str]:
 
 
 def _from_torchvision(name: str, model: Model) -> nn.Module:
+    family = torchvision.models.get_model_builder(name).__module__.rpartition(".")[2]
+    if model.stem == "cifar" and family not in STEMS:
+        raise _no_cifar_stem(name)
     extra = EXTRA_ARGUMENTS.get(name, {})
     network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=model.num_classes, **extra)
     if model.in_channels != 3:
         _replace_input(network, model.in_channels)
     if model.stem == "cifar":
-        _replace_stem(network, name)
+        _replace_stem(network, *STEMS[family])
     return network
 
 
@@ -64,18 +69,16 @@ def _replace_input(network: nn.Module, in_channels: int) -> None:
     network.set_submodule(name, _conv_like(conv, in_channels=in_channels))
 
 
-def _replace_stem(network: nn.Module, name: str) -> None:
+def _replace_stem(network: nn.Module, conv: str, pool: str) -> None:
     """3x3 stride 1 instead of 7x7 stride 2, and no max-pooling: for images of about 32x32 (He et al., 2015, 4.2)."""
-    if isinstance(network, torchvision.models.ResNet):
-        conv, pool = "conv1", "maxpool"
-    elif isinstance(network, torchvision.models.DenseNet):
-        conv, pool = "features.conv0", "features.pool0"
-    else:
-        raise NetworkError(f"model.stem: cifar exists for {WITH_CIFAR_STEM}, not for {name}")
     old = network.get_submodule(conv)
     assert isinstance(old, nn.Conv2d)
     network.set_submodule(conv, _conv_like(old, kernel_size=3, stride=1, padding=1))
     network.set_submodule(pool, nn.Identity())
+
+
+def _no_cifar_stem(name: str | None) -> NetworkError:
+    return NetworkError(f"model.stem: cifar exists for {WITH_CIFAR_STEM}, not for {name}")
 
 
 def _conv_like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:

@@ -1,0 +1,150 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+from torchvision.datasets import Flowers102
+
+from edcompress.data.datasets import data_root, open_dataset
+from edcompress.data.image_folder import imagenet_wnids
+from edcompress.data.images import decode
+from edcompress.data.splits import eval_batches
+from edcompress.errors import DataError
+from edcompress.recipe import Data
+
+IMAGENETTE = {
+    "n01440764": 0, "n02102040": 217, "n02979186": 482, "n03000684": 491, "n03028079": 497,
+    "n03394916": 566, "n03417042": 569, "n03425413": 571, "n03445777": 574, "n03888257": 701,
+}  # fmt: skip
+
+
+def folder(root: Path, **more: object) -> Data:
+    return Data(dataset="image_folder", root=root, image_size=16, **more)  # type: ignore[arg-type]
+
+
+def test_wnids_are_in_the_order_of_imagenet() -> None:
+    wnids = imagenet_wnids()
+    assert (len(wnids), len(set(wnids)), wnids[-1]) == (1000, 1000, "n15075141")
+    assert {name: wnids.index(name) for name in IMAGENETTE} == IMAGENETTE
+
+
+def test_root_is_the_recipes_then_the_environments_then_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDCOMPRESS_DATA", "somewhere")
+    assert data_root(folder(Path("~/mine"))) == Path.home() / "mine"
+    assert data_root(Data(dataset="digits", image_size=8)) == Path("somewhere")
+    monkeypatch.setenv("EDCOMPRESS_DATA", "")
+    assert data_root(Data(dataset="digits", image_size=8)) == Path.home() / ".cache" / "edcompress"
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "kmnist", "cifar10", "cifar100", "flowers102"])
+def test_missing_data_names_the_folder_and_the_ways_out(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError) as caught:
+        open_dataset(Data(dataset=name, root=tmp_path, image_size=32))  # type: ignore[arg-type]
+    for part in (f"{name} is not at {tmp_path}", "data.root", "EDCOMPRESS_DATA", "data.download=true"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "below"), [("cifar10", "cifar-10-batches-py"), ("fashion_mnist", "FashionMNIST/raw")])
+def test_incomplete_data_is_told_from_missing_data(tmp_path: Path, name: str, below: str) -> None:
+    (tmp_path / below).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"incomplete or damaged in .*fetch it again"):
+        open_dataset(Data(dataset=name, root=tmp_path, image_size=32))  # type: ignore[arg-type]
+
+
+def test_classes_have_the_same_index_in_train_and_val(make_folder) -> None:  # type: ignore[no-untyped-def]
+    root: Path = make_folder()
+    for image in (root / "val" / "cat").iterdir():
+        image.unlink()
+    (root / "val" / "cat").rmdir()
+    (root / "train" / ".thumbnails").mkdir()
+    train, test, classes = open_dataset(folder(root))
+    assert classes == ("cat", "dog", "elk")
+    assert sorted(train.labels.tolist()) == [0] * 4 + [1] * 4 + [2] * 4
+    assert test.labels.tolist() == [1, 1, 2, 2]
+
+
+def test_imagenet_labels(make_folder) -> None:  # type: ignore[no-untyped-def]
+    _, test, classes = open_dataset(folder(make_folder(("n02102040", "n03888257")), class_index="imagenet"))
+    assert (len(classes), test.labels.tolist()) == (1000, [217, 217, 701, 701])
+
+
+def test_folders_that_are_no_wnids(make_folder) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(DataError, match=r"has cat, n00000000; rename them or use class_index: position"):
+        open_dataset(folder(make_folder(("cat", "n00000000", "n02102040")), class_index="imagenet"))
+
+
+def test_classes_that_train_lacks(make_folder) -> None:  # type: ignore[no-untyped-def]
+    root: Path = make_folder()
+    (root / "val" / "fox").mkdir()
+    with pytest.raises(DataError, match=r"val has classes that .*train lacks: fox"):
+        open_dataset(folder(root))
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_missing_part(make_folder, part: str) -> None:  # type: ignore[no-untyped-def]
+    root: Path = make_folder()
+    (root / part).rename(root / "elsewhere")
+    with pytest.raises(DataError, match=rf"{root / part} is missing; .*data\.root or EDCOMPRESS_DATA, and"):
+        open_dataset(folder(root))
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_empty_class_is_named(make_folder, part: str) -> None:  # type: ignore[no-untyped-def]
+    root: Path = make_folder()
+    for image in (root / part / "dog").iterdir():
+        image.rename(image.with_suffix(".txt"))
+    with pytest.raises(DataError, match=rf"no images \(.*\.png.*\) in {root / part / 'dog'}; fill or remove"):
+        open_dataset(folder(root))
+
+
+def test_no_classes(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "val").mkdir()
+    with pytest.raises(DataError, match=r"train holds no class folders"):
+        open_dataset(folder(tmp_path))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "I;16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_files_of_every_mode_become_grey_or_rgb(tmp_path: Path, mode: str, channels: int) -> None:
+    transparent = {"transparency": b"\0\1"} if mode == "P" else {}
+    Image.new(mode, (5, 4)).save(tmp_path / "a.png", **transparent)
+    assert decode(tmp_path / "a.png", channels).mode == ("L" if channels == 1 else "RGB")
+
+
+def test_flowers_train_on_train_and_val(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "flowers-102"
+    (base / "jpg").mkdir(parents=True)
+    for number in range(1, 7):
+        Image.new("RGB", (20, 30), (number, 0, 0)).save(base / "jpg" / f"image_{number:05d}.jpg")
+    savemat(base / "imagelabels.mat", {"labels": np.array([1, 1, 2, 2, 102, 102])})
+    savemat(base / "setid.mat", {"trnid": np.array([1, 3]), "valid": np.array([2, 4]), "tstid": np.array([5, 6])})
+    for key, name in (("label", "imagelabels.mat"), ("setid", "setid.mat")):
+        digest = hashlib.md5((base / name).read_bytes(), usedforsecurity=False).hexdigest()
+        monkeypatch.setitem(Flowers102._file_dict, key, (name, digest))
+    data = Data(dataset="flowers102", root=tmp_path, image_size=16)
+    train, test, classes = open_dataset(data)
+    assert sorted(train.labels.tolist()) == [0, 0, 1, 1]
+    assert (test.labels.tolist(), len(classes), test.channels) == ([101, 101], 102, 3)
+    assert next(iter(eval_batches(test, data)))[0].shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "channels", "size"),
+    [("fashion_mnist", (60000, 10000), 1, 28), ("cifar10", (50000, 10000), 3, 32)],
+)
+def test_real_data_in_memory(real_root: Path, name: str, sizes: tuple[int, int], channels: int, size: int) -> None:
+    data = Data(dataset=name, root=real_root, image_size=size)  # type: ignore[arg-type]
+    train, test, classes = open_dataset(data)
+    assert ((len(train), len(test)), train.channels, len(classes)) == (sizes, channels, 10)
+    assert torch.equal(test.labels.bincount(), torch.full((10,), 1000))
+    assert next(iter(eval_batches(test, data)))[0].shape == (250, channels, size, size)
+
+
+def test_real_imagenette(real_root: Path) -> None:
+    train, test, classes = open_dataset(folder(real_root, folder="imagenette", class_index="imagenet"))
+    assert (len(train), len(test), len(classes)) == (1000, 500, 1000)
+    assert sorted(set(train.labels.tolist())) == sorted(IMAGENETTE.values())

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from edcompress.data.images import MemoryImages
+from edcompress.data.splits import eval_batches, train_batches
+from edcompress.data.transforms import Geometry, default_generator_seeded, normalised, shift_and_flip, with_channels
+from edcompress.recipe import Data
+
+IMAGES = torch.randint(0, 256, (64, 3, 10, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def drawn(geometry: Geometry) -> torch.Tensor:
+    return shift_and_flip(IMAGES, geometry, torch.Generator().manual_seed(5))
+
+
+def test_each_image_is_a_crop_of_itself_padded_mirrored_half_of_the_time() -> None:
+    padding, mirrored = 2, 0
+    places = set()
+    for image, out in zip(IMAGES, drawn(Geometry(None, shift=padding, flip=True)), strict=True):
+        padded = v2.functional.pad(image, [padding] * 4)
+        found = [
+            (top, left, flipped)
+            for top in range(2 * padding + 1)
+            for left in range(2 * padding + 1)
+            for flipped in (False, True)
+            if torch.equal(out, _crop(padded, top, left, flipped))
+        ]
+        assert len(found) == 1
+        places.add(found[0][:2])
+        mirrored += found[0][2]
+    assert 16 < mirrored < 48
+    assert len(places) > 15  # of 25
+
+
+def _crop(padded: torch.Tensor, top: int, left: int, flipped: bool) -> torch.Tensor:
+    crop = padded[:, top : top + 10, left : left + 12]
+    return crop.flip(2) if flipped else crop
+
+
+def test_no_shift_and_no_flip_change_nothing() -> None:
+    assert torch.equal(drawn(Geometry(None)), IMAGES)
+    assert not torch.equal(drawn(Geometry(None, flip=True)), IMAGES)
+
+
+def test_normalised_is_what_torchvision_computes() -> None:
+    data = Data(dataset="digits", image_size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    steps = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)])
+    assert torch.equal(normalised(IMAGES, data), steps(IMAGES))
+    one = Data(dataset="digits", image_size=8, mean=(0.4,), std=(0.2,))
+    torch.testing.assert_close(normalised(IMAGES, one)[:, 2], (IMAGES[:, 2] / 255 - 0.4) / 0.2)
+
+
+def test_channels() -> None:
+    grey = with_channels(IMAGES, 1)
+    assert torch.equal(grey, v2.functional.rgb_to_grayscale(IMAGES))
+    assert torch.equal(with_channels(grey, 3), grey.repeat(1, 3, 1, 1))
+    assert with_channels(IMAGES, 3) is IMAGES
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "crop_flip", "resized_crop"])
+@pytest.mark.parametrize("resize", [None, 18])
+def test_every_augmentation_gives_the_size_that_the_network_sees(augment: str, resize: int | None) -> None:
+    data = Data(dataset="digits", image_size=16, resize=resize, augment=augment, channels=1)  # type: ignore[arg-type]
+    images = MemoryImages(IMAGES, torch.zeros(64, dtype=torch.int64), channels=1)
+    for batches in (train_batches(images, data, seed=0, epoch=0), eval_batches(images, data)):
+        assert next(iter(batches))[0].shape == (64, 1, 16, 16)
+
+
+def test_the_default_generator_is_restored_after_an_error() -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError), default_generator_seeded(3):
+        torch.rand(1).view(2)
+    assert torch.equal(torch.get_rng_state(), before)

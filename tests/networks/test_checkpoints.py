@@ -1,0 +1,249 @@
+import argparse
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from edcompress.errors import CheckpointError
+from edcompress.networks.checkpoints import load_into, read_state_dict, save_tensors
+from edcompress.networks.registry import build
+from edcompress.recipe import Model
+
+
+class Small(nn.Module):
+    """Importable, so that it can be pickled whole."""
+
+    def __init__(self, classes: int = 4, channels: int = 3, kernel: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 8, kernel)
+        self.bn = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, classes)
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def state() -> dict[str, Tensor]:
+    return Small().state_dict()
+
+
+def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.th", "w.safetensors", "w"])
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+def test_reads_by_content_whatever_the_suffix(tmp_path: Path, state: dict[str, Tensor], name: str, form: str) -> None:
+    path = tmp_path / name
+    if form == "safetensors":
+        save_tensors(path, state)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
+    assert same(read_state_dict(path), state)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"state_dict": s, "epoch": 3, "args": argparse.Namespace(lr=0.1), "optimizer": {"state": {}}},
+        lambda s: {"model": s},
+        lambda s: {"model_state_dict": s, "loss": torch.tensor(1.0)},
+        lambda s: {"model_ema": {"state_dict_ema": s}, "best": 0.3},
+        lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
+        lambda s: {f"module._orig_mod.module.{k}": v for k, v in s.items()},
+        lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
+        lambda s: {k.replace("conv.", "conv._orig_mod."): v for k, v in s.items()},
+        lambda s: {"n_averaged": torch.tensor(5), **{f"module.{k}": v for k, v in s.items()}},
+        lambda s: {**s, "comment": "best"},
+    ],
+)
+def test_unwraps_and_strips_prefixes(tmp_path: Path, state: dict[str, Tensor], wrap) -> None:  # type: ignore[no-untyped-def]
+    torch.save(wrap(state), tmp_path / "w.pt")
+    assert same(read_state_dict(tmp_path / "w.pt"), state)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_becomes_float32_and_counters_stay(tmp_path: Path, half: torch.dtype) -> None:
+    torch.save(Small().to(half).state_dict(), tmp_path / "w.pt")
+    read = read_state_dict(tmp_path / "w.pt")
+    assert read["conv.weight"].dtype == torch.float32
+    assert read["bn.num_batches_tracked"].dtype == torch.int64
+
+
+def test_old_densenet_names(tmp_path: Path) -> None:
+    torch.save({"features.denselayer1.norm.1.weight": torch.ones(2)}, tmp_path / "w.pt")
+    assert list(read_state_dict(tmp_path / "w.pt")) == ["features.denselayer1.norm1.weight"]
+
+
+@pytest.mark.parametrize("trained", [lambda m: m, lambda m: {"model": m, "epoch": 1}])
+def test_a_pickled_module_needs_trust(tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
+    network, path = Small(), tmp_path / "w.pt"
+    torch.save(trained(network), path)
+    with pytest.raises(CheckpointError, match=r"pickled object or code \(.*Small\).*--trust-pickle"):
+        read_state_dict(path)
+    assert same(read_state_dict(path, trust_pickle=True), network.state_dict())
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_code_in_a_pickle_does_not_run(tmp_path: Path, state: dict[str, Tensor], form: str) -> None:
+    path, mark = tmp_path / "w.pt", tmp_path / "was_run"
+    content = {"state_dict": state, "extra": Payload(mark)}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(content["extra"], protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(
+        CheckpointError, match=r"(?s)code.*mkdir.*nothing was run.*torch\.save\(network\.state_dict.*--trust-pickle"
+    ):
+        read_state_dict(path)
+    assert not mark.exists()
+
+
+def test_a_trusted_pickle_that_cannot_be_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(Small(), tmp_path / "w.pt")
+    monkeypatch.delattr(sys.modules[__name__], "Small")
+    with pytest.raises(CheckpointError, match=r"cannot be rebuilt here: AttributeError: .*Small"):
+        read_state_dict(tmp_path / "w.pt", trust_pickle=True)
+
+
+def test_missing_file_suggests_near_names(tmp_path: Path) -> None:
+    (tmp_path / "resnet20.pt").touch()
+    with pytest.raises(CheckpointError, match=r"no such file; .* has resnet20\.pt"):
+        read_state_dict(tmp_path / "resnet20.pth")
+    with pytest.raises(CheckpointError, match="no folder"):
+        read_state_dict(tmp_path / "nowhere" / "w.pt")
+
+
+def test_folder_and_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").touch()
+    with pytest.raises(CheckpointError, match="is a folder"):
+        read_state_dict(tmp_path)
+    with pytest.raises(CheckpointError, match="is empty"):
+        read_state_dict(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("kept", [0.05, 0.3, 0.6, 0.95])
+def test_truncated(tmp_path: Path, state: dict[str, Tensor], form: str, kept: float) -> None:
+    path = tmp_path / "w.pt"
+    if form == "safetensors":
+        save_tensors(path, state)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
+    data = path.read_bytes()
+    path.write_bytes(data[: max(16, int(len(data) * kept))])
+    with pytest.raises(CheckpointError, match=r"w\.pt: is .*truncated"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("text", [b"version https://git-lfs.github.com/spec/v1", b"<!DOCTYPE html>", b"{}", b"ab"])
+def test_text_renamed(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "w.pt").write_bytes(text)
+    with pytest.raises(CheckpointError, match="neither a PyTorch nor a safetensors file: it is a text file"):
+        read_state_dict(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"epoch": 3, "loss": 0.1}, "top-level keys: epoch, loss"),
+        ({}, "top-level keys: nothing"),
+        ([1, 2], "holds a list"),
+        (torch.ones(3), "holds a Tensor"),
+        ({"a.w": torch.ones(1), "module.a.w": torch.ones(1)}, "twice"),
+    ],
+)
+def test_no_state_dict_inside(tmp_path: Path, content: object, says: str) -> None:
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=says):
+        read_state_dict(tmp_path / "w.pt")
+
+
+def test_save_is_complete_and_leaves_no_parts(tmp_path: Path) -> None:
+    shared = torch.arange(6.0).view(2, 3)
+    tensors = {"a": shared, "b": shared, "c": shared.t(), "d": shared[:, 1]}
+    save_tensors(tmp_path / "w.safetensors", tensors, {"arch": "small"})
+    save_tensors(tmp_path / "w.safetensors", tensors, {"arch": "small"})
+    assert same(read_state_dict(tmp_path / "w.safetensors"), tensors)
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
+    with safetensors.safe_open(tmp_path / "w.safetensors", "pt") as file:  # type: ignore[no-untyped-call]
+        assert file.metadata() == {"arch": "small"}
+
+
+def test_save_to_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save_tensors(tmp_path / "nowhere" / "w.safetensors", {"a": torch.ones(1)})
+
+
+def test_loads_all_even_without_batch_counters(state: dict[str, Tensor]) -> None:
+    network = Small()
+    load_into(network, {k: v for k, v in state.items() if "num_batches" not in k}, source="w.pt")
+    assert same(network.state_dict(), state)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (Small(classes=9), r"w\.pt: the checkpoint has 9 classes, the recipe's model\.num_classes is 4"),
+        (Small(channels=1), r"takes 1 input channels, the recipe's model\.in_channels is 3"),
+        (Small(kernel=7), r"conv\.weight is 7x7, the network's 3x3: see model\.stem"),
+        (nn.Linear(8, 4), r"0 of 10 tensors match, so this is probably another architecture"),
+        (Small(classes=9, channels=1), r"of another shape conv\.weight \[8, 1, 3, 3\] instead of \[8, 3, 3, 3\], fc"),
+    ],
+)
+def test_says_what_does_not_fit(other: nn.Module, says: str) -> None:
+    with pytest.raises(CheckpointError, match=says):
+        load_into(Small(), other.state_dict(), source="w.pt")
+
+
+def test_another_depth_is_another_architecture_with_names_capped() -> None:
+    deep, shallow = (build(Model(arch=arch, num_classes=10)) for arch in ("resnet56", "resnet20"))
+    with pytest.raises(
+        CheckpointError, match=r"another architecture.*missing layer1\.3\.conv1\.weight.* and \d+ more$"
+    ):
+        load_into(deep, shallow.state_dict(), source="w.pt")
+    with pytest.raises(CheckpointError, match=r"another architecture.*unexpected layer1\.3\.conv1\.weight.* more$"):
+        load_into(shallow, deep.state_dict(), source="w.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_not_finite(state: dict[str, Tensor], value: float) -> None:
+    state["fc.weight"][0, :2] = value
+    network = Small()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"w\.pt: fc\.weight holds 2 NaN or infinite values of 32"):
+        load_into(network, state, source="w.pt")
+    assert same(network.state_dict(), before)
+
+
+def test_auxiliary_heads_are_left_out() -> None:
+    network = build(Model(arch="googlenet", num_classes=3))
+    load_into(network, {**network.state_dict(), "aux1.fc1.weight": torch.ones(2)}, source="w.pt")
+
+
+def test_layouts_with_versions_load() -> None:
+    network = build(Model(arch="mnasnet0_5", num_classes=3))
+    load_into(network, dict(network.state_dict()), source="w.pt")
+
+
+@pytest.mark.parametrize(("arch", "file"), [("resnet20", "resnet20-12fca82f.th"), ("resnet56", "resnet56-4bfd9763.th")])
+def test_public_cifar_checkpoints_load(arch: str, file: str) -> None:
+    if "EDCOMPRESS_DATA" not in os.environ:
+        pytest.skip("needs EDCOMPRESS_DATA")
+    tensors = read_state_dict(Path(os.environ["EDCOMPRESS_DATA"]) / "checkpoints" / file)
+    network = build(Model(arch=arch, num_classes=10))
+    load_into(network, tensors, source=file)
+    assert torch.equal(network.state_dict()["layer3.2.conv2.weight"], tensors["layer3.2.conv2.weight"])

@@ -1,0 +1,153 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edcompress.errors import NetworkError
+from edcompress.networks.registry import architectures, build
+from edcompress.recipe import Model
+
+
+def logits(model: Model, size: int) -> torch.Size:
+    return build(model).eval()(torch.rand(1, model.in_channels, size, size)).shape
+
+
+def test_lists_the_classification_networks_only() -> None:
+    names = architectures()
+    assert names == sorted(names)
+    assert {"resnet8", "resnet20", "resnet110", "resnet18", "squeezenet1_1", "vit_b_16"} <= set(names)
+    assert not {name for name in names if "rcnn" in name or "deeplab" in name or "raft" in name}
+
+
+@pytest.mark.parametrize(
+    ("arch", "in_channels", "stem", "size"),
+    [
+        ("resnet8", 3, "imagenet", 16),
+        ("resnet8", 1, "cifar", 16),
+        ("resnet18", 1, "cifar", 16),
+        ("densenet121", 3, "cifar", 32),
+        ("squeezenet1_1", 2, "imagenet", 64),
+        ("mobilenet_v3_small", 1, "imagenet", 64),
+        ("googlenet", 1, "imagenet", 64),
+    ],
+)
+def test_builds_with_channels_stem_and_classes(arch: str, in_channels: int, stem: str, size: int) -> None:
+    model = Model(arch=arch, stem=stem, num_classes=5, in_channels=in_channels)  # type: ignore[arg-type]
+    assert logits(model, size) == (1, 5)
+
+
+def test_cifar_stem_keeps_the_resolution() -> None:
+    network = build(Model(arch="resnet18", stem="cifar", num_classes=10))
+    assert isinstance(network.maxpool, nn.Identity)
+    assert network.conv1.weight.shape == (64, 3, 3, 3)
+    assert network.conv1.stride == (1, 1)
+
+
+@pytest.mark.parametrize("given", [{"arch": "vgg11"}, {"arch": "timm:resnet18"}, {"factory": "a:b"}])
+def test_cifar_stem_elsewhere_names_where_it_exists(given: dict[str, str]) -> None:
+    with pytest.raises(NetworkError, match=r"model\.stem: cifar exists for .*densenet"):
+        build(Model(**given, stem="cifar", num_classes=10))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arch", "near"), [("resnet-20", "resnet20"), ("Resnet18", "resnet18"), ("mobilenetv2", "mobilenet_v2")]
+)
+def test_unknown_arch_suggests_near_names(arch: str, near: str) -> None:
+    with pytest.raises(NetworkError, match=f"no '{arch}'; did you mean .*{near}"):
+        build(Model(arch=arch, num_classes=10))
+
+
+def test_timm_network() -> None:
+    pytest.importorskip("timm", reason="timm is optional")
+    network = build(Model(arch="timm:resnet10t", num_classes=5, in_channels=1)).eval()
+    assert network(torch.rand(1, 1, 64, 64)).shape == (1, 5)
+
+
+def test_unknown_timm_network_suggests_near_names() -> None:
+    pytest.importorskip("timm", reason="timm is optional")
+    with pytest.raises(NetworkError, match=r"did you mean .*timm:resnet18"):
+        build(Model(arch="timm:resnet18x", num_classes=5))
+
+
+def test_timm_missing_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(NetworkError, match=r"pip install 'edcompress\[timm\]'"):
+        build(Model(arch="timm:resnet18", num_classes=5))
+
+
+FACTORIES = """
+import sys
+from torch import nn
+
+def good(): return nn.Linear(4, 2)
+def lazy():
+    import factory_helper
+    return factory_helper.network()
+def raising(): raise RuntimeError("no weights today")
+def exiting(): sys.exit("bye")
+def needy(width, depth=3): return nn.Linear(width, 2)
+def nothing(): pass
+def string(): return "network"
+number = 3
+"""
+
+
+@pytest.fixture
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "factory_user.py").write_text(FACTORIES)
+    (tmp_path / "factory_helper.py").write_text("from torch import nn\ndef network(): return nn.Linear(3, 2)\n")
+    (tmp_path / "factory_broken.py").write_text("import no_such_package_at_all\n")
+    (tmp_path / "factory_syntax.py").write_text("def network(:\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def from_factory(spec: str, *, trust_code: bool = True) -> nn.Module:
+    return build(Model(factory=spec, num_classes=2), trust_code=trust_code)
+
+
+@pytest.mark.usefixtures("user_folder")
+def test_factory_from_the_working_directory() -> None:
+    path = list(sys.path)
+    assert isinstance(from_factory("factory_user:good"), nn.Linear)
+    assert isinstance(from_factory("factory_user:lazy"), nn.Linear)
+    assert sys.path == path
+
+
+@pytest.mark.usefixtures("user_folder")
+def test_factory_needs_trust_and_does_not_run_without() -> None:
+    with pytest.raises(NetworkError, match="--trust-code"):
+        from_factory("factory_never_imported:good", trust_code=False)
+    assert "factory_never_imported" not in sys.modules
+
+
+@pytest.mark.usefixtures("user_folder")
+@pytest.mark.parametrize(
+    ("spec", "says", "cause"),
+    [
+        ("factory_user:raising", "failed in your code: RuntimeError: no weights today", RuntimeError),
+        ("factory_user:exiting", "failed in your code: SystemExit: bye", SystemExit),
+        ("factory_user:needy", r"needs some \(missing a required argument: 'width'\)", TypeError),
+        ("factory_user:nothing", "must return a torch.nn.Module, it returned None", None),
+        ("factory_user:string", "must return a torch.nn.Module, it returned str 'network'", None),
+        ("factory_user:number", "is int 3, not a function", None),
+        ("factory_user:goood", "has no 'goood'; did you mean good", None),
+        ("factory_broken:good", "importing factory_broken failed in your code: .*no_such_package", ModuleNotFoundError),
+        ("factory_syntax:network", "importing factory_syntax failed in your code: SyntaxError", SyntaxError),
+        ("factory_absent:good", "no module 'factory_absent' in the working directory", ModuleNotFoundError),
+        ("factory_user", "write package.module:callable", None),
+        (":good", "write package.module:callable", None),
+    ],
+)
+def test_factory_faults_are_reported_as_the_users(spec: str, says: str, cause: type | None) -> None:
+    with pytest.raises(NetworkError, match=says) as caught:
+        from_factory(spec)
+    assert isinstance(caught.value.__cause__, cause or type(None))
+
+
+@pytest.mark.usefixtures("user_folder")
+def test_a_class_without_a_python_signature_can_be_a_factory() -> None:
+    with pytest.raises(NetworkError, match="it returned dict"):
+        from_factory("builtins:dict")
