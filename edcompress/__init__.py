@@ -1,1 +1,36 @@
-"""edcompress: a trained image classifier in, a smaller and faster ONNX file out, and the proof."""
+"""edcompress: a trained image classifier in, a smaller and faster ONNX file out, and the proof.
+
+The functions are those of the command line; they are imported on first use, so that `import edcompress` loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "prune": "pipeline",
+    "export": "pipeline",
+    "run": "pipeline",
+    "evaluate": "pipeline",
+    "benchmark": "pipeline",
+    "inspect": "pipeline",
+    "train": "pipeline",
+    "load": "pipeline",
+    "gate": "reports",
+    "read_recipe": "recipebook",
+    "RunFolder": "runs",
+    "EdcompressError": "errors",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edcompress' has no attribute {name!r}")
+    return getattr(import_module(f"edcompress.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -140,10 +140,15 @@ class Search(Section):
     channel_freedom: float = Field(
         0.05, ge=0.0, description="how much of a group's importance ranking a channel bit can outweigh; 0: importance decides"
     )
-    importance: Literal["magnitude", "taylor"] = Field("magnitude", description="ranks the channels within a group")
     evolve_every: int = Field(4, ge=1, description="training steps per generation")
     score_batch: int | None = Field(128, ge=2, description="images of the step's batch that score states; null: all of them")
     anneal: Unit = Field(0.85, description="share of the search over which the budget tightens to the target; 0: at once")
+
+    @model_validator(mode="after")
+    def _searches(self) -> Self:
+        if self.method == "edropout" and self.epochs == 0:
+            raise ValueError("method edropout needs epochs of at least 1; for a one-shot ranking take method magnitude")
+        return self
 
 
 class Fit(Section):
@@ -213,6 +218,11 @@ class Recipe(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
+    def search_epochs(self) -> int:
+        """Epochs trained under the search; the one-shot controls have none."""
+        return self.search.epochs if self.search.method == "edropout" else 0
+
+    @property
     def total_epochs(self) -> int:
-        """Epochs of search and fine-tuning together; the learning-rate schedule spans them."""
+        """Epochs of search and fine-tuning together, the same for every method; the learning-rate schedule spans them."""
         return self.search.epochs + self.finetune.epochs

@@ -18,15 +18,16 @@ class Budget:
 
     A wish has two parts. `shares` [S, G] says which share of its channels each group would like to keep; one common shift per
     member, found by bisection, brings them to the budget. `priority` [S, D] in [0, 1) says which channels a group keeps first.
+    `channels` float64[G] are the dense widths.
     """
 
     def __init__(self, space: Space, costs: CostModel, target: Target | None, constraints: Constraints) -> None:
         self._space, self._costs, self._target = space, costs, target
-        self._channels = torch.tensor(space.widths, dtype=torch.float64)
+        self.channels = torch.tensor(space.widths, dtype=torch.float64)
         self._round = constraints.round_to
-        floor = torch.clamp(torch.ceil(self._channels * constraints.min_ratio), min=constraints.min_channels)
-        self._floor = torch.minimum(torch.ceil(floor / self._round) * self._round, self._channels)
-        self._last = torch.div(self._channels - 1, self._round, rounding_mode="floor") * self._round
+        floor = torch.clamp(torch.ceil(self.channels * constraints.min_ratio), min=constraints.min_channels)
+        self._floor = torch.minimum(torch.ceil(floor / self._round) * self._round, self.channels)
+        self._last = torch.div(self.channels - 1, self._round, rounding_mode="floor") * self._round
         self._check_reachable()
 
     @property
@@ -46,14 +47,13 @@ class Budget:
     def repair(self, shares: Tensor, priority: Tensor, budget: float | None) -> Tensor:
         """Feasible states bool[S, D] for the wish; with a budget in (0, 1] the largest that cost no more, else as wished."""
         wish = shares.to(torch.float64)
-        widths = self._snap(wish * self._channels) if budget is None else self._fit(wish, budget)
+        widths = self._snap(wish * self.channels) if budget is None else self._fit(wish, budget)
         return self._choose(widths, priority)
 
     def _fit(self, wish: Tensor, budget: float) -> Tensor:
         """The widths float64[S, G] nearest to the wish that cost at most `budget`."""
         low = wish.amin(-1, keepdim=True) - 1.0
         high = wish.amax(-1, keepdim=True)
-        low = torch.where(self._affordable(self._shifted(wish, low), budget), low, low)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             fits = self._affordable(self._shifted(wish, middle), budget)
@@ -69,7 +69,7 @@ class Budget:
         return widths
 
     def _shifted(self, wish: Tensor, shift: Tensor) -> Tensor:
-        return self._snap((wish - shift) * self._channels)
+        return self._snap((wish - shift) * self.channels)
 
     def _affordable(self, widths: Tensor, budget: float) -> Tensor:
         return (self.share(widths) <= budget).unsqueeze(-1)
@@ -77,14 +77,14 @@ class Budget:
     def _snap(self, widths: Tensor) -> Tensor:
         """The nearest allowed widths: multiples of `round_to` from the floor on, or all channels of the group."""
         multiple = torch.minimum(torch.round(widths / self._round) * self._round, self._last)
-        nearest = torch.where(widths > (self._last + self._channels) / 2, self._channels, multiple)
+        nearest = torch.where(widths > (self._last + self.channels) / 2, self.channels, multiple)
         return torch.maximum(nearest, self._floor)
 
     def _choose(self, widths: Tensor, priority: Tensor) -> Tensor:
         """In each group the `widths` channels of highest priority, bool[S, D]."""
         group = self._space.group_of_gene
         order = (group - priority.to(torch.float64).clamp(0, 1 - 1e-9)).argsort(dim=-1, stable=True)
-        starts = torch.cumsum(self._channels, 0) - self._channels
+        starts = torch.cumsum(self.channels, 0) - self.channels
         rank = torch.arange(len(group), dtype=torch.float64) - starts[group]
         kept = rank < widths[:, group]
         return torch.zeros_like(kept).scatter_(-1, order, kept)

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from edcompress.networks.modes import evaluating
 from edcompress.surgery.space import Member, Space
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -26,16 +27,13 @@ def taylor(space: Space, network: nn.Module, batches: Batches) -> Tensor:
     """
     device = next(network.parameters()).device
     total, count = torch.zeros(space.genes), 0
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    for images, labels in batches:
-        network.zero_grad(set_to_none=True)
-        F.cross_entropy(network(images.to(device)), labels.to(device)).backward()
-        total += _per_channel(space, network, _times_gradient, sides=("in",)).square()
-        count += 1
+    with evaluating(network):
+        for images, labels in batches:
+            network.zero_grad(set_to_none=True)
+            F.cross_entropy(network(images.to(device)), labels.to(device)).backward()
+            total += _per_channel(space, network, _times_gradient, sides=("in",)).square()
+            count += 1
     network.zero_grad(set_to_none=True)
-    for module, mode in modes.items():
-        module.training = mode
     return total / max(count, 1)
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from edcompress.networks.modes import evaluating
 from edcompress.results import Size
 from edcompress.surgery.space import Space
 
@@ -42,15 +43,12 @@ def _output_positions(network: nn.Module, example: Tensor) -> dict[nn.Module, in
         positions[layer] += output[0].numel() // width
 
     hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, _COUNTED)]
-    modes = {module: module.training for module in network.modules()}
     try:
-        network.eval()
-        network(example)
+        with evaluating(network):
+            network(example)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return dict(positions)
 
 

@@ -17,10 +17,12 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
 from edcompress.errors import NetworkError, RecipeError
+from edcompress.networks.modes import evaluating
 from edcompress.surgery.space import Group, Member, Space
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -57,21 +59,26 @@ def prune_channels(network: nn.Module, example: Tensor, dropped: Mapping[str, Se
 
 
 def _trace(network: nn.Module, example: Tensor) -> Any:
-    modes = {module: module.training for module in network.modules()}
-    grads = {parameter: parameter.requires_grad for parameter in network.parameters()}
+    with evaluating(network), _differentiable(network), _quiet():
+        try:
+            return tp.DependencyGraph().build_dependency(network, example_inputs=example, verbose=False)
+        except Exception as error:
+            raise NetworkError(
+                f"{type(network).__name__} cannot be traced with an input of shape {tuple(example.shape)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+@contextmanager
+def _differentiable(network: nn.Module) -> Iterator[None]:
+    """The graph is read off autograd, so inside every parameter asks for a gradient."""
+    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     network.requires_grad_(True)
     try:
-        with _quiet():
-            return tp.DependencyGraph().build_dependency(network, example_inputs=example, verbose=False)
-    except Exception as error:
-        raise NetworkError(
-            f"{type(network).__name__} cannot be traced with an input of shape {tuple(example.shape)}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        with torch.enable_grad():
+            yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for parameter, flag in grads.items():
+        for parameter, flag in flags:
             parameter.requires_grad_(flag)
 
 

@@ -21,13 +21,16 @@ class Masks:
     """Where each gene of a space sits in the parameters of one network; built once, on the network's device."""
 
     def __init__(self, space: Space, network: nn.Module) -> None:
-        device = next(network.parameters()).device
+        self._device = next(network.parameters()).device
         self._parameters = dict(network.named_parameters(remove_duplicate=False))
-        self._genes = {name: {dim: index.to(device) for dim, index in dims.items()} for name, dims in _gene_index(space, network).items()}
+        self._genes = {
+            name: {dim: index.to(self._device) for dim, index in dims.items()}
+            for name, dims in _gene_index(space, network).items()
+        }
 
     def weights(self, state: Tensor) -> dict[str, Tensor]:
         """The masked consumer weights of a state bool[D], by parameter name; gradients flow to the kept weights alone."""
-        keep = _padded(state)
+        keep = self._padded(state)
         return {
             name: self._parameters[name] * _along(keep[dims[1]].to(self._parameters[name].dtype), 1, self._parameters[name])
             for name, dims in self._genes.items()
@@ -37,7 +40,7 @@ class Masks:
     @contextmanager
     def frozen(self, state: Tensor) -> Iterator[None]:
         """What happens inside leaves every weight of a dropped channel at its value, whatever the optimizer does to it."""
-        keep = _padded(state)
+        keep = self._padded(state)
         before = {name: self._parameters[name].detach().clone() for name in self._genes}
         yield
         with torch.no_grad():
@@ -46,17 +49,16 @@ class Masks:
                 for dim, genes in dims.items():
                     parameter.copy_(torch.where(_along(keep[genes], dim, parameter), parameter, before[name]))
 
+    def _padded(self, state: Tensor) -> Tensor:
+        """bool[D + 1]: the state and a last element that is always kept, for positions which belong to no gene."""
+        return torch.cat([state, state.new_ones(1)]).to(self._device)
+
 
 def masked_call(network: nn.Module, masks: Masks, state: Tensor, images: Tensor) -> Tensor:
     """Logits [N, classes] of `network` under `state` bool[D] for `images` [N, C, H, W]."""
     logits = functional_call(network, masks.weights(state), (images,))
     assert isinstance(logits, Tensor)
     return logits
-
-
-def _padded(state: Tensor) -> Tensor:
-    """bool[D + 1]: the state and a last element that is always kept, for positions which belong to no gene."""
-    return torch.cat([state, state.new_ones(1)])
 
 
 def _along(values: Tensor, dim: int, like: Tensor) -> Tensor:

@@ -1,0 +1,309 @@
+"""The command line: each command reads its arguments, calls the function of its name, and shows the value.
+
+Nothing here imports torch at the top, so that `--help`, `check` and `gate` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from edcompress import recipebook, reports, runs
+from edcompress.display import Display
+from edcompress.errors import InputError
+from edcompress.recipe import MAX_OPSET, MIN_OPSET, Benchmark
+from edcompress.results import Report, Verdict
+
+app = typer.Typer(
+    name="edcompress",
+    help="Turn a trained image classifier into a smaller, faster ONNX file, and prove it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out, err = Console(), Console(stderr=True)
+
+RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="A recipe file, or the name of a shipped recipe.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: section.key=value. Repeatable.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run the recipe's model.factory from the working directory.")]
+TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Load a pickled whole module; this can run any code in it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Start over: replace the files of an earlier run.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+RunPath = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder; default: the newest under ./runs.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="RUN", help="Run folder; default: runs/NAME.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last finished epoch of this run.")]
+Drop = Annotated[float | None, typer.Option("--max-top1-drop", help="Dense minus pruned top-1, absolute (0.01 = 1 point).")]
+Drop5 = Annotated[float | None, typer.Option("--max-top5-drop", help="Dense minus pruned top-5, absolute.")]
+Speedup = Annotated[float | None, typer.Option("--min-speedup", help="Dense over pruned p50 latency.")]
+SizeRatio = Annotated[float | None, typer.Option("--max-size-ratio", help="Pruned over dense bytes of the ONNX files.")]
+Parity = Annotated[float | None, typer.Option("--max-parity", help="Largest logit difference of ONNX and PyTorch, relative.")]
+OnnxFlag = Annotated[bool, typer.Option("--onnx", help="Write ONNX files (the one format so far).")]
+Opset = Annotated[int | None, typer.Option("--opset", help=f"ONNX opset, {MIN_OPSET} to {MAX_OPSET}; default: the recipe's.")]
+
+
+@app.command()
+def prune(checkpoint: Annotated[Path, typer.Argument(help="Weights: .pt, .pth, .th or .safetensors.")], recipe: RecipeName,
+          output: Output = None, overrides: Overrides = None, device: Device = "auto", resume: Resume = False,
+          force: Force = False, trust_code: TrustCode = False, trust_pickle: TrustPickle = False, quiet: Quiet = False,
+          as_json: AsJson = False) -> None:  # fmt: skip
+    """Compress a trained network: search, remove channels, fine-tune, prove, report."""
+    checked = recipebook.read_recipe(recipe, overrides or ())
+    folder = _run_folder(output, checked.name, resume=resume, force=force)
+    from edcompress import pipeline
+
+    with Display(err, quiet=quiet) as monitor, _resumable(folder):
+        report = pipeline.prune(checkpoint, checked, folder, device=device, resume=resume, force=force,
+                                trust=pipeline.Trust(trust_code, trust_pickle), monitor=monitor)  # fmt: skip
+    _show_report(report, folder, as_json=as_json)
+
+
+@app.command()
+def export(run: RunPath = None, onnx: OnnxFlag = True, opset: Opset = None, trust_code: TrustCode = False, quiet: Quiet = False,
+           as_json: AsJson = False) -> None:  # fmt: skip
+    """Write dense.onnx and pruned.onnx of a run, prove them equal to PyTorch, and measure both latencies."""
+    assert onnx
+    _check_opset(opset)
+    folder = _finished(run, "export")
+    from edcompress import pipeline
+
+    with Display(err, quiet=quiet) as monitor:
+        report = pipeline.export(folder, opset=opset, trust=pipeline.Trust(code=trust_code), monitor=monitor)
+    _show_report(report, folder, as_json=as_json)
+
+
+@app.command()
+def gate(run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder or a report.json; default: the newest run.")] = None,
+         max_top1_drop: Drop = None, max_top5_drop: Drop5 = None, min_speedup: Speedup = None, max_size_ratio: SizeRatio = None,
+         max_parity: Parity = None, as_json: AsJson = False) -> None:  # fmt: skip
+    """Hold a run to its limits: exit code 0 when all hold, 1 when one fails."""
+    given = {"max_top1_drop": max_top1_drop, "max_top5_drop": max_top5_drop, "min_speedup": min_speedup,
+             "max_size_ratio": max_size_ratio, "max_parity": max_parity}  # fmt: skip
+    target = run if run is not None and run.is_file() else _finished(run, "gate")
+    verdict = reports.gate(target, reports.limits_of(target, {key: value for key, value in given.items() if value is not None}))
+    _show_verdict(verdict, as_json=as_json)
+    raise typer.Exit(0 if verdict.passed else 1)
+
+
+@app.command()
+def evaluate(model: Annotated[Path, typer.Argument(help="A checkpoint, a run folder, or an .onnx file.")], recipe: RecipeName,
+             overrides: Overrides = None, device: Device = "auto", trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
+             as_json: AsJson = False) -> None:  # fmt: skip
+    """Top-1 and top-5 accuracy on the recipe's test images."""
+    checked = recipebook.read_recipe(recipe, overrides or ())
+    from edcompress import pipeline
+
+    accuracy = pipeline.evaluate(model, checked, device=device, trust=pipeline.Trust(trust_code, trust_pickle))
+    _show_value(accuracy, as_json, *(f"top-{k}  {c.correct} of {c.total}  ({c.fraction:.2%})"
+                                     for k, c in ((1, accuracy.top1), (5, accuracy.top5))))  # fmt: skip
+
+
+@app.command()
+def benchmark(models: Annotated[list[Path], typer.Argument(help=".onnx files, or a run folder for its pair.")],
+              batch_size: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
+              threads: Annotated[int, typer.Option(min=1, help="Threads, each pinned to a core.")] = 1,
+              runs_: Annotated[int, typer.Option("--runs", min=20, help="Measured calls per model.")] = 300,
+              as_json: AsJson = False) -> None:  # fmt: skip
+    """Latency of ONNX files in onnxruntime, interleaved in one fresh process."""
+    from edcompress import pipeline
+
+    latency = pipeline.benchmark(models, Benchmark(batch_size=batch_size, threads=threads, runs=runs_))
+    if as_json:
+        _print_json({name: value.model_dump() for name, value in latency.items()})
+        return
+    table = Table("model", "p50 ms", "p90 ms", "p99 ms", "n", "provider")
+    for name, value in latency.items():
+        table.add_row(name, *(f"{ms:.3f}" for ms in (value.p50, value.p90, value.p99)), str(value.n), value.provider)
+    out.print(table)
+
+
+@app.command()
+def inspect(recipe: RecipeName, checkpoint: Annotated[Path | None, typer.Argument(help="Weights; default: random ones.")] = None,
+            overrides: Overrides = None, trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
+            as_json: AsJson = False) -> None:  # fmt: skip
+    """What can be pruned, and what is locked and why, before any training."""
+    checked = recipebook.read_recipe(recipe, overrides or ())
+    from edcompress import pipeline
+
+    space = pipeline.inspect(checkpoint, checked, trust=pipeline.Trust(trust_code, trust_pickle))
+    if as_json:
+        _print_json(space.model_dump())
+        return
+    table = Table("group", "channels", "layers", "", title=f"{len(space.free)} groups with {space.genes} channels can be pruned")
+    for group in space.groups:
+        table.add_row(group.name, str(group.channels), str(len(group.layers)), f"locked: {group.locked}" if group.locked else "free")
+    out.print(table)
+
+
+@app.command()
+def train(recipe: RecipeName, output: Annotated[Path, typer.Option("--output", "-o", metavar="CHECKPOINT")],
+          overrides: Overrides = None, device: Device = "auto", force: Force = False, trust_code: TrustCode = False,
+          quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
+    """Train a dense network from random weights, for when there is no checkpoint yet."""
+    checked = recipebook.read_recipe(recipe, overrides or ())
+    from edcompress import pipeline
+
+    with Display(err, quiet=quiet) as monitor:
+        accuracy = pipeline.train(checked, output, device=device, force=force, trust=pipeline.Trust(code=trust_code), monitor=monitor)
+    top1 = accuracy.top1
+    _show_value(accuracy, as_json, f"{output}: top-1 {top1.correct} of {top1.total} ({top1.fraction:.2%})")
+
+
+@app.command()
+def run(recipe: RecipeName, checkpoint: Annotated[Path | None, typer.Argument(help="Weights; default: train the recipe's network first.")] = None,
+        output: Output = None, overrides: Overrides = None, device: Device = "auto", resume: Resume = False, force: Force = False,
+        trust_code: TrustCode = False, trust_pickle: TrustPickle = False, quiet: Quiet = False) -> None:  # fmt: skip
+    """prune, export --onnx and gate in one go."""
+    checked = recipebook.read_recipe(recipe, overrides or ())
+    folder = _run_folder(output, checked.name, resume=resume, force=force)
+    from edcompress import pipeline
+
+    trust = pipeline.Trust(trust_code, trust_pickle)
+    with Display(err, quiet=quiet) as monitor, _resumable(folder):
+        pipeline.run(checked, folder, checkpoint, device=device, resume=resume, force=force, trust=trust, monitor=monitor)
+    _finish_with_gate(folder)
+
+
+@app.command()
+def demo(output: Output = None, overrides: Overrides = None, force: Force = False, quiet: Quiet = False) -> None:
+    """Train, compress, prove, export, measure and gate a small network on digits: no files, no network, about a minute."""
+    checked = recipebook.read_recipe("digits", overrides or ())
+    folder = _run_folder(output, "demo", resume=False, force=force)
+    from edcompress import pipeline
+
+    with Display(err, quiet=quiet) as monitor, _resumable(folder):
+        pipeline.run(checked, folder, device="cpu", force=force, monitor=monitor)
+    _finish_with_gate(folder)
+
+
+@app.command()
+def report(run: RunPath = None, as_json: AsJson = False) -> None:
+    """Show what a run found, and write its report.html anew."""
+    folder = _finished(run, "report")
+    _show_report(reports.render(folder), folder, as_json=as_json)
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None) -> None:
+    """List the shipped recipes, or print one."""
+    if name:
+        out.print(recipebook.locate(name).read_text(encoding="utf-8"), end="", highlight=False, markup=False, soft_wrap=True)
+        return
+    table = Table("recipe", "what it is", box=None, pad_edge=False)
+    for stem, path in (recipebook.shipped() | {f"{name} (preset)": path for name, path in recipebook.presets().items()}).items():
+        table.add_row(stem, recipebook.headline(path))
+    out.print(table)
+
+
+@app.command()
+def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Files or names of recipes.")],
+          overrides: Overrides = None) -> None:  # fmt: skip
+    """Check recipes and list every fault at once."""
+    faults = []
+    for name in recipe:
+        try:
+            checked = recipebook.read_recipe(name, overrides or ())
+        except InputError as error:
+            faults.append(str(error))
+        else:
+            out.print(f"{name}: fine ({checked.model.arch or checked.model.factory} on {checked.data.dataset})", highlight=False)
+    if faults:
+        raise InputError("\n".join(faults))
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="The recipe file to write.")], force: Force = False) -> None:
+    """Write a recipe with every key, its default and its meaning."""
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; choose another path, or overwrite it with --force")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} is not a folder; make it first")
+    runs.write_text(path, recipebook.starter())
+    out.print(f"wrote {path}; next: edcompress check {path}", highlight=False)
+
+
+def _run_folder(output: Path | None, name: str, *, resume: bool, force: bool) -> runs.RunFolder:
+    """The run folder of a command that makes one; one in the way is said before anything is loaded."""
+    if output is None:
+        return runs.newest() if resume else runs.fresh(name)
+    folder = runs.RunFolder(output)
+    if not resume:
+        folder.require_absent(force=force)
+    elif not folder.exists:
+        raise InputError(f"--resume: no run was begun in {output}; leave --resume away to begin one")
+    return folder
+
+
+def _finished(run: Path | None, need: str) -> runs.RunFolder:
+    folder = runs.newest() if run is None else runs.RunFolder(run)
+    folder.require_finished(need)
+    return folder
+
+
+def _check_opset(opset: int | None) -> None:
+    if opset is not None and not MIN_OPSET <= opset <= MAX_OPSET:
+        raise InputError(f"--opset {opset} is not supported; choose {MIN_OPSET} to {MAX_OPSET}")
+
+
+@contextmanager
+def _resumable(folder: runs.RunFolder) -> Iterator[None]:
+    """Ctrl-C inside says what was saved and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        saved = folder.snapshot.is_file()
+        hint = "saved up to the last finished epoch; go on with the same command and" if saved else "nothing was saved yet in"
+        err.print(f"\ninterrupted: {hint} {'--resume -o ' if saved else ''}{folder.path}", highlight=False, soft_wrap=True)
+        raise
+
+
+def _finish_with_gate(folder: runs.RunFolder) -> None:
+    verdict = reports.gate(folder)
+    _show_report(folder.read_report(), folder, as_json=False)
+    _show_verdict(verdict, as_json=False)
+    raise typer.Exit(0 if verdict.passed else 1)
+
+
+def _show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(report.model_dump())
+        return
+    from edcompress.report import tables
+
+    for table in (tables.comparison_table(report), tables.stages_table(report), tables.proofs_table(report)):
+        out.print(table)
+    target = report.target
+    out.print(f"{target.kind}: asked for at most {target.asked:.1%}, {target.achieved:.1%} left", highlight=False)
+    for name in runs.FILES:
+        if (folder / name).exists():
+            out.print(f"  {folder / name}", highlight=False, soft_wrap=True)
+
+
+def _show_verdict(verdict: Verdict, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(verdict.model_dump())
+        return
+    from edcompress.report import tables
+
+    out.print(tables.verdict_table(verdict))
+
+
+def _show_value(value: BaseModel, as_json: bool, *lines: str) -> None:
+    if as_json:
+        _print_json(value.model_dump())
+        return
+    for line in lines:
+        out.print(line, highlight=False, soft_wrap=True)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1))

@@ -1,0 +1,142 @@
+"""Everything a stage works on, opened and checked before any compute."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from edcompress.data.splits import ImageSet, Splits, check_fits, eval_batches, open_splits
+from edcompress.errors import InputError, NetworkError
+from edcompress.monitor import Monitor, Silent
+from edcompress.networks.checkpoints import read_state_dict
+from edcompress.networks.fitting import load_into
+from edcompress.networks.modes import evaluating
+from edcompress.networks.registry import build
+from edcompress.recipe import Recipe
+from edcompress.results import Accuracy
+from edcompress.search.budget import Budget
+from edcompress.surgery.costs import CostModel
+from edcompress.surgery.depgraph import trace_space
+from edcompress.surgery.space import Space
+from edcompress.training.accuracy import measure_accuracy
+from edcompress.training.precision import Precision
+
+PROOF_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What of the user's may run: network factories (`code`), pickled modules (`pickle`)."""
+
+    code: bool = False
+    pickle: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe with its data opened, on a device."""
+
+    recipe: Recipe
+    splits: Splits
+    precision: Precision
+    monitor: Monitor
+
+    @cached_property
+    def example(self) -> Tensor:
+        """Two random images [2, C, H, W] of the network's input shape, for tracing and counting."""
+        return example_images(self.recipe)
+
+    @cached_property
+    def proof_images(self) -> Tensor:
+        """Eight real images [8, C, H, W] of the search split, on which models are proved equal."""
+        images, _ = next(iter(eval_batches(self.splits.search, self.recipe.data)))
+        repeats = -(-PROOF_IMAGES // len(images))
+        return images.repeat(repeats, 1, 1, 1)[:PROOF_IMAGES]
+
+    def accuracy(self, network: nn.Module, forward: object = None) -> Accuracy:
+        """Top-1 and top-5 of the network (or of `forward`, which uses it) on the test images, in fp32."""
+        return self._accuracy(network, forward, self.splits.test)
+
+    def search_accuracy(self, network: nn.Module) -> Accuracy:
+        """Top-1 and top-5 of the network on the search split, in the precision of training."""
+        with self.precision.autocast():
+            return self._accuracy(network, None, self.splits.search)
+
+    def _accuracy(self, network: nn.Module, forward: object, images: ImageSet) -> Accuracy:
+        call = forward if callable(forward) else network
+        with evaluating(network):
+            return measure_accuracy(call, eval_batches(images, self.recipe.data), self.precision.device)
+
+
+def open_job(recipe: Recipe, *, device: str = "auto", monitor: Monitor | None = None) -> Job:
+    """The job of a recipe; DataError or InputError where data or device cannot be used."""
+    precision = Precision(recipe.precision, pick_device(device))
+    splits = open_splits(recipe.data, seed=recipe.seed)
+    check_fits(splits, recipe.model)
+    return Job(recipe, splits, precision, monitor or Silent())
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of `auto`, `cpu` or `cuda`; InputError where there is none."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device {name}: choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no CUDA device; use --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def example_images(recipe: Recipe) -> Tensor:
+    """Two random images [2, C, H, W] of the recipe's input shape; always the same ones."""
+    size = recipe.data.image_size
+    return torch.randn(2, recipe.model.in_channels, size, size, generator=Generator().manual_seed(0))
+
+
+def new_network(recipe: Recipe, trust: Trust = Trust()) -> nn.Module:
+    """The recipe's network with random weights, on the CPU; NetworkError where it cannot take the recipe's images."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = build(recipe.model, trust_code=trust.code)
+    _check_forward(network, recipe)
+    return network
+
+
+def read_network(recipe: Recipe, checkpoint: Path, trust: Trust = Trust()) -> nn.Module:
+    """The recipe's network with the checkpoint's weights, on the CPU."""
+    tensors = read_state_dict(checkpoint, trust_pickle=trust.pickle)
+    network = new_network(recipe, trust)
+    load_into(network, tensors, source=str(checkpoint))
+    return network
+
+
+def open_space(job: Job, network: nn.Module) -> tuple[Space, Budget]:
+    """What can be pruned, and what the recipe's target and constraints make of it; BudgetError where that cannot be met."""
+    recipe = job.recipe
+    space = trace_space(network, job.example, recipe.constraints.ignore)
+    return space, Budget(space, CostModel(space, network, job.example), recipe.target, recipe.constraints)
+
+
+def on_cpu(network: nn.Module) -> nn.Module:
+    """A copy in eval mode on the CPU, in fp32 and contiguous layout: the form in which models are proved and exported."""
+    return copy.deepcopy(network).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload, no-any-return]
+
+
+@torch.no_grad()
+def _check_forward(network: nn.Module, recipe: Recipe) -> None:
+    example = example_images(recipe)
+    size, classes = recipe.data.image_size, recipe.model.num_classes
+    try:
+        with evaluating(network):
+            logits = network(example)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise NetworkError(
+            f"{recipe.model.arch or recipe.model.factory} cannot take images of {recipe.model.in_channels}x{size}x{size}; "
+            f"see data.image_size and model.stem ({str(error).splitlines()[0]})"
+        ) from error
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != (2, classes):
+        raise NetworkError(f"the network gives {shape} for two images, not (2, {classes}); see model.num_classes")

@@ -1,0 +1,277 @@
+"""The verbs of edcompress as functions: each reads a run folder or a checkpoint, does one thing, and returns what it measured."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edcompress import stages
+from edcompress.data.splits import eval_batches
+from edcompress.deploy.latency import measure
+from edcompress.deploy.onnx_export import export_onnx
+from edcompress.deploy.parity import compare_with_onnx, onnx_accuracy
+from edcompress.errors import InputError, RunFolderError
+from edcompress.job import Job, example_images, new_network, on_cpu, open_job, open_space, read_network
+from edcompress.job import Trust as Trust
+from edcompress.monitor import Monitor
+from edcompress.networks.checkpoints import read_state_dict, save_tensors
+from edcompress.networks.fitting import load_into
+from edcompress.recipe import Benchmark, Recipe
+from edcompress.recipebook import differences, dump
+from edcompress.reports import save_report
+from edcompress.results import Accuracy, Latency, ModelResult, Proof, Proofs, Report, TargetResult
+from edcompress.runs import RunFolder, write_text
+from edcompress.stages import Measured, Run
+from edcompress.surgery.costs import measure_size
+from edcompress.surgery.depgraph import trace_space
+from edcompress.surgery.plan import state_of
+from edcompress.surgery.remove import compare_logits, remove, require_equal
+from edcompress.surgery.space import Space
+
+_PLACES = ("root", "download", "workers", "eval_batch_size")
+"""Keys of `data` that a resumed run may change: they do not change what is computed."""
+
+
+def prune(checkpoint: Path, recipe: Recipe, folder: RunFolder, *, device: str = "auto", resume: bool = False,
+          force: bool = False, trust: Trust = Trust(), monitor: Monitor | None = None) -> Report:  # fmt: skip
+    """Compress the checkpoint's network as the recipe says into `folder`, and return the report.
+
+    Every input is checked before the folder is touched. With `resume` a run goes on from its last finished epoch; one that is
+    finished is only read. Raises InputError (and its kinds) for what the user gave, ProofError where an equality fails.
+    """
+    if resume and folder.finished:
+        return folder.read_report()
+    started = time.monotonic()
+    resuming = resume and folder.exists
+    if resuming:
+        _require_same(folder.read_recipe(), recipe)
+    job = open_job(recipe, device=device, monitor=monitor)
+    run = _open_run(job, folder, folder / "dense.safetensors" if resuming else checkpoint, trust, started)
+    if not resuming:
+        folder.create(force=force)
+        save_tensors(folder / "dense.safetensors", run.dense.state_dict())
+        write_text(folder / "space.json", run.space.model_dump_json(indent=1) + "\n")
+        write_text(folder / "recipe.yaml", dump(recipe))
+    tuned, measured = _through_stages(run)
+    return _conclude(run, tuned, measured, checkpoint)
+
+
+def export(folder: RunFolder, *, opset: int | None = None, trust: Trust = Trust(), monitor: Monitor | None = None) -> Report:
+    """Write dense.onnx and pruned.onnx of a finished run, prove pruned == ONNX, measure both latencies; the completed report."""
+    folder.require_finished("export")
+    recipe, report = folder.read_recipe(), folder.read_report()
+    job = open_job(recipe, device="cpu", monitor=monitor)
+    dense = new_network(recipe, trust)
+    load_into(dense, read_state_dict(folder / "dense.safetensors"), source=str(folder / "dense.safetensors"))
+    pruned = load(folder.path, trust_code=trust.code)
+    number = recipe.export.opset if opset is None else opset
+    for name, network, result in (("dense.onnx", dense, report.dense), ("pruned.onnx", pruned, report.pruned)):
+        job.monitor.stage(f"export {name} (opset {number})")
+        export_onnx(network, job.example, folder / name, opset=number, metadata=_metadata(report, result))
+    proof = require_equal(compare_with_onnx(pruned, folder / "pruned.onnx", job.proof_images))
+    job.monitor.stage("latency in onnxruntime, dense and pruned interleaved")
+    latency = measure({"dense": folder / "dense.onnx", "pruned": folder / "pruned.onnx"}, recipe.benchmark)
+    return save_report(folder, _with_onnx(folder, report, proof, latency))
+
+
+def run(recipe: Recipe, folder: RunFolder, checkpoint: Path | None = None, *, device: str = "auto", resume: bool = False,
+        force: bool = False, trust: Trust = Trust(), monitor: Monitor | None = None) -> Report:  # fmt: skip
+    """`prune`, then `export`; without a checkpoint a dense network is trained first, by the recipe's `train` section."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if checkpoint is None:
+            checkpoint = Path(scratch) / "trained.safetensors"
+            if not (resume and folder.exists):
+                train(recipe, checkpoint, device=device, trust=trust, monitor=monitor)
+        prune(checkpoint, recipe, folder, device=device, resume=resume, force=force, trust=trust, monitor=monitor)
+    return export(folder, trust=trust, monitor=monitor)
+
+
+def evaluate(model: Path, recipe: Recipe, *, device: str = "auto", trust: Trust = Trust()) -> Accuracy:
+    """Top-1 and top-5 on the recipe's test images of a checkpoint, a run folder, or an .onnx file, in fp32."""
+    job = open_job(recipe, device=device)
+    if model.suffix.lower() == ".onnx":
+        return onnx_accuracy(model, eval_batches(job.splits.test, recipe.data))
+    network = load(model, trust_code=trust.code) if model.is_dir() else read_network(recipe, model, trust)
+    return job.accuracy(network.to(job.precision.device))
+
+
+def train(recipe: Recipe, output: Path, *, device: str = "auto", force: bool = False, trust: Trust = Trust(),
+          monitor: Monitor | None = None) -> Accuracy:  # fmt: skip
+    """Train the recipe's network from random weights, save it to `output` (.safetensors), and return its test accuracy."""
+    if output.suffix != ".safetensors":
+        raise InputError(f"-o {output}: the checkpoint is written as safetensors; name it {output.with_suffix('.safetensors')}")
+    if output.exists() and not force:
+        raise InputError(f"{output} exists; choose another with -o, or overwrite it with --force")
+    job = open_job(recipe, device=device, monitor=monitor)
+    network = stages.train_dense(job, new_network(recipe, trust))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(output, network.state_dict(), {"edcompress.recipe": recipe.digest})
+    return job.accuracy(network.to(job.precision.device))
+
+
+def inspect(checkpoint: Path | None, recipe: Recipe, *, trust: Trust = Trust()) -> Space:
+    """What of the recipe's network can be pruned, and what is locked and why; nothing is trained and no data is read."""
+    network = new_network(recipe, trust) if checkpoint is None else read_network(recipe, checkpoint, trust)
+    return trace_space(network, example_images(recipe), recipe.constraints.ignore)
+
+
+def benchmark(models: Sequence[Path], options: Benchmark) -> dict[str, Latency]:
+    """Latency of .onnx files, or of a run's pair, from interleaved calls; by path."""
+    files: dict[str, Path] = {}
+    for model in models:
+        for path in [model / "dense.onnx", model / "pruned.onnx"] if model.is_dir() else [model]:
+            files[str(path)] = path
+    return measure(files, options)
+
+
+def load(folder: Path | str, *, trust_code: bool = False) -> nn.Module:
+    """The pruned network of a run, on the CPU in eval mode: the dense network is built, the plan replayed, the tensors loaded."""
+    run = RunFolder(Path(folder))
+    run.require_finished("load")
+    recipe = run.read_recipe()
+    dense = new_network(recipe, Trust(code=trust_code))
+    return _reload(run, dense, recipe)
+
+
+def _reload(run: RunFolder, dense: nn.Module, recipe: Recipe) -> nn.Module:
+    network = remove(dense, stages.read_plan(run), example_images(recipe))
+    load_into(network, read_state_dict(run / "pruned.safetensors"), source=str(run / "pruned.safetensors"))
+    return network.eval()
+
+
+def _open_run(job: Job, folder: RunFolder, weights: Path, trust: Trust, started: float) -> Run:
+    job.monitor.stage("checking the network, its data and its pruning space")
+    dense = read_network(job.recipe, weights, trust).eval()
+    space, budget = open_space(job, dense)
+    run = Run(job, folder, dense, space, budget, started)
+    stages.prove_surgery(run)
+    return run
+
+
+def _through_stages(run: Run) -> tuple[nn.Module, Measured]:
+    """From wherever the last snapshot stands to the fine-tuned network."""
+    measured, saved = stages.last_snapshot(run.folder) or (None, {})
+    if measured is None:
+        measured = stages.measure_dense(run)
+        run.save(measured, {"stage": "search", "epoch": 0})
+    if saved.get("stage", "search") == "search":
+        network, state, measured = stages.search(run, measured, saved)
+        smaller, measured = stages.operate(run, network, state, measured)
+        saved = {}
+        run.save(measured, {"stage": "finetune", "epoch": 0, "network": smaller.state_dict()})
+    else:
+        smaller = remove(run.dense, stages.read_plan(run.folder), run.job.example)
+        smaller.load_state_dict(saved["network"])
+    return stages.finetune(run, smaller, measured, saved), measured
+
+
+def _conclude(run: Run, tuned: nn.Module, measured: Measured, checkpoint: Path) -> Report:
+    job, folder = run.job, run.folder
+    job.monitor.stage("verification: save, reload, prove, accuracy on the test images")
+    save_tensors(folder / "pruned.safetensors", tuned.state_dict(), {"edcompress.recipe": job.recipe.digest})
+    reloaded = _reload(folder, run.dense, job.recipe)
+    with torch.no_grad():
+        images = job.proof_images
+        again = compare_logits(tuned(images), reloaded(images), f"pruned and reloaded network on {len(images)} images")
+    accuracy = job.accuracy(job.precision.place(on_cpu(reloaded)))
+    pruned = ModelResult(accuracy=accuracy, size=measure_size(reloaded, job.example))
+    report = _report(run, run.clock(measured), pruned, require_equal(again), checkpoint)
+    save_report(folder, report)
+    stages.clear_state(folder)
+    return report
+
+
+def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, checkpoint: Path) -> Report:
+    recipe = run.job.recipe
+    assert measured.dense and measured.masked and measured.after_surgery and measured.search and measured.masked_vs_pruned
+    return Report(
+        recipe=recipe.name,
+        recipe_hash=recipe.digest,
+        network=recipe.model.arch or str(recipe.model.factory),
+        seed=recipe.seed,
+        checkpoint=checkpoint.name,
+        dense=measured.dense,
+        masked=measured.masked,
+        after_surgery=measured.after_surgery,
+        pruned=pruned,
+        target=_target(run),
+        proof=Proofs(masked_vs_pruned=measured.masked_vs_pruned, pruned_vs_reloaded=reloaded),
+        search=measured.search,
+        seconds=measured.seconds,
+        machine=_machine(run.job),
+        versions=_versions(),
+    )
+
+
+def _target(run: Run) -> TargetResult:
+    target = run.job.recipe.target
+    state = state_of(stages.read_plan(run.folder), run.space)
+    achieved = run.budget.share(run.budget.widths(state)).item()
+    if target is None:
+        return TargetResult(kind="none", asked=1.0, achieved=achieved)
+    return TargetResult(kind=target.kind, asked=target.fraction, achieved=achieved)
+
+
+def _with_onnx(folder: RunFolder, report: Report, proof: Proof, latency: dict[str, Latency]) -> Report:
+    def completed(result: ModelResult, name: str) -> ModelResult:
+        size = result.size.model_copy(update={"onnx_bytes": (folder / f"{name}.onnx").stat().st_size})
+        return result.model_copy(update={"size": size, "latency_ms": latency[name]})
+
+    return report.model_copy(
+        update={
+            "dense": completed(report.dense, "dense"),
+            "pruned": completed(report.pruned, "pruned"),
+            "proof": report.proof.model_copy(update={"pruned_vs_onnx": proof}),
+            "verdict": None,
+        }
+    )
+
+
+def _metadata(report: Report, result: ModelResult) -> dict[str, str]:
+    top1 = result.accuracy.top1
+    return {
+        "edcompress.recipe": report.recipe,
+        "edcompress.recipe_hash": report.recipe_hash,
+        "edcompress.network": report.network,
+        "edcompress.top1": f"{top1.correct}/{top1.total}",
+        "edcompress.top5": f"{result.accuracy.top5.correct}/{result.accuracy.top5.total}",
+        **{f"edcompress.version.{name}": number for name, number in _versions().items()},
+    }
+
+
+def _require_same(before: Recipe, now: Recipe) -> None:
+    changed = [key for key in differences(before, now) if key not in {f"data.{name}" for name in _PLACES} | {"preset"}]
+    if changed:
+        raise RunFolderError(f"--resume: the run was begun with another {', '.join(changed)}; resume it with its own recipe.yaml")
+
+
+def _machine(job: Job) -> dict[str, Any]:
+    device = job.precision.device
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    packages = ("edcompress", "torch", "torchvision", "torch-pruning", "onnx", "onnxruntime")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,0 +1,200 @@
+"""Recipe files: finding them, merging presets and overrides, and saying all faults at once.
+
+Layers, later over earlier: the defaults, the preset a file names, the file, the preset that `--set preset=NAME` names, `--set key=value`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from edcompress.errors import RecipeError
+from edcompress.recipe import Recipe
+
+Tree = dict[str, Any]
+SUFFIXES = (".yaml", ".yml")
+
+
+def shelf() -> Path:
+    """The folder of the shipped recipes: inside the installed package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    installed = here / "recipes"
+    return installed if installed.is_dir() else here.parent / "recipes"
+
+
+def shipped() -> dict[str, Path]:
+    """The shipped recipes by name."""
+    return {path.stem: path for path in sorted(shelf().glob("*.yaml"))}
+
+
+def presets() -> dict[str, Path]:
+    """The shipped presets by name."""
+    return {path.stem: path for path in sorted((shelf() / "presets").glob("*.yaml"))}
+
+
+def locate(name: str) -> Path:
+    """The file of a recipe given as a path, or as the name of a shipped one with or without .yaml; else RecipeError."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise RecipeError(f"recipe {name!r} is a folder; give a .yaml file or one of: {', '.join(shipped())}")
+    stem = name.removesuffix(".yaml").removesuffix(".yml")
+    if stem in shipped():
+        return shipped()[stem]
+    raise RecipeError(f"no recipe {name!r}: no such file, and shipped are {', '.join(shipped())}{_suggest(stem, shipped())}")
+
+
+def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The checked recipe of a path or name, with overrides such as `search.epochs=2`; RecipeError lists every fault."""
+    path = locate(name)
+    tree = _with_preset(_load(path), path)
+    tree = _merge({"name": path.stem}, tree)
+    command_line = _override_tree(overrides)
+    tree = _merge(tree, _with_preset(command_line, Path("--set")))
+    return check(tree, str(path) if not overrides else f"{path} with --set")
+
+
+def check(tree: Tree, source: str) -> Recipe:
+    """The recipe of a tree of plain values; RecipeError lists every fault as `source: dotted.key: what is wrong (got ...)`."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{source}: {_fault(detail)}" for detail in error.errors(include_url=False)]
+        raise RecipeError("\n".join(lines)) from None
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; reading it gives the same recipe."""
+    tree = recipe.model_dump(mode="json") | {"preset": None}
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """Dotted keys in which two recipes differ."""
+    return sorted(_changed(one.model_dump(mode="json"), other.model_dump(mode="json"), ()))
+
+
+def headline(path: Path) -> str:
+    """The comment at the head of a recipe file, as one paragraph."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+
+
+def starter() -> str:
+    """A recipe to start from: every key with its default, its meaning as a comment."""
+    lines = ["# Every key with its default; delete what you do not change. `edcompress check FILE` checks it."]
+    filled = check({"model": {"arch": "resnet18", "num_classes": 10},
+                    "data": {"dataset": "image_folder", "image_size": 224, "resize": 256, "folder": "my_images",
+                             "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "augment": "resized_crop"},
+                    "target": {"macs": 0.5}}, "starter")  # fmt: skip
+    _describe(filled, filled.model_dump(mode="json"), 0, lines)
+    return "\n".join(lines) + "\n"
+
+
+def _load(path: Path) -> Tree:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of sections, not {type(tree).__name__}")
+    return tree
+
+
+def _with_preset(tree: Tree, source: Path) -> Tree:
+    name = tree.get("preset")
+    if name is None:
+        return tree
+    if name not in presets():
+        raise RecipeError(f"{source}: preset: no preset {name!r}; there is {', '.join(presets())}{_suggest(str(name), presets())}")
+    return _merge(_load(presets()[name]), tree)
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _override_tree(overrides: Iterable[str]) -> Tree:
+    tree: Tree = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"--set {override}: write it as key=value, e.g. --set search.epochs=2")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--set {override}: the value is not valid YAML: {error}") from error
+        for part in reversed(key.strip().split(".")):
+            value = {part: value}
+        tree = _merge(tree, value)
+    return tree
+
+
+def _fault(detail: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in detail["loc"]) or "recipe"
+    if detail["type"] == "extra_forbidden":
+        section = _section_at(detail["loc"][:-1])
+        return f"{key}: unknown key{_suggest(str(detail['loc'][-1]), section.model_fields if section else ())} (got {_short(detail['input'])})"
+    if detail["type"] == "missing":
+        return f"{key}: required, and not given"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (got {_short(detail['input'])})"
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The section of the schema at a location of dotted keys."""
+    section: type[BaseModel] = Recipe
+    for part in location:
+        found = _model_in(section.model_fields[str(part)].annotation) if str(part) in section.model_fields else None
+        if found is None:
+            return None
+        section = found
+    return section
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _changed(one: Any, other: Any, path: tuple[str, ...]) -> Iterable[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one.keys() | other.keys():
+            yield from _changed(one.get(key), other.get(key), (*path, str(key)))
+    elif one != other:
+        yield ".".join(path)
+
+
+def _describe(section: BaseModel, values: Tree, depth: int, lines: list[str]) -> None:
+    pad = "  " * depth
+    for name, field in type(section).model_fields.items():
+        value, child = values[name], getattr(section, name)
+        if isinstance(child, BaseModel):
+            lines += ["", f"{pad}{name}:"]
+            _describe(child, value, depth + 1, lines)
+        else:
+            text = yaml.safe_dump(value, default_flow_style=True, width=1000).replace("\n...\n", "").strip()
+            lines.append(f"{pad}{name}: {text}" + (f"  # {field.description}" if field.description else ""))

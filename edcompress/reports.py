@@ -1,0 +1,62 @@
+"""report.json and report.html of a run, and the gate over them. Imports no torch: a CI step answers at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from edcompress.errors import InputError
+from edcompress.recipe import Gate
+from edcompress.report.page import render_page
+from edcompress.report.verdict import judge
+from edcompress.results import Report, Verdict
+from edcompress.runs import RunFolder, read_report, write_text
+
+
+def gate(target: RunFolder | Path, limits: Gate | None = None) -> Verdict:
+    """The verdict on a run (then saved in its report) or on a report.json alone; limits default to the recipe's."""
+    judged = judge(_report_of(target), limits or limits_of(target, {}))
+    if isinstance(target, RunFolder):
+        save_report(target, target.read_report().model_copy(update={"verdict": judged}))
+    return judged
+
+
+def limits_of(target: RunFolder | Path, given: dict[str, float]) -> Gate:
+    """The limits of the recipe beside the report (else the defaults), with those `given` in their place."""
+    folder = target if isinstance(target, RunFolder) else RunFolder(target.parent)
+    base = folder.read_recipe().gate if folder.exists else Gate()
+    try:
+        return Gate.model_validate(base.model_dump() | given)
+    except ValidationError as error:
+        faults = (f"--{str(d['loc'][0]).replace('_', '-')} {d['input']}: {d['msg']}" for d in error.errors())
+        raise InputError("\n".join(faults)) from None
+
+
+def save_report(folder: RunFolder, report: Report) -> Report:
+    """Write report.json and the page made of it."""
+    write_text(folder / "report.json", report.model_dump_json(indent=1) + "\n")
+    return render(folder)
+
+
+def render(folder: RunFolder) -> Report:
+    """Write report.html from what the run folder holds, and return the report."""
+    folder.require_finished("report")
+    report = folder.read_report()
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    write_text(folder / "report.html", render_page(report, _generations(folder), plan))
+    return report
+
+
+def _generations(folder: RunFolder) -> list[dict[str, Any]]:
+    log = folder / "search.jsonl"
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+
+
+def _report_of(target: RunFolder | Path) -> Report:
+    if isinstance(target, RunFolder):
+        target.require_finished("gate")
+        return target.read_report()
+    return read_report(target)

@@ -1,0 +1,123 @@
+"""The run folder: its files by name, written atomically; none of them is a pickle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from edcompress import recipebook
+from edcompress.errors import RunFolderError
+from edcompress.recipe import Recipe
+from edcompress.results import Report
+
+FILES = ("recipe.yaml", "space.json", "search.jsonl", "plan.json", "dense.safetensors", "pruned.safetensors",
+          "dense.onnx", "pruned.onnx", "report.json", "report.html")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk."""
+
+    path: Path
+
+    def __truediv__(self, name: str) -> Path:
+        """The path of one of the run's files."""
+        assert name in FILES, name
+        return self.path / name
+
+    @property
+    def snapshot(self) -> Path:
+        """What a resumed run goes on from; gone once the run is finished."""
+        return self.path / "state" / "latest.safetensors"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self / "recipe.yaml").is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether pruning came to its end here."""
+        return (self / "report.json").is_file() and (self / "pruned.safetensors").is_file()
+
+    def require_absent(self, *, force: bool) -> None:
+        """Raise RunFolderError when something is in the way; with `force` the files of an earlier run are not."""
+        if self.path.exists() and not force:
+            raise RunFolderError(f"{self.path} exists; go on with --resume, start over with --force, or choose another with -o")
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path} is a file; choose another run folder with -o")
+
+    def create(self, *, force: bool) -> None:
+        """Make the folder; `force` clears the files of an earlier run (and only those) from one that is there."""
+        self.require_absent(force=force)
+        for file in FILES:
+            (self.path / file).unlink(missing_ok=True)
+        shutil.rmtree(self.path / "state", ignore_errors=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def require_finished(self, need: str) -> None:
+        """Raise RunFolderError unless pruning came to its end here; `need` says what for."""
+        if not self.path.is_dir():
+            raise RunFolderError(f"no run folder {self.path}; {_known_runs(self.path.parent)}")
+        if not self.exists:
+            raise RunFolderError(f"{self.path} is not a run folder (it has no recipe.yaml)")
+        if not self.finished:
+            raise RunFolderError(
+                f"{self.path} has not finished pruning, which {need} needs; go on with: edcompress prune CHECKPOINT -o {self.path} --resume"
+            )
+
+    def read_recipe(self) -> Recipe:
+        """The resolved recipe of the run."""
+        tree = yaml.safe_load((self / "recipe.yaml").read_text(encoding="utf-8"))
+        return recipebook.check(tree, str((self / "recipe.yaml")))
+
+    def read_report(self) -> Report:
+        """The report of the run."""
+        return read_report((self / "report.json"))
+
+
+def read_report(path: Path) -> Report:
+    """The report in a report.json; RunFolderError where it is none."""
+    try:
+        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunFolderError(f"cannot read {path}: {error.strerror}") from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        first = str(error).splitlines()
+        raise RunFolderError(f"{path} is not a report of edcompress: {' '.join(first[:3])}") from error
+
+
+def newest(root: Path = Path("runs")) -> RunFolder:
+    """The run begun last under `root`; RunFolderError where there is none."""
+    runs = [path.parent for path in root.glob("*/recipe.yaml")]
+    if not runs:
+        raise RunFolderError(f"no run under {root}/; name one, or make one with: edcompress prune CHECKPOINT --recipe RECIPE")
+    return RunFolder(max(runs, key=lambda path: (path / "recipe.yaml").stat().st_mtime))
+
+
+def fresh(name: str, root: Path = Path("runs")) -> RunFolder:
+    """A run folder that does not exist yet: runs/NAME, or runs/NAME-2 and so on."""
+    names = [name] + [f"{name}-{n}" for n in range(2, 10_000)]
+    return RunFolder(next(path for name in names if not (path := root / name).exists()))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _known_runs(root: Path) -> str:
+    names: list[Any] = sorted(path.parent.name for path in root.glob("*/recipe.yaml"))
+    return f"{root} has {', '.join(names)}" if names else f"there is no run in {root}"

@@ -1,0 +1,82 @@
+"""Ask and tell: a population of states evolves under a budget. Nothing here knows a network.
+
+A member has two levels of genes. `shares` [G] wishes how much of each group is kept; `states` [D] are the channel bits that result.
+With `levels: channels` (the paper) the bits evolve alone and the shares follow from them; with `widths_and_channels` the shares
+evolve by real-coded differential evolution, importance ranks the channels of a group, and the bits decide between channels of
+nearly equal importance. The binary state is always what is scored, trained, logged and removed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from edcompress.recipe import Search
+from edcompress.search import edropout
+from edcompress.search.budget import Budget
+
+_START_SHARE = 0.5
+_START_NOISE = 0.1
+
+
+@dataclass(frozen=True)
+class Population:
+    """S members: feasible states bool[S, D], and the shares float64[S, G] that their groups wish to keep."""
+
+    states: Tensor
+    shares: Tensor
+
+
+class Evolution:
+    """The moves of a search: first population, children, selection. Randomness comes from `generator` alone."""
+
+    def __init__(self, search: Search, budget: Budget, generator: Generator) -> None:
+        self._search, self._budget, self._generator = search, budget, generator
+
+    def start(self, ranks: Tensor, groups: int, limit: float | None) -> Population:
+        """The first population, feasible under `limit`; ranks float[D] are the channels' importance within their groups."""
+        S, D = self._search.population, ranks.shape[0]
+        noise = torch.randn(S, groups, generator=self._generator, dtype=torch.float64) * self._search.width_spread
+        noise[0] = 0.0
+        wished = Population(self._first_bits(ranks, S, D), (_START_SHARE + noise).clamp(0, 1))
+        return self.repair(wished, ranks, limit)
+
+    def children(self, parents: Population) -> Population:
+        """One unrepaired child per parent: mutation and binomial crossover on both levels."""
+        search, generator = self._search, self._generator
+        r = edropout.distinct_parents(search.population, generator)
+        v = edropout.mutate(parents.states, r, search.mutation_factor, generator)
+        bits = edropout.crossover(parents.states, v, search.crossover_rate, generator)
+        if search.levels == "channels":
+            return Population(bits, parents.shares)
+        w = edropout.mutate_widths(parents.shares, r, search.width_factor)
+        shares = edropout.crossover(parents.shares, w, search.crossover_rate, generator)
+        return Population(bits, shares.clamp(0, 1))
+
+    def repair(self, wished: Population, ranks: Tensor, limit: float | None) -> Population:
+        """The feasible population nearest to the wished one."""
+        if self._search.levels == "channels":
+            noise = torch.rand(wished.states.shape, generator=self._generator)
+            counts = self._budget.widths(wished.states)
+            shares = counts / self._budget.channels
+            return Population(self._budget.repair(shares, (wished.states + noise) / 2, limit), shares)
+        freedom = self._search.channel_freedom
+        priority = (ranks + freedom * wished.states) / (1 + freedom)
+        return Population(self._budget.repair(wished.shares, priority, limit), wished.shares)
+
+    def select(self, parents: Population, children: Population, energies: Tensor) -> tuple[Population, Tensor]:
+        """The next population, and bool[S] where a child won, from energies float[2 S] of parents, then children."""
+        S = self._search.population
+        won = edropout.selection(energies[:S], energies[S:])
+        pick = won.unsqueeze(1)
+        states = torch.where(pick, children.states, parents.states)
+        return Population(states, torch.where(pick, children.shares, parents.shares)), won
+
+    def _first_bits(self, ranks: Tensor, S: int, D: int) -> Tensor:
+        if self._search.init == "bernoulli":
+            return edropout.bernoulli_states(S, D, self._search.keep_probability, self._generator)
+        noise = torch.randn(S, D, generator=self._generator) * _START_NOISE
+        noise[0] = 0.0
+        return ranks + noise > 1 - self._search.keep_probability

@@ -1,0 +1,266 @@
+"""The stages of `prune`: measure the dense network, search, surgery, fine-tuning, verification.
+
+Each stage ends with a snapshot, and so does each epoch; a run goes on from the last one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from edcompress.data.splits import eval_batches, train_batches
+from edcompress.job import Job, on_cpu
+from edcompress.results import ModelResult, Proof, SearchSummary, Value
+from edcompress.runs import RunFolder, write_text
+from edcompress.search import edropout
+from edcompress.search.alternation import Alternation, Figures
+from edcompress.search.budget import Budget
+from edcompress.search.importance import magnitude, ranks, taylor, uniform_noise
+from edcompress.snapshot import load_snapshot, save_snapshot
+from edcompress.surgery.costs import measure_size
+from edcompress.surgery.masks import Masks, masked_call
+from edcompress.surgery.plan import Plan, plan_of
+from edcompress.surgery.remove import compare_logits, remove, require_equal
+from edcompress.surgery.space import Space
+from edcompress.training.batchnorm import reestimate
+from edcompress.training.loop import Objective, Plain, Regime, Span, Trainer, train_epoch
+from edcompress.training.schedule import make_optimizer
+
+TAYLOR_BATCHES = 16
+REESTIMATE_BATCHES = 50
+
+
+class Measured(Value):
+    """What the stages have found so far; it travels in the snapshots."""
+
+    seconds: float = 0.0
+    search_began: float = 0.0
+    dense: ModelResult | None = None
+    masked: ModelResult | None = None
+    after_surgery: ModelResult | None = None
+    masked_vs_pruned: Proof | None = None
+    search: SearchSummary | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job with its run folder, its dense network (CPU), and what may be pruned of it."""
+
+    job: Job
+    folder: RunFolder
+    dense: nn.Module
+    space: Space
+    budget: Budget
+    started: float
+
+    def clock(self, measured: Measured) -> Measured:
+        """`measured` with the seconds up to now."""
+        return measured.model_copy(update={"seconds": measured.seconds + time.monotonic() - self.started})
+
+    def save(self, measured: Measured, tree: dict[str, Any]) -> None:
+        """Write the snapshot from which the run can go on."""
+        save_snapshot(self.folder.snapshot, {"measured": self.clock(measured).model_dump(mode="json"), **tree})
+
+
+def last_snapshot(folder: RunFolder) -> tuple[Measured, dict[str, Any]] | None:
+    """What the run in `folder` goes on from, or None when nothing has been saved yet."""
+    if not folder.snapshot.is_file():
+        return None
+    tree = load_snapshot(folder.snapshot)
+    return Measured.model_validate(tree.pop("measured")), tree
+
+
+def prove_surgery(run: Run) -> None:
+    """Prove masked == pruned on a random feasible state before anything is trained, so that no hour is lost to a wrong graph."""
+    generator = Generator().manual_seed(run.job.recipe.seed)
+    shares = torch.rand(1, len(run.space.free), generator=generator)
+    priority = torch.rand(1, run.space.genes, generator=generator)
+    limit = run.job.recipe.target.fraction if run.job.recipe.target else None
+    state = run.budget.repair(shares, priority, limit)[0]
+    _prove_masked(run, run.dense, state)
+
+
+def measure_dense(run: Run) -> Measured:
+    """Accuracy and size of the network as it came."""
+    run.job.monitor.stage("dense network: accuracy on the test images")
+    network = run.job.precision.place(on_cpu(run.dense))
+    dense = ModelResult(accuracy=run.job.accuracy(network), size=measure_size(run.dense, run.job.example))
+    return Measured(dense=dense, search_began=run.clock(Measured()).seconds)
+
+
+def search(run: Run, measured: Measured, saved: dict[str, Any]) -> tuple[nn.Module, Tensor, Measured]:
+    """The network as the search leaves it (on the CPU), the state bool[D] it found, and what was measured of it."""
+    if run.job.recipe.search.method != "edropout":
+        state = one_shot_state(run)
+        return run.dense, state, _summarised(run, measured, 0, state.unsqueeze(0))
+    network = run.job.precision.place(on_cpu(run.dense))
+    with _generation_log(run.folder, saved.get("regime", {}).get("generation", 0)) as log:
+        regime = _alternation(run, network, log)
+        _train(run, measured, regime, network, "search", saved)
+        images, labels = next(iter(eval_batches(run.job.splits.search, run.job.recipe.data)))
+        precision = run.job.precision
+        state = regime.finish(precision.images(images), labels.to(precision.device))
+    return on_cpu(network), state, _summarised(run, measured, regime.generation, regime.snapshot()["states"])
+
+
+def one_shot_state(run: Run) -> Tensor:
+    """The state bool[D] of a control: uniform widths under the budget, channels by magnitude, Taylor or at random."""
+    recipe, space = run.job.recipe, run.space
+    if recipe.search.method == "magnitude":
+        importance = magnitude(space, run.dense)
+    elif recipe.search.method == "taylor":
+        batches = train_batches(run.job.splits.train, recipe.data, seed=recipe.seed, epoch=0)
+        importance = taylor(space, on_cpu(run.dense).to(run.job.precision.device), islice(batches, TAYLOR_BATCHES))
+    else:
+        importance = uniform_noise(space, Generator().manual_seed(recipe.seed))
+    limit = recipe.target.fraction if recipe.target else None
+    shares = torch.full((1, len(space.free)), recipe.search.keep_probability)
+    return run.budget.repair(shares, ranks(space, importance).unsqueeze(0), limit)[0]
+
+
+def operate(run: Run, network: nn.Module, state: Tensor, measured: Measured) -> tuple[nn.Module, Measured]:
+    """The smaller network (CPU), proved equal to the masked one, with its batch-norm statistics estimated anew."""
+    job = run.job
+    job.monitor.stage("surgery: remove the channels, prove masked == pruned")
+    plan = plan_of(state, run.space)
+    smaller, proof = _prove_masked(run, network, state)
+    masked = ModelResult(accuracy=_masked_accuracy(run, network, state), size=measure_size(network, job.example))
+    placed = job.precision.place(on_cpu(smaller))
+    batches = train_batches(job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=0)
+    reestimate(placed, islice(batches, REESTIMATE_BATCHES), job.precision)
+    after = ModelResult(accuracy=job.accuracy(placed), size=measure_size(smaller, job.example))
+    write_text(run.folder / "plan.json", plan.model_dump_json(indent=1) + "\n")
+    update = {"masked": masked, "after_surgery": after, "masked_vs_pruned": proof}
+    return on_cpu(placed), measured.model_copy(update=update)
+
+
+def finetune(run: Run, network: nn.Module, measured: Measured, saved: dict[str, Any]) -> nn.Module:
+    """The pruned network after fine-tuning, on the CPU in eval mode."""
+    placed = run.job.precision.place(on_cpu(network))
+    _train(run, measured, Plain(placed), placed, "finetune", saved)
+    return on_cpu(placed)
+
+
+def read_plan(folder: RunFolder) -> Plan:
+    """The plan of a run."""
+    return Plan.model_validate_json((folder / "plan.json").read_text(encoding="utf-8"))
+
+
+def clear_state(folder: RunFolder) -> None:
+    """Remove what only an unfinished run needs."""
+    shutil.rmtree(folder.snapshot.parent, ignore_errors=True)
+
+
+def train_dense(job: Job, network: nn.Module) -> nn.Module:
+    """The network trained from where it stands by the recipe's `train` section, on the CPU in eval mode."""
+    fit = job.recipe.train
+    placed = job.precision.place(network)
+    trainer = Trainer(placed, make_optimizer(fit, placed.parameters()), Objective(fit), job.precision, Plain(placed), job.monitor.step)
+    for epoch in range(fit.epochs):
+        _epoch(job, trainer, "train", Span(epoch, fit.epochs, 0, fit.epochs))
+    return on_cpu(placed)
+
+
+def _train(run: Run, measured: Measured, regime: Regime, network: nn.Module, stage: str, saved: dict[str, Any]) -> None:
+    """The epochs of a stage from where `saved` stands, with a snapshot after each."""
+    job, fit = run.job, run.job.recipe.finetune
+    offset = job.recipe.search_epochs if stage == "finetune" else 0
+    epochs = job.recipe.total_epochs - offset if stage == "finetune" else job.recipe.search_epochs
+    trainer = Trainer(network, make_optimizer(fit, network.parameters()), _objective(run), job.precision, regime, job.monitor.step)
+    first = _restore(trainer, saved) if "optimizer" in saved else 0
+    for epoch in range(first, epochs):
+        _epoch(job, trainer, stage, Span(epoch, epochs, offset, job.recipe.total_epochs))
+        run.save(measured, {"stage": stage, "epoch": epoch + 1, **_capture(trainer)})
+
+
+def _epoch(job: Job, trainer: Trainer, phase: str, span: Span) -> None:
+    job.monitor.epoch(phase, span.epoch, span.epochs)
+    number = span.offset + span.epoch
+    batches = train_batches(job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=number)
+    loss = train_epoch(trainer, batches, span, job.recipe.seed)
+    figures = {"loss": loss, **trainer.regime.figures}
+    if isinstance(trainer.regime, Plain):
+        figures["accuracy"] = job.search_accuracy(trainer.network).top1.fraction
+    job.monitor.epoch_done(figures)
+
+
+def _capture(trainer: Trainer) -> dict[str, Any]:
+    tree = {"network": trainer.network.state_dict(), "optimizer": trainer.optimizer.state_dict()}
+    if isinstance(trainer.regime, Alternation):
+        tree["regime"] = trainer.regime.snapshot()
+    return tree
+
+
+def _restore(trainer: Trainer, saved: dict[str, Any]) -> int:
+    """Put network, optimizer and search back; the epoch to go on with."""
+    trainer.network.load_state_dict(saved["network"])
+    trainer.optimizer.load_state_dict(saved["optimizer"])
+    if isinstance(trainer.regime, Alternation):
+        trainer.regime.restore(saved["regime"])
+    return int(saved["epoch"])
+
+
+def _objective(run: Run) -> Objective:
+    fit, precision = run.job.recipe.finetune, run.job.precision
+    if fit.distill == 0:
+        return Objective(fit)
+    return Objective(fit, precision.place(on_cpu(run.dense)))
+
+
+def _alternation(run: Run, network: nn.Module, log: Any) -> Alternation:
+    recipe = run.job.recipe
+    return Alternation(network, run.space, run.budget, recipe.search, target=recipe.target,
+                       precision=run.job.precision, seed=recipe.seed, log=log)  # fmt: skip
+
+
+@contextmanager
+def _generation_log(folder: RunFolder, generation: int) -> Iterator[Any]:
+    """Appends figures to search.jsonl, which first loses the lines after `generation` (of epochs that are trained again)."""
+    path = folder / "search.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()[:generation] if generation else []
+    write_text(path, "".join(line + "\n" for line in lines))
+    with path.open("a", encoding="utf-8") as file:
+
+        def log(figures: Figures) -> None:
+            file.write(json.dumps(figures) + "\n")
+            file.flush()
+
+        yield log
+
+
+def _summarised(run: Run, measured: Measured, generations: int, states: Tensor) -> Measured:
+    recipe = run.job.recipe
+    summary = SearchSummary(
+        method=recipe.search.method,
+        epochs=recipe.search_epochs,
+        generations=generations,
+        converged=edropout.converged(states),
+        diversity=edropout.diversity(states),
+        seconds=run.clock(measured).seconds - measured.search_began,
+    )
+    return measured.model_copy(update={"search": summary})
+
+
+@torch.no_grad()
+def _prove_masked(run: Run, network: nn.Module, state: Tensor) -> tuple[nn.Module, Proof]:
+    smaller = remove(network, plan_of(state, run.space), run.job.example)
+    images = run.job.proof_images
+    masked = masked_call(network.eval(), Masks(run.space, network), state, images)
+    of = f"masked and pruned network on {len(images)} images"
+    return smaller, require_equal(compare_logits(masked, smaller.eval()(images), of))
+
+
+def _masked_accuracy(run: Run, network: nn.Module, state: Tensor) -> Any:
+    placed = run.job.precision.place(on_cpu(network))
+    weights = Masks(run.space, placed).weights(state)
+    return run.job.accuracy(placed, lambda images: torch.func.functional_call(placed, weights, (images,)))
+

@@ -1,0 +1,49 @@
+"""Batch-norm statistics: used for a moment, or estimated anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from edcompress.networks.modes import evaluating
+from edcompress.training.precision import Precision
+
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+
+
+@contextmanager
+def batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Inside, batch-norm layers normalise by the batch they see and keep their running statistics; the rest is in eval mode."""
+    tracking = {layer: layer.track_running_stats for layer in _batch_norms(network)}
+    with evaluating(network):
+        try:
+            for layer in tracking:
+                layer.training, layer.track_running_stats = True, False
+            yield
+        finally:
+            for layer, flag in tracking.items():
+                layer.track_running_stats = flag
+
+
+@torch.no_grad()
+def reestimate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: Precision) -> None:
+    """Set the running statistics to their plain average over `batches`; weights stay as they are."""
+    momenta = {layer: layer.momentum for layer in _batch_norms(network)}
+    with evaluating(network):
+        try:
+            for layer in momenta:
+                layer.reset_running_stats()
+                layer.momentum, layer.training = None, True  # None: cumulative average
+            for images, _ in batches:
+                with precision.autocast():
+                    network(precision.images(images))
+        finally:
+            for layer, momentum in momenta.items():
+                layer.momentum = momentum

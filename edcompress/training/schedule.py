@@ -1,0 +1,43 @@
+"""The learning rate as a function of how much of the training is done, and the optimizers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from edcompress.recipe import Fit
+
+
+def learning_rate(fit: Fit, progress: float, epoch: int) -> float:
+    """The rate at `progress` in [0, 1) of all steps, in `epoch` counted from 0.
+
+    onecycle: L. Smith and N. Topin, "Super-Convergence", 2018, with linear rise and cosine fall; cosine: I. Loshchilov and
+    F. Hutter, "SGDR", 2017, without restarts, after a linear warm-up. Both rise over the first `warmup` (onecycle: at least 0.3).
+    """
+    if fit.schedule == "constant":
+        return fit.lr
+    if fit.schedule == "step":
+        return float(fit.lr * fit.step_gamma ** (epoch // fit.step_epochs))
+    rise = max(fit.warmup, 0.3) if fit.schedule == "onecycle" else fit.warmup
+    if progress < rise:
+        return fit.lr * (0.04 + 0.96 * progress / rise)
+    return fit.lr * 0.5 * (1 + math.cos(math.pi * (progress - rise) / (1 - rise))) if rise < 1 else fit.lr
+
+
+def make_optimizer(fit: Fit, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """The recipe's optimizer over `parameters`; biases and norm scales (one dimension) are not decayed."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": fit.weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if fit.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=fit.lr, momentum=fit.momentum, nesterov=fit.momentum > 0)
+    if fit.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=fit.lr)
+    return torch.optim.Adadelta(groups, lr=fit.lr, rho=0.9, eps=1e-6)
