@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +103,11 @@ class Batches:
             collate_fn=_as_it_is,
             generator=torch.Generator(),
         )
-        for made in loader:
+        with warnings.catch_warnings():
+            # Python 3.12 warns of every fork of a process with threads; the workers run torch on one thread.
+            warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
+            batches = iter(loader)
+        for made in batches:
             if isinstance(made, DataError):
                 raise made
             yield made
