@@ -21,6 +21,7 @@ from edcompress.display import Display
 from edcompress.errors import InputError
 from edcompress.recipe import MAX_OPSET, MIN_OPSET, Benchmark
 from edcompress.results import Report, Verdict
+from edcompress.session import Session
 
 app = typer.Typer(
     name="edcompress",
@@ -32,23 +33,41 @@ app = typer.Typer(
 out, err = Console(), Console(stderr=True)
 
 RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="A recipe file, or the name of a shipped recipe.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: section.key=value. Repeatable.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a recipe key: section.key=value. Repeatable.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run the recipe's model.factory from the working directory.")]
-TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Load a pickled whole module; this can run any code in it.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run the recipe's model.factory from the working directory.")
+]
+TrustPickle = Annotated[
+    bool, typer.Option("--trust-pickle", help="Load a pickled whole module; this can run any code in it.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Start over: replace the files of an earlier run.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-RunPath = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder; default: the newest under ./runs.")]
+RunPath = Annotated[
+    Path | None, typer.Argument(metavar="[RUN]", help="A run folder; default: the newest under ./runs.")
+]
+RunOrReport = Annotated[
+    Path | None, typer.Argument(metavar="[RUN]", help="A run folder or a report.json; default: newest run.")
+]
+OptionalWeights = Annotated[Path | None, typer.Argument(help="Weights; default: train the recipe's network first.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="RUN", help="Run folder; default: runs/NAME.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last finished epoch of this run.")]
-Drop = Annotated[float | None, typer.Option("--max-top1-drop", help="Dense minus pruned top-1, absolute (0.01 = 1 point).")]
+Drop = Annotated[
+    float | None, typer.Option("--max-top1-drop", help="Dense minus pruned top-1, absolute (0.01 = 1 point).")
+]
 Drop5 = Annotated[float | None, typer.Option("--max-top5-drop", help="Dense minus pruned top-5, absolute.")]
 Speedup = Annotated[float | None, typer.Option("--min-speedup", help="Dense over pruned p50 latency.")]
 SizeRatio = Annotated[float | None, typer.Option("--max-size-ratio", help="Pruned over dense bytes of the ONNX files.")]
-Parity = Annotated[float | None, typer.Option("--max-parity", help="Largest logit difference of ONNX and PyTorch, relative.")]
+Parity = Annotated[
+    float | None, typer.Option("--max-parity", help="Largest logit difference of ONNX and PyTorch, relative.")
+]
 OnnxFlag = Annotated[bool, typer.Option("--onnx", help="Write ONNX files (the one format so far).")]
-Opset = Annotated[int | None, typer.Option("--opset", help=f"ONNX opset, {MIN_OPSET} to {MAX_OPSET}; default: the recipe's.")]
+Opset = Annotated[
+    int | None, typer.Option("--opset", help=f"ONNX opset, {MIN_OPSET} to {MAX_OPSET}; default: the recipe's.")
+]
 
 
 @app.command()
@@ -62,8 +81,8 @@ def prune(checkpoint: Annotated[Path, typer.Argument(help="Weights: .pt, .pth, .
     from edcompress import pipeline
 
     with Display(err, quiet=quiet) as monitor, _resumable(folder):
-        report = pipeline.prune(checkpoint, checked, folder, device=device, resume=resume, force=force,
-                                trust=pipeline.Trust(trust_code, trust_pickle), monitor=monitor)  # fmt: skip
+        report = pipeline.prune(checkpoint, checked, folder, resume=resume, force=force,
+                                session=Session(device, trust_code, trust_pickle, monitor))  # fmt: skip
     _show_report(report, folder, as_json=as_json)
 
 
@@ -77,19 +96,21 @@ def export(run: RunPath = None, onnx: OnnxFlag = True, opset: Opset = None, trus
     from edcompress import pipeline
 
     with Display(err, quiet=quiet) as monitor:
-        report = pipeline.export(folder, opset=opset, trust=pipeline.Trust(code=trust_code), monitor=monitor)
+        report = pipeline.export(folder, opset=opset, session=Session(trust_code=trust_code, monitor=monitor))
     _show_report(report, folder, as_json=as_json)
 
 
 @app.command()
-def gate(run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder or a report.json; default: the newest run.")] = None,
+def gate(run: RunOrReport = None,
          max_top1_drop: Drop = None, max_top5_drop: Drop5 = None, min_speedup: Speedup = None, max_size_ratio: SizeRatio = None,
          max_parity: Parity = None, as_json: AsJson = False) -> None:  # fmt: skip
     """Hold a run to its limits: exit code 0 when all hold, 1 when one fails."""
     given = {"max_top1_drop": max_top1_drop, "max_top5_drop": max_top5_drop, "min_speedup": min_speedup,
              "max_size_ratio": max_size_ratio, "max_parity": max_parity}  # fmt: skip
     target = run if run is not None and run.is_file() else _finished(run, "gate")
-    verdict = reports.gate(target, reports.limits_of(target, {key: value for key, value in given.items() if value is not None}))
+    verdict = reports.gate(
+        target, reports.limits_of(target, {key: value for key, value in given.items() if value is not None})
+    )
     _show_verdict(verdict, as_json=as_json)
     raise typer.Exit(0 if verdict.passed else 1)
 
@@ -102,7 +123,7 @@ def evaluate(model: Annotated[Path, typer.Argument(help="A checkpoint, a run fol
     checked = recipebook.read_recipe(recipe, overrides or ())
     from edcompress import pipeline
 
-    accuracy = pipeline.evaluate(model, checked, device=device, trust=pipeline.Trust(trust_code, trust_pickle))
+    accuracy = pipeline.evaluate(model, checked, Session(device, trust_code, trust_pickle))
     _show_value(accuracy, as_json, *(f"top-{k}  {c.correct} of {c.total}  ({c.fraction:.2%})"
                                      for k, c in ((1, accuracy.top1), (5, accuracy.top5))))  # fmt: skip
 
@@ -134,13 +155,20 @@ def inspect(recipe: RecipeName, checkpoint: Annotated[Path | None, typer.Argumen
     checked = recipebook.read_recipe(recipe, overrides or ())
     from edcompress import pipeline
 
-    space = pipeline.inspect(checkpoint, checked, trust=pipeline.Trust(trust_code, trust_pickle))
+    space = pipeline.inspect(checkpoint, checked, Session("cpu", trust_code, trust_pickle))
     if as_json:
         _print_json(space.model_dump())
         return
-    table = Table("group", "channels", "layers", "", title=f"{len(space.free)} groups with {space.genes} channels can be pruned")
+    table = Table(
+        "group", "channels", "layers", "", title=f"{len(space.free)} groups with {space.genes} channels can be pruned"
+    )
     for group in space.groups:
-        table.add_row(group.name, str(group.channels), str(len(group.layers)), f"locked: {group.locked}" if group.locked else "free")
+        table.add_row(
+            group.name,
+            str(group.channels),
+            str(len(group.layers)),
+            f"locked: {group.locked}" if group.locked else "free",
+        )
     out.print(table)
 
 
@@ -153,13 +181,14 @@ def train(recipe: RecipeName, output: Annotated[Path, typer.Option("--output", "
     from edcompress import pipeline
 
     with Display(err, quiet=quiet) as monitor:
-        accuracy = pipeline.train(checked, output, device=device, force=force, trust=pipeline.Trust(code=trust_code), monitor=monitor)
+        session = Session(device, trust_code, monitor=monitor)
+        accuracy = pipeline.train(checked, output, force=force, session=session)
     top1 = accuracy.top1
     _show_value(accuracy, as_json, f"{output}: top-1 {top1.correct} of {top1.total} ({top1.fraction:.2%})")
 
 
 @app.command()
-def run(recipe: RecipeName, checkpoint: Annotated[Path | None, typer.Argument(help="Weights; default: train the recipe's network first.")] = None,
+def run(recipe: RecipeName, checkpoint: OptionalWeights = None,
         output: Output = None, overrides: Overrides = None, device: Device = "auto", resume: Resume = False, force: Force = False,
         trust_code: TrustCode = False, trust_pickle: TrustPickle = False, quiet: Quiet = False) -> None:  # fmt: skip
     """prune, export --onnx and gate in one go."""
@@ -167,9 +196,9 @@ def run(recipe: RecipeName, checkpoint: Annotated[Path | None, typer.Argument(he
     folder = _run_folder(output, checked.name, resume=resume, force=force)
     from edcompress import pipeline
 
-    trust = pipeline.Trust(trust_code, trust_pickle)
     with Display(err, quiet=quiet) as monitor, _resumable(folder):
-        pipeline.run(checked, folder, checkpoint, device=device, resume=resume, force=force, trust=trust, monitor=monitor)
+        session = Session(device, trust_code, trust_pickle, monitor)
+        pipeline.run(checked, folder, checkpoint, resume=resume, force=force, session=session)
     _finish_with_gate(folder)
 
 
@@ -181,7 +210,7 @@ def demo(output: Output = None, overrides: Overrides = None, force: Force = Fals
     from edcompress import pipeline
 
     with Display(err, quiet=quiet) as monitor, _resumable(folder):
-        pipeline.run(checked, folder, device="cpu", force=force, monitor=monitor)
+        pipeline.run(checked, folder, force=force, session=Session("cpu", monitor=monitor))
     _finish_with_gate(folder)
 
 
@@ -196,10 +225,14 @@ def report(run: RunPath = None, as_json: AsJson = False) -> None:
 def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None) -> None:
     """List the shipped recipes, or print one."""
     if name:
-        out.print(recipebook.locate(name).read_text(encoding="utf-8"), end="", highlight=False, markup=False, soft_wrap=True)
+        out.print(
+            recipebook.locate(name).read_text(encoding="utf-8"), end="", highlight=False, markup=False, soft_wrap=True
+        )
         return
     table = Table("recipe", "what it is", box=None, pad_edge=False)
-    for stem, path in (recipebook.shipped() | {f"{name} (preset)": path for name, path in recipebook.presets().items()}).items():
+    for stem, path in (
+        recipebook.shipped() | {f"{name} (preset)": path for name, path in recipebook.presets().items()}
+    ).items():
         table.add_row(stem, recipebook.headline(path))
     out.print(table)
 
@@ -215,7 +248,10 @@ def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help=
         except InputError as error:
             faults.append(str(error))
         else:
-            out.print(f"{name}: fine ({checked.model.arch or checked.model.factory} on {checked.data.dataset})", highlight=False)
+            out.print(
+                f"{name}: fine ({checked.model.arch or checked.model.factory} on {checked.data.dataset})",
+                highlight=False,
+            )
     if faults:
         raise InputError("\n".join(faults))
 
@@ -261,8 +297,14 @@ def _resumable(folder: runs.RunFolder) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         saved = folder.snapshot.is_file()
-        hint = "saved up to the last finished epoch; go on with the same command and" if saved else "nothing was saved yet in"
-        err.print(f"\ninterrupted: {hint} {'--resume -o ' if saved else ''}{folder.path}", highlight=False, soft_wrap=True)
+        hint = (
+            "saved up to the last finished epoch; go on with the same command and"
+            if saved
+            else "nothing was saved yet in"
+        )
+        err.print(
+            f"\ninterrupted: {hint} {'--resume -o ' if saved else ''}{folder.path}", highlight=False, soft_wrap=True
+        )
         raise
 
 

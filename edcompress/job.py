@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from edcompress.data.splits import ImageSet, Splits, check_fits, eval_batches, open_splits
+from edcompress.data.images import ImageSet
+from edcompress.data.splits import Splits, check_fits, eval_batches, open_splits
 from edcompress.errors import InputError, NetworkError
-from edcompress.monitor import Monitor, Silent
+from edcompress.monitor import Monitor
 from edcompress.networks.checkpoints import read_state_dict
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import evaluating
@@ -20,6 +21,7 @@ from edcompress.networks.registry import build
 from edcompress.recipe import Recipe
 from edcompress.results import Accuracy
 from edcompress.search.budget import Budget
+from edcompress.session import DEFAULT, Session
 from edcompress.surgery.costs import CostModel
 from edcompress.surgery.depgraph import trace_space
 from edcompress.surgery.space import Space
@@ -27,14 +29,6 @@ from edcompress.training.accuracy import measure_accuracy
 from edcompress.training.precision import Precision
 
 PROOF_IMAGES = 8
-
-
-@dataclass(frozen=True)
-class Trust:
-    """What of the user's may run: network factories (`code`), pickled modules (`pickle`)."""
-
-    code: bool = False
-    pickle: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,12 +67,12 @@ class Job:
             return measure_accuracy(call, eval_batches(images, self.recipe.data), self.precision.device)
 
 
-def open_job(recipe: Recipe, *, device: str = "auto", monitor: Monitor | None = None) -> Job:
+def open_job(recipe: Recipe, session: Session = DEFAULT) -> Job:
     """The job of a recipe; DataError or InputError where data or device cannot be used."""
-    precision = Precision(recipe.precision, pick_device(device))
+    precision = Precision(recipe.precision, pick_device(session.device))
     splits = open_splits(recipe.data, seed=recipe.seed)
     check_fits(splits, recipe.model)
-    return Job(recipe, splits, precision, monitor or Silent())
+    return Job(recipe, splits, precision, session.monitor)
 
 
 def pick_device(name: str) -> torch.device:
@@ -96,19 +90,19 @@ def example_images(recipe: Recipe) -> Tensor:
     return torch.randn(2, recipe.model.in_channels, size, size, generator=Generator().manual_seed(0))
 
 
-def new_network(recipe: Recipe, trust: Trust = Trust()) -> nn.Module:
+def new_network(recipe: Recipe, session: Session = DEFAULT) -> nn.Module:
     """The recipe's network with random weights, on the CPU; NetworkError where it cannot take the recipe's images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        network = build(recipe.model, trust_code=trust.code)
+        network = build(recipe.model, trust_code=session.trust_code)
     _check_forward(network, recipe)
     return network
 
 
-def read_network(recipe: Recipe, checkpoint: Path, trust: Trust = Trust()) -> nn.Module:
+def read_network(recipe: Recipe, checkpoint: Path, session: Session = DEFAULT) -> nn.Module:
     """The recipe's network with the checkpoint's weights, on the CPU."""
-    tensors = read_state_dict(checkpoint, trust_pickle=trust.pickle)
-    network = new_network(recipe, trust)
+    tensors = read_state_dict(checkpoint, trust_pickle=session.trust_pickle)
+    network = new_network(recipe, session)
     load_into(network, tensors, source=str(checkpoint))
     return network
 

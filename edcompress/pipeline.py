@@ -6,6 +6,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,6 @@ from edcompress.deploy.onnx_export import export_onnx
 from edcompress.deploy.parity import compare_with_onnx, onnx_accuracy
 from edcompress.errors import InputError, RunFolderError
 from edcompress.job import Job, example_images, new_network, on_cpu, open_job, open_space, read_network
-from edcompress.job import Trust as Trust
-from edcompress.monitor import Monitor
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.recipe import Benchmark, Recipe
@@ -29,6 +28,7 @@ from edcompress.recipebook import differences, dump
 from edcompress.reports import save_report
 from edcompress.results import Accuracy, Latency, ModelResult, Proof, Proofs, Report, TargetResult
 from edcompress.runs import RunFolder, write_text
+from edcompress.session import DEFAULT, Session
 from edcompress.stages import Measured, Run
 from edcompress.surgery.costs import measure_size
 from edcompress.surgery.depgraph import trace_space
@@ -40,8 +40,15 @@ _PLACES = ("root", "download", "workers", "eval_batch_size")
 """Keys of `data` that a resumed run may change: they do not change what is computed."""
 
 
-def prune(checkpoint: Path, recipe: Recipe, folder: RunFolder, *, device: str = "auto", resume: bool = False,
-          force: bool = False, trust: Trust = Trust(), monitor: Monitor | None = None) -> Report:  # fmt: skip
+def prune(
+    checkpoint: Path,
+    recipe: Recipe,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    session: Session = DEFAULT,
+) -> Report:
     """Compress the checkpoint's network as the recipe says into `folder`, and return the report.
 
     Every input is checked before the folder is touched. With `resume` a run goes on from its last finished epoch; one that is
@@ -53,8 +60,8 @@ def prune(checkpoint: Path, recipe: Recipe, folder: RunFolder, *, device: str = 
     resuming = resume and folder.exists
     if resuming:
         _require_same(folder.read_recipe(), recipe)
-    job = open_job(recipe, device=device, monitor=monitor)
-    run = _open_run(job, folder, folder / "dense.safetensors" if resuming else checkpoint, trust, started)
+    job = open_job(recipe, session)
+    run = _open_run(job, folder, folder / "dense.safetensors" if resuming else checkpoint, session, started)
     if not resuming:
         folder.create(force=force)
         save_tensors(folder / "dense.safetensors", run.dense.state_dict())
@@ -64,14 +71,14 @@ def prune(checkpoint: Path, recipe: Recipe, folder: RunFolder, *, device: str = 
     return _conclude(run, tuned, measured, checkpoint)
 
 
-def export(folder: RunFolder, *, opset: int | None = None, trust: Trust = Trust(), monitor: Monitor | None = None) -> Report:
+def export(folder: RunFolder, *, opset: int | None = None, session: Session = DEFAULT) -> Report:
     """Write dense.onnx and pruned.onnx of a finished run, prove pruned == ONNX, measure both latencies; the completed report."""
     folder.require_finished("export")
     recipe, report = folder.read_recipe(), folder.read_report()
-    job = open_job(recipe, device="cpu", monitor=monitor)
-    dense = new_network(recipe, trust)
+    job = open_job(recipe, replace(session, device="cpu"))
+    dense = new_network(recipe, session)
     load_into(dense, read_state_dict(folder / "dense.safetensors"), source=str(folder / "dense.safetensors"))
-    pruned = load(folder.path, trust_code=trust.code)
+    pruned = load(folder.path, trust_code=session.trust_code)
     number = recipe.export.opset if opset is None else opset
     for name, network, result in (("dense.onnx", dense, report.dense), ("pruned.onnx", pruned, report.pruned)):
         job.monitor.stage(f"export {name} (opset {number})")
@@ -82,44 +89,52 @@ def export(folder: RunFolder, *, opset: int | None = None, trust: Trust = Trust(
     return save_report(folder, _with_onnx(folder, report, proof, latency))
 
 
-def run(recipe: Recipe, folder: RunFolder, checkpoint: Path | None = None, *, device: str = "auto", resume: bool = False,
-        force: bool = False, trust: Trust = Trust(), monitor: Monitor | None = None) -> Report:  # fmt: skip
+def run(
+    recipe: Recipe,
+    folder: RunFolder,
+    checkpoint: Path | None = None,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    session: Session = DEFAULT,
+) -> Report:
     """`prune`, then `export`; without a checkpoint a dense network is trained first, by the recipe's `train` section."""
     with tempfile.TemporaryDirectory() as scratch:
         if checkpoint is None:
             checkpoint = Path(scratch) / "trained.safetensors"
             if not (resume and folder.exists):
-                train(recipe, checkpoint, device=device, trust=trust, monitor=monitor)
-        prune(checkpoint, recipe, folder, device=device, resume=resume, force=force, trust=trust, monitor=monitor)
-    return export(folder, trust=trust, monitor=monitor)
+                train(recipe, checkpoint, session=session)
+        prune(checkpoint, recipe, folder, resume=resume, force=force, session=session)
+    return export(folder, session=session)
 
 
-def evaluate(model: Path, recipe: Recipe, *, device: str = "auto", trust: Trust = Trust()) -> Accuracy:
+def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accuracy:
     """Top-1 and top-5 on the recipe's test images of a checkpoint, a run folder, or an .onnx file, in fp32."""
-    job = open_job(recipe, device=device)
+    job = open_job(recipe, session)
     if model.suffix.lower() == ".onnx":
         return onnx_accuracy(model, eval_batches(job.splits.test, recipe.data))
-    network = load(model, trust_code=trust.code) if model.is_dir() else read_network(recipe, model, trust)
+    network = load(model, trust_code=session.trust_code) if model.is_dir() else read_network(recipe, model, session)
     return job.accuracy(network.to(job.precision.device))
 
 
-def train(recipe: Recipe, output: Path, *, device: str = "auto", force: bool = False, trust: Trust = Trust(),
-          monitor: Monitor | None = None) -> Accuracy:  # fmt: skip
+def train(recipe: Recipe, output: Path, *, force: bool = False, session: Session = DEFAULT) -> Accuracy:
     """Train the recipe's network from random weights, save it to `output` (.safetensors), and return its test accuracy."""
     if output.suffix != ".safetensors":
-        raise InputError(f"-o {output}: the checkpoint is written as safetensors; name it {output.with_suffix('.safetensors')}")
+        raise InputError(
+            f"-o {output}: the checkpoint is written as safetensors; name it {output.with_suffix('.safetensors')}"
+        )
     if output.exists() and not force:
         raise InputError(f"{output} exists; choose another with -o, or overwrite it with --force")
-    job = open_job(recipe, device=device, monitor=monitor)
-    network = stages.train_dense(job, new_network(recipe, trust))
+    job = open_job(recipe, session)
+    network = stages.train_dense(job, new_network(recipe, session))
     output.parent.mkdir(parents=True, exist_ok=True)
     save_tensors(output, network.state_dict(), {"edcompress.recipe": recipe.digest})
     return job.accuracy(network.to(job.precision.device))
 
 
-def inspect(checkpoint: Path | None, recipe: Recipe, *, trust: Trust = Trust()) -> Space:
+def inspect(checkpoint: Path | None, recipe: Recipe, session: Session = DEFAULT) -> Space:
     """What of the recipe's network can be pruned, and what is locked and why; nothing is trained and no data is read."""
-    network = new_network(recipe, trust) if checkpoint is None else read_network(recipe, checkpoint, trust)
+    network = new_network(recipe, session) if checkpoint is None else read_network(recipe, checkpoint, session)
     return trace_space(network, example_images(recipe), recipe.constraints.ignore)
 
 
@@ -137,7 +152,7 @@ def load(folder: Path | str, *, trust_code: bool = False) -> nn.Module:
     run = RunFolder(Path(folder))
     run.require_finished("load")
     recipe = run.read_recipe()
-    dense = new_network(recipe, Trust(code=trust_code))
+    dense = new_network(recipe, Session(trust_code=trust_code))
     return _reload(run, dense, recipe)
 
 
@@ -147,9 +162,9 @@ def _reload(run: RunFolder, dense: nn.Module, recipe: Recipe) -> nn.Module:
     return network.eval()
 
 
-def _open_run(job: Job, folder: RunFolder, weights: Path, trust: Trust, started: float) -> Run:
+def _open_run(job: Job, folder: RunFolder, weights: Path, session: Session, started: float) -> Run:
     job.monitor.stage("checking the network, its data and its pruning space")
-    dense = read_network(job.recipe, weights, trust).eval()
+    dense = read_network(job.recipe, weights, session).eval()
     space, budget = open_space(job, dense)
     run = Run(job, folder, dense, space, budget, started)
     stages.prove_surgery(run)
@@ -191,7 +206,11 @@ def _conclude(run: Run, tuned: nn.Module, measured: Measured, checkpoint: Path) 
 
 def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, checkpoint: Path) -> Report:
     recipe = run.job.recipe
-    assert measured.dense and measured.masked and measured.after_surgery and measured.search and measured.masked_vs_pruned
+    assert measured.dense
+    assert measured.masked
+    assert measured.after_surgery
+    assert measured.masked_vs_pruned
+    assert measured.search
     return Report(
         recipe=recipe.name,
         recipe_hash=recipe.digest,
@@ -250,7 +269,9 @@ def _metadata(report: Report, result: ModelResult) -> dict[str, str]:
 def _require_same(before: Recipe, now: Recipe) -> None:
     changed = [key for key in differences(before, now) if key not in {f"data.{name}" for name in _PLACES} | {"preset"}]
     if changed:
-        raise RunFolderError(f"--resume: the run was begun with another {', '.join(changed)}; resume it with its own recipe.yaml")
+        raise RunFolderError(
+            f"--resume: the run was begun with another {', '.join(changed)}; resume it with its own recipe.yaml"
+        )
 
 
 def _machine(job: Job) -> dict[str, Any]:

@@ -55,22 +55,29 @@ class Data(Section):
     dataset: Literal["digits", "fashion_mnist", "kmnist", "cifar10", "cifar100", "flowers102", "image_folder"] = Field(
         ..., description="which data set"
     )
-    root: Path | None = Field(None, description="folder in torchvision's layout; else $EDCOMPRESS_DATA, else ~/.cache/edcompress")
+    root: Path | None = Field(
+        None, description="folder in torchvision's layout; else $EDCOMPRESS_DATA, else ~/.cache/edcompress"
+    )
     folder: str = Field("", description="image_folder: the folder under root that holds train/ and val/")
     class_index: Literal["position", "imagenet"] = Field(
         "position", description="image_folder: number classes by position, or by ImageNet wnid (0..999)"
     )
     download: bool = Field(False, description="let torchvision download what is missing under root")
     image_size: int = Field(..., ge=4, le=1024, description="height and width the network sees, in pixels")
-    resize: int | None = Field(None, ge=4, le=2048, description="test images: short side before the centre crop, in pixels")
+    resize: int | None = Field(
+        None, ge=4, le=2048, description="test images: short side before the centre crop, in pixels"
+    )
     channels: Literal[1, 3] | None = Field(None, description="turn images to grey (1) or RGB (3); default: as they are")
     mean: tuple[float, ...] = Field((0.5,), description="per channel, of pixels in [0, 1]")
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.5,), description="per channel, of pixels in [0, 1]")
     augment: Literal["none", "crop", "crop_flip", "resized_crop"] = Field(
-        "none", description="training images: padded random crop, the same with flips, or random resized crop with flips"
+        "none",
+        description="training images: padded random crop, the same with flips, or random resized crop with flips",
     )
     crop_padding: int = Field(4, ge=0, le=64, description="pixels of zero padding for crop and crop_flip")
-    search_fraction: float = Field(0.1, gt=0.0, lt=0.9, description="share of the training images held out to judge states")
+    search_fraction: float = Field(
+        0.1, gt=0.0, lt=0.9, description="share of the training images held out to judge states"
+    )
     limit: int | None = Field(None, ge=8, description="use the first N training images only (quick runs)")
     batch_size: int = Field(128, ge=2, description="images per training step")
     eval_batch_size: int = Field(250, ge=1, description="images per batch when measuring accuracy")
@@ -79,7 +86,9 @@ class Data(Section):
     @model_validator(mode="after")
     def _stats_match(self) -> Self:
         if len(self.mean) != len(self.std):
-            raise ValueError(f"mean has {len(self.mean)} values and std has {len(self.std)}; give one per channel in both")
+            raise ValueError(
+                f"mean has {len(self.mean)} values and std has {len(self.std)}; give one per channel in both"
+            )
         return self
 
 
@@ -95,7 +104,9 @@ class Target(Section):
         given = {name: value for name, value in self if value is not None}
         if len(given) != 1:
             what = ", ".join(f"{name}={value}" for name, value in given.items()) or "none"
-            raise ValueError(f"give exactly one of macs, params, channels, not {what}; drop one with --set target.NAME=null")
+            raise ValueError(
+                f"give exactly one of macs, params, channels, not {what}; drop one with --set target.NAME=null"
+            )
         return self
 
     @property
@@ -135,14 +146,24 @@ class Search(Section):
     keep_probability: Fraction = Field(0.5, description="p of the Bernoulli start")
     mutation_factor: Unit = Field(0.9, description="F of the binary differential evolution")
     crossover_rate: Unit = Field(0.9, description="CR of both levels")
-    width_factor: float = Field(0.7, ge=0.0, le=2.0, description="F of the real-coded differential evolution over widths")
-    width_spread: float = Field(0.15, ge=0.0, le=1.0, description="standard deviation of the first widths, as a share of a group")
+    width_factor: float = Field(
+        0.7, ge=0.0, le=2.0, description="F of the real-coded differential evolution over widths"
+    )
+    width_spread: float = Field(
+        0.15, ge=0.0, le=1.0, description="standard deviation of the first widths, as a share of a group"
+    )
     channel_freedom: float = Field(
-        0.05, ge=0.0, description="how much of a group's importance ranking a channel bit can outweigh; 0: importance decides"
+        0.05,
+        ge=0.0,
+        description="how much of a group's importance ranking a channel bit can outweigh; 0: importance decides",
     )
     evolve_every: int = Field(4, ge=1, description="training steps per generation")
-    score_batch: int | None = Field(128, ge=2, description="images of the step's batch that score states; null: all of them")
-    anneal: Unit = Field(0.85, description="share of the search over which the budget tightens to the target; 0: at once")
+    score_batch: int | None = Field(
+        128, ge=2, description="images of the step's batch that score states; null: all of them"
+    )
+    anneal: Unit = Field(
+        0.85, description="share of the search over which the budget tightens to the target; 0: at once"
+    )
 
     @model_validator(mode="after")
     def _searches(self) -> Self:
@@ -190,7 +211,9 @@ class Gate(Section):
     max_top5_drop: Unit | None = Field(None, description="dense minus pruned top-5, absolute")
     min_speedup: float | None = Field(1.0, gt=0.0, description="dense over pruned p50 latency")
     max_size_ratio: Fraction | None = Field(None, description="pruned over dense bytes of the ONNX files")
-    max_parity: float | None = Field(1e-4, gt=0.0, description="largest logit difference of ONNX and PyTorch, relative to their scale")
+    max_parity: float | None = Field(
+        1e-4, gt=0.0, description="largest logit difference of ONNX and PyTorch, relative to their scale"
+    )
 
 
 class Recipe(Section):
@@ -209,7 +232,9 @@ class Recipe(Section):
     benchmark: Benchmark = Benchmark()
     gate: Gate = Gate()
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast with channels_last while training")
-    seed: int = Field(0, ge=0, lt=2**31, description="fixes the split, the order of images, augmentation and the search")
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="fixes the split, the order of images, augmentation and the search"
+    )
 
     @property
     def digest(self) -> str:

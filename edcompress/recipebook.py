@@ -50,7 +50,9 @@ def locate(name: str) -> Path:
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     if stem in shipped():
         return shipped()[stem]
-    raise RecipeError(f"no recipe {name!r}: no such file, and shipped are {', '.join(shipped())}{_suggest(stem, shipped())}")
+    raise RecipeError(
+        f"no recipe {name!r}: no such file, and shipped are {', '.join(shipped())}{_suggest(stem, shipped())}"
+    )
 
 
 def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -115,7 +117,9 @@ def _with_preset(tree: Tree, source: Path) -> Tree:
     if name is None:
         return tree
     if name not in presets():
-        raise RecipeError(f"{source}: preset: no preset {name!r}; there is {', '.join(presets())}{_suggest(str(name), presets())}")
+        raise RecipeError(
+            f"{source}: preset: no preset {name!r}; there is {', '.join(presets())}{_suggest(str(name), presets())}"
+        )
     return _merge(_load(presets()[name]), tree)
 
 
@@ -147,7 +151,8 @@ def _fault(detail: ErrorDetails) -> str:
     key = ".".join(str(part) for part in detail["loc"]) or "recipe"
     if detail["type"] == "extra_forbidden":
         section = _section_at(detail["loc"][:-1])
-        return f"{key}: unknown key{_suggest(str(detail['loc'][-1]), section.model_fields if section else ())} (got {_short(detail['input'])})"
+        near = _suggest(str(detail["loc"][-1]), section.model_fields if section else ())
+        return f"{key}: unknown key{near} (got {_short(detail['input'])})"
     if detail["type"] == "missing":
         return f"{key}: required, and not given"
     message = detail["msg"].removeprefix("Value error, ")

@@ -50,7 +50,9 @@ class RunFolder:
     def require_absent(self, *, force: bool) -> None:
         """Raise RunFolderError when something is in the way; with `force` the files of an earlier run are not."""
         if self.path.exists() and not force:
-            raise RunFolderError(f"{self.path} exists; go on with --resume, start over with --force, or choose another with -o")
+            raise RunFolderError(
+                f"{self.path} exists; go on with --resume, start over with --force, or choose another with -o"
+            )
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; choose another run folder with -o")
 
@@ -76,11 +78,11 @@ class RunFolder:
     def read_recipe(self) -> Recipe:
         """The resolved recipe of the run."""
         tree = yaml.safe_load((self / "recipe.yaml").read_text(encoding="utf-8"))
-        return recipebook.check(tree, str((self / "recipe.yaml")))
+        return recipebook.check(tree, str(self / "recipe.yaml"))
 
     def read_report(self) -> Report:
         """The report of the run."""
-        return read_report((self / "report.json"))
+        return read_report(self / "report.json")
 
 
 def read_report(path: Path) -> Report:
@@ -98,7 +100,9 @@ def newest(root: Path = Path("runs")) -> RunFolder:
     """The run begun last under `root`; RunFolderError where there is none."""
     runs = [path.parent for path in root.glob("*/recipe.yaml")]
     if not runs:
-        raise RunFolderError(f"no run under {root}/; name one, or make one with: edcompress prune CHECKPOINT --recipe RECIPE")
+        raise RunFolderError(
+            f"no run under {root}/; name one, or make one with: edcompress prune CHECKPOINT --recipe RECIPE"
+        )
     return RunFolder(max(runs, key=lambda path: (path / "recipe.yaml").stat().st_mtime))
 
 

@@ -164,7 +164,9 @@ def train_dense(job: Job, network: nn.Module) -> nn.Module:
     """The network trained from where it stands by the recipe's `train` section, on the CPU in eval mode."""
     fit = job.recipe.train
     placed = job.precision.place(network)
-    trainer = Trainer(placed, make_optimizer(fit, placed.parameters()), Objective(fit), job.precision, Plain(placed), job.monitor.step)
+    trainer = Trainer(
+        placed, make_optimizer(fit, placed.parameters()), Objective(fit), job.precision, Plain(placed), job.monitor.step
+    )
     for epoch in range(fit.epochs):
         _epoch(job, trainer, "train", Span(epoch, fit.epochs, 0, fit.epochs))
     return on_cpu(placed)
@@ -175,7 +177,9 @@ def _train(run: Run, measured: Measured, regime: Regime, network: nn.Module, sta
     job, fit = run.job, run.job.recipe.finetune
     offset = job.recipe.search_epochs if stage == "finetune" else 0
     epochs = job.recipe.total_epochs - offset if stage == "finetune" else job.recipe.search_epochs
-    trainer = Trainer(network, make_optimizer(fit, network.parameters()), _objective(run), job.precision, regime, job.monitor.step)
+    trainer = Trainer(
+        network, make_optimizer(fit, network.parameters()), _objective(run), job.precision, regime, job.monitor.step
+    )
     first = _restore(trainer, saved) if "optimizer" in saved else 0
     for epoch in range(first, epochs):
         _epoch(job, trainer, stage, Span(epoch, epochs, offset, job.recipe.total_epochs))
@@ -263,4 +267,3 @@ def _masked_accuracy(run: Run, network: nn.Module, state: Tensor) -> Any:
     placed = run.job.precision.place(on_cpu(network))
     weights = Masks(run.space, placed).weights(state)
     return run.job.accuracy(placed, lambda images: torch.func.functional_call(placed, weights, (images,)))
-

@@ -30,7 +30,7 @@ def taylor(space: Space, network: nn.Module, batches: Batches) -> Tensor:
     with evaluating(network):
         for images, labels in batches:
             network.zero_grad(set_to_none=True)
-            F.cross_entropy(network(images.to(device)), labels.to(device)).backward()
+            F.cross_entropy(network(images.to(device)), labels.to(device)).backward()  # type: ignore[no-untyped-call]
             total += _per_channel(space, network, _times_gradient, sides=("in",)).square()
             count += 1
     network.zero_grad(set_to_none=True)

@@ -29,8 +29,14 @@ def measure_size(network: nn.Module, example: Tensor) -> Size:
 
 
 def _layer_macs(layer: nn.Module, positions: int) -> int:
-    assert isinstance(layer, _COUNTED)
-    return positions * layer.weight.numel()
+    return positions * _weight(layer).numel()
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """The weight [out, in, ...] of a counted layer."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 @torch.no_grad()
@@ -39,8 +45,7 @@ def _output_positions(network: nn.Module, example: Tensor) -> dict[nn.Module, in
     positions: Counter[nn.Module] = Counter()
 
     def count(layer: nn.Module, _: object, output: Tensor) -> None:
-        width = layer.weight.shape[0]
-        positions[layer] += output[0].numel() // width
+        positions[layer] += output[0].numel() // _weight(layer).shape[0]
 
     hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, _COUNTED)]
     try:
@@ -73,7 +78,9 @@ class CostModel:
 
     def share(self, kind: Kind, widths: Tensor) -> Tensor:
         """Cost of widths [..., G] as a share of the dense network's, float64[...]."""
-        cost: Callable[[Tensor], Tensor] = {"macs": self._macs, "params": self._params, "channels": self._channels}[kind]
+        cost: Callable[[Tensor], Tensor] = {"macs": self._macs, "params": self._params, "channels": self._channels}[
+            kind
+        ]
         return cost(widths.to(torch.float64)) / cost(self._widths)
 
     def _macs(self, widths: Tensor) -> Tensor:
@@ -104,11 +111,12 @@ def _position_counts(space: Space) -> dict[tuple[str, str], dict[int, int]]:
     return counts
 
 
-def _side(layer: nn.Module, name: str, side: str, counts: dict[tuple[str, str], dict[int, int]], space: Space) -> Tensor:
+def _side(
+    layer: nn.Module, name: str, side: str, counts: dict[tuple[str, str], dict[int, int]], space: Space
+) -> Tensor:
     """float64[G + 1]: how the size of one side of a weight depends on the widths; the last element is its fixed part."""
-    assert isinstance(layer, _COUNTED)
     coefficients = torch.zeros(len(space.free) + 1, dtype=torch.float64)
-    coefficients[-1] = layer.weight.shape[0 if side == "out" else 1]
+    coefficients[-1] = _weight(layer).shape[0 if side == "out" else 1]
     for place, count in counts.get((name, side), {}).items():
         coefficients[place] += count
         coefficients[-1] -= count * space.free[place].channels
@@ -116,13 +124,13 @@ def _side(layer: nn.Module, name: str, side: str, counts: dict[tuple[str, str], 
 
 
 def _kernel(layer: nn.Module) -> int:
-    return math.prod(layer.weight.shape[2:])
+    return math.prod(_weight(layer).shape[2:])
 
 
 def _vector_params(space: Space, network: nn.Module, counted: list[nn.Module]) -> Tensor:
     """float64[1, G + 1]: parameters outside the counted weights, as they depend on the widths."""
     layers = dict(network.named_modules())
-    weights = sum(layer.weight.numel() for layer in counted if isinstance(layer, _COUNTED))
+    weights = sum(_weight(layer).numel() for layer in counted)
     coefficients = torch.zeros(len(space.free) + 1, dtype=torch.float64)
     coefficients[-1] = sum(parameter.numel() for parameter in network.parameters()) - weights
     for place, group in enumerate(space.free):

@@ -149,7 +149,9 @@ def _reason(group: Group, layers: Mapping[str, nn.Module], uneven: set[Side], ig
             return f"{member.layer} {reason}"
     for member in group.members:
         if (member.layer, member.side) in uneven:
-            return f"couples only a part of the {member.side}put channels of {member.layer} (a padded or sliced shortcut)"
+            return (
+                f"couples only a part of the {member.side}put channels of {member.layer} (a padded or sliced shortcut)"
+            )
     if not any(member.side == "in" for member in group.members):
         return "feeds the network's outputs"
     return None

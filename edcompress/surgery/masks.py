@@ -32,7 +32,8 @@ class Masks:
         """The masked consumer weights of a state bool[D], by parameter name; gradients flow to the kept weights alone."""
         keep = self._padded(state)
         return {
-            name: self._parameters[name] * _along(keep[dims[1]].to(self._parameters[name].dtype), 1, self._parameters[name])
+            name: self._parameters[name]
+            * _along(keep[dims[1]].to(self._parameters[name].dtype), 1, self._parameters[name])
             for name, dims in self._genes.items()
             if 1 in dims
         }

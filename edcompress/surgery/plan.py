@@ -21,7 +21,12 @@ class GroupPlan(Value):
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
-        if sorted(set(self.kept)) != list(self.kept) or not self.kept or self.kept[-1] >= self.channels or self.kept[0] < 0:
+        if (
+            sorted(set(self.kept)) != list(self.kept)
+            or not self.kept
+            or self.kept[-1] >= self.channels
+            or self.kept[0] < 0
+        ):
             raise ValueError(f"{self.name}: kept must be rising indices below {self.channels}, at least one")
         return self
 
@@ -43,7 +48,9 @@ def plan_of(state: Tensor, space: Space) -> Plan:
     """The plan of a state bool[D]."""
     return Plan(
         groups=tuple(
-            GroupPlan(name=group.name, channels=group.channels, kept=tuple(torch.nonzero(state[part]).flatten().tolist()))
+            GroupPlan(
+                name=group.name, channels=group.channels, kept=tuple(torch.nonzero(state[part]).flatten().tolist())
+            )
             for group, part in space.slices()
         )
     )

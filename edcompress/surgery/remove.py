@@ -34,7 +34,9 @@ def remove(network: nn.Module, plan: Plan, example: Tensor) -> nn.Module:
 def compare_logits(reference: Tensor, other: Tensor, of: str) -> Proof:
     """The largest absolute difference of two logits tensors [N, classes], and the scale of the first."""
     if not torch.isfinite(reference).all():
-        raise ProofError(f"{of}: the logits hold NaN or infinity; the weights are broken or the learning rate is too high")
+        raise ProofError(
+            f"{of}: the logits hold NaN or infinity; the weights are broken or the learning rate is too high"
+        )
     difference = (reference - other).abs().max().item()
     return Proof(max_abs_diff=difference, scale=reference.abs().max().item(), of=of)
 

@@ -131,10 +131,12 @@ def _train_step(trainer: Trainer, images: Tensor, labels: Tensor, span: Span, pl
     with precision.autocast():
         loss = trainer.objective.loss(trainer.regime.forward(images), images, labels)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     value = loss.item()
     if not torch.isfinite(loss):
-        raise EdcompressError(f"the training loss became {value} at epoch {span.epoch + 1}, step {place[0] + 1}; lower finetune.lr")
+        raise EdcompressError(
+            f"the training loss became {value} at epoch {span.epoch + 1}, step {place[0] + 1}; lower finetune.lr"
+        )
     with trainer.regime.guard():
         optimizer.step()
     return value
