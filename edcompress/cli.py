@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edcompress import recipebook, reports, runs
@@ -143,7 +144,9 @@ def benchmark(models: Annotated[list[Path], typer.Argument(help=".onnx files, or
         return
     table = Table("model", "p50 ms", "p90 ms", "p99 ms", "n", "provider")
     for name, value in latency.items():
-        table.add_row(name, *(f"{ms:.3f}" for ms in (value.p50, value.p90, value.p99)), str(value.n), value.provider)
+        table.add_row(
+            escape(name), *(f"{ms:.3f}" for ms in (value.p50, value.p90, value.p99)), str(value.n), value.provider
+        )
     out.print(table)
 
 
@@ -226,7 +229,11 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe."
     """List the shipped recipes, or print one."""
     if name:
         out.print(
-            recipebook.locate(name).read_text(encoding="utf-8"), end="", highlight=False, markup=False, soft_wrap=True
+            (recipebook.presets().get(name) or recipebook.locate(name)).read_text(encoding="utf-8"),
+            end="",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
         return
     table = Table("recipe", "what it is", box=None, pad_edge=False)
@@ -251,6 +258,7 @@ def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help=
             out.print(
                 f"{name}: fine ({checked.model.arch or checked.model.factory} on {checked.data.dataset})",
                 highlight=False,
+                markup=False,
             )
     if faults:
         raise InputError("\n".join(faults))
@@ -264,11 +272,13 @@ def init(path: Annotated[Path, typer.Argument(help="The recipe file to write.")]
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a folder; make it first")
     runs.write_text(path, recipebook.starter())
-    out.print(f"wrote {path}; next: edcompress check {path}", highlight=False)
+    out.print(f"wrote {path}; next: edcompress check {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _run_folder(output: Path | None, name: str, *, resume: bool, force: bool) -> runs.RunFolder:
     """The run folder of a command that makes one; one in the way is said before anything is loaded."""
+    if resume and force:
+        raise InputError("--resume goes on with a run and --force starts it over; choose one of them")
     if output is None:
         return runs.newest() if resume else runs.fresh(name)
     folder = runs.RunFolder(output)
@@ -303,7 +313,10 @@ def _resumable(folder: runs.RunFolder) -> Iterator[None]:
             else "nothing was saved yet in"
         )
         err.print(
-            f"\ninterrupted: {hint} {'--resume -o ' if saved else ''}{folder.path}", highlight=False, soft_wrap=True
+            f"\ninterrupted: {hint} {'--resume -o ' if saved else ''}{folder.path}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
         raise
 
@@ -324,10 +337,11 @@ def _show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> No
     for table in (tables.comparison_table(report), tables.stages_table(report), tables.proofs_table(report)):
         out.print(table)
     target = report.target
-    out.print(f"{target.kind}: asked for at most {target.asked:.1%}, {target.achieved:.1%} left", highlight=False)
+    asked = f"{target.kind}: asked for at most {target.asked:.1%}" if target.kind != "none" else "macs: no target"
+    out.print(f"{asked}, {target.achieved:.1%} left", highlight=False)
     for name in runs.FILES:
         if (folder / name).exists():
-            out.print(f"  {folder / name}", highlight=False, soft_wrap=True)
+            out.print(f"  {folder / name}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _show_verdict(verdict: Verdict, *, as_json: bool) -> None:
@@ -344,7 +358,7 @@ def _show_value(value: BaseModel, as_json: bool, *lines: str) -> None:
         _print_json(value.model_dump())
         return
     for line in lines:
-        out.print(line, highlight=False, soft_wrap=True)
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:

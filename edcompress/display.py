@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _FORMATS = {
@@ -45,7 +46,7 @@ class Display:
     def stage(self, text: str) -> None:
         """Say what begins."""
         self._drop_task()
-        self._say(f"[bold]•[/bold] {text}")
+        self._say(f"[bold]•[/bold] {escape(text)}")
 
     def epoch(self, phase: str, epoch: int, epochs: int) -> None:
         """Begin or move on the bar of a phase; it spans the phase's epochs."""

@@ -54,12 +54,12 @@ def prune(
     Every input is checked before the folder is touched. With `resume` a run goes on from its last finished epoch; one that is
     finished is only read. Raises InputError (and its kinds) for what the user gave, ProofError where an equality fails.
     """
-    if resume and folder.finished:
-        return folder.read_report()
     started = time.monotonic()
     resuming = resume and folder.exists
     if resuming:
         _require_same(folder.read_recipe(), recipe)
+        if folder.finished:
+            return folder.read_report()
     job = open_job(recipe, session)
     run = _open_run(job, folder, folder / "dense.safetensors" if resuming else checkpoint, session, started)
     if not resuming:
@@ -103,6 +103,9 @@ def run(
         if checkpoint is None:
             checkpoint = Path(scratch) / "trained.safetensors"
             if not (resume and folder.exists):
+                open_space(
+                    open_job(recipe, session), new_network(recipe, session)
+                )  # else a bad budget costs a training
                 train(recipe, checkpoint, session=session)
         prune(checkpoint, recipe, folder, resume=resume, force=force, session=session)
     return export(folder, session=session)
@@ -113,7 +116,7 @@ def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accurac
     job = open_job(recipe, session)
     if model.suffix.lower() == ".onnx":
         return onnx_accuracy(model, eval_batches(job.splits.test, recipe.data))
-    network = load(model, trust_code=session.trust_code) if model.is_dir() else read_network(recipe, model, session)
+    network = _of_run(model, recipe, session) if model.is_dir() else read_network(recipe, model, session)
     return job.accuracy(network.to(job.precision.device))
 
 
@@ -123,11 +126,14 @@ def train(recipe: Recipe, output: Path, *, force: bool = False, session: Session
         raise InputError(
             f"-o {output}: the checkpoint is written as safetensors; name it {output.with_suffix('.safetensors')}"
         )
-    if output.exists() and not force:
+    if output.is_dir() or (output.exists() and not force):
         raise InputError(f"{output} exists; choose another with -o, or overwrite it with --force")
-    job = open_job(recipe, session)
-    network = stages.train_dense(job, new_network(recipe, session))
-    output.parent.mkdir(parents=True, exist_ok=True)
+    job, network = open_job(recipe, session), new_network(recipe, session)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"-o {output}: {output.parent} cannot be made a folder: {error.strerror}") from error
+    network = stages.train_dense(job, network)
     save_tensors(output, network.state_dict(), {"edcompress.recipe": recipe.digest})
     return job.accuracy(network.to(job.precision.device))
 
@@ -154,6 +160,14 @@ def load(folder: Path | str, *, trust_code: bool = False) -> nn.Module:
     recipe = run.read_recipe()
     dense = new_network(recipe, Session(trust_code=trust_code))
     return _reload(run, dense, recipe)
+
+
+def _of_run(folder: Path, recipe: Recipe, session: Session) -> nn.Module:
+    network = load(folder, trust_code=session.trust_code)
+    changed = [key for key in differences(RunFolder(folder).read_recipe(), recipe) if key.startswith("model.")]
+    if changed:
+        raise InputError(f"{folder} holds another network than the recipe's: {', '.join(changed)} differ")
+    return network
 
 
 def _reload(run: RunFolder, dense: nn.Module, recipe: Recipe) -> nn.Module:

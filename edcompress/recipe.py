@@ -219,7 +219,7 @@ class Gate(Section):
 class Recipe(Section):
     """One run, from a checkpoint to a gated ONNX file."""
 
-    name: str = Field("recipe", description="")
+    name: str = Field("recipe", pattern=r"^[^./\\][^/\\]*$", description="of the run folder, runs/NAME")
     preset: str | None = Field(None, description="values to start from, e.g. paper")
     model: Model
     data: Data
@@ -238,8 +238,9 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        """First 16 hex digits of the SHA-256 of the recipe's canonical JSON."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """First 16 hex digits of the SHA-256 of the recipe's canonical JSON, in which a preset is resolved."""
+        resolved = self.model_dump(mode="json", exclude={"preset"})
+        text = json.dumps(resolved, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

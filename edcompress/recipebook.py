@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -20,7 +20,18 @@ from edcompress.errors import RecipeError
 from edcompress.recipe import Recipe
 
 Tree = dict[str, Any]
-SUFFIXES = (".yaml", ".yml")
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A section that is written twice is a fault: plain YAML would drop the first without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def shelf() -> Path:
@@ -45,11 +56,13 @@ def locate(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    if path.is_dir():
-        raise RecipeError(f"recipe {name!r} is a folder; give a .yaml file or one of: {', '.join(shipped())}")
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     if stem in shipped():
         return shipped()[stem]
+    if stem in presets():
+        raise RecipeError(f"{stem} is a preset, which a recipe starts from: --recipe RECIPE --set preset={stem}")
+    if path.is_dir():
+        raise RecipeError(f"recipe {name!r} is a folder; give a .yaml file or one of: {', '.join(shipped())}")
     raise RecipeError(
         f"no recipe {name!r}: no such file, and shipped are {', '.join(shipped())}{_suggest(stem, shipped())}"
     )
@@ -104,7 +117,9 @@ def starter() -> str:
 
 def _load(path: Path) -> Tree:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -116,7 +131,7 @@ def _with_preset(tree: Tree, source: Path) -> Tree:
     name = tree.get("preset")
     if name is None:
         return tree
-    if name not in presets():
+    if str(name) not in presets():
         raise RecipeError(
             f"{source}: preset: no preset {name!r}; there is {', '.join(presets())}{_suggest(str(name), presets())}"
         )

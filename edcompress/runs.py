@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from edcompress import recipebook
@@ -59,10 +58,15 @@ class RunFolder:
     def create(self, *, force: bool) -> None:
         """Make the folder; `force` clears the files of an earlier run (and only those) from one that is there."""
         self.require_absent(force=force)
-        for file in FILES:
-            (self.path / file).unlink(missing_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for file in FILES:
+                (self.path / file).unlink(missing_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path} cannot be used as run folder: {error.strerror} ({error.filename})"
+            ) from error
         shutil.rmtree(self.path / "state", ignore_errors=True)
-        self.path.mkdir(parents=True, exist_ok=True)
 
     def require_finished(self, need: str) -> None:
         """Raise RunFolderError unless pruning came to its end here; `need` says what for."""
@@ -72,13 +76,13 @@ class RunFolder:
             raise RunFolderError(f"{self.path} is not a run folder (it has no recipe.yaml)")
         if not self.finished:
             raise RunFolderError(
-                f"{self.path} has not finished pruning, which {need} needs; go on with: edcompress prune CHECKPOINT -o {self.path} --resume"
+                f"{self.path} has not finished pruning, which {need} needs; go on with: "
+                f"edcompress prune CHECKPOINT --recipe {self / 'recipe.yaml'} -o {self.path} --resume"
             )
 
     def read_recipe(self) -> Recipe:
         """The resolved recipe of the run."""
-        tree = yaml.safe_load((self / "recipe.yaml").read_text(encoding="utf-8"))
-        return recipebook.check(tree, str(self / "recipe.yaml"))
+        return recipebook.read_recipe(str(self / "recipe.yaml"))
 
     def read_report(self) -> Report:
         """The report of the run."""
@@ -91,9 +95,12 @@ def read_report(path: Path) -> Report:
         return Report.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror}") from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        first = str(error).splitlines()
-        raise RunFolderError(f"{path} is not a report of edcompress: {' '.join(first[:3])}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise RunFolderError(f"{path} is not a report of edcompress: {key and key + ': '}{first['msg']}") from error
+    except UnicodeDecodeError as error:
+        raise RunFolderError(f"{path} is not a report of edcompress: it is not UTF-8 text") from error
 
 
 def newest(root: Path = Path("runs")) -> RunFolder:
@@ -118,6 +125,8 @@ def write_text(path: Path, text: str) -> None:
     try:
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be written: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
 
