@@ -1,0 +1,117 @@
+"""What the tests of the whole tool share: the command line, in this process or in its own, and one small finished run."""
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the networks here are too small for two
+
+from edcompress.__main__ import main
+
+QUICK = ("train.epochs=2", "search.epochs=1", "finetune.epochs=1", "benchmark.runs=20")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Outcome]
+
+
+def call(*arguments: object) -> Outcome:
+    """`edcompress ARGUMENTS` in this process, through the entry point; an exception that is no exit comes through."""
+    out, err, before, code = io.StringIO(), io.StringIO(), sys.argv, 0
+    sys.argv = ["edcompress", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    finally:
+        sys.argv = before
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def settings(*more: str) -> tuple[str, ...]:
+    """The digits recipe with so few epochs that a run takes seconds, and further overrides."""
+    return ("--recipe", "digits", *(word for pair in (*QUICK, *more) for word in ("--set", pair)))
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """Runs a command in this process."""
+    return call
+
+
+@pytest.fixture(scope="session")
+def quick() -> Callable[..., tuple[str, ...]]:
+    """The options of a run that takes seconds."""
+    return settings
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., subprocess.Popen[str]]:
+    """Starts `python -m edcompress ARGUMENTS` in a process of its own."""
+
+    def begin(*arguments: object, **options: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "edcompress", *map(str, arguments)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload, no-any-return]
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def process(start: Callable[..., subprocess.Popen[str]]) -> Cli:
+    """Runs a command in a process of its own, to its end."""
+
+    def run(*arguments: object, **options: object) -> Outcome:
+        with start(*arguments, **options) as begun:
+            out, err = begun.communicate(timeout=900)
+        return Outcome(begun.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the digits recipe's network after two epochs."""
+    path = tmp_path_factory.mktemp("dense") / "dense.safetensors"
+    assert call("train", *settings(), "-o", path).code == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory: pytest.TempPathFactory, dense: Path) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    pruned = call("prune", dense, *settings(), "-o", folder)
+    assert pruned.code == 0, pruned.err
+    exported = call("export", folder, "--onnx")
+    assert exported.code == 0, exported.err
+    return folder
+
+
+@pytest.fixture
+def finished(finished_once: Path, tmp_path: Path) -> Path:
+    """A pruned and exported run of the digits recipe; each test has its own copy."""
+    return Path(shutil.copytree(finished_once, tmp_path / "finished"))
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of the real data sets and checkpoints."""
+    if not os.environ.get("EDCOMPRESS_DATA"):
+        pytest.skip("needs EDCOMPRESS_DATA, the folder of the real data sets and checkpoints")
+    return Path(os.environ["EDCOMPRESS_DATA"])

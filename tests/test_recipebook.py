@@ -1,0 +1,191 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from edcompress import recipebook
+from edcompress.errors import RecipeError
+from edcompress.recipebook import differences, dump, locate, presets, read_recipe, shipped, starter
+
+SHIPPED = ("digits", "resnet20_cifar10", "resnet56_cifar10", "resnet18_fashion", "resnet18_kuzushiji", "resnet18_cifar100",
+           "squeezenet1_1_imagenette", "alexnet_flowers102", "resnet50_imagenet")  # fmt: skip
+SMALL = "model: {arch: resnet8, num_classes: 10}\ndata: {dataset: digits, image_size: 8}\n"
+
+
+@pytest.fixture
+def written(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Writes a recipe file and returns its path as text."""
+
+    def write(text: str, name: str = "mine.yaml") -> str:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return str(tmp_path / name)
+
+    return write
+
+
+def faults(name: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(name, overrides)
+    return str(caught.value)
+
+
+def test_the_shelf_holds_what_is_promised() -> None:
+    assert set(shipped()) == set(SHIPPED)
+    assert set(presets()) == {"paper"}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_reads_alone_and_with_the_paper_preset(name: str) -> None:
+    plain, paper = read_recipe(name), read_recipe(name, ["preset=paper"])
+    assert plain.name == paper.name == name
+    assert (plain.model, plain.data, plain.target) == (paper.model, paper.data, paper.target)
+    assert (paper.search.levels, paper.search.anneal, paper.finetune.optimizer) == ("channels", 0.0, "adadelta")
+    assert recipebook.headline(locate(name)).endswith((".", "`."))
+
+
+def test_a_recipe_is_found_by_name_by_file_name_and_by_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()  # a folder of this name does not hide the recipe
+    assert locate("digits") == locate("digits.yaml") == locate(str(shipped()["digits"]))
+    (tmp_path / "digits.yaml").write_text(SMALL)
+    assert locate("digits.yaml") == Path("digits.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("digitz", ["no recipe 'digitz'", "did you mean 'digits'?"]),
+        ("paper", ["paper is a preset", "--set preset=paper"]),
+        (".", ["is a folder"]),
+    ],
+)
+def test_a_recipe_that_is_not_there_is_named_with_a_way_out(name: str, words: list[str]) -> None:
+    text = faults(name)
+    assert all(word in text for word in words), text
+
+
+def test_all_faults_are_said_at_once_each_with_its_dotted_key(written) -> None:  # type: ignore[no-untyped-def]
+    path = written(
+        "model: {arch: resnet8, num_classes: 1}\ndata: {dataset: digit, batchsize: 4}\nsearch: {epoch: 3}\n"
+        "target: {macs: 0.5, params: 0.5}\nexport: {opset: 99}\nserach: {}\nseed: -1\nfinetune: {lr: .nan}\n"
+    )
+    text = faults(path)
+    for line in ("model.num_classes: Input should be greater than or equal to 2 (got 1)", "data.dataset: Input should be 'digits'",
+                 "data.image_size: required, and not given", "data.batchsize: unknown key; did you mean 'batch_size'? (got 4)",
+                 "search.epoch: unknown key; did you mean 'epochs'? (got 3)", "seed: Input should be greater than or equal to 0",
+                 "target: give exactly one of macs, params, channels, not macs=0.5, params=0.5",
+                 "export.opset: opset 99 is not supported; choose 18 to 23", "serach: unknown key; did you mean 'search'?",
+                 "finetune.lr: Input should be a finite number"):  # fmt: skip
+        assert f"{path}: {line}" in text
+    assert len(text.splitlines()) == 10
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [
+        ("target.macs=0", "target.macs: Input should be greater than 0"),
+        ("target.macs=1.2", "target.macs: Input should be less than or equal to 1"),
+        ("target.macs=null", "target: give exactly one of macs, params, channels, not none"),
+        ("search.epochs=2.5", "search.epochs: Input should be a valid integer"),
+        ("search.population=3", "search.population: Input should be greater than or equal to 4"),
+        ("search.method=magic", "search.method: Input should be 'edropout', 'magnitude', 'taylor' or 'random' (got 'magic')"),
+        ("search.epochs=0", "search: method edropout needs epochs of at least 1"),
+        ("data.mean=[0.1,0.2]", "data: mean has 2 values and std has 1"),
+        ("data.std=[0]", "data.std.0: Input should be greater than 0"),
+        ("model.factory=a:b", "model: give exactly one of arch and factory"),
+        ("constraints.ignore=layer1", "constraints.ignore: Input should be a valid tuple (got 'layer1')"),
+        ("name=../other", "name: String should match pattern"),
+        ("search=null", "search: Input should be a valid dictionary"),
+        ("preset=papr", "--set: preset: no preset 'papr'; there is paper; did you mean 'paper'?"),
+        ("preset=[paper]", "--set: preset: no preset ['paper']"),
+        ("search.epochs", "--set search.epochs: write it as key=value"),
+        ("=2", "--set =2: write it as key=value"),
+        ("search.epochs={", "--set search.epochs={: the value is not valid YAML"),
+        ("search.epochs.deep=2", "search.epochs: Input should be a valid integer (got {'deep': 2})"),
+    ],
+)  # fmt: skip
+def test_bounds_choices_and_overrides_are_checked(override: str, word: str) -> None:
+    assert word in faults("digits", override)
+
+
+def test_overrides_are_read_as_yaml_values() -> None:
+    recipe = read_recipe("digits", ["target.macs=null", "target.params=0.4", "constraints.ignore=[layer1.*, fc]",
+                                    "search.score_batch=null", "finetune.lr=1e-3", "data.root=~/images"])  # fmt: skip
+    assert recipe.target is not None
+    assert (recipe.target.kind, recipe.target.fraction) == ("params", 0.4)
+    assert recipe.constraints.ignore == ("layer1.*", "fc")
+    assert (recipe.search.score_batch, recipe.finetune.lr, recipe.data.root) == (None, 1e-3, Path("~/images"))
+    assert read_recipe("digits", ["target=null"]).target is None
+
+
+def test_layers_lie_file_under_preset_of_the_command_line_under_set(written) -> None:  # type: ignore[no-untyped-def]
+    path = written(SMALL + "search: {population: 16, evolve_every: 3}\n")
+    assert read_recipe(path, ["preset=paper"]).search.population == 8
+    assert read_recipe(path, ["preset=paper"]).search.evolve_every == 1
+    over = read_recipe(path, ["preset=paper", "search.population=32"])
+    assert (over.search.population, over.search.evolve_every) == (32, 1)
+    assert read_recipe(path, ["search.population=32", "search.population=12"]).search.population == 12
+
+
+def test_a_preset_named_in_the_file_lies_under_the_file(written) -> None:  # type: ignore[no-untyped-def]
+    recipe = read_recipe(written(SMALL + "preset: paper\nsearch: {population: 16}\n"))
+    assert (recipe.search.population, recipe.search.levels, recipe.search.evolve_every) == (16, "channels", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("model: {arch: [\n", "not valid YAML"),
+        ("- a\n- b\n", "a recipe is a mapping of sections, not list"),
+        ("", "a recipe is a mapping of sections, not NoneType"),
+        (SMALL + "search: {epochs: 9}\nseed: 1\nsearch: {population: 8}\n", "'search' stands twice"),
+        (SMALL + "preset: nothing\n", "preset: no preset 'nothing'"),
+        (SMALL + "1: 2\n", "1: Keys should be strings"),
+    ],
+)
+def test_a_file_that_is_no_recipe_says_why(written, text: str, word: str) -> None:  # type: ignore[no-untyped-def]
+    path = written(text)
+    assert path in (said := faults(path))
+    assert word in said
+
+
+def test_bytes_that_are_no_text_are_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "image.yaml").write_bytes(b"\x89PNG\xff\xfe\x00")
+    assert "not valid YAML" in faults(str(tmp_path / "image.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_dumped_recipe_reads_back_the_same(written, name: str) -> None:  # type: ignore[no-untyped-def]
+    recipe = read_recipe(name, ["preset=paper", "target=null", "data.root=/some/where"])
+    back = read_recipe(written(dump(recipe), "recipe.yaml"))
+    assert differences(recipe, back) == ["preset"]
+    assert back.digest == recipe.digest
+    assert dump(back) == dump(recipe)
+
+
+def test_differences_are_dotted_keys() -> None:
+    one, other = read_recipe("digits"), read_recipe("digits", ["search.epochs=9", "target=null", "seed=3"])
+    assert differences(one, one) == []
+    assert differences(one, other) == ["search.epochs", "seed", "target"]
+    assert one.digest != other.digest
+
+
+def test_the_starter_passes_the_check_and_holds_every_default(written) -> None:  # type: ignore[no-untyped-def]
+    text = starter()
+    recipe = read_recipe(written(text))
+    sections = {name: value for name, value in yaml.safe_load(text).items() if isinstance(value, dict)}
+    assert {
+        "model",
+        "data",
+        "target",
+        "constraints",
+        "search",
+        "train",
+        "finetune",
+        "export",
+        "benchmark",
+        "gate",
+    } == set(sections)
+    assert all(set(values) == set(type(getattr(recipe, name)).model_fields) for name, values in sections.items())
+    for field in recipe.search.__class__.model_fields.values():
+        assert field.description in text

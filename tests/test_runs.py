@@ -1,0 +1,116 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from edcompress import reports, runs
+from edcompress.errors import RecipeError, RunFolderError
+from edcompress.recipebook import dump, read_recipe
+from edcompress.runs import FILES, RunFolder
+
+
+def begun(path: Path, age_s: float = 0.0) -> RunFolder:
+    """A run folder with a recipe that was written `age_s` seconds ago."""
+    path.mkdir(parents=True)
+    (path / "recipe.yaml").write_text(dump(read_recipe("digits")))
+    stamp = os.stat(path / "recipe.yaml").st_mtime - age_s
+    os.utime(path / "recipe.yaml", (stamp, stamp))
+    return RunFolder(path)
+
+
+def test_force_clears_the_files_of_a_run_and_no_others(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(force=False)
+    for name in (*FILES, "notes.txt"):
+        (folder.path / name).write_text("x")
+    folder.snapshot.parent.mkdir()
+    folder.snapshot.write_text("x")
+    with pytest.raises(RunFolderError, match=r"exists; go on with --resume, start over with --force"):
+        folder.create(force=False)
+    assert len(list(folder.path.iterdir())) == len(FILES) + 2
+    folder.create(force=True)
+    assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
+
+
+def test_a_file_is_no_run_folder_nor_the_place_of_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunFolderError, match="is a file"):
+        RunFolder(tmp_path / "file").create(force=True)
+    with pytest.raises(RunFolderError, match="cannot be used as run folder: Not a directory"):
+        RunFolder(tmp_path / "file" / "run").create(force=False)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
+    runs.write_text(tmp_path / "a.json", "old")
+    with pytest.raises(UnicodeEncodeError):
+        runs.write_text(tmp_path / "a.json", "new \ud800")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RunFolderError, match="folder cannot be written: Is a directory"):
+        runs.write_text(tmp_path / "folder", "text")
+    assert (tmp_path / "a.json").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "folder"}
+
+
+def test_only_the_files_of_the_design_can_be_named(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        RunFolder(tmp_path) / "model.pkl"
+
+
+def test_newest_is_the_run_begun_last(tmp_path: Path) -> None:
+    begun(tmp_path / "old", age_s=100)
+    begun(tmp_path / "young", age_s=10)
+    begun(tmp_path / "older", age_s=1000)
+    (tmp_path / "no_run").mkdir()
+    assert runs.newest(tmp_path).path == tmp_path / "young"
+    with pytest.raises(RunFolderError, match="make one with: edcompress prune"):
+        runs.newest(tmp_path / "young")
+
+
+def test_fresh_takes_the_first_free_name(tmp_path: Path) -> None:
+    assert runs.fresh("r20", tmp_path).path == tmp_path / "r20"
+    begun(tmp_path / "r20")
+    (tmp_path / "r20-2").write_text("a file is in the way as well")
+    assert runs.fresh("r20", tmp_path).path == tmp_path / "r20-3"
+
+
+def test_what_is_not_finished_says_what_is_missing(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run")
+    with pytest.raises(
+        RunFolderError, match=r"has not finished pruning, which export needs; .*--recipe .*recipe.yaml -o .*--resume"
+    ):
+        folder.require_finished("export")
+    with pytest.raises(RunFolderError, match=r"no run folder .*nothing; .* has run"):
+        RunFolder(tmp_path / "nothing").require_finished("export")
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        RunFolder(tmp_path).require_finished("export")
+    assert (folder.exists, folder.finished) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [(b"", "Invalid JSON"), (b"{}", "recipe: Field required"), (b'{"schema_version": 2}', "schema_version"), (b"\xff\xfe", "not UTF-8")],
+)  # fmt: skip
+def test_a_broken_report_names_the_file_and_the_fault(finished: Path, content: bytes, word: str) -> None:
+    (finished / "report.json").write_bytes(content)
+    with pytest.raises(RunFolderError, match="is not a report of edcompress") as caught:
+        reports.gate(RunFolder(finished))
+    assert str(finished / "report.json") in str(caught.value)
+    assert word in str(caught.value)
+
+
+def test_a_broken_recipe_in_a_run_is_a_recipe_error(finished: Path) -> None:
+    (finished / "recipe.yaml").write_text("model: {arch: [")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml: not valid YAML"):
+        RunFolder(finished).read_recipe()
+
+
+def test_the_gates_verdict_is_saved_in_report_and_page(finished: Path) -> None:
+    folder = RunFolder(finished)
+    verdict = reports.gate(folder, reports.limits_of(folder, {"min_speedup": 1000.0, "max_top1_drop": 1.0}))
+    assert not verdict.passed
+    assert folder.read_report().verdict == verdict
+    assert reports.gate(
+        finished / "report.json", reports.limits_of(folder, {"min_speedup": 1e-3, "max_top1_drop": 1.0})
+    ).passed
+    assert folder.read_report().verdict == verdict  # a report.json alone is only read
