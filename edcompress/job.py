@@ -24,9 +24,10 @@ from edcompress.search.budget import Budget
 from edcompress.session import DEFAULT, Session
 from edcompress.surgery.costs import CostModel
 from edcompress.surgery.depgraph import trace_space
+from edcompress.surgery.probe import lock_untrue
 from edcompress.surgery.space import Space
 from edcompress.training.accuracy import measure_accuracy
-from edcompress.training.precision import Precision
+from edcompress.training.precision import Precision, choose_precision
 
 PROOF_IMAGES = 8
 
@@ -69,7 +70,7 @@ class Job:
 
 def open_job(recipe: Recipe, session: Session = DEFAULT) -> Job:
     """The job of a recipe; DataError or InputError where data or device cannot be used."""
-    precision = Precision(recipe.precision, pick_device(session.device))
+    precision = choose_precision(recipe.precision, pick_device(session.device))
     splits = open_splits(recipe.data, seed=recipe.seed)
     check_fits(splits, recipe.model)
     return Job(recipe, splits, precision, session.monitor)
@@ -110,7 +111,7 @@ def read_network(recipe: Recipe, checkpoint: Path, session: Session = DEFAULT) -
 def open_space(job: Job, network: nn.Module) -> tuple[Space, Budget]:
     """What can be pruned, and what the recipe's target and constraints make of it; BudgetError where that cannot be met."""
     recipe = job.recipe
-    space = trace_space(network, job.example, recipe.constraints.ignore)
+    space = lock_untrue(network, trace_space(network, job.example, recipe.constraints.ignore), job.example)
     return space, Budget(space, CostModel(space, network, job.example), recipe.target, recipe.constraints)
 
 

@@ -5,7 +5,10 @@ Tracing tells which positions of which layers must go together. What the tracing
 - groups that reach the network's outputs;
 - partial coverage: torch-pruning sees zero-padded shortcuts (option A) as element-wise and couples channel i of 16 with channel i
   of 32, leaving channels 16..31 in no group; a layer with channels in no group locks all groups that touch it;
-- grouped convolutions, norms with statistics over channels, and bare parameters.
+- channels that the network's own code cuts into fixed parts (chunk, split, a slice): the parts would not follow the removal;
+- grouped convolutions, norms with statistics over channels, weights of two layers in one, and bare parameters.
+
+What tracing does not see at all (the image, a buffer, an index) is found by `edcompress.surgery.probe`.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from edcompress.surgery.space import Group, Member, Space
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 _PER_CHANNEL = (_BATCH_NORMS, nn.PReLU, nn.InstanceNorm2d)
+_ACROSS_CHANNELS = (nn.LayerNorm, nn.GroupNorm)
 Side = tuple[str, str]
 
 
@@ -40,8 +44,8 @@ def trace_space(network: nn.Module, example: Tensor, ignore: Sequence[str] = ())
     graph = _trace(network, example)
     raw = [_read_group(graph, group) for group in graph.get_all_groups()]
     layers = dict(network.named_modules())
-    uneven = _half_covered(raw, layers)
-    groups = [_locked(group, reason or _reason(group, layers, uneven, ignore)) for group, reason in raw]
+    uneven, tied = _half_covered(raw, layers), _tied(network)
+    groups = [_locked(group, reason or _reason(group, layers, uneven, tied, ignore)) for group, reason in raw]
     order = {name: place for place, name in enumerate(layers)}
     return Space(groups=tuple(sorted(groups, key=lambda group: order[group.name])))
 
@@ -50,16 +54,19 @@ def prune_channels(network: nn.Module, example: Tensor, dropped: Mapping[str, Se
     """Remove, in place, the channels `dropped[group name]` of each named group with all that is coupled to them."""
     graph = _trace(network, example)
     layers = dict(network.named_modules())
+    flags = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
     for name, channels in dropped.items():
         if not channels:
             continue
         root = layers[name]
         group = graph.get_pruning_group(root, graph.get_pruner_of_module(root).prune_out_channels, list(channels))
         group.prune()
+    for name, parameter in network.named_parameters():  # cut parameters are new ones, and ask for gradients
+        parameter.requires_grad_(flags[name])
 
 
 def _trace(network: nn.Module, example: Tensor) -> Any:
-    with evaluating(network), _differentiable(network), _quiet():
+    with evaluating(network), differentiable(network), _quiet():
         try:
             return tp.DependencyGraph().build_dependency(network, example_inputs=example, verbose=False)
         except Exception as error:
@@ -70,8 +77,8 @@ def _trace(network: nn.Module, example: Tensor) -> Any:
 
 
 @contextmanager
-def _differentiable(network: nn.Module) -> Iterator[None]:
-    """The graph is read off autograd, so inside every parameter asks for a gradient."""
+def differentiable(network: nn.Module) -> Iterator[None]:
+    """Inside, every parameter asks for a gradient; afterwards each has its own flag back."""
     flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     network.requires_grad_(True)
     try:
@@ -100,12 +107,35 @@ def _read_group(graph: Any, group: Any) -> tuple[Group, str | None]:
             reason = "feeds the network's outputs"
         elif isinstance(module, nn.Parameter):
             reason = reason or f"uses the bare parameter {graph._param_to_name[module]}"
-        elif isinstance(module, nn.Module) and module in names:
+        elif _cuts_channels(module):
+            reason = reason or "is split into fixed parts by the network's code"
+        elif isinstance(module, nn.Module) and module in names and not _one_for_all(module):
             side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
             members.append(
                 Member(layer=names[module], side=side, positions=tuple(item.idxs), channels=tuple(item.root_idxs))
             )
     return Group(name=_first_root(members, names), channels=len(members[0].positions), members=tuple(members)), reason
+
+
+def _cuts_channels(operation: object) -> bool:
+    """Whether a traced operation gives a part of its input's channels."""
+    if isinstance(operation, tp.ops._SliceOp):
+        return operation.dim not in (0, 2, 3)
+    return isinstance(operation, (tp.ops._SplitOp, tp.ops._UnbindOp))
+
+
+def _one_for_all(layer: nn.Module) -> bool:
+    """Whether a layer has the same parameter for every channel, so that none goes with a channel."""
+    return isinstance(layer, nn.PReLU) and layer.num_parameters == 1
+
+
+def _tied(network: nn.Module) -> dict[str, str]:
+    """Layers that hold a parameter of another layer, by name, with the name of that layer."""
+    holders: dict[nn.Parameter, list[str]] = defaultdict(list)
+    for name, layer in network.named_modules():
+        for parameter in layer.parameters(recurse=False):
+            holders[parameter].append(name)
+    return {name: other for names in holders.values() for name in names for other in names if other != name}
 
 
 def _first_root(members: Sequence[Member], names: Mapping[nn.Module, str]) -> str:
@@ -138,13 +168,17 @@ def _width(layer: nn.Module, side: str) -> int:
     return 0
 
 
-def _reason(group: Group, layers: Mapping[str, nn.Module], uneven: set[Side], ignore: Sequence[str]) -> str | None:
+def _reason(
+    group: Group, layers: Mapping[str, nn.Module], uneven: set[Side], tied: Mapping[str, str], ignore: Sequence[str]
+) -> str | None:
     """Why a group must stay as it is, or None."""
     for pattern in ignore:
         for name in group.layers:
             if fnmatchcase(name, pattern):
                 return f"constraints.ignore has {pattern!r}, which matches {name}"
     for member in group.members:
+        if member.layer in tied:
+            return f"{member.layer} has a weight in common with {tied[member.layer]}"
         if reason := _layer_reason(member, layers[member.layer]):
             return f"{member.layer} {reason}"
     for member in group.members:
@@ -162,10 +196,10 @@ def _layer_reason(member: Member, layer: nn.Module) -> str | None:
         depthwise = layer.groups == layer.in_channels == layer.out_channels
         if layer.groups > 1 and not depthwise:
             return f"is a grouped convolution ({layer.groups} groups)"
-    elif isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
-        return None
-    elif not isinstance(layer, (nn.Linear, *_PER_CHANNEL)):
+    elif isinstance(layer, _ACROSS_CHANNELS):
         return f"is a {type(layer).__name__}, whose result depends on all channels at once"
+    elif not isinstance(layer, (nn.Linear, *_PER_CHANNEL)):
+        return f"is a {type(layer).__name__}, a kind of layer that surgery does not cut"
     if len(set(Counter(member.channels).values())) > 1:
         return "holds its channels in unequal parts"
     return None

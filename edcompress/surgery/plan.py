@@ -8,6 +8,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
+from edcompress.errors import NetworkError
 from edcompress.results import Value
 from edcompress.surgery.space import Space
 
@@ -43,6 +44,13 @@ class Plan(Value):
     schema_version: Literal[1] = 1
     groups: tuple[GroupPlan, ...]
 
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        names = [group.name for group in self.groups]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{max(names, key=names.count)} stands more than once in the plan")
+        return self
+
 
 def plan_of(state: Tensor, space: Space) -> Plan:
     """The plan of a state bool[D]."""
@@ -57,7 +65,12 @@ def plan_of(state: Tensor, space: Space) -> Plan:
 
 
 def state_of(plan: Plan, space: Space) -> Tensor:
-    """The state bool[D] of a plan."""
+    """The state bool[D] of a plan; NetworkError where the plan was made for another space."""
+    made_for = {group.name: group.channels for group in plan.groups}
+    here = {group.name: group.channels for group in space.free}
+    if made_for != here:
+        wrong = sorted(dict(made_for.items() ^ here.items()))
+        raise NetworkError(f"the plan and the network differ in the channels of {', '.join(wrong)}")
     kept = {group.name: group.kept for group in plan.groups}
     state = torch.zeros(space.genes, dtype=torch.bool)
     for group, part in space.slices():
