@@ -45,7 +45,7 @@ class Budget:
         return sums.index_add_(-1, self._space.group_of_gene, state.to(torch.float64))
 
     def repair(self, shares: Tensor, priority: Tensor, budget: float | None) -> Tensor:
-        """Feasible states bool[S, D] for the wish; with a budget in (0, 1] the largest that cost no more, else as wished."""
+        """Feasible states bool[S, D] for the wish; with a budget in (0, 1] they fill it and cost no more, else as wished."""
         wish = shares.to(torch.float64)
         widths = self._snap(wish * self.channels) if budget is None else self._fit(wish, budget)
         return self._choose(widths, priority)
@@ -58,13 +58,17 @@ class Budget:
             middle = (low + high) / 2
             fits = self._affordable(self._shifted(wish, middle), budget)
             low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-        return self._fill(self._shifted(wish, high), self._shifted(wish, low), budget)
+        return self._fill(self._shifted(wish, high), wish, budget)
 
-    def _fill(self, widths: Tensor, wider: Tensor, budget: float) -> Tensor:
-        """Groups that step up together at the last shift step up one by one, as long as the budget lasts."""
-        for group in range(widths.shape[-1]):
-            trial = widths.clone()
-            trial[:, group] = wider[:, group]
+    def _fill(self, widths: Tensor, wish: Tensor, budget: float) -> Tensor:
+        """Each group goes one width up where the budget allows it, in the order in which a smaller shift would come to them.
+
+        One step and not more: a group that costs next to nothing is not blown up by what a dear one could not spend.
+        """
+        wider = torch.where(widths >= self._last, self.channels, widths + self._round)
+        due = wish - (widths + wider) / 2 / self.channels
+        for group in due.argsort(dim=-1, descending=True, stable=True).unsqueeze(-1).unbind(-2):
+            trial = widths.scatter(-1, group, wider.gather(-1, group))
             widths = torch.where(self._affordable(trial, budget), trial, widths)
         return widths
 

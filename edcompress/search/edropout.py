@@ -17,12 +17,13 @@ from torch import Generator, Tensor
 def energy_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """L(s), a scalar: how far the best wrong class is above the right one, in logits [N, classes] for labels int64[N].
 
-    L = mean_b [ E_y - min_{j != y} E_j ] with E_j = -z_j, which is mean_b [ max_{j != y} z_j - z_y ]. NaN counts as +inf.
+    L = mean_b [ E_y - min_{j != y} E_j ] with E_j = -z_j, which is mean_b [ max_{j != y} z_j - z_y ].
+    It is +inf where a logit is not finite.
     """
     z = logits.float()
     right = z.gather(1, labels.unsqueeze(1)).squeeze(1)
     wrong = z.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
-    return torch.nan_to_num((wrong - right).mean(), nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return torch.where(z.isfinite().all(), (wrong - right).mean(), torch.inf)
 
 
 def bernoulli_states(S: int, D: int, p: float, generator: Generator) -> Tensor:

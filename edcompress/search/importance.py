@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from edcompress.networks.modes import evaluating
+from edcompress.surgery.depgraph import differentiable
 from edcompress.surgery.space import Member, Space
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -27,7 +28,7 @@ def taylor(space: Space, network: nn.Module, batches: Batches) -> Tensor:
     """
     device = next(network.parameters()).device
     total, count = torch.zeros(space.genes), 0
-    with evaluating(network):
+    with evaluating(network), differentiable(network):
         for images, labels in batches:
             network.zero_grad(set_to_none=True)
             F.cross_entropy(network(images.to(device)), labels.to(device)).backward()  # type: ignore[no-untyped-call]
