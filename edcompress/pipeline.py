@@ -294,6 +294,7 @@ def _machine(job: Job) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
+        "precision": job.precision.name,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
 

@@ -157,9 +157,9 @@ class Search(Section):
         ge=0.0,
         description="how much of a group's importance ranking a channel bit can outweigh; 0: importance decides",
     )
-    evolve_every: int = Field(4, ge=1, description="training steps per generation")
+    evolve_every: int = Field(8, ge=1, description="training steps per generation")
     score_batch: int | None = Field(
-        128, ge=2, description="images of the step's batch that score states; null: all of them"
+        64, ge=2, description="images of the step's batch that score states; null: all of them"
     )
     anneal: Unit = Field(
         0.85, description="share of the search over which the budget tightens to the target; 0: at once"
@@ -231,7 +231,9 @@ class Recipe(Section):
     export: Export = Export()
     benchmark: Benchmark = Benchmark()
     gate: Gate = Gate()
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast with channels_last while training")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of training; auto: bf16 autocast where the hardware multiplies bf16 natively, else fp32"
+    )
     seed: int = Field(
         0, ge=0, lt=2**31, description="fixes the split, the order of images, augmentation and the search"
     )

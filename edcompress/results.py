@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 class Value(BaseModel):
     """A frozen value that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class Count(Value):
@@ -73,7 +73,7 @@ class Proof(Value):
     @property
     def relative(self) -> float:
         """The difference relative to the scale of the logits."""
-        return self.max_abs_diff / self.scale if self.scale > 0 else self.max_abs_diff
+        return self.max_abs_diff / self.scale if self.scale != 0 else self.max_abs_diff
 
 
 class Proofs(Value):
@@ -85,7 +85,7 @@ class Proofs(Value):
 
 
 class TargetResult(Value):
-    """The share of the dense network that was asked for, and the share that is physically left."""
+    """The share of the dense network that was asked for, and the share that is physically left (of its MACs, without a target)."""
 
     kind: Literal["macs", "params", "channels", "none"]
     asked: float

@@ -7,6 +7,7 @@ import difflib
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -95,7 +96,9 @@ def _read_torch(path: Path, *, trust_pickle: bool) -> object:
     try:
         # Namespace is data alone, and reference training scripts put their arguments next to the weights.
         # A file, not its path: torch.load would go by the path's suffix.
-        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
+        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            # torch warns of newer pickle protocols that it "might" not read; it then reads them, or raises.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content: object = torch.load(file, map_location="cpu", weights_only=True)
         return content
     except pickle.UnpicklingError as error:

@@ -42,7 +42,7 @@ def build(model: Model, *, trust_code: bool = False) -> nn.Module:
         return _from_timm(model.arch.removeprefix(TIMM), model)
     raise NetworkError(
         f"model.arch: there is no {model.arch!r}{_near(model.arch, architectures())} "
-        f"(timm's networks are written {TIMM}NAME; `edcompress.architectures()` lists the others)"
+        f"(timm's networks are written {TIMM}NAME; torchvision's classifiers go by their own names)"
     )
 
 

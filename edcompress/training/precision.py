@@ -10,9 +10,23 @@ import torch
 from torch import Tensor, nn
 
 
+def choose_precision(asked: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
+    """The precision asked for; `auto` is bf16 where the device multiplies bf16 in hardware, else fp32.
+
+    A CPU without AMX or AVX-512 BF16 emulates bf16 convolutions, many times slower than fp32.
+    """
+    if asked != "auto":
+        return Precision(asked, device)
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return Precision("bf16" if native else "fp32", device)
+
+
 @dataclass(frozen=True)
 class Precision:
-    """Where and how a network trains: fp32, or bf16 autocast with channels_last tensors."""
+    """Where and how a network trains: on a device, in fp32 or under bf16 autocast, with channels_last tensors."""
 
     name: Literal["fp32", "bf16"]
     device: torch.device
@@ -24,11 +38,9 @@ class Precision:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def place(self, network: nn.Module) -> nn.Module:
-        """The network on the device, in the layout that trains fastest there."""
-        layout = torch.channels_last if self.name == "bf16" else torch.contiguous_format
-        return network.to(device=self.device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
+        """The network on the device, in the layout in which convolutions train fastest."""
+        return network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def images(self, images: Tensor) -> Tensor:
         """Images [N, C, H, W] on the device, in the layout of the network."""
-        moved = images.to(self.device, non_blocking=True)
-        return moved.contiguous(memory_format=torch.channels_last) if self.name == "bf16" else moved
+        return images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
