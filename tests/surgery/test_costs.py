@@ -1,0 +1,87 @@
+import pytest
+import torch
+from test_remove import random_state
+from torch import Generator
+from zoo import ZOO, images, randomised
+
+from edcompress.networks.registry import build
+from edcompress.recipe import Model
+from edcompress.surgery.costs import CostModel, measure_size
+from edcompress.surgery.depgraph import trace_space
+from edcompress.surgery.plan import plan_of
+from edcompress.surgery.remove import remove
+
+zoo = pytest.mark.parametrize("name", ZOO)
+
+
+@zoo
+@pytest.mark.parametrize("seed", range(3))
+def test_predicted_costs_are_the_measured_ones(name: str, seed: int) -> None:
+    network = randomised(ZOO[name].network())
+    space = trace_space(network, images(2))
+    costs, dense = CostModel(space, network, images(2)), measure_size(network, images(2))
+    state = random_state(space, seed)
+    widths = torch.tensor([int(state[part].sum()) for _, part in space.slices()])
+    pruned = measure_size(remove(network, plan_of(state, space), images(2)), images(2))
+    assert costs.share("macs", widths).item() * dense.macs == pytest.approx(pruned.macs, abs=1e-6)
+    assert costs.share("params", widths).item() * dense.params == pytest.approx(pruned.params, abs=1e-6)
+    assert costs.share("channels", widths).item() == pytest.approx(state.double().mean().item(), abs=1e-12)
+    assert pruned.params < dense.params or state.all()
+
+
+@zoo
+def test_everything_kept_costs_exactly_all(name: str) -> None:
+    network = ZOO[name].network()
+    space = trace_space(network, images(2))
+    costs = CostModel(space, network, images(2))
+    for kind in ("macs", "params", "channels"):
+        assert costs.share(kind, torch.tensor(space.widths)).item() == 1.0
+
+
+def test_costs_of_the_chain_by_hand() -> None:
+    size = measure_size(ZOO["chain"].network(), images(2))
+    # conv1 64 pixels x 9 x 3 x 4 = 6912, conv2 64 x 9 x 4 x 6 = 13824, fc 6 x 3 = 18
+    assert size.macs == 6912 + 13824 + 18
+    # conv1 108 + 4, bn1 4 + 4, conv2 216 + 6, bn2 6 + 6, fc 18 + 3
+    assert size.params == 112 + 8 + 222 + 12 + 21
+
+
+def test_costs_of_a_pruned_chain_by_hand() -> None:
+    network = ZOO["chain"].network()
+    space = trace_space(network, images(2))
+    costs = CostModel(space, network, images(2))
+    widths = torch.tensor([[2, 3], [4, 6]])
+    # two and three channels: conv1 64 x 9 x 3 x 2 = 3456, conv2 64 x 9 x 2 x 3 = 3456, fc 9
+    assert costs.share("macs", widths).tolist() == pytest.approx([6921 / 20754, 1.0])
+    # conv1 54 + 2, bn1 4, conv2 54 + 3, bn2 6, fc 9 + 3
+    assert costs.share("params", widths).tolist() == pytest.approx([135 / 375, 1.0])
+    assert costs.share("channels", widths).tolist() == [0.5, 1.0]
+
+
+def test_a_layer_applied_twice_costs_twice_and_is_owned_once() -> None:
+    size = measure_size(ZOO["shared"].network(), images(2))
+    # first 64 x 9 x 3 x 4 = 6912, shared twice 64 x 9 x 4 x 4 = 9216, fc 12
+    assert size.macs == 6912 + 2 * 9216 + 12
+    assert size.params == 112 + 148 + 15
+
+
+def test_a_depthwise_filter_reads_one_channel() -> None:
+    size = measure_size(ZOO["depthwise"].network(), images(2))
+    # conv 6912, depthwise 64 x 9 x 1 x 4 = 2304, pointwise 64 x 4 x 6 = 1536, fc 18
+    assert size.macs == 6912 + 2304 + 1536 + 18
+
+
+def test_measuring_does_not_depend_on_the_number_of_images_and_changes_nothing() -> None:
+    network = ZOO["chain"].network().train()
+    before = network.state_dict()["bn1.running_mean"].clone()
+    assert measure_size(network, images(1)) == measure_size(network, images(4))
+    assert network.training
+    assert torch.equal(network.state_dict()["bn1.running_mean"], before)
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_a_real_network_has_the_macs_of_its_paper() -> None:
+    network = build(Model(arch="resnet20", num_classes=10))
+    example = torch.randn(2, 3, 32, 32, generator=Generator().manual_seed(0))
+    # by hand: stem 442368; stage 1: 6 x 2359296; stages 2 and 3: 1179648 + 5 x 2359296 each; classifier 640
+    assert measure_size(network, example).macs == 442368 + 6 * 2359296 + 2 * (1179648 + 5 * 2359296) + 640

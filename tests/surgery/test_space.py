@@ -1,0 +1,154 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from zoo import ZOO, Tail, conv, images, randomised
+from zoo_awkward import AWKWARD
+
+from edcompress.errors import NetworkError, ProofError, RecipeError
+from edcompress.networks.registry import build
+from edcompress.recipe import Model
+from edcompress.surgery.depgraph import trace_space
+from edcompress.surgery.probe import lock_untrue
+from edcompress.surgery.space import Space
+
+zoo = pytest.mark.parametrize("name", ZOO)
+
+
+@zoo
+def test_free_groups_and_locks_are_those_worked_out_by_hand(name: str) -> None:
+    space = trace_space(randomised(ZOO[name].network()), images(2))
+    assert {group.name: group.channels for group in space.free} == ZOO[name].free
+    assert space.widths == tuple(ZOO[name].free.values())
+    assert space.genes == sum(ZOO[name].free.values())
+    locked = {group.name: group.locked for group in space.groups if group.locked}
+    assert locked.keys() == ZOO[name].locked.keys()
+    for group, word in ZOO[name].locked.items():
+        assert word in (locked[group] or "")
+
+
+@zoo
+def test_what_is_right_is_not_locked_by_trial(name: str) -> None:
+    network = randomised(ZOO[name].network())
+    space = trace_space(network, images(2))
+    assert lock_untrue(network, space, images(2)) is space
+
+
+@zoo
+def test_tracing_and_trying_leave_the_network_as_it_was(name: str) -> None:
+    network = randomised(ZOO[name].network()).train()
+    first, *_, last = network.parameters()
+    last.requires_grad_(False)
+    next(network.children()).eval()
+    modes = [module.training for module in network.modules()]
+    before = copy.deepcopy(network.state_dict())
+    lock_untrue(network, trace_space(network, images(2)), images(2))
+    assert [module.training for module in network.modules()] == modes
+    assert first.requires_grad
+    assert not last.requires_grad
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+
+
+# Whether `conv` may be cut, by hand. Twice reads each channel at two places, Outer multiplies by a gate that is cut with it.
+MAY_BE_CUT = {"Twice", "Outer"}
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_what_tracing_misreads_is_locked_with_a_reason(name: str) -> None:
+    network = randomised(AWKWARD[name]())
+    space = lock_untrue(network, trace_space(network, images(2)), images(2))
+    free = {group.name for group in space.free}
+    assert ("conv" in free) == (name in MAY_BE_CUT)
+    assert ("conv2" in free) == (name != "WeightNorm")
+    assert all(group.locked != "" for group in space.groups)
+
+
+def test_the_reason_says_whether_removal_crashes_or_lies() -> None:
+    reasons = {}
+    for name in ("ImageResidual", "Softmax", "Tied"):
+        network = randomised(AWKWARD[name]())
+        groups = lock_untrue(network, trace_space(network, images(2)), images(2)).groups
+        reasons[name] = next(group.locked for group in groups if group.name == "conv") or ""
+    assert "cannot be removed (RuntimeError: The size of tensor" in reasons["ImageResidual"]
+    assert "changes the result" in reasons["Softmax"]
+    assert "weight in common" in reasons["Tied"]
+
+
+def test_weights_that_give_nan_are_no_fault_of_the_groups() -> None:
+    network = randomised(ZOO["chain"].network())
+    space = trace_space(network, images(2))
+    nn.init.constant_(network.get_parameter("conv1.bias"), float("nan"))
+    with pytest.raises(ProofError, match="NaN"):
+        lock_untrue(network, space, images(2))
+
+
+def test_streams_of_a_real_option_a_network_are_locked_and_inner_channels_free() -> None:
+    space = trace_space(build(Model(arch="resnet20", num_classes=10)).eval(), torch.randn(2, 3, 32, 32))
+    # three stages of three blocks with 16, 32 and 64 channels between their two convolutions
+    inner = {f"layer{stage}.{block}.conv1": 8 * 2**stage for stage in (1, 2, 3) for block in range(3)}
+    assert {group.name: group.channels for group in space.free} == inner
+    streams = {group.name: group.locked or "" for group in space.groups if group.locked}
+    assert "conv1" in streams
+    assert "padded" in streams["conv1"]
+    readers = {m.layer for group in space.free for m in group.members if m.side == "in"}
+    assert readers == {name.replace("conv1", "conv2") for name in inner}
+
+
+def test_ignore_locks_every_group_that_a_glob_touches() -> None:
+    space = trace_space(
+        ZOO["residual"].network(), images(2), ["bn2"]
+    )  # bn2 is on the stream, of which stem is the first
+    assert [group.name for group in space.free] == ["conv1"]
+    locked = next(group.locked for group in space.groups if group.name == "stem")
+    assert locked == "constraints.ignore has 'bn2', which matches bn2"
+    assert trace_space(ZOO["chain"].network(), images(2), ["conv*"]).genes == 0
+
+
+def test_a_glob_that_matches_nothing_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"'layer9\.\*' matches no layer"):
+        trace_space(ZOO["chain"].network(), images(2), ["conv1", "layer9.*"])
+
+
+def test_a_network_that_cannot_take_the_example_is_named() -> None:
+    with pytest.raises(NetworkError, match=r"Chain cannot be traced with an input of shape \(2, 5, 8, 8\)"):
+        trace_space(ZOO["chain"].network(), torch.randn(2, 5, 8, 8))
+
+
+def test_genes_lie_group_after_group() -> None:
+    space = trace_space(ZOO["concat"].network(), images(2))
+    assert [(group.name, part) for group, part in space.slices()] == [
+        ("a", slice(0, 4)),
+        ("b", slice(4, 6)),
+        ("join", slice(6, 10)),
+    ]
+    assert space.group_of_gene.tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 2, 2]
+    assert space.everything().tolist() == [True] * 10
+    assert Space.model_validate_json(space.model_dump_json()) == space
+
+
+def test_members_say_which_position_is_which_channel() -> None:
+    space = trace_space(ZOO["flatten"].network(), images(2))
+    reader = next(m for m in space.free[0].members if m.side == "in")
+    assert reader.layer == "fc1"  # 4 channels of 2 x 2 pixels
+    assert dict(zip(reader.positions, reader.channels, strict=True)) == {i: i // 4 for i in range(16)}
+
+
+class _Spread(Tail):
+    """Two groups that are each true alone; `far` reads the image's own channels and is not."""
+
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.near, self.far, self.join = conv(3, 4), conv(3, 3), conv(7, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classify(F.relu(self.join(torch.cat([self.near(x), self.far(x) * x], 1))))
+
+
+def test_one_wrong_group_does_not_lock_its_neighbours() -> None:
+    network = randomised(_Spread())
+    traced = trace_space(network, images(2))
+    assert [group.name for group in traced.free] == ["near", "far", "join"]
+    assert [group.name for group in lock_untrue(network, traced, images(2)).free] == ["near", "join"]

@@ -1,0 +1,291 @@
+"""Tiny networks, one per wiring, with what can be pruned of each worked out by hand.
+
+Every network takes images [N, 3, 8, 8] and gives logits [N, 3]. `drops` is one chosen state, as the channels dropped per group;
+`zeros` are the input positions of consumer weights that its mask makes zero, `shapes` the tensors after surgery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from edcompress.networks.cifar_resnet import PaddedShortcut
+
+INPUT = (3, 8, 8)
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """One network and its facts: free groups (name: channels) in order, locked groups (name: a word of the reason)."""
+
+    network: Callable[[], nn.Module]
+    free: dict[str, int]
+    locked: dict[str, str]
+    drops: dict[str, tuple[int, ...]]
+    zeros: dict[str, tuple[int, ...]]
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def conv(inputs: int, outputs: int, **options: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the image size (unless a stride is given)."""
+    return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
+
+
+def images(n: int = 4, seed: int = 0) -> Tensor:
+    """Random images [n, 3, 8, 8]."""
+    return torch.randn(n, *INPUT, generator=Generator().manual_seed(seed))
+
+
+def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
+    """The network in eval mode with random tensors throughout: batch-norm scales of both signs, biases and running means that are
+    mostly above zero, so that few channels are dead."""
+    generator = Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
+            noise = torch.randn(tensor.shape, generator=generator)
+            if name.endswith("running_var"):
+                tensor.copy_(0.5 + noise.abs())
+            elif tensor.dim() > 1:
+                tensor.copy_(noise * (2 / tensor[0].numel()) ** 0.5)
+            else:
+                tensor.copy_(0.5 + 0.5 * noise)
+    return network.eval()
+
+
+class Tail(nn.Module):
+    """What every network ends with: global average pooling and the classifier `fc`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(channels, 3)
+
+    def classify(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+class Chain(Tail):
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.conv1, self.bn1 = conv(3, 4), nn.BatchNorm2d(4)
+        self.conv2, self.bn2 = conv(4, 6), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.classify(F.relu(self.bn2(self.conv2(x))))
+
+
+class Residual(Tail):
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.stem, self.bn = conv(3, 4), nn.BatchNorm2d(4)
+        self.conv1, self.bn1 = conv(4, 5), nn.BatchNorm2d(5)
+        self.conv2, self.bn2 = conv(5, 4), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn(self.stem(x)))
+        return self.classify(F.relu(x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))))
+
+
+class OptionA(Tail):
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.stem, self.bn = conv(3, 4), nn.BatchNorm2d(4)
+        self.conv1, self.bn1 = conv(4, 6, stride=2), nn.BatchNorm2d(6)
+        self.conv2, self.bn2 = conv(6, 6), nn.BatchNorm2d(6)
+        self.shortcut = PaddedShortcut(2, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn(self.stem(x)))
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return self.classify(F.relu(y + self.shortcut(x)))
+
+
+class Concat(Tail):
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.a, self.b = conv(3, 4), conv(3, 2)
+        self.bn, self.join = nn.BatchNorm2d(6), conv(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(F.relu(self.join(F.relu(self.bn(torch.cat([self.a(x), self.b(x)], 1))))))
+
+
+class Split(Tail):
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.conv, self.left, self.right = conv(3, 6), conv(3, 4), conv(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.conv(x).chunk(2, 1)
+        return self.classify(F.relu(self.left(left) + self.right(right)))
+
+
+class Depthwise(Tail):
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.conv, self.bn = conv(3, 4), nn.BatchNorm2d(4)
+        self.depthwise, self.bn1 = conv(4, 4, groups=4), nn.BatchNorm2d(4)
+        self.pointwise = nn.Conv2d(4, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self.bn1(self.depthwise(F.relu6(self.bn(self.conv(x))))))
+        return self.classify(F.relu(self.pointwise(x)))
+
+
+class Grouped(Tail):
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.conv, self.grouped, self.last = conv(3, 4), conv(4, 4, groups=2), conv(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(F.relu(self.last(F.relu(self.grouped(F.relu(self.conv(x)))))))
+
+
+class Flatten(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc1, self.fc2 = conv(3, 4), nn.Linear(16, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.adaptive_avg_pool2d(F.relu(self.conv(x)), 2)
+        logits: Tensor = self.fc2(F.relu(self.fc1(torch.flatten(x, 1))))
+        return logits
+
+
+class Shared(Tail):
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.first, self.shared = conv(3, 4), conv(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.shared(F.relu(self.first(x))))
+        return self.classify(F.relu(self.shared(x)))
+
+
+class SqueezeExcite(Tail):
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.conv, self.bn = conv(3, 4), nn.BatchNorm2d(4)
+        self.down, self.up = nn.Conv2d(4, 2, 1), nn.Conv2d(2, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.bn(self.conv(x)))
+        gate = torch.sigmoid(self.up(F.silu(self.down(F.adaptive_avg_pool2d(x, 1)))))
+        return self.classify(x * gate)
+
+
+class NoBatchNorm(Tail):
+    """A sigmoid of nothing is 0.5, so a channel that is only zeroed at its producer still speaks."""
+
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.conv1, self.conv2 = conv(3, 4), conv(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(torch.sigmoid(self.conv2(torch.sigmoid(self.conv1(x)))))
+
+
+class LayerNorm(Tail):
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.conv1, self.norm, self.conv2 = conv(3, 4), nn.LayerNorm(4), conv(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv1(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.classify(F.relu(self.conv2(x)))
+
+
+class TwoInputs(Tail):
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.a, self.b, self.c = conv(3, 4), conv(3, 4), conv(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(F.relu(self.c(F.relu(self.a(x) + self.b(x)))))
+
+
+class Prelu(Tail):
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.conv1, self.each, self.conv2, self.one = conv(3, 4), nn.PReLU(4), conv(4, 5), nn.PReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.one(self.conv2(self.each(self.conv1(x)))))
+
+
+_FC = {"fc": "outputs"}
+
+ZOO = {
+    "chain": Wiring(
+        Chain, {"conv1": 4, "conv2": 6}, _FC, {"conv1": (1,), "conv2": (0, 5)},
+        zeros={"conv2.weight": (1,), "fc.weight": (0, 5)},
+        shapes={"conv1.weight": (3, 3, 3, 3), "conv1.bias": (3,), "bn1.running_var": (3,), "conv2.weight": (4, 3, 3, 3),
+                "bn2.weight": (4,), "fc.weight": (3, 4)},
+    ),
+    "residual": Wiring(  # the stream is written by stem and conv2, and read by conv1 and fc
+        Residual, {"stem": 4, "conv1": 5}, _FC, {"stem": (2,), "conv1": (0, 4)},
+        zeros={"conv1.weight": (2,), "fc.weight": (2,), "conv2.weight": (0, 4)},
+        shapes={"stem.weight": (3, 3, 3, 3), "bn2.bias": (3,), "conv1.weight": (3, 3, 3, 3), "conv2.weight": (3, 3, 3, 3)},
+    ),
+    "option_a": Wiring(  # channel i of the stem is added to channel 1 + i of conv2
+        OptionA, {"conv1": 6}, {"stem": "part", **_FC}, {"conv1": (0, 3)},
+        zeros={"conv2.weight": (0, 3)},
+        shapes={"conv1.weight": (4, 4, 3, 3), "conv2.weight": (6, 4, 3, 3), "stem.weight": (4, 3, 3, 3)},
+    ),
+    "concat": Wiring(  # a is at positions 0..3 of join, b at 4 and 5
+        Concat, {"a": 4, "b": 2, "join": 4}, _FC, {"a": (0,), "b": (1,), "join": (3,)},
+        zeros={"join.weight": (0, 5), "fc.weight": (3,)},
+        shapes={"a.weight": (3, 3, 3, 3), "b.weight": (1, 3, 3, 3), "bn.running_mean": (4,), "join.weight": (3, 4, 3, 3)},
+    ),
+    "split": Wiring(  # the two halves are cut by the network's own code
+        Split, {"left": 4}, {"conv": "split", **_FC}, {"left": (0, 2)},
+        zeros={"fc.weight": (0, 2)},
+        shapes={"left.weight": (2, 3, 3, 3), "right.weight": (2, 3, 3, 3), "conv.weight": (6, 3, 3, 3)},
+    ),
+    "depthwise": Wiring(
+        Depthwise, {"conv": 4, "pointwise": 6}, _FC, {"conv": (3,), "pointwise": (1, 2)},
+        zeros={"pointwise.weight": (3,), "fc.weight": (1, 2)},
+        shapes={"depthwise.weight": (3, 1, 3, 3), "bn1.weight": (3,), "pointwise.weight": (4, 3, 1, 1)},
+    ),
+    "grouped": Wiring(
+        Grouped, {"last": 5}, {"conv": "grouped", "grouped": "grouped", **_FC}, {"last": (4,)},
+        zeros={"fc.weight": (4,)}, shapes={"last.weight": (4, 4, 3, 3)},
+    ),
+    "flatten": Wiring(  # each channel is 2 x 2 features: channel 1 is features 4..7
+        Flatten, {"conv": 4, "fc1": 6}, {"fc2": "outputs"}, {"conv": (1,), "fc1": (0,)},
+        zeros={"fc1.weight": (4, 5, 6, 7), "fc2.weight": (0,)}, shapes={"fc1.weight": (5, 12), "fc1.bias": (5,), "fc2.weight": (3, 5)},
+    ),
+    "shared": Wiring(  # what the shared layer gives it also takes, so its inputs, its outputs and `first` are one group
+        Shared, {"first": 4}, _FC, {"first": (1,)},
+        zeros={"shared.weight": (1,), "fc.weight": (1,)}, shapes={"shared.weight": (3, 3, 3, 3), "first.weight": (3, 3, 3, 3)},
+    ),
+    "squeeze_excite": Wiring(  # the gate multiplies channel by channel
+        SqueezeExcite, {"conv": 4, "down": 2}, _FC, {"conv": (0, 2), "down": (1,)},
+        zeros={"down.weight": (0, 2), "fc.weight": (0, 2), "up.weight": (1,)},
+        shapes={"down.weight": (1, 2, 1, 1), "up.weight": (2, 1, 1, 1), "up.bias": (2,)},
+    ),
+    "no_batch_norm": Wiring(
+        NoBatchNorm, {"conv1": 4, "conv2": 5}, _FC, {"conv1": (0, 1, 2), "conv2": (4,)},
+        zeros={"conv2.weight": (0, 1, 2), "fc.weight": (4,)}, shapes={"conv1.bias": (1,), "conv2.weight": (4, 1, 3, 3)},
+    ),
+    "layer_norm": Wiring(  # the norm's mean runs over the channels
+        LayerNorm, {"conv2": 5}, {"conv1": "LayerNorm", **_FC}, {"conv2": (0,)},
+        zeros={"fc.weight": (0,)}, shapes={"conv2.weight": (4, 4, 3, 3), "norm.weight": (4,)},
+    ),
+    "two_inputs": Wiring(
+        TwoInputs, {"a": 4, "c": 5}, _FC, {"a": (0, 1), "c": (2,)},
+        zeros={"c.weight": (0, 1), "fc.weight": (2,)},
+        shapes={"a.weight": (2, 3, 3, 3), "b.weight": (2, 3, 3, 3), "c.weight": (4, 2, 3, 3)},
+    ),
+    "prelu": Wiring(
+        Prelu, {"conv1": 4, "conv2": 5}, _FC, {"conv1": (3,), "conv2": (0, 1)},
+        zeros={"conv2.weight": (3,), "fc.weight": (0, 1)}, shapes={"each.weight": (3,), "one.weight": (1,)},
+    ),
+}  # fmt: skip

@@ -1,0 +1,256 @@
+"""Networks that tracing misreads: each of their groups must end exact or locked with a reason, never wrong."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from zoo import Tail, conv
+
+
+class _Between(Tail):
+    """conv(3, 4), something in between, conv2(`width`, 5) and the classifier; `conv2` alone is always free."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__(5)
+        self.conv, self.conv2 = conv(3, 4), conv(width, 5)
+
+    def between(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.read(self.between(F.relu(self.conv(image))))
+
+    def read(self, x: Tensor) -> Tensor:
+        return self.classify(F.relu(self.conv2(x)))
+
+
+class ImageResidual(_Between):
+    """The image has no autograd node, so the sum does not tie the convolution to it."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.read(self.conv(image) + F.pad(image, (0, 0, 0, 0, 0, 1)))
+
+
+class ImageConcat(_Between):
+    def __init__(self) -> None:
+        super().__init__(7)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.read(torch.cat([self.conv(image), image], 1))
+
+
+class ImageConcatFirst(ImageConcat):
+    def forward(self, image: Tensor) -> Tensor:
+        return self.read(torch.cat([image, self.conv(image)], 1))
+
+
+class Shuffle(_Between):
+    def between(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+class Softmax(_Between):
+    def between(self, x: Tensor) -> Tensor:
+        return x.softmax(1)
+
+
+class ChannelMean(_Between):
+    def between(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x.mean(1, keepdim=True))
+
+
+class Scale(_Between):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, 4, 1, 1))
+
+    def between(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class Buffer(_Between):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(1, 4, 1, 1))
+
+    def between(self, x: Tensor) -> Tensor:
+        scale = self.scale
+        assert isinstance(scale, Tensor)
+        return x * scale
+
+
+class Halves(_Between):
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x[:, :2] * torch.sigmoid(x[:, 2:])
+
+
+class Glu(_Between):
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def between(self, x: Tensor) -> Tensor:
+        return F.glu(x, 1)
+
+
+class Twice(_Between):
+    def __init__(self) -> None:
+        super().__init__(8)
+
+    def between(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x], 1)
+
+
+class Flip(_Between):
+    def between(self, x: Tensor) -> Tensor:
+        return x + x.flip(1)
+
+
+class Roll(_Between):
+    def between(self, x: Tensor) -> Tensor:
+        return x.roll(1, 1)
+
+
+class Gather(_Between):
+    def between(self, x: Tensor) -> Tensor:
+        return x[:, [3, 2, 1, 0]]
+
+
+class FixedView(_Between):
+    def between(self, x: Tensor) -> Tensor:
+        return x.view(-1, 4, 64).view(-1, 4, 8, 8)
+
+
+class PixelShuffle(_Between):
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def between(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(x, 2)
+
+
+class Transposed(_Between):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(4, 4, 2, stride=2)
+
+    def between(self, x: Tensor) -> Tensor:
+        up: Tensor = self.up(x)
+        return up
+
+
+class GroupNorm(_Between):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(2, 4)
+
+    def between(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(x)
+        return normed
+
+
+class Multiplier(_Between):
+    """A grouped convolution with two filters per input channel."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.multiplier = conv(4, 8, groups=4)
+
+    def between(self, x: Tensor) -> Tensor:
+        y: Tensor = self.multiplier(x)
+        return y
+
+
+class Tied(_Between):
+    """Two layers with one and the same weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = conv(4, 4), conv(4, 4)
+        self.b.weight = self.a.weight
+
+    def between(self, x: Tensor) -> Tensor:
+        return F.relu(self.a(x)) * torch.sigmoid(self.b(x))
+
+
+class TiedApart(_Between):
+    """Two layers with one weight, and nothing but the weight ties their channels."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.a, self.b = conv(4, 4), conv(4, 4)
+        self.b.weight = self.a.weight
+
+    def between(self, x: Tensor) -> Tensor:
+        return torch.cat([F.relu(self.a(x)), self.b(x)], 1)
+
+
+class WeightNorm(_Between):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.utils.parametrizations.weight_norm(self.conv)
+        self.conv2 = nn.utils.parametrizations.weight_norm(self.conv2)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Tokens(_Between):
+    """Attention over pixels with a linear layer for queries, keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(4, 12)
+
+    def between(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).chunk(3, -1)
+        attended = (q @ k.transpose(1, 2)).softmax(-1) @ v
+        return x + attended.transpose(1, 2).reshape(x.shape)
+
+
+class SingleBroadcast(_Between):
+    """A one-channel map is stretched over all channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = conv(4, 1)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.gate(x))
+
+
+class Outer(_Between):
+    """The gate of four channels is one linear layer over the pooled image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(3, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.read(self.conv(image) * self.gate(image.mean((2, 3)))[:, :, None, None])
+
+
+class Unused(_Between):
+    """Computed and thrown away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aside = conv(4, 4)
+
+    def between(self, x: Tensor) -> Tensor:
+        self.aside(x)
+        return x
+
+
+AWKWARD = {
+    kind.__name__: kind
+    for kind in (
+        ImageResidual, ImageConcat, ImageConcatFirst, Shuffle, Softmax, ChannelMean, Scale, Buffer, Halves, Glu, Twice, Flip, Roll,
+        Gather, FixedView, PixelShuffle, Transposed, GroupNorm, Multiplier, Tied, TiedApart, WeightNorm, Tokens, SingleBroadcast,
+        Outer, Unused,
+    )
+}  # fmt: skip
