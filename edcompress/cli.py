@@ -259,6 +259,7 @@ def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help=
                 f"{name}: fine ({checked.model.arch or checked.model.factory} on {checked.data.dataset})",
                 highlight=False,
                 markup=False,
+                soft_wrap=True,
             )
     if faults:
         raise InputError("\n".join(faults))

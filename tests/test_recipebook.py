@@ -13,7 +13,7 @@ SMALL = "model: {arch: resnet8, num_classes: 10}\ndata: {dataset: digits, image_
 
 
 @pytest.fixture
-def written(tmp_path: Path):  # type: ignore[no-untyped-def]
+def written(tmp_path: Path):
     """Writes a recipe file and returns its path as text."""
 
     def write(text: str, name: str = "mine.yaml") -> str:
@@ -64,7 +64,7 @@ def test_a_recipe_that_is_not_there_is_named_with_a_way_out(name: str, words: li
     assert all(word in text for word in words), text
 
 
-def test_all_faults_are_said_at_once_each_with_its_dotted_key(written) -> None:  # type: ignore[no-untyped-def]
+def test_all_faults_are_said_at_once_each_with_its_dotted_key(written) -> None:
     path = written(
         "model: {arch: resnet8, num_classes: 1}\ndata: {dataset: digit, batchsize: 4}\nsearch: {epoch: 3}\n"
         "target: {macs: 0.5, params: 0.5}\nexport: {opset: 99}\nserach: {}\nseed: -1\nfinetune: {lr: .nan}\n"
@@ -118,7 +118,7 @@ def test_overrides_are_read_as_yaml_values() -> None:
     assert read_recipe("digits", ["target=null"]).target is None
 
 
-def test_layers_lie_file_under_preset_of_the_command_line_under_set(written) -> None:  # type: ignore[no-untyped-def]
+def test_layers_lie_file_under_preset_of_the_command_line_under_set(written) -> None:
     path = written(SMALL + "search: {population: 16, evolve_every: 3}\n")
     assert read_recipe(path, ["preset=paper"]).search.population == 8
     assert read_recipe(path, ["preset=paper"]).search.evolve_every == 1
@@ -127,7 +127,7 @@ def test_layers_lie_file_under_preset_of_the_command_line_under_set(written) -> 
     assert read_recipe(path, ["search.population=32", "search.population=12"]).search.population == 12
 
 
-def test_a_preset_named_in_the_file_lies_under_the_file(written) -> None:  # type: ignore[no-untyped-def]
+def test_a_preset_named_in_the_file_lies_under_the_file(written) -> None:
     recipe = read_recipe(written(SMALL + "preset: paper\nsearch: {population: 16}\n"))
     assert (recipe.search.population, recipe.search.levels, recipe.search.evolve_every) == (16, "channels", 1)
 
@@ -143,7 +143,7 @@ def test_a_preset_named_in_the_file_lies_under_the_file(written) -> None:  # typ
         (SMALL + "1: 2\n", "1: Keys should be strings"),
     ],
 )
-def test_a_file_that_is_no_recipe_says_why(written, text: str, word: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_that_is_no_recipe_says_why(written, text: str, word: str) -> None:
     path = written(text)
     assert path in (said := faults(path))
     assert word in said
@@ -155,7 +155,7 @@ def test_bytes_that_are_no_text_are_no_recipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_dumped_recipe_reads_back_the_same(written, name: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_dumped_recipe_reads_back_the_same(written, name: str) -> None:
     recipe = read_recipe(name, ["preset=paper", "target=null", "data.root=/some/where"])
     back = read_recipe(written(dump(recipe), "recipe.yaml"))
     assert differences(recipe, back) == ["preset"]
@@ -170,7 +170,7 @@ def test_differences_are_dotted_keys() -> None:
     assert one.digest != other.digest
 
 
-def test_the_starter_passes_the_check_and_holds_every_default(written) -> None:  # type: ignore[no-untyped-def]
+def test_the_starter_passes_the_check_and_holds_every_default(written) -> None:
     text = starter()
     recipe = read_recipe(written(text))
     sections = {name: value for name, value in yaml.safe_load(text).items() if isinstance(value, dict)}

@@ -1,0 +1,306 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from edcompress.networks.cifar_resnet import CifarResNet
+from edcompress.recipebook import shipped
+
+COMMANDS = (
+    "prune",
+    "export",
+    "gate",
+    "evaluate",
+    "benchmark",
+    "inspect",
+    "train",
+    "run",
+    "recipes",
+    "check",
+    "init",
+    "report",
+    "demo",
+)
+LIMITS = ("--max-top1-drop", "1", "--min-speedup", "0.001", "--max-parity", "0.0001")
+
+
+class Trap:
+    """Runs code when it is unpickled: it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, dense: Path, finished_once: Path) -> dict[str, Path]:
+    """Good and bad inputs by name."""
+    shelf = tmp_path_factory.mktemp("files")
+    names = (
+        "cut.safetensors",
+        "cut.pt",
+        "text.pt",
+        "trap.pt",
+        "other.pt",
+        "empty.pt",
+        "none.pt",
+        "unfinished",
+        "sprung",
+    )
+    made = {name.replace(".", "_"): shelf / name for name in names}
+    made |= {"dense": dense, "run": finished_once, "shelf": shelf}
+    made["cut_safetensors"].write_bytes(dense.read_bytes()[:-1000])
+    torch.save({"weight": torch.zeros(10_000)}, made["cut_pt"])
+    made["cut_pt"].write_bytes(made["cut_pt"].read_bytes()[:20_000])
+    made["text_pt"].write_text("version https://git-lfs.github.com/spec/v1\n")
+    made["trap_pt"].write_bytes(pickle.dumps({"state_dict": Trap(made["sprung"])}))
+    torch.save(CifarResNet(20, 10, 1).state_dict(), made["other_pt"])
+    made["empty_pt"].touch()
+    made["unfinished"].mkdir()
+    (made["unfinished"] / "recipe.yaml").write_text((finished_once / "recipe.yaml").read_text())
+    return made
+
+
+PRUNE = "prune {dense} --recipe digits -o out"
+BAD = [
+    (f"{PRUNE} --set serach.epochs=1", ["serach: unknown key; did you mean 'search'?"]),
+    (f"{PRUNE} --set target.macs=1.5", ["target.macs", "less than or equal to 1", "1.5"]),
+    (f"{PRUNE} --set target.params=0.5", ["exactly one of macs, params, channels"]),
+    (f"{PRUNE} --set target.macs=0.01", ["target.macs = 0.01 is below 0.3", "constraints.min_ratio"]),
+    ("run --recipe digits -o out --set target.macs=0.01", ["target.macs = 0.01 is below 0.3"]),
+    ("prune {none_pt} --recipe digits -o out", ["none.pt: there is no such file"]),
+    ("prune {shelf} --recipe digits -o out", ["is a folder; give the weights file"]),
+    ("prune {empty_pt} --recipe digits -o out", ["empty.pt: is empty"]),
+    ("prune {cut_safetensors} --recipe digits -o out", ["cut.safetensors: is a damaged or truncated"]),
+    ("prune {cut_pt} --recipe digits -o out", ["cut.pt", "truncated"]),
+    ("prune {text_pt} --recipe digits -o out", ["text.pt", "is a text file", "Git LFS"]),
+    ("prune {trap_pt} --recipe digits -o out", ["trap.pt", "--trust-pickle"]),
+    ("prune {other_pt} --recipe digits -o out", ["other.pt", "do not fit", "unexpected"]),
+    (f"{PRUNE} --set model.num_classes=12", ["the checkpoint has 10 classes, the recipe's model.num_classes is 12"]),
+    (f"{PRUNE} --set model.arch=resnet21", ["no 'resnet21'", "did you mean", "resnet20"]),
+    (f"{PRUNE} --set model.arch=alexnet --set data.image_size=32", ["alexnet cannot take images of 1x32x32", "data.image_size"]),
+    (f"{PRUNE} --set constraints.ignore=[layer9*]", ["constraints.ignore", "'layer9*' matches no layer"]),
+    (f"{PRUNE} --set data.dataset=cifar10 --set data.root=nowhere", ["cifar10 is not at nowhere/", "EDCOMPRESS_DATA"]),
+    (f"{PRUNE} --set data.dataset=image_folder --set data.root=nowhere", ["nowhere/train is missing"]),
+    (f"{PRUNE} --set export.opset=99", ["export.opset", "99 is not supported; choose 18 to 23"]),
+    (f"{PRUNE} --set search.epochs", ["--set search.epochs: write it as key=value"]),
+    (f"{PRUNE} --device tpu", ["--device tpu: choose auto, cpu or cuda"]),
+    (f"{PRUNE} --resume --force", ["choose one of them"]),
+    (f"{PRUNE} --resume", ["no run was begun in out"]),
+    ("prune {dense} --recipe digits -o {run}", ["exists; go on with --resume, start over with --force"]),
+    ("prune {dense} --recipe digits -o {dense} --force", ["is a file"]),
+    ("prune {dense} --recipe digits -o {dense}/run", ["cannot be used as run folder"]),
+    ("prune {dense} --recipe digits -o {run} --resume --set seed=5", ["begun with another", "seed"]),
+    ("prune {dense} --recipe nowhere.yaml -o out", ["no recipe 'nowhere.yaml'"]),
+    ("prune {dense} --recipe digits -o out --set model.arch=null --set model.factory=mine:net", ["mine:net", "--trust-code"]),
+    ("prune {dense}", ["--recipe"]),
+    ("prune {dense} --recipe digits --frob", ["--frob"]),
+    ("frobnicate", ["frobnicate"]),
+    ("export {unfinished} --onnx", ["has not finished pruning", "--resume"]),
+    ("export {run} --opset 99", ["--opset 99 is not supported; choose 18 to 23"]),
+    ("export {shelf}", ["is not a run folder"]),
+    ("export", ["no run under runs/"]),
+    ("export nowhere", ["no run folder nowhere"]),
+    ("report {unfinished}", ["has not finished pruning"]),
+    ("gate {unfinished}", ["has not finished pruning"]),
+    ("gate {text_pt}", ["text.pt is not a report of edcompress", "Invalid JSON"]),
+    ("gate {run} --max-top1-drop 3", ["--max-top1-drop 3", "less than or equal to 1"]),
+    ("gate {run} --min-speedup nan", ["--min-speedup nan", "finite"]),
+    ("evaluate {text_pt} --recipe digits", ["is a text file"]),
+    ("evaluate {shelf} --recipe digits", ["is not a run folder"]),
+    ("evaluate {run} --recipe digits --set model.arch=resnet20", ["another network", "model.arch"]),
+    ("evaluate {run}/pruned.onnx --recipe digits --set data.image_size=20", ["takes images", "20, 20"]),
+    ("evaluate nowhere.onnx --recipe digits", ["nowhere.onnx: no such ONNX file"]),
+    ("benchmark {text_pt}", ["cannot load it as an ONNX model"]),
+    ("benchmark {unfinished}", ["dense.onnx: no such ONNX file"]),
+    ("benchmark {run} --runs 3", ["--runs", "20"]),
+    ("train --recipe digits -o out.pt", ["written as safetensors", "out.safetensors"]),
+    ("train --recipe digits -o {dense}", ["exists", "--force"]),
+    ("train --recipe digits -o {dense}/x.safetensors", ["cannot be made a folder"]),
+    ("inspect {other_pt} --recipe digits", ["do not fit"]),
+    ("check digits nowhere.yaml elsewhere.yaml", ["no recipe 'nowhere.yaml'", "no recipe 'elsewhere.yaml'"]),
+    ("check digits --set preset=papr", ["did you mean 'paper'?"]),
+    ("recipes nowhere", ["no recipe 'nowhere'"]),
+    ("init {dense}", ["exists", "--force"]),
+    ("init nowhere/mine.yaml", ["nowhere is not a folder"]),
+]  # fmt: skip
+
+
+def listing(*folders: Path) -> list[tuple[str, int]]:
+    return sorted((str(path), path.stat().st_mtime_ns) for folder in folders for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(("command", "words"), BAD, ids=[command.replace(PRUNE, "P") for command, _ in BAD])
+def test_bad_input_names_the_thing_ends_with_2_and_writes_nothing(
+    cli, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = listing(tmp_path, files["shelf"], files["run"], files["dense"].parent)
+    ended = cli(*(word.format(**files) for word in command.split()))
+    assert ended.code == 2, ended
+    assert ended.out == ("digits: fine (resnet8 on digits)\n" if command.startswith("check digits nowhere") else "")
+    assert all(word in ended.err for word in words), ended.err
+    assert listing(tmp_path, files["shelf"], files["run"], files["dense"].parent) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_bad_input(cli, dense: Path, tmp_path: Path) -> None:
+    ended = cli("prune", dense, "--recipe", "digits", "-o", tmp_path / "out", "--device", "cuda")
+    assert (ended.code, (tmp_path / "out").exists()) == (2, False)
+    assert "torch sees no CUDA device; use --device cpu or auto" in ended.err
+
+
+def test_a_trusted_pickle_runs_only_when_asked(cli, tmp_path: Path) -> None:
+    (tmp_path / "trap.pt").write_bytes(pickle.dumps({"state_dict": Trap(tmp_path / "sprung")}))
+    ended = cli("evaluate", tmp_path / "trap.pt", "--recipe", "digits", "--trust-pickle")
+    assert (ended.code, (tmp_path / "sprung").is_dir()) == (2, True)  # the code ran, and left nothing to evaluate
+
+
+@pytest.mark.parametrize(
+    "command", ["prune {text_pt} --recipe digits -o out", "prune {dense} --recipe digitz", "prune {dense}"]
+)
+def test_a_real_process_says_bad_input_without_a_traceback(
+    process, files: dict[str, Path], tmp_path: Path, command: str
+) -> None:
+    ended = process(*(word.format(**files) for word in command.split()), cwd=tmp_path)
+    assert (ended.code, ended.out) == (2, "")
+    assert "rror" in ended.err
+    assert "Traceback" not in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["prune", "--help"], ["check", "digits"], ["recipes"], ["gate", "REPORT", *LIMITS]]
+)
+def test_light_commands_load_no_torch(finished: Path, arguments: list[str]) -> None:
+    given = [str(finished / "report.json") if word == "REPORT" else word for word in arguments]
+    program = f"""
+import sys
+from edcompress.__main__ import main
+sys.argv = ["edcompress", *{given!r}]
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+heavy = {{"torch", "torchvision", "onnx", "onnxruntime", "numpy", "sklearn"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_names_every_command_of_the_contract(cli) -> None:
+    text = cli("--help").out
+    for name in COMMANDS:
+        assert f" {name} " in text
+        assert cli(name, "--help").code == 0
+
+
+def test_gate_answers_with_its_exit_code(cli, finished: Path) -> None:
+    passed = cli("gate", finished, *LIMITS)
+    assert (passed.code, "Gate: pass" in passed.out) == (0, True)
+    failed = cli("gate", finished, *LIMITS, "--max-size-ratio", "0.01", "--json")
+    verdict = json.loads(failed.out)
+    assert (failed.code, verdict["passed"]) == (1, False)
+    assert [check["name"] for check in verdict["checks"] if not check["passed"]] == ["size_ratio"]
+    assert cli("gate", finished / "report.json", "--min-speedup", "1000").code == 1
+
+
+def test_gate_before_export_says_what_is_missing(cli, finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    report["proof"]["pruned_vs_onnx"] = report["dense"]["latency_ms"] = report["pruned"]["latency_ms"] = None
+    (finished / "report.json").write_text(json.dumps(report))
+    ended = cli("gate", finished, "--max-top1-drop", "1")
+    assert ended.code == 2
+    assert "run `edcompress export --onnx` first" in ended.err
+
+
+def test_json_is_alone_on_stdout_and_progress_on_stderr(process, quick, dense: Path, tmp_path: Path) -> None:
+    more = quick("search.method=magnitude", "search.epochs=0")
+    ended = process("prune", dense, *more, "-o", "run[1]", "--json", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    report = json.loads(ended.out)
+    assert report == json.loads((tmp_path / "run[1]" / "report.json").read_text())
+    assert "finetune 1/1: loss" in ended.err
+    assert "Warning" not in ended.err
+    shown = process("report", "run[1]", cwd=tmp_path)
+    assert "  run[1]/plan.json" in shown.out.splitlines()
+    silent = process("prune", dense, *more, "-o", "run[1]", "--quiet", "--force", cwd=tmp_path)
+    assert (silent.code, silent.err) == (0, "")
+
+
+def test_results_as_json(cli, dense: Path, finished: Path) -> None:
+    report = json.loads(cli("report", finished, "--json").out)
+    of_run = json.loads(cli("evaluate", finished, "--recipe", "digits", "--json").out)
+    of_onnx = json.loads(cli("evaluate", finished / "pruned.onnx", "--recipe", "digits", "--json").out)
+    of_dense = json.loads(cli("evaluate", dense, "--recipe", "digits", "--json").out)
+    assert of_run == of_onnx == report["pruned"]["accuracy"]
+    assert of_dense == report["dense"]["accuracy"]
+    latency = json.loads(cli("benchmark", finished, "--runs", "20", "--json").out)
+    assert {Path(name).name: value["n"] for name, value in latency.items()} == {"dense.onnx": 20, "pruned.onnx": 20}
+    space = json.loads(cli("inspect", dense, "--recipe", "digits", "--json").out)
+    assert space == json.loads((finished / "space.json").read_text())
+
+
+def test_inspect_says_what_is_locked_and_why(cli) -> None:
+    ended = cli("inspect", "--recipe", "digits")
+    assert ended.code == 0
+    assert "channels can be pruned" in ended.out
+    assert "locked: " in ended.out
+
+
+def test_recipes_lists_all_and_prints_one(cli) -> None:
+    listed = cli("recipes").out
+    assert all(name in listed for name in (*shipped(), "paper (preset)"))
+    assert cli("recipes", "digits").out == shipped()["digits"].read_text()
+    assert "levels: channels" in cli("recipes", "paper").out
+
+
+def test_init_writes_a_recipe_that_checks_and_does_not_overwrite(cli, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    assert cli("init", path).code == 0
+    assert cli("check", path).out == f"{path}: fine (resnet18 on image_folder)\n"
+    path.write_text("mine")
+    assert (cli("init", path).code, path.read_text()) == (2, "mine")
+    assert cli("init", path, "--force").code == 0
+    assert cli("check", path, "digits", "--set", "seed=3").code == 0
+
+
+def test_a_run_folder_is_made_anew_with_force_and_keeps_what_is_not_its_own(
+    cli, quick, dense: Path, finished: Path
+) -> None:
+    (finished / "notes.txt").write_text("mine")
+    assert cli("prune", dense, *quick("search.method=random", "search.epochs=0"), "-o", finished, "--force").code == 0
+    assert (finished / "notes.txt").read_text() == "mine"
+    assert not (finished / "pruned.onnx").exists()
+    assert json.loads((finished / "report.json").read_text())["search"]["method"] == "random"
+
+
+def test_without_a_name_runs_lie_under_runs_and_the_newest_is_meant(
+    cli, quick, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = quick("search.method=random", "search.epochs=0", "finetune.epochs=0")
+    assert cli("prune", dense, *short).code == 0
+    assert cli("prune", dense, *short, "--set", "seed=1").code == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"digits", "digits-2"}
+    assert json.loads(cli("report", "--json").out)["seed"] == 1
+    assert cli("export", "--onnx").code == 0
+    assert Path("runs/digits-2/pruned.onnx").is_file()
+    assert cli("gate", *LIMITS).code == 0
+
+
+def test_run_trains_prunes_exports_and_gates(cli, quick, tmp_path: Path) -> None:
+    more = quick("search.method=magnitude", "search.epochs=0", "gate.min_speedup=1000", "gate.max_top1_drop=1.0")
+    ended = cli("run", *more, "-o", tmp_path / "run")
+    assert ended.code == 1, ended.err  # the gate's answer is the command's
+    assert "Gate: FAIL" in ended.out
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["verdict"]["passed"] is False
