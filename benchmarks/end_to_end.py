@@ -1,0 +1,99 @@
+"""The README's table: a checkpoint through `prune`, `export --onnx` and `gate`, as a user runs them.
+
+    python benchmarks/end_to_end.py resnet20_cifar10 CHECKPOINT [--seed 0 ...] [-o FOLDER]
+
+Latency is dense and pruned interleaved in one process, n calls each (see report.json); the speed-up is the ratio of the medians.
+Appends one JSON line per run to benchmarks/results.jsonl and rewrites docs/results.md from all of its lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+LOG = HERE / "results.jsonl"
+PAGE = HERE.parent / "docs" / "results.md"
+HEAD = """# Measured results
+
+Written by `benchmarks/end_to_end.py` from `benchmarks/results.jsonl`; one line per run, all through the command line.
+Top-1 is on the test images (correct of total). Latency is the onnxruntime median at batch 1 on one pinned thread, dense and pruned
+interleaved in one process; the spread is p50 to p90. Minutes are of `prune` alone.
+
+| recipe | seed | method | top-1 dense | top-1 pruned | MACs left | parameters left | p50 (p90) dense, ms | p50 (p90) pruned, ms | n | speed-up | largest relative difference in the proofs | gate | minutes | machine | date |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""  # noqa: E501
+
+
+def main() -> None:
+    """Run every seed and rewrite the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs"))
+    options = parser.parse_args()
+    for seed in options.seed:
+        line = measure(options.recipe, options.checkpoint, seed, options.output, options.overrides)
+        with LOG.open("a") as log:
+            log.write(json.dumps(line) + "\n")
+    PAGE.write_text(HEAD + "".join(row(json.loads(line)) for line in LOG.read_text().splitlines()))
+
+
+def measure(recipe: str, checkpoint: Path, seed: int, output: Path, overrides: list[str]) -> dict[str, Any]:
+    """One run's line: its report, the gate's exit code and the minutes that `prune` took."""
+    folder = output / f"{Path(recipe).stem}-seed{seed}-{int(time.time())}"
+    extra = [part for override in (f"seed={seed}", *overrides) for part in ("--set", override)]
+    started = time.monotonic()
+    edcompress("prune", str(checkpoint), "--recipe", recipe, "-o", str(folder), *extra)
+    minutes = (time.monotonic() - started) / 60
+    edcompress("export", str(folder), "--onnx")
+    gate = subprocess.run([sys.executable, "-m", "edcompress", "gate", str(folder)], check=False).returncode
+    report = json.loads((folder / "report.json").read_text())
+    return {
+        "report": report,
+        "gate": gate,
+        "minutes": minutes,
+        "overrides": overrides,
+        "date": date.today().isoformat(),
+    }
+
+
+def edcompress(*arguments: str) -> None:
+    """Run a command that must succeed."""
+    subprocess.run([sys.executable, "-m", "edcompress", *arguments], check=True)
+
+
+def row(line: dict[str, Any]) -> str:
+    """A row of the table."""
+    report = line["report"]
+    dense, pruned = report["dense"], report["pruned"]
+    before, after = dense["latency_ms"], pruned["latency_ms"]
+    worst = max(proof["max_abs_diff"] / proof["scale"] for proof in report["proof"].values())
+    machine = f"{report['machine']['processor']}, {report['machine']['threads']} threads"
+    cells = [
+        " ".join([report["recipe"], *line["overrides"]]), report["seed"], report["search"]["method"],
+        counted(dense), counted(pruned),
+        f"{pruned['size']['macs'] / dense['size']['macs']:.1%}", f"{pruned['size']['params'] / dense['size']['params']:.1%}",
+        f"{before['p50']:.3f} ({before['p90']:.3f})", f"{after['p50']:.3f} ({after['p90']:.3f})", after["n"],
+        f"{before['p50'] / after['p50']:.2f}x", f"{worst:.1e}", "pass" if line["gate"] == 0 else "FAIL",
+        f"{line['minutes']:.1f}", machine, line["date"],
+    ]  # fmt: skip
+    return "| " + " | ".join(str(cell) for cell in cells) + " |\n"
+
+
+def counted(result: dict[str, Any]) -> str:
+    """Top-1 as per cent and as counts."""
+    top1 = result["accuracy"]["top1"]
+    return f"{top1['correct'] / top1['total']:.2%} ({top1['correct']}/{top1['total']})"
+
+
+if __name__ == "__main__":
+    main()
