@@ -223,7 +223,7 @@ def test_gate_before_export_says_what_is_missing(cli, finished: Path) -> None:
     assert "run `edcompress export --onnx` first" in ended.err
 
 
-def test_json_is_alone_on_stdout_and_progress_on_stderr(process, quick, dense: Path, tmp_path: Path) -> None:
+def test_json_is_alone_on_stdout_and_progress_on_stderr(process, cli, quick, dense: Path, tmp_path: Path) -> None:
     more = quick("search.method=magnitude", "search.epochs=0")
     ended = process("prune", dense, *more, "-o", "run[1]", "--json", cwd=tmp_path)
     assert ended.code == 0, ended.err
@@ -233,7 +233,7 @@ def test_json_is_alone_on_stdout_and_progress_on_stderr(process, quick, dense: P
     assert "Warning" not in ended.err
     shown = process("report", "run[1]", cwd=tmp_path)
     assert "  run[1]/plan.json" in shown.out.splitlines()
-    silent = process("prune", dense, *more, "-o", "run[1]", "--quiet", "--force", cwd=tmp_path)
+    silent = cli("prune", dense, *more, "-o", tmp_path / "run[1]", "--quiet", "--force")
     assert (silent.code, silent.err) == (0, "")
 
 

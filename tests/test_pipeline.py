@@ -1,0 +1,247 @@
+import json
+import pickletools
+import signal
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import edcompress
+from edcompress.job import open_job
+from edcompress.monitor import Silent
+from edcompress.pipeline import evaluate, export, load, prune
+from edcompress.recipe import Recipe
+from edcompress.recipebook import read_recipe
+from edcompress.results import Report
+from edcompress.runs import FILES, RunFolder
+from edcompress.session import Session
+from edcompress.stages import read_plan
+from edcompress.surgery.costs import measure_size
+
+TWO_EPOCHS = ("search.epochs=2", "finetune.epochs=2", "search.evolve_every=2", "data.limit=600")
+ONE_EPOCH = ("search.epochs=1", "finetune.epochs=1", "search.evolve_every=2", "data.limit=600")
+PUBLIC = ["prune", "export", "run", "evaluate", "benchmark", "inspect", "train", "load", "gate", "read_recipe", "RunFolder",
+          "EdcompressError"]  # fmt: skip
+
+
+class Interrupter(Silent):
+    """Presses Ctrl-C in a phase, at a step of an epoch, or where a stage begins."""
+
+    def __init__(self, phase: str, epoch: int = -1, step: int = 1) -> None:
+        self._at, self._now = (phase, epoch, step), ("", -1)
+
+    def stage(self, text: str) -> None:
+        if text.startswith(self._at[0]) and self._at[1] < 0:
+            raise KeyboardInterrupt
+
+    def epoch(self, phase: str, epoch: int, epochs: int) -> None:  # noqa: ARG002
+        self._now = (phase, epoch)
+
+    def step(self, step: int, steps: int, figures: dict[str, Any]) -> None:  # noqa: ARG002
+        if (*self._now, step) == self._at:
+            raise KeyboardInterrupt
+
+
+def digits(*overrides: str) -> Recipe:
+    return read_recipe("digits", overrides)
+
+
+def pruned(dense: Path, folder: Path, recipe: Recipe, monitor: Silent | None = None, *, resume: bool = False) -> Report:
+    return prune(dense, recipe, RunFolder(folder), resume=resume, session=Session("cpu", monitor=monitor or Silent()))
+
+
+def outcome(folder: Path) -> tuple[bytes, bytes, bytes]:
+    """What two equal runs have in common, bit for bit: the plan, the weights, and the search's log."""
+    first, second, third = (
+        (folder / name).read_bytes() for name in ("plan.json", "pruned.safetensors", "search.jsonl")
+    )
+    return first, second, third
+
+
+@pytest.fixture(scope="module")
+def unbroken(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    pruned(dense, folder, digits(*TWO_EPOCHS))
+    return folder
+
+
+def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_does_not(
+    unbroken: Path, dense: Path, tmp_path: Path
+) -> None:
+    torch.rand(3)  # nothing outside the recipe has a say
+    pruned(dense, tmp_path / "again", digits(*TWO_EPOCHS))
+    pruned(dense, tmp_path / "other", digits(*TWO_EPOCHS, "seed=1"))
+    assert outcome(tmp_path / "again") == outcome(unbroken)
+    assert outcome(tmp_path / "other")[1] != outcome(unbroken)[1]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("search", 1, 1),
+        ("surgery",),
+        ("finetune", 0, 3),
+        ("finetune", 1, 8),
+        ("verification",),
+    ],
+    ids=lambda place: "-".join(map(str, place)),
+)  # fmt: skip
+def test_an_interrupted_run_goes_on_to_the_same_result(
+    unbroken: Path, dense: Path, tmp_path: Path, place: tuple[Any, ...]
+) -> None:
+    folder, recipe = RunFolder(tmp_path / "run"), digits(*TWO_EPOCHS)
+    with pytest.raises(KeyboardInterrupt):
+        pruned(dense, folder.path, recipe, Interrupter(*place))
+    assert (folder.exists, folder.finished) == (True, False)
+    report = pruned(tmp_path / "the checkpoint may be gone.pt", folder.path, recipe, resume=True)
+    assert outcome(folder.path) == outcome(unbroken)
+    whole = RunFolder(unbroken).read_report()
+    assert (report.pruned, report.masked, report.after_surgery, report.dense) == (
+        whole.pruned, whole.masked, whole.after_surgery, whole.dense)  # fmt: skip
+    assert not folder.snapshot.parent.exists()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_process_can_be_resumed(
+    start, cli, unbroken: Path, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: int
+) -> None:
+    options = (
+        "--recipe",
+        "digits",
+        *(word for pair in TWO_EPOCHS for word in ("--set", pair)),
+        "-o",
+        "run",
+        "--device",
+        "cpu",
+    )
+    begun = start("prune", dense, *options, cwd=tmp_path)
+    log, deadline = tmp_path / "run" / "search.jsonl", time.monotonic() + 120
+    while not (log.exists() and log.read_text()):
+        assert time.monotonic() < deadline
+        assert begun.poll() is None
+        time.sleep(0.01)
+    begun.send_signal(sign)
+    said = begun.communicate(timeout=60)[1]
+    assert begun.returncode == (130 if sign == signal.SIGINT else -sign)
+    assert "Traceback" not in said
+    assert ("--resume -o run" in said) == (sign == signal.SIGINT)
+    refused = cli("export", tmp_path / "run")
+    assert (refused.code, "has not finished pruning" in refused.err) == (2, True)
+    monkeypatch.chdir(tmp_path)
+    resumed = cli("prune", dense, *options, "--resume")
+    assert resumed.code == 0, resumed.err
+    assert outcome(tmp_path / "run") == outcome(unbroken)
+
+
+def test_a_finished_run_is_resumed_by_reading_it(unbroken: Path) -> None:
+    before = (unbroken / "report.json").read_bytes()
+    report = pruned(Path("none.pt"), unbroken, digits(*TWO_EPOCHS), resume=True)
+    assert report == RunFolder(unbroken).read_report()
+    assert (unbroken / "report.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("search.method=magnitude",),
+        ("search.method=taylor", "target.macs=null", "target.params=0.5"),
+        ("search.method=random", "target.macs=null", "target.channels=0.6"),
+        ("preset=paper", "finetune.lr=0.1"),
+        ("preset=paper", "finetune.lr=0.1", "target=null"),
+        (
+            "precision=bf16",
+            "data.limit=200",
+            "finetune.distill=0.5",
+            "finetune.optimizer=adamw",
+            "finetune.lr=0.001",
+            "target.macs=0.6",
+        ),
+        ("constraints.ignore=[layer1*]", "constraints.round_to=1", "finetune.schedule=onecycle"),
+    ],
+    ids=" ".join,
+)
+def test_every_method_and_target_runs_and_keeps_what_it_promised(
+    dense: Path, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    recipe = digits(*ONE_EPOCH, *(f"{o}" for o in overrides), *(ONE_EPOCH if "preset=paper" in overrides else ()))
+    report = pruned(dense, tmp_path / "run", recipe)
+    network, image = load(tmp_path / "run"), torch.zeros(2, 1, 16, 16)
+    size = measure_size(network, image)
+    assert size == report.pruned.size
+    assert size.params < report.dense.size.params
+    left = {"macs": size.macs / report.dense.size.macs, "params": size.params / report.dense.size.params}
+    assert report.target.achieved == pytest.approx(left.get(report.target.kind, report.target.achieved), abs=1e-6)
+    assert report.target.kind == (recipe.target.kind if recipe.target else "none")
+    assert report.target.achieved <= (recipe.target.fraction if recipe.target else 1.0)
+    if report.target.kind == "channels":
+        plan = read_plan(RunFolder(tmp_path / "run"))
+        kept = sum(len(g.kept) for g in plan.groups) / sum(g.channels for g in plan.groups)
+        assert kept == pytest.approx(report.target.achieved)
+    assert report.search.generations == (0 if recipe.search_epochs == 0 else report.search.generations)
+    assert max(report.proof.masked_vs_pruned.relative, report.proof.pruned_vs_reloaded.relative) < 1e-4
+
+
+def test_an_ignored_layer_keeps_its_channels(dense: Path, tmp_path: Path) -> None:
+    recipe = digits(
+        "search.method=random",
+        "search.epochs=0",
+        "finetune.epochs=0",
+        "constraints.ignore=[layer3*]",
+        "target.macs=0.8",
+    )
+    pruned(dense, tmp_path / "run", recipe)
+    weights = load(tmp_path / "run").state_dict()
+    assert [tuple(weights[f"layer3.0.{name}.weight"].shape) for name in ("conv1", "conv2")] == [
+        (64, 32, 3, 3),
+        (64, 64, 3, 3),
+    ]
+    assert weights["layer2.0.conv1.weight"].shape[0] < 32
+
+
+def test_load_gives_the_module_that_was_measured(finished: Path) -> None:
+    folder = RunFolder(finished)
+    network, report = load(finished), folder.read_report()
+    assert not network.training
+    job = open_job(folder.read_recipe(), Session("cpu"))
+    assert job.accuracy(network) == report.pruned.accuracy == evaluate(finished / "pruned.onnx", folder.read_recipe())
+    with torch.no_grad():
+        assert torch.equal(network(job.proof_images), load(str(finished))(job.proof_images))
+    assert edcompress.load(finished).state_dict().keys() == network.state_dict().keys()
+
+
+def test_a_run_holds_the_files_of_the_design_and_no_pickle(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == set(FILES)
+    for path in finished.iterdir():
+        assert not zipfile.is_zipfile(path)
+        assert not is_pickle(path.read_bytes()), path
+    assert RunFolder(finished).read_report().proof.pruned_vs_onnx is not None
+    lines = (finished / "search.jsonl").read_text().splitlines()
+    assert [json.loads(line)["generation"] for line in lines] == list(range(1, len(lines) + 1))
+
+
+def is_pickle(content: bytes) -> bool:
+    try:
+        return sum(1 for _ in pickletools.genops(content)) > 0
+    except Exception:  # whatever the disassembler stumbles over, it is no pickle
+        return False
+
+
+def test_export_again_with_another_opset_replaces_the_files(finished: Path) -> None:
+    import onnx
+
+    export(RunFolder(finished), opset=18)
+    model = onnx.load(finished / "pruned.onnx")
+    assert [one.version for one in model.opset_import if one.domain in ("", "ai.onnx")] == [18]
+    assert {entry.key for entry in model.metadata_props} >= {"edcompress.recipe_hash", "edcompress.top1"}
+
+
+def test_the_public_names_are_ten_or_so_and_all_there() -> None:
+    assert edcompress.__all__ == PUBLIC
+    assert dir(edcompress) == sorted(PUBLIC)
+    assert all(callable(getattr(edcompress, name)) for name in PUBLIC)
+    with pytest.raises(AttributeError, match="no attribute 'prun'"):
+        _ = edcompress.prun
