@@ -1,6 +1,6 @@
 import pytest
 import torch
-from test_remove import random_state
+from states import random_state
 from torch import Generator
 from zoo import ZOO, images, randomised
 

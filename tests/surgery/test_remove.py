@@ -2,7 +2,8 @@ import copy
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from states import random_state
+from torch import nn
 from zoo import ZOO, images, randomised
 from zoo_awkward import AWKWARD
 
@@ -12,21 +13,8 @@ from edcompress.surgery.masks import Masks, masked_call
 from edcompress.surgery.plan import GroupPlan, Plan, plan_of, state_of
 from edcompress.surgery.probe import lock_untrue
 from edcompress.surgery.remove import compare_logits, remove, require_equal
-from edcompress.surgery.space import Space
 
 zoo = pytest.mark.parametrize("name", ZOO)
-
-
-def random_state(space: Space, seed: int) -> Tensor:
-    """Every channel kept with a chance of one half; seed 0 keeps one channel per group, seed 1 all but one."""
-    generator = Generator().manual_seed(seed)
-    state = torch.rand(space.genes, generator=generator) < 0.5
-    for _, part in space.slices():
-        one = int(torch.randint(part.stop - part.start, (), generator=generator))
-        if seed < 2:
-            state[part] = seed == 1
-        state[part][one] = seed != 1
-    return state
 
 
 @zoo

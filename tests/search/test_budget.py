@@ -1,0 +1,159 @@
+import pytest
+import torch
+from states import space_of
+from torch import Generator, Tensor
+from zoo import ZOO, images
+
+from edcompress.errors import BudgetError
+from edcompress.recipe import Constraints, Target
+from edcompress.search.budget import Budget
+from edcompress.surgery.costs import CostModel
+from edcompress.surgery.depgraph import trace_space
+from edcompress.surgery.space import Space
+
+
+class Scripted(CostModel):
+    """Costs written down: a share of each kind linear in the widths, so that a state can be checked by hand."""
+
+    def __init__(self, prices: list[float], widths: tuple[int, ...]) -> None:
+        self.prices, self.full = torch.tensor(prices, dtype=torch.float64), torch.tensor(widths, dtype=torch.float64)
+
+    def share(self, kind: str, widths: Tensor) -> Tensor:
+        assert kind in ("macs", "params", "channels")
+        return (widths.to(torch.float64) @ self.prices) / (self.full @ self.prices)
+
+
+def scripted(widths: tuple[int, ...], prices: list[float], target: Target | None, **constraints: float) -> Budget:
+    limits = Constraints.model_validate({"round_to": 1, "min_ratio": 0.0, **constraints})
+    return Budget(space_of(*widths), Scripted(prices, widths), target, limits)
+
+
+def kept(budget: Budget, shares: list[float], limit: float | None) -> list[int]:
+    """Group widths of the repaired state of one wish."""
+    wish = torch.tensor([shares])
+    D = int(budget.channels.sum())
+    state = budget.repair(wish, torch.rand(1, D, generator=Generator().manual_seed(0)), limit)
+    return [int(n) for n in budget.widths(state)[0]]
+
+
+def test_the_wish_is_met_where_it_is_the_budget() -> None:
+    budget = scripted((8, 8), [1.0, 1.0], Target(channels=0.5))
+    assert kept(budget, [0.25, 0.75], 0.5) == [2, 6]
+
+
+def test_one_shift_brings_all_groups_to_the_budget() -> None:
+    budget = scripted((10, 10), [1.0, 1.0], Target(channels=0.5))
+    assert kept(budget, [0.9, 0.5], 0.5) == [7, 3]  # both 0.2 less: 10 of 20
+    assert kept(budget, [0.1, 0.5], 0.5) == [3, 7]  # both 0.2 more
+
+
+def test_the_budget_decides_in_the_order_of_the_wish_who_steps_up() -> None:
+    budget = scripted((10, 10), [1.0, 1.0], Target(channels=0.55))
+    # of 11 channels the first wish is the greater one at 0.5 + 0.5: it takes the odd one
+    assert kept(budget, [0.52, 0.5], 0.55) == [6, 5]
+    assert kept(budget, [0.5, 0.52], 0.55) == [5, 6]
+
+
+def test_what_a_dear_group_cannot_spend_goes_to_a_cheap_one() -> None:
+    # 4 x 10 + 4 x 1 = 44. Shifted alike, the groups go 2, 2 (22) and then 3, 3 (33); with 24 to spend the dear one
+    # stays at 2 and the cheap one steps up once, to 3, and not to 4, though 4 would cost no more than 24 either
+    budget = scripted((4, 4), [10.0, 1.0], Target(macs=24 / 44))
+    assert kept(budget, [0.5, 0.5], 24 / 44) == [2, 3]
+
+
+def test_groups_that_step_together_step_one_by_one() -> None:
+    budget = scripted((8, 8, 8), [1.0, 1.0, 1.0], Target(channels=17 / 24), round_to=1)
+    assert sorted(kept(budget, [0.5, 0.5, 0.5], 17 / 24)) == [5, 6, 6]
+
+
+def test_no_budget_keeps_what_is_wished_on_rounded_widths_above_the_floors() -> None:
+    budget = scripted((16, 12, 3), [1.0, 1.0, 1.0], None, round_to=8, min_ratio=0.1)
+    assert kept(budget, [0.5, 0.5, 0.0], None) == [8, 8, 3]  # 3 is below one multiple: all of it
+    assert kept(budget, [1.0, 1.0, 1.0], None) == [16, 12, 3]
+    assert kept(budget, [0.0, 0.0, 0.0], None) == [8, 8, 3]
+    assert kept(budget, [0.74, 0.84, 0.0], None) == [8, 12, 3]  # 11.8 is nearer to 8; 10.1 is nearer to 12 than to 8
+
+
+def test_floors_are_the_greater_of_share_and_count_rounded_up() -> None:
+    budget = scripted((40, 40), [1.0, 1.0], None, round_to=4, min_ratio=0.26, min_channels=3)
+    assert kept(budget, [0.0, 0.0], None) == [12, 12]  # 10.4 -> 11 -> 12
+    assert budget.smallest == 24 / 80
+    budget = scripted((40, 2), [1.0, 1.0], None, min_channels=3)
+    assert kept(budget, [0.0, 0.0], None) == [3, 2]  # no more than there are
+
+
+def test_everything_fits_a_budget_of_one() -> None:
+    budget = scripted((16, 12), [3.0, 1.0], Target(macs=1.0), round_to=8)
+    assert kept(budget, [0.1, 0.1], 1.0) == [16, 12]
+
+
+def test_a_target_below_the_floors_is_refused_with_the_way_out() -> None:
+    message = r"target\.macs = 0\.2 is below 0\.250, the least that the constraints leave; raise the target, or lower constraints"
+    with pytest.raises(BudgetError, match=message):
+        scripted((8, 8), [1.0, 1.0], Target(macs=0.2), round_to=2, min_ratio=0.2)
+    scripted((8, 8), [1.0, 1.0], Target(macs=0.25), round_to=2, min_ratio=0.2)
+
+
+def test_a_network_without_free_groups_is_refused_with_the_reasons() -> None:
+    space = trace_space(ZOO["chain"].network(), images(2), ["conv*"])
+    costs = CostModel(space, ZOO["chain"].network(), images(2))
+    with pytest.raises(BudgetError, match=r"no channel of this network can be removed \(fc: .*; conv1: constraints"):
+        Budget(space, costs, Target(macs=0.5), Constraints())
+
+
+def test_the_channels_of_highest_priority_stay() -> None:
+    budget = scripted((4, 3), [1.0, 1.0], None)
+    priority = torch.tensor([[0.1, 0.9, 0.3, 0.8, 0.2, 0.999999, 0.0]])
+    states = budget.repair(torch.tensor([[0.5, 1 / 3]]), priority, None)
+    assert states.int().tolist() == [[0, 1, 0, 1, 0, 1, 0]]
+
+
+@pytest.mark.parametrize("kind", ["macs", "params", "channels"])
+@pytest.mark.parametrize("name", ["residual", "concat", "squeeze_excite", "flatten", "depthwise"])
+def test_random_wishes_end_inside_every_limit(name: str, kind: str) -> None:
+    network = ZOO[name].network()
+    space = trace_space(network, images(2))
+    costs = CostModel(space, network, images(2))
+    channels = torch.tensor(space.widths, dtype=torch.float64)
+    for seed in range(12):
+        generator = Generator().manual_seed(seed)
+        round_to, min_ratio = 1 + seed % 3, 0.1 * (seed % 4)
+        constraints = Constraints(round_to=round_to, min_ratio=min_ratio)
+        budget = Budget(space, costs, Target.model_validate({kind: 1.0}), constraints)
+        limit = budget.smallest + (1 - budget.smallest) * torch.rand((), generator=generator).item()
+        shares = torch.rand(6, len(space.free), generator=generator) * 1.4 - 0.2
+        priority = torch.rand(6, space.genes, generator=generator)
+        states = budget.repair(shares, priority, limit)
+        widths = budget.widths(states)
+        assert (costs.share(kind, widths) <= limit).all()
+        assert ((widths % round_to == 0) | (widths == channels)).all()
+        assert (widths >= torch.minimum(torch.ceil(channels * min_ratio).clamp(min=1), channels)).all()
+        assert _keeps_the_first(space, states, priority)
+        assert _slack_is_one_step_beyond_the_wish(budget, costs, kind, shares, widths, limit, round_to)
+
+
+def _keeps_the_first(space: Space, states: Tensor, priority: Tensor) -> bool:
+    """No dropped channel has a higher priority than a kept one of its group."""
+    return all(
+        priority[i, part][states[i, part]].min() > priority[i, part][~states[i, part]].max()
+        for _, part in space.slices()
+        for i in range(len(states))
+        if not states[i, part].all()
+    )
+
+
+def _slack_is_one_step_beyond_the_wish(budget: Budget, costs: CostModel, kind: str, shares: Tensor, widths: Tensor,
+                                       limit: float, round_to: int) -> bool:  # fmt: skip
+    """A group that could still grow inside the budget has grown beyond the shift of one that could not."""
+    for wish, width in zip(shares.double(), widths, strict=True):
+        wider = torch.where(width + round_to > budget.channels - 1, budget.channels, width + round_to)
+        could, due = [], []
+        for group in range(len(width)):
+            trial = width.clone()
+            trial[group] = wider[group]
+            could.append(width[group] < budget.channels[group] and costs.share(kind, trial).item() <= limit)
+            due.append(((wish - (width + wider) / 2 / budget.channels)[group]).item())
+        stuck = [d for d, c, w, n in zip(due, could, width, budget.channels, strict=True) if not c and w < n]
+        if any(c and (not stuck or d >= max(stuck)) for c, d in zip(could, due, strict=True)):
+            return False
+    return True

@@ -1,0 +1,125 @@
+import pytest
+import torch
+from states import space_of
+from test_budget import Scripted
+from torch import Generator, Tensor
+
+from edcompress.recipe import Constraints, Search, Target
+from edcompress.search.budget import Budget
+from edcompress.search.evolution import Evolution, Population
+
+WIDTHS = (12, 8)
+RANKS = torch.cat([torch.arange(n) / n for n in WIDTHS])  # the last channel of a group matters most
+
+
+def evolution(seed: int = 0, target: Target | None = None, **search: object) -> Evolution:
+    budget = Budget(space_of(*WIDTHS), Scripted([1.0, 1.0], WIDTHS), target, Constraints(round_to=1, min_ratio=0.0))
+    return Evolution(Search.model_validate(search), budget, Generator().manual_seed(seed))
+
+
+def same(a: Population, b: Population) -> bool:
+    return torch.equal(a.states, b.states) and torch.equal(a.shares, b.shares)
+
+
+LEVELS = pytest.mark.parametrize("levels", ["channels", "widths_and_channels"])
+
+
+@LEVELS
+@pytest.mark.parametrize("init", ["bernoulli", "importance"])
+def test_the_same_seed_gives_the_same_population(levels: str, init: str) -> None:
+    def grown(seed: int) -> Population:
+        moves = evolution(seed, levels=levels, init=init)
+        population = moves.start(RANKS, 2, 0.6)
+        for _ in range(3):
+            children = moves.repair(moves.children(population), RANKS, 0.6)
+            population, _ = moves.select(population, children, torch.arange(16.0) % 3)
+        return population
+
+    assert same(grown(0), grown(0))
+    assert not same(grown(0), grown(1))
+
+
+@LEVELS
+def test_every_member_is_feasible_and_uses_the_budget(levels: str) -> None:
+    moves = evolution(levels=levels, target=Target(channels=0.5))
+    population = moves.start(RANKS, 2, 0.5)
+    for _ in range(4):
+        children = moves.repair(moves.children(population), RANKS, 0.5)
+        assert (children.states.sum(1) == 10).all()  # 0.5 of 20 channels at a price of one each
+        population, _ = moves.select(population, children, torch.zeros(16))
+
+
+def test_importance_start_is_the_ranking_and_its_neighbours() -> None:
+    population = evolution(init="importance", keep_probability=0.5).start(RANKS, 2, None)
+    # the first member wishes half of each group, 6 and 4, and keeps those that matter most
+    assert population.states[0].tolist() == [False] * 6 + [True] * 6 + [False] * 4 + [True] * 4
+    assert population.shares[0].tolist() == [0.5, 0.5]
+    assert len({tuple(state.tolist()) for state in population.states}) > 1
+    assert ((population.shares >= 0) & (population.shares <= 1)).all()
+
+
+def test_bernoulli_start_of_the_paper_is_left_as_drawn() -> None:
+    moves = evolution(levels="channels", init="bernoulli", population=64)
+    states = moves.start(RANKS, 2, None).states
+    assert 0.4 < states.float().mean().item() < 0.6
+    assert len(states.unique(dim=0)) == 64
+
+
+def test_a_feasible_state_is_not_repaired() -> None:
+    moves = evolution(levels="channels")
+    states = torch.rand(8, 20, generator=Generator().manual_seed(5)) < 0.5
+    states[:, [0, 12]] = True  # one channel per group at least
+    assert torch.equal(moves.repair(Population(states, torch.zeros(8, 2)), RANKS, None).states, states)
+
+
+def test_repair_drops_only_kept_channels_and_adds_only_dropped_ones() -> None:
+    moves = evolution(levels="channels")
+    states = torch.rand(8, 20, generator=Generator().manual_seed(6)) < 0.6
+    fewer = moves.repair(Population(states, torch.zeros(8, 2)), RANKS, 0.25).states
+    more = moves.repair(Population(states, torch.zeros(8, 2)), RANKS, 0.95).states
+    floor = torch.zeros(8, 20, dtype=torch.bool)
+    for part in (slice(0, 12), slice(12, 20)):  # a group that was wished away keeps one channel all the same
+        floor[:, part] |= ~states[:, part].any(1, keepdim=True)
+    assert not (fewer & ~states & ~floor).any()
+    assert not (states & ~more).any()
+
+
+def test_importance_decides_and_bits_decide_between_near_equals() -> None:
+    states = torch.zeros(4, 20, dtype=torch.bool)
+    shares = torch.full((4, 2), 0.5, dtype=torch.float64)
+    strict = evolution(population=4, channel_freedom=0.0)
+    kept = strict.repair(Population(states, shares), RANKS, None).states
+    assert kept.tolist() == [[False] * 6 + [True] * 6 + [False] * 4 + [True] * 4] * 4
+    # ranks of the first group are 1/12 apart: a bit worth 0.1 lifts channel 5 over channel 6 and no further
+    free = evolution(population=4, channel_freedom=0.1)
+    states[0, [0, 5]] = True
+    assert free.repair(Population(states, shares), RANKS, None).states[0, :12].nonzero().flatten().tolist() == [
+        5, 7, 8, 9, 10, 11,
+    ]  # fmt: skip
+
+
+def test_selection_takes_state_and_shares_together() -> None:
+    moves = evolution(population=4)
+    parents = Population(torch.zeros(4, 20, dtype=torch.bool), torch.zeros(4, 2))
+    children = Population(torch.ones(4, 20, dtype=torch.bool), torch.ones(4, 2))
+    energies = torch.tensor([1.0, 1.0, 1.0, 1.0, 2.0, 1.0, 0.0, float("inf")])
+    survivors, won = moves.select(parents, children, energies)
+    assert won.tolist() == [False, True, True, False]
+    assert survivors.states[:, 0].tolist() == won.tolist()
+    assert survivors.shares.mean(1).tolist() == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_a_converged_population_has_its_own_state_for_children() -> None:
+    moves = evolution(levels="channels")
+    state: Tensor = torch.rand(20, generator=Generator().manual_seed(2)) < 0.5
+    parents = Population(state.expand(8, 20), torch.full((8, 2), 0.5))
+    assert torch.equal(moves.children(parents).states, parents.states)
+
+
+def test_shares_stay_shares() -> None:
+    moves = evolution(width_spread=1.0, width_factor=2.0)
+    population = moves.start(RANKS, 2, 0.5)
+    assert ((population.shares >= 0) & (population.shares <= 1)).all()
+    children = moves.children(population)
+    assert ((children.shares >= 0) & (children.shares <= 1)).all()
+    assert not torch.equal(children.shares, population.shares)
