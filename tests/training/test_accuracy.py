@@ -1,0 +1,42 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from edcompress.training.accuracy import count_correct, measure_accuracy
+
+CPU = torch.device("cpu")
+
+
+def test_top_1_and_top_5_by_hand() -> None:
+    logits = torch.tensor([[9.0, 8, 7, 6, 5, 4, 3], [9.0, 8, 7, 6, 5, 4, 3], [9.0, 8, 7, 6, 5, 4, 3]])
+    # class 0 is first, class 4 fifth, class 5 sixth
+    assert count_correct(logits, torch.tensor([0, 4, 5])) == (1, 2)
+
+
+def test_fewer_than_five_classes_are_all_in_the_top() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
+    assert count_correct(logits, torch.tensor([2, 2])) == (1, 2)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_broken_image_is_wrong(broken: float) -> None:
+    logits = torch.tensor([[5.0, broken, 0.0], [5.0, 1.0, 0.0]])
+    assert count_correct(logits, torch.tensor([0, 0])) == (1, 1)
+    logits = torch.tensor([[5.0, broken, 0.0]])
+    assert count_correct(logits, torch.tensor([1])) == (0, 0)
+
+
+def test_batches_of_any_size_add_up() -> None:
+    def forward(images: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        return (20 * torch.nn.functional.one_hot(images.long(), 7) - torch.arange(7)).bfloat16()
+
+    said, labels = torch.tensor([0.0, 1, 2, 3, 4]), torch.tensor([0, 1, 2, 0, 6])
+    batches = [(said[:2], labels[:2]), (said[2:4], labels[2:4]), (said[4:], labels[4:])]
+    accuracy = measure_accuracy(forward, batches, CPU)
+    assert (accuracy.top1.correct, accuracy.top1.total) == (3, 5)
+    assert accuracy.top1.fraction == 0.6
+    # the rest stand in the order of their number: 3 0 1 2 4 holds class 0, 4 0 1 2 3 does not hold class 6
+    assert (accuracy.top5.correct, accuracy.top5.total) == (4, 5)

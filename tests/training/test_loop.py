@@ -1,0 +1,159 @@
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo import ZOO, images, randomised
+
+from edcompress.errors import EdcompressError
+from edcompress.recipe import Fit
+from edcompress.training.loop import Objective, Plain, Span, Trainer, train_epoch
+from edcompress.training.precision import Precision
+from edcompress.training.schedule import make_optimizer
+
+CPU = torch.device("cpu")
+Batch = tuple[Tensor, Tensor]
+BATCHES: list[Batch] = [(images(6, seed), torch.tensor([0, 1, 2, 0, 1, 2])) for seed in range(3)]
+FIRST = Span(epoch=0, epochs=2, offset=0, total=4)
+
+
+def trainer(
+    network: nn.Module, precision: str = "fp32", **fit: object
+) -> tuple[Trainer, list[tuple[int, int, dict[str, Any]]]]:
+    settings = Fit.model_validate({"lr": 0.05, "warmup": 0.0, **fit})
+    where = Precision("bf16" if precision == "bf16" else "fp32", CPU)
+    network = where.place(network)
+    seen: list[tuple[int, int, dict[str, Any]]] = []
+    made = Trainer(
+        network, make_optimizer(settings, network.parameters()), Objective(settings), where, Plain(network),
+        lambda step, steps, figures: seen.append((step, steps, figures)),
+    )  # fmt: skip
+    return made, seen
+
+
+def tensors(network: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(network.state_dict())
+
+
+def test_an_epoch_lowers_the_loss_and_reports_every_step() -> None:
+    made, seen = trainer(randomised(ZOO["chain"].network()))
+    losses = [train_epoch(made, BATCHES, Span(epoch, 15, 0, 15), seed=0) for epoch in range(15)]
+    assert losses[-1] < losses[0] - 0.1
+    assert [(step, steps) for step, steps, _ in seen[:3]] == [(1, 3), (2, 3), (3, 3)]
+    assert losses[0] == pytest.approx(sum(figures["loss"] for _, _, figures in seen[:3]) / 3)
+    assert all(figures["steps_per_s"] > 0 for _, _, figures in seen)
+    assert made.network.training
+
+
+def test_every_parameter_moves() -> None:
+    made, _ = trainer(randomised(ZOO["no_batch_norm"].network()))
+    before = tensors(made.network)
+    train_epoch(made, BATCHES, FIRST, seed=0)
+    assert not [key for key, p in made.network.named_parameters() if torch.equal(p, before[key])]
+
+
+def test_one_step_of_plain_sgd_by_hand() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    nn.init.zeros_(network.get_parameter("1.weight"))
+    made, _ = trainer(network, momentum=0.0, weight_decay=0.0, schedule="constant", lr=0.5)
+    x = torch.tensor([[[[1.0, 2.0]]]])
+    loss = train_epoch(made, [(x, torch.tensor([0]))], FIRST, seed=0)
+    assert loss == pytest.approx(0.6931472)  # two equal logits: ln 2
+    # dL/dz = (1/2 - 1, 1/2), times x, times -0.5
+    torch.testing.assert_close(network.get_parameter("1.weight").data, torch.tensor([[0.25, 0.5], [-0.25, -0.5]]))
+
+
+def test_the_rate_follows_the_whole_schedule() -> None:
+    made, _ = trainer(randomised(ZOO["chain"].network()), lr=1.0, schedule="cosine")
+    train_epoch(made, BATCHES[:2], Span(epoch=1, epochs=2, offset=2, total=4), seed=0)
+    # the last step is step 1 of 2 in epoch 3 of 4: 7/8 of the way, 0.5 (1 + cos(7 pi / 8)) = 0.0380602
+    assert [group["lr"] for group in made.optimizer.param_groups] == pytest.approx([0.0380602] * 2, abs=1e-6)
+
+
+def test_progress_of_the_phase_and_of_the_schedule() -> None:
+    span = Span(epoch=1, epochs=4, offset=3, total=10)
+    assert span.phase_progress(2, 8) == 1.25 / 4
+    assert span.schedule_progress(2, 8) == 4.25 / 10
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_broken_loss_ends_the_run_before_the_weights_are_touched(broken: float) -> None:
+    made, _ = trainer(randomised(ZOO["no_batch_norm"].network()))
+    bad = [(torch.full((6, 3, 8, 8), broken), BATCHES[0][1])]
+    before = tensors(made.network)
+    with pytest.raises(EdcompressError, match=r"became nan at epoch 2, step 1; lower finetune\.lr"):
+        train_epoch(made, bad, Span(epoch=1, epochs=2, offset=0, total=2), seed=0)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in made.network.state_dict().items())
+
+
+class _Dropping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.fc = nn.Dropout(0.5), nn.Linear(192, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.drop(x.flatten(1)))
+        return logits
+
+
+def test_dropout_is_a_function_of_seed_and_epoch_and_the_global_state_is_given_back() -> None:
+    def after(seed: int, epoch: int, disturb: int) -> Tensor:
+        made, _ = trainer(randomised(_Dropping()), schedule="constant")
+        torch.manual_seed(disturb)
+        state = torch.get_rng_state()
+        train_epoch(made, BATCHES, Span(epoch, 9, 0, 9), seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        return made.network.state_dict()["fc.weight"]
+
+    with torch.random.fork_rng():
+        assert torch.equal(after(0, 1, disturb=5), after(0, 1, disturb=6))
+        assert not torch.equal(after(0, 1, disturb=5), after(0, 2, disturb=5))
+        assert not torch.equal(after(0, 1, disturb=5), after(1, 1, disturb=5))
+
+
+def test_bf16_trains_fp32_weights_on_the_cpu() -> None:
+    made, _ = trainer(randomised(ZOO["residual"].network()), "bf16")
+    exact, _ = trainer(randomised(ZOO["residual"].network()))
+    loss, reference = (train_epoch(t, BATCHES, FIRST, seed=0) for t in (made, exact))
+    assert loss == pytest.approx(reference, rel=0.05)
+    assert loss != reference
+    assert {p.dtype for p in made.network.parameters()} == {torch.float32}
+    conv = made.network.get_parameter("conv1.weight")
+    assert conv.is_contiguous(memory_format=torch.channels_last)
+    with made.precision.autocast():
+        assert made.network(made.precision.images(BATCHES[0][0])).dtype == torch.bfloat16
+
+
+LOGITS, LABELS = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+
+
+def _objective(teacher: Tensor | None = None, **fit: object) -> float:
+    teach = None if teacher is None else (lambda _: teacher)
+    return Objective(Fit.model_validate(fit), teach).loss(LOGITS, torch.zeros(1), LABELS).item()
+
+
+def test_cross_entropy_and_smoothing_by_hand() -> None:
+    # ln(1 + e^-2) = 0.126928; smoothed by 0.2 the target is (0.9, 0.1): 0.126928 + 0.1 x 2
+    assert _objective() == pytest.approx(0.126928, abs=1e-6)
+    assert _objective(label_smoothing=0.2) == pytest.approx(0.326928, abs=1e-6)
+
+
+def test_distillation_by_hand() -> None:
+    # T = 2: student (1, 0) -> p = (0.731059, 0.268941), teacher (0, 2) -> (0, 1) -> q = (0.268941, 0.731059)
+    # KL(q || p) = 0.268941 ln(0.367879) + 0.731059 ln(2.718282) = 0.462117; T^2 KL = 1.848468
+    teacher = torch.tensor([[0.0, 2.0]])
+    assert _objective(teacher, distill=1.0, distill_temperature=2.0) == pytest.approx(1.848468, abs=1e-5)
+    half = 0.5 * 0.126928 + 0.5 * 1.848468
+    assert _objective(teacher, distill=0.5, distill_temperature=2.0) == pytest.approx(half, abs=1e-5)
+    assert _objective(teacher, distill=0.0) == _objective()
+    assert _objective(None, distill=0.5) == _objective()
+    assert _objective(LOGITS, distill=1.0, distill_temperature=3.0) == pytest.approx(0.0, abs=1e-6)  # nothing to learn
+
+
+def test_no_gradient_reaches_the_teacher() -> None:
+    teacher = randomised(ZOO["chain"].network())
+    student = randomised(ZOO["chain"].network(), 1)
+    Objective(Fit(distill=0.7), teacher).loss(student(images(1)), images(1), LABELS).backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(p.grad is not None for p in student.parameters())
