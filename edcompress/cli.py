@@ -212,7 +212,7 @@ def demo(output: Output = None, overrides: Overrides = None, force: Force = Fals
     folder = _run_folder(output, "demo", resume=False, force=force)
     from edcompress import pipeline
 
-    with Display(err, quiet=quiet) as monitor, _resumable(folder):
+    with Display(err, quiet=quiet) as monitor:
         pipeline.run(checked, folder, force=force, session=Session("cpu", monitor=monitor))
     _finish_with_gate(folder)
 

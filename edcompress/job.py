@@ -108,11 +108,15 @@ def read_network(recipe: Recipe, checkpoint: Path, session: Session = DEFAULT) -
     return network
 
 
-def open_space(job: Job, network: nn.Module) -> tuple[Space, Budget]:
-    """What can be pruned, and what the recipe's target and constraints make of it; BudgetError where that cannot be met."""
-    recipe = job.recipe
-    space = lock_untrue(network, trace_space(network, job.example, recipe.constraints.ignore), job.example)
-    return space, Budget(space, CostModel(space, network, job.example), recipe.target, recipe.constraints)
+def find_space(recipe: Recipe, network: nn.Module) -> Space:
+    """What of the network can be removed exactly under the recipe's constraints, and what is locked and why."""
+    example = example_images(recipe)
+    return lock_untrue(network, trace_space(network, example, recipe.constraints.ignore), example)
+
+
+def open_budget(recipe: Recipe, network: nn.Module, space: Space) -> Budget:
+    """What the recipe's target and constraints make of a space; BudgetError where they cannot be met."""
+    return Budget(space, CostModel(space, network, example_images(recipe)), recipe.target, recipe.constraints)
 
 
 def on_cpu(network: nn.Module) -> nn.Module:

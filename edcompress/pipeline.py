@@ -20,7 +20,7 @@ from edcompress.deploy.latency import measure
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.deploy.parity import compare_with_onnx, onnx_accuracy
 from edcompress.errors import InputError, RunFolderError
-from edcompress.job import Job, example_images, new_network, on_cpu, open_job, open_space, read_network
+from edcompress.job import Job, example_images, find_space, new_network, on_cpu, open_budget, open_job, read_network
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.recipe import Benchmark, Recipe
@@ -31,7 +31,6 @@ from edcompress.runs import RunFolder, write_text
 from edcompress.session import DEFAULT, Session
 from edcompress.stages import Measured, Run
 from edcompress.surgery.costs import measure_size
-from edcompress.surgery.depgraph import trace_space
 from edcompress.surgery.plan import state_of
 from edcompress.surgery.remove import compare_logits, remove, require_equal
 from edcompress.surgery.space import Space
@@ -80,13 +79,15 @@ def export(folder: RunFolder, *, opset: int | None = None, session: Session = DE
     load_into(dense, read_state_dict(folder / "dense.safetensors"), source=str(folder / "dense.safetensors"))
     pruned = load(folder.path, trust_code=session.trust_code)
     number = recipe.export.opset if opset is None else opset
-    for name, network, result in (("dense.onnx", dense, report.dense), ("pruned.onnx", pruned, report.pruned)):
-        job.monitor.stage(f"export {name} (opset {number})")
-        export_onnx(network, job.example, folder / name, opset=number, metadata=_metadata(report, result))
-    proof = require_equal(compare_with_onnx(pruned, folder / "pruned.onnx", job.proof_images))
+    proofs = {}
+    for name, network, result in (("dense", dense, report.dense), ("pruned", pruned, report.pruned)):
+        job.monitor.stage(f"export {name}.onnx (opset {number}), prove it equal to PyTorch")
+        path = folder / f"{name}.onnx"
+        export_onnx(network, job.example, path, opset=number, metadata=_metadata(report, result))
+        proofs[name] = require_equal(compare_with_onnx(network, path, job.proof_images))
     job.monitor.stage("latency in onnxruntime, dense and pruned interleaved")
     latency = measure({"dense": folder / "dense.onnx", "pruned": folder / "pruned.onnx"}, recipe.benchmark)
-    return save_report(folder, _with_onnx(folder, report, proof, latency))
+    return save_report(folder, _with_onnx(folder, report, proofs["pruned"], latency))
 
 
 def run(
@@ -103,9 +104,8 @@ def run(
         if checkpoint is None:
             checkpoint = Path(scratch) / "trained.safetensors"
             if not (resume and folder.exists):
-                open_space(
-                    open_job(recipe, session), new_network(recipe, session)
-                )  # else a bad budget costs a training
+                network = new_network(recipe, session)
+                open_budget(recipe, network, find_space(recipe, network))  # else a bad budget costs a training
                 train(recipe, checkpoint, session=session)
         prune(checkpoint, recipe, folder, resume=resume, force=force, session=session)
     return export(folder, session=session)
@@ -141,7 +141,7 @@ def train(recipe: Recipe, output: Path, *, force: bool = False, session: Session
 def inspect(checkpoint: Path | None, recipe: Recipe, session: Session = DEFAULT) -> Space:
     """What of the recipe's network can be pruned, and what is locked and why; nothing is trained and no data is read."""
     network = new_network(recipe, session) if checkpoint is None else read_network(recipe, checkpoint, session)
-    return trace_space(network, example_images(recipe), recipe.constraints.ignore)
+    return find_space(recipe, network)
 
 
 def benchmark(models: Sequence[Path], options: Benchmark) -> dict[str, Latency]:
@@ -179,10 +179,8 @@ def _reload(run: RunFolder, dense: nn.Module, recipe: Recipe) -> nn.Module:
 def _open_run(job: Job, folder: RunFolder, weights: Path, session: Session, started: float) -> Run:
     job.monitor.stage("checking the network, its data and its pruning space")
     dense = read_network(job.recipe, weights, session).eval()
-    space, budget = open_space(job, dense)
-    run = Run(job, folder, dense, space, budget, started)
-    stages.prove_surgery(run)
-    return run
+    space = find_space(job.recipe, dense)
+    return Run(job, folder, dense, space, open_budget(job.recipe, dense, space), started)
 
 
 def _through_stages(run: Run) -> tuple[nn.Module, Measured]:

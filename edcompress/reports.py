@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from edcompress.errors import InputError
+from edcompress.errors import InputError, RunFolderError
 from edcompress.recipe import Gate
 from edcompress.report.page import render_page
 from edcompress.report.verdict import judge
@@ -45,14 +46,22 @@ def render(folder: RunFolder) -> Report:
     """Write report.html from what the run folder holds, and return the report."""
     folder.require_finished("report")
     report = folder.read_report()
-    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    plan = _parsed(folder / "plan.json", json.loads)
     write_text(folder / "report.html", render_page(report, _generations(folder), plan))
     return report
 
 
 def _generations(folder: RunFolder) -> list[dict[str, Any]]:
     log = folder / "search.jsonl"
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    return _parsed(log, lambda text: [json.loads(line) for line in text.splitlines()]) if log.exists() else []
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
+    """What `parse` makes of a file's text; RunFolderError where the file is missing or damaged."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} is missing or damaged ({error}); prune again with --force") from error
 
 
 def _report_of(target: RunFolder | Path) -> Report:

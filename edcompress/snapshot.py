@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from edcompress.errors import CheckpointError
 from edcompress.networks.checkpoints import save_tensors
 
 
@@ -21,10 +22,15 @@ def save_snapshot(path: Path, tree: dict[str, Any]) -> None:
 
 
 def load_snapshot(path: Path) -> dict[str, Any]:
-    """The tree that `save_snapshot` wrote, tensors on the CPU."""
-    with safe_open(path, framework="pt") as file:
-        skeleton = json.loads(file.metadata()["tree"])
-        tree = _unpack(skeleton, file)
+    """The tree that `save_snapshot` wrote, tensors on the CPU; CheckpointError for a file that it did not write."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            skeleton = json.loads((file.metadata() or {})["tree"])
+            tree = _unpack(skeleton, file)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: is no snapshot of a run, or damaged ({error}); start over with --force"
+        ) from error
     assert isinstance(tree, dict)
     return tree
 

@@ -79,16 +79,6 @@ def last_snapshot(folder: RunFolder) -> tuple[Measured, dict[str, Any]] | None:
     return Measured.model_validate(tree.pop("measured")), tree
 
 
-def prove_surgery(run: Run) -> None:
-    """Prove masked == pruned on a random feasible state before anything is trained, so that no hour is lost to a wrong graph."""
-    generator = Generator().manual_seed(run.job.recipe.seed)
-    shares = torch.rand(1, len(run.space.free), generator=generator)
-    priority = torch.rand(1, run.space.genes, generator=generator)
-    limit = run.job.recipe.target.fraction if run.job.recipe.target else None
-    state = run.budget.repair(shares, priority, limit)[0]
-    _prove_masked(run, run.dense, state)
-
-
 def measure_dense(run: Run) -> Measured:
     """Accuracy and size of the network as it came."""
     run.job.monitor.stage("dense network: accuracy on the test images")
