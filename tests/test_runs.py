@@ -114,3 +114,10 @@ def test_the_gates_verdict_is_saved_in_report_and_page(finished: Path) -> None:
         finished / "report.json", reports.limits_of(folder, {"min_speedup": 1e-3, "max_top1_drop": 1.0})
     ).passed
     assert folder.read_report().verdict == verdict  # a report.json alone is only read
+
+
+@pytest.mark.parametrize("name", ["plan.json", "search.jsonl"])
+def test_a_damaged_file_of_a_run_is_named(finished: Path, name: str) -> None:
+    (finished / name).write_text('{"x":')
+    with pytest.raises(RunFolderError, match=f"{name} is missing or damaged"):
+        reports.render(RunFolder(finished))

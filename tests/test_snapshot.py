@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edcompress.errors import CheckpointError
 from edcompress.snapshot import load_snapshot, save_snapshot
 
 DTYPES = (
@@ -110,3 +111,11 @@ def test_a_second_snapshot_replaces_the_first_and_leaves_no_part(tmp_path: Path)
     roundtrip(tmp_path, {"epoch": 1})
     assert roundtrip(tmp_path, {"epoch": 2}) == {"epoch": 2}
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["latest.safetensors"]
+
+
+@pytest.mark.parametrize("keep", [0, 40, 300])
+def test_a_damaged_snapshot_says_so(tmp_path: Path, keep: int) -> None:
+    save_snapshot(tmp_path / "s.safetensors", {"weight": torch.zeros(200)})
+    (tmp_path / "s.safetensors").write_bytes((tmp_path / "s.safetensors").read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"damaged .*; start over with --force"):
+        load_snapshot(tmp_path / "s.safetensors")
