@@ -35,8 +35,8 @@ from edcompress.surgery.plan import state_of
 from edcompress.surgery.remove import compare_logits, remove, require_equal
 from edcompress.surgery.space import Space
 
-_PLACES = ("root", "download", "workers", "eval_batch_size")
-"""Keys of `data` that a resumed run may change: they do not change what is computed."""
+_FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "export.", "benchmark.", "gate.", "preset")
+"""Keys, or the beginnings of keys, that a resumed run may change: they do not change what `prune` computes."""
 
 
 def prune(
@@ -65,7 +65,7 @@ def prune(
         folder.create(force=force)
         save_tensors(folder / "dense.safetensors", run.dense.state_dict())
         write_text(folder / "space.json", run.space.model_dump_json(indent=1) + "\n")
-        write_text(folder / "recipe.yaml", dump(recipe))
+    write_text(folder / "recipe.yaml", dump(recipe))
     tuned, measured = _through_stages(run)
     return _conclude(run, tuned, measured, checkpoint)
 
@@ -279,7 +279,7 @@ def _metadata(report: Report, result: ModelResult) -> dict[str, str]:
 
 
 def _require_same(before: Recipe, now: Recipe) -> None:
-    changed = [key for key in differences(before, now) if key not in {f"data.{name}" for name in _PLACES} | {"preset"}]
+    changed = [key for key in differences(before, now) if not key.startswith(_FREE_ON_RESUME)]
     if changed:
         raise RunFolderError(
             f"--resume: the run was begun with another {', '.join(changed)}; resume it with its own recipe.yaml"

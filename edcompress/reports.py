@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from edcompress.errors import InputError, RunFolderError
+from edcompress.errors import InputError
 from edcompress.recipe import Gate
 from edcompress.report.page import render_page
 from edcompress.report.verdict import judge
 from edcompress.results import Report, Verdict
-from edcompress.runs import RunFolder, read_report, write_text
+from edcompress.runs import RunFolder, parsed, read_report, write_text
 
 
 def gate(target: RunFolder | Path, limits: Gate | None = None) -> Verdict:
@@ -46,22 +45,14 @@ def render(folder: RunFolder) -> Report:
     """Write report.html from what the run folder holds, and return the report."""
     folder.require_finished("report")
     report = folder.read_report()
-    plan = _parsed(folder / "plan.json", json.loads)
+    plan = parsed(folder / "plan.json", json.loads)
     write_text(folder / "report.html", render_page(report, _generations(folder), plan))
     return report
 
 
 def _generations(folder: RunFolder) -> list[dict[str, Any]]:
     log = folder / "search.jsonl"
-    return _parsed(log, lambda text: [json.loads(line) for line in text.splitlines()]) if log.exists() else []
-
-
-def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
-    """What `parse` makes of a file's text; RunFolderError where the file is missing or damaged."""
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} is missing or damaged ({error}); prune again with --force") from error
+    return parsed(log, lambda text: [json.loads(line) for line in text.splitlines()]) if log.exists() else []
 
 
 def _report_of(target: RunFolder | Path) -> Report:

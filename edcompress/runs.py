@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,6 +17,7 @@ from edcompress.errors import RunFolderError
 from edcompress.recipe import Recipe
 from edcompress.results import Report
 
+T = TypeVar("T")
 FILES = ("recipe.yaml", "space.json", "search.jsonl", "plan.json", "dense.safetensors", "pruned.safetensors",
           "dense.onnx", "pruned.onnx", "report.json", "report.html")  # fmt: skip
 
@@ -101,6 +103,14 @@ def read_report(path: Path) -> Report:
         raise RunFolderError(f"{path} is not a report of edcompress: {key and key + ': '}{first['msg']}") from error
     except UnicodeDecodeError as error:
         raise RunFolderError(f"{path} is not a report of edcompress: it is not UTF-8 text") from error
+
+
+def parsed(path: Path, parse: Callable[[str], T]) -> T:
+    """What `parse` makes of the text of a run's file; RunFolderError where the file is missing or damaged."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} is missing or damaged ({error}); prune again with --force") from error
 
 
 def newest(root: Path = Path("runs")) -> RunFolder:

@@ -18,9 +18,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from edcompress.data.splits import eval_batches, train_batches
+from edcompress.errors import EdcompressError
 from edcompress.job import Job, on_cpu
 from edcompress.results import ModelResult, Proof, SearchSummary, Value
-from edcompress.runs import RunFolder, write_text
+from edcompress.runs import RunFolder, parsed, write_text
 from edcompress.search import edropout
 from edcompress.search.alternation import Alternation, Figures
 from edcompress.search.budget import Budget
@@ -141,8 +142,8 @@ def finetune(run: Run, network: nn.Module, measured: Measured, saved: dict[str, 
 
 
 def read_plan(folder: RunFolder) -> Plan:
-    """The plan of a run."""
-    return Plan.model_validate_json((folder / "plan.json").read_text(encoding="utf-8"))
+    """The plan of a run; RunFolderError where plan.json is missing or damaged."""
+    return parsed(folder / "plan.json", Plan.model_validate_json)
 
 
 def clear_state(folder: RunFolder) -> None:
@@ -173,7 +174,17 @@ def _train(run: Run, measured: Measured, regime: Regime, network: nn.Module, sta
     first = _restore(trainer, saved) if "optimizer" in saved else 0
     for epoch in range(first, epochs):
         _epoch(job, trainer, stage, Span(epoch, epochs, offset, job.recipe.total_epochs))
+        _require_finite(network)
         run.save(measured, {"stage": stage, "epoch": epoch + 1, **_capture(trainer)})
+
+
+def _require_finite(network: nn.Module) -> None:
+    """Raise EdcompressError when a weight is NaN or infinite, so that a snapshot is always one to go on from."""
+    for name, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise EdcompressError(
+                f"training diverged: {name} holds NaN or infinity; start over with --force and a lower finetune.lr"
+            )
 
 
 def _epoch(job: Job, trainer: Trainer, phase: str, span: Span) -> None:

@@ -1,5 +1,4 @@
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,12 @@ Call = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
-def all_cores() -> dict[str, str]:
-    """The environment as the user's shell would have it: the tests' single thread is for tiny networks."""
-    return {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-
-
-@pytest.fixture(scope="session")
-def answer(process: Callable[..., Any], all_cores: dict[str, str], data_folder: Path) -> Call:
+def answer(process: Callable[..., Any], data_folder: Path) -> Call:
     """Runs a command with --json in a process of its own and returns what it printed; the command must succeed."""
     assert data_folder.is_dir(), f"EDCOMPRESS_DATA: no folder {data_folder}"
 
     def ask(*arguments: object) -> Any:
-        ended = process(*arguments, "--json", env=all_cores)
+        ended = process(*arguments, "--json")
         assert ended.code == 0, ended.err
         assert "Warning" not in ended.err
         return json.loads(ended.out)
