@@ -5,23 +5,19 @@ Nothing here imports torch at the top, so that `--help`, `check` and `gate` answ
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from edcompress import recipebook, reports, runs
+from edcompress import recipebook, reports, runs, views
 from edcompress.display import Display
 from edcompress.errors import InputError
 from edcompress.recipe import MAX_OPSET, MIN_OPSET, Benchmark
-from edcompress.results import Report, Verdict
 from edcompress.session import Session
 
 app = typer.Typer(
@@ -31,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out, err = Console(), Console(stderr=True)
+out, err = views.out, Console(stderr=True)
 
 RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="A recipe file, or the name of a shipped recipe.")]
 Overrides = Annotated[
@@ -84,7 +80,7 @@ def prune(checkpoint: Annotated[Path, typer.Argument(help="Weights: .pt, .pth, .
     with Display(err, quiet=quiet) as monitor, _resumable(folder):
         report = pipeline.prune(checkpoint, checked, folder, resume=resume, force=force,
                                 session=Session(device, trust_code, trust_pickle, monitor))  # fmt: skip
-    _show_report(report, folder, as_json=as_json)
+    views.show_report(report, folder, as_json=as_json)
 
 
 @app.command()
@@ -98,7 +94,7 @@ def export(run: RunPath = None, onnx: OnnxFlag = True, opset: Opset = None, trus
 
     with Display(err, quiet=quiet) as monitor:
         report = pipeline.export(folder, opset=opset, session=Session(trust_code=trust_code, monitor=monitor))
-    _show_report(report, folder, as_json=as_json)
+    views.show_report(report, folder, as_json=as_json)
 
 
 @app.command()
@@ -112,7 +108,7 @@ def gate(run: RunOrReport = None,
     verdict = reports.gate(
         target, reports.limits_of(target, {key: value for key, value in given.items() if value is not None})
     )
-    _show_verdict(verdict, as_json=as_json)
+    views.show_verdict(verdict, as_json=as_json)
     raise typer.Exit(0 if verdict.passed else 1)
 
 
@@ -125,7 +121,7 @@ def evaluate(model: Annotated[Path, typer.Argument(help="A checkpoint, a run fol
     from edcompress import pipeline
 
     accuracy = pipeline.evaluate(model, checked, Session(device, trust_code, trust_pickle))
-    _show_value(accuracy, as_json, *(f"top-{k}  {c.correct} of {c.total}  ({c.fraction:.2%})"
+    views.show_value(accuracy, as_json, *(f"top-{k}  {c.correct} of {c.total}  ({c.fraction:.2%})"
                                      for k, c in ((1, accuracy.top1), (5, accuracy.top5))))  # fmt: skip
 
 
@@ -139,15 +135,7 @@ def benchmark(models: Annotated[list[Path], typer.Argument(help=".onnx files, or
     from edcompress import pipeline
 
     latency = pipeline.benchmark(models, Benchmark(batch_size=batch_size, threads=threads, runs=runs_))
-    if as_json:
-        _print_json({name: value.model_dump() for name, value in latency.items()})
-        return
-    table = Table("model", "p50 ms", "p90 ms", "p99 ms", "n", "provider")
-    for name, value in latency.items():
-        table.add_row(
-            escape(name), *(f"{ms:.3f}" for ms in (value.p50, value.p90, value.p99)), str(value.n), value.provider
-        )
-    out.print(table)
+    views.show_latency(latency, as_json=as_json)
 
 
 @app.command()
@@ -159,20 +147,7 @@ def inspect(recipe: RecipeName, checkpoint: Annotated[Path | None, typer.Argumen
     from edcompress import pipeline
 
     space = pipeline.inspect(checkpoint, checked, Session("cpu", trust_code, trust_pickle))
-    if as_json:
-        _print_json(space.model_dump())
-        return
-    table = Table(
-        "group", "channels", "layers", "", title=f"{len(space.free)} groups with {space.genes} channels can be pruned"
-    )
-    for group in space.groups:
-        table.add_row(
-            group.name,
-            str(group.channels),
-            str(len(group.layers)),
-            f"locked: {group.locked}" if group.locked else "free",
-        )
-    out.print(table)
+    views.show_space(space, as_json=as_json)
 
 
 @app.command()
@@ -187,7 +162,7 @@ def train(recipe: RecipeName, output: Annotated[Path, typer.Option("--output", "
         session = Session(device, trust_code, monitor=monitor)
         accuracy = pipeline.train(checked, output, force=force, session=session)
     top1 = accuracy.top1
-    _show_value(accuracy, as_json, f"{output}: top-1 {top1.correct} of {top1.total} ({top1.fraction:.2%})")
+    views.show_value(accuracy, as_json, f"{output}: top-1 {top1.correct} of {top1.total} ({top1.fraction:.2%})")
 
 
 @app.command()
@@ -221,25 +196,19 @@ def demo(output: Output = None, overrides: Overrides = None, force: Force = Fals
 def report(run: RunPath = None, as_json: AsJson = False) -> None:
     """Show what a run found, and write its report.html anew."""
     folder = _finished(run, "report")
-    _show_report(reports.render(folder), folder, as_json=as_json)
+    views.show_report(reports.render(folder), folder, as_json=as_json)
 
 
 @app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None) -> None:
     """List the shipped recipes, or print one."""
     if name:
-        out.print(
-            (recipebook.presets().get(name) or recipebook.locate(name)).read_text(encoding="utf-8"),
-            end="",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        path = recipebook.presets().get(name) or recipebook.locate(name)
+        views.say(path.read_text(encoding="utf-8").rstrip())
         return
     table = Table("recipe", "what it is", box=None, pad_edge=False)
-    for stem, path in (
-        recipebook.shipped() | {f"{name} (preset)": path for name, path in recipebook.presets().items()}
-    ).items():
+    presets = {f"{stem} (preset)": path for stem, path in recipebook.presets().items()}
+    for stem, path in (recipebook.shipped() | presets).items():
         table.add_row(stem, recipebook.headline(path))
     out.print(table)
 
@@ -255,12 +224,7 @@ def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help=
         except InputError as error:
             faults.append(str(error))
         else:
-            out.print(
-                f"{name}: fine ({checked.model.arch or checked.model.factory} on {checked.data.dataset})",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            views.say(f"{name}: fine ({checked.model.arch or checked.model.factory} on {checked.data.dataset})")
     if faults:
         raise InputError("\n".join(faults))
 
@@ -273,7 +237,7 @@ def init(path: Annotated[Path, typer.Argument(help="The recipe file to write.")]
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a folder; make it first")
     runs.write_text(path, recipebook.starter())
-    out.print(f"wrote {path}; next: edcompress check {path}", highlight=False, markup=False, soft_wrap=True)
+    views.say(f"wrote {path}; next: edcompress check {path}")
 
 
 def _run_folder(output: Path | None, name: str, *, resume: bool, force: bool) -> runs.RunFolder:
@@ -308,59 +272,17 @@ def _resumable(folder: runs.RunFolder) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         saved = folder.snapshot.is_file()
-        hint = (
-            "saved up to the last finished epoch; go on with the same command and"
+        done = (
+            "saved up to the last finished epoch; go on with the same command and --resume -o"
             if saved
             else "nothing was saved yet in"
         )
-        err.print(
-            f"\ninterrupted: {hint} {'--resume -o ' if saved else ''}{folder.path}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        views.say(f"\ninterrupted: {done} {folder.path}", err)
         raise
 
 
 def _finish_with_gate(folder: runs.RunFolder) -> None:
     verdict = reports.gate(folder)
-    _show_report(folder.read_report(), folder, as_json=False)
-    _show_verdict(verdict, as_json=False)
+    views.show_report(folder.read_report(), folder, as_json=False)
+    views.show_verdict(verdict, as_json=False)
     raise typer.Exit(0 if verdict.passed else 1)
-
-
-def _show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> None:
-    if as_json:
-        _print_json(report.model_dump())
-        return
-    from edcompress.report import tables
-
-    for table in (tables.comparison_table(report), tables.stages_table(report), tables.proofs_table(report)):
-        out.print(table)
-    target = report.target
-    asked = f"{target.kind}: asked for at most {target.asked:.1%}" if target.kind != "none" else "macs: no target"
-    out.print(f"{asked}, {target.achieved:.1%} left", highlight=False)
-    for name in runs.FILES:
-        if (folder / name).exists():
-            out.print(f"  {folder / name}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _show_verdict(verdict: Verdict, *, as_json: bool) -> None:
-    if as_json:
-        _print_json(verdict.model_dump())
-        return
-    from edcompress.report import tables
-
-    out.print(tables.verdict_table(verdict))
-
-
-def _show_value(value: BaseModel, as_json: bool, *lines: str) -> None:
-    if as_json:
-        _print_json(value.model_dump())
-        return
-    for line in lines:
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1))

@@ -24,7 +24,7 @@ LAYERS = (
     ("reports", "job"),
     ("stages",),
     ("pipeline",),
-    ("display",),
+    ("display", "views"),
     ("cli",),
     ("__main__",),
 )  # fmt: skip

@@ -230,13 +230,15 @@ def test_not_finite(state: dict[str, Tensor], value: float) -> None:
 
 
 def test_auxiliary_heads_are_left_out() -> None:
-    network = build(Model(arch="googlenet", num_classes=3))
-    load_into(network, {**network.state_dict(), "aux1.fc1.weight": torch.ones(2)}, source="w.pt")
+    network, other = (build(Model(arch="googlenet", num_classes=3)) for _ in range(2))
+    load_into(network, {**other.state_dict(), "aux1.fc1.weight": torch.ones(2)}, source="w.pt")
+    assert same(network.state_dict(), other.state_dict())
 
 
 def test_layouts_with_versions_load() -> None:
-    network = build(Model(arch="mnasnet0_5", num_classes=3))
-    load_into(network, dict(network.state_dict()), source="w.pt")
+    network, other = (build(Model(arch="mnasnet0_5", num_classes=3)) for _ in range(2))
+    load_into(network, dict(other.state_dict()), source="w.pt")
+    assert same(network.state_dict(), other.state_dict())
 
 
 @pytest.mark.parametrize(("arch", "file"), [("resnet20", "resnet20-12fca82f.th"), ("resnet56", "resnet56-4bfd9763.th")])
