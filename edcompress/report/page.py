@@ -150,7 +150,7 @@ def _stages(report: Report) -> str:
         color = "--dense" if name == "dense" else "--pruned"
         text = f"{percent(top1)} ({top1.correct}/{top1.total})"
         bars.append(bar(name, text, top1.fraction if top1.total else 0.0, color))
-    note = _note("Top-1 on the test images. Surgery removes what the mask had switched off, so those two agree.")
+    note = _note("Top-1 on the test images. Surgery is followed by a new estimate of the batch-norm statistics.")
     return f'{note}<div class="bars wide">{"".join(bars)}</div>'
 
 
