@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
 
-from edcompress.data.images import ImageSet
 from edcompress.data.splits import Splits, check_fits, eval_batches, open_splits
 from edcompress.errors import InputError, NetworkError
 from edcompress.monitor import Monitor
@@ -26,7 +26,7 @@ from edcompress.surgery.costs import CostModel
 from edcompress.surgery.depgraph import trace_space
 from edcompress.surgery.probe import lock_untrue
 from edcompress.surgery.space import Space
-from edcompress.training.accuracy import measure_accuracy
+from edcompress.training.accuracy import Forward, measure_accuracy
 from edcompress.training.precision import Precision, choose_precision
 
 PROOF_IMAGES = 8
@@ -53,19 +53,19 @@ class Job:
         repeats = -(-PROOF_IMAGES // len(images))
         return images.repeat(repeats, 1, 1, 1)[:PROOF_IMAGES]
 
-    def accuracy(self, network: nn.Module, forward: object = None) -> Accuracy:
+    def accuracy(self, network: nn.Module, forward: Forward | None = None) -> Accuracy:
         """Top-1 and top-5 of the network (or of `forward`, which uses it) on the test images, in fp32."""
-        return self._accuracy(network, forward, self.splits.test)
-
-    def search_accuracy(self, network: nn.Module) -> Accuracy:
-        """Top-1 and top-5 of the network on the search split, in the precision of training."""
-        with self.precision.autocast():
-            return self._accuracy(network, None, self.splits.search)
-
-    def _accuracy(self, network: nn.Module, forward: object, images: ImageSet) -> Accuracy:
-        call = forward if callable(forward) else network
         with evaluating(network):
-            return measure_accuracy(call, eval_batches(images, self.recipe.data), self.precision.device)
+            batches = eval_batches(self.splits.test, self.recipe.data)
+            return measure_accuracy(forward or network, batches, self.precision.device)
+
+    def watched_accuracy(self, network: nn.Module) -> Accuracy:
+        """Top-1 and top-5 on the first images of the search split, at most about 2000: what is shown while training."""
+        batches = islice(
+            eval_batches(self.splits.search, self.recipe.data), -(-2000 // self.recipe.data.eval_batch_size)
+        )
+        with evaluating(network), self.precision.autocast():
+            return measure_accuracy(network, batches, self.precision.device)
 
 
 def open_job(recipe: Recipe, session: Session = DEFAULT) -> Job:

@@ -194,7 +194,7 @@ def _epoch(job: Job, trainer: Trainer, phase: str, span: Span) -> None:
     loss = train_epoch(trainer, batches, span, job.recipe.seed)
     figures = {"loss": loss, **trainer.regime.figures}
     if isinstance(trainer.regime, Plain):
-        figures["accuracy"] = job.search_accuracy(trainer.network).top1.fraction
+        figures["accuracy"] = job.watched_accuracy(trainer.network).top1.fraction
     job.monitor.epoch_done(figures)
 
 

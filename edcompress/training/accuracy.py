@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edcompress.results import Accuracy, Count
 
+Forward = Callable[[Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
@@ -24,7 +25,7 @@ def count_correct(logits: Tensor, labels: Tensor) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def measure_accuracy(forward: Callable[[Tensor], Tensor], batches: Batches, device: torch.device) -> Accuracy:
+def measure_accuracy(forward: Forward, batches: Batches, device: torch.device) -> Accuracy:
     """Top-1 and top-5 counts of `forward` (images [N, C, H, W] to logits [N, classes]) over labelled batches, in fp32."""
     right1 = right5 = total = 0
     for images, labels in batches:

@@ -15,10 +15,9 @@ from torch.optim import Optimizer
 
 from edcompress.errors import EdcompressError
 from edcompress.recipe import Fit
+from edcompress.training.accuracy import Forward
 from edcompress.training.precision import Precision
 from edcompress.training.schedule import learning_rate
-
-Forward = Callable[[Tensor], Tensor]
 
 
 class Batches(Protocol):
