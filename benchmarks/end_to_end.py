@@ -44,6 +44,7 @@ def main() -> None:
         line = measure(options.recipe, options.checkpoint, seed, options.output, options.overrides)
         with LOG.open("a") as log:
             log.write(json.dumps(line) + "\n")
+    PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(HEAD + "".join(row(json.loads(line)) for line in LOG.read_text().splitlines()))
 
 
