@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import edcompress
+from edcompress.errors import EdcompressError, RunFolderError
 from edcompress.job import open_job
 from edcompress.monitor import Silent
 from edcompress.pipeline import evaluate, export, load, prune
@@ -18,7 +19,7 @@ from edcompress.recipebook import read_recipe
 from edcompress.results import Report
 from edcompress.runs import FILES, RunFolder
 from edcompress.session import Session
-from edcompress.stages import read_plan
+from edcompress.stages import last_snapshot, read_plan
 from edcompress.surgery.costs import measure_size
 
 TWO_EPOCHS = ("search.epochs=2", "finetune.epochs=2", "search.evolve_every=2", "data.limit=600")
@@ -103,6 +104,26 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     assert (report.pruned, report.masked, report.after_surgery, report.dense) == (
         whole.pruned, whole.masked, whole.after_surgery, whole.dense)  # fmt: skip
     assert not folder.snapshot.parent.exists()
+
+
+def test_a_resumed_run_may_change_its_gate_but_not_its_target(dense: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        pruned(dense, folder.path, digits(*ONE_EPOCH), Interrupter("surgery"))
+    with pytest.raises(RunFolderError, match=r"another target\.macs"):
+        pruned(dense, folder.path, digits(*ONE_EPOCH, "target.macs=0.6"), resume=True)
+    pruned(dense, folder.path, digits(*ONE_EPOCH, "gate.max_top1_drop=0.5"), resume=True)
+    assert folder.read_recipe().gate.max_top1_drop == 0.5
+
+
+def test_training_that_diverges_ends_the_run_and_saves_nothing_broken(dense: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(EdcompressError, match=r"lower finetune\.lr") as caught:
+        pruned(dense, folder.path, digits(*ONE_EPOCH, "finetune.lr=1e12"))
+    assert caught.value.exit_code == 3
+    saved = last_snapshot(folder)
+    assert saved is not None
+    assert all(torch.isfinite(tensor).all() for tensor in saved[1].get("network", {}).values())
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
