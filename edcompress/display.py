@@ -7,15 +7,14 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 _FORMATS = {
-    "loss": "loss {:.3f}",
-    "accuracy": "acc {:.2%}",
-    "energy": "energy {:+.2f}",
-    "diversity": "diversity {:.3f}",
-    "budget": "budget {:.0%}",
-    "steps_per_s": "{:.1f} steps/s",
+    "loss": "loss {:.2f}",
+    "accuracy": "acc {:.1%}",
+    "energy": "energy {:+.1f}",
+    "diversity": "div {:.2f}",
+    "steps_per_s": "{:.1f} it/s",
 }
 
 
@@ -29,7 +28,7 @@ class Display:
         self._title, self._epoch, self._epochs, self._accuracy = "", 0, 0, None
         if console.is_terminal and not quiet:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[figures]}"),
-                       TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+                       TimeRemainingColumn(compact=True))  # fmt: skip
             self._progress = Progress(*columns, console=console, transient=True, refresh_per_second=4)
 
     def __enter__(self) -> Self:

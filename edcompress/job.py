@@ -59,13 +59,13 @@ class Job:
             batches = eval_batches(self.splits.test, self.recipe.data)
             return measure_accuracy(forward or network, batches, self.precision.device)
 
-    def watched_accuracy(self, network: nn.Module) -> Accuracy:
-        """Top-1 and top-5 on the first images of the search split, at most about 2000: what is shown while training."""
+    def watched_accuracy(self, network: nn.Module, forward: Forward) -> Accuracy:
+        """What is shown while training: accuracy of `forward`, which uses the network, on about 2000 images of the search split."""
         batches = islice(
             eval_batches(self.splits.search, self.recipe.data), -(-2000 // self.recipe.data.eval_batch_size)
         )
         with evaluating(network), self.precision.autocast():
-            return measure_accuracy(network, batches, self.precision.device)
+            return measure_accuracy(forward, batches, self.precision.device)
 
 
 def open_job(recipe: Recipe, session: Session = DEFAULT) -> Job:

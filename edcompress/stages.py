@@ -192,10 +192,8 @@ def _epoch(job: Job, trainer: Trainer, phase: str, span: Span) -> None:
     number = span.offset + span.epoch
     batches = train_batches(job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=number)
     loss = train_epoch(trainer, batches, span, job.recipe.seed)
-    figures = {"loss": loss, **trainer.regime.figures}
-    if isinstance(trainer.regime, Plain):
-        figures["accuracy"] = job.watched_accuracy(trainer.network).top1.fraction
-    job.monitor.epoch_done(figures)
+    accuracy = job.watched_accuracy(trainer.network, trainer.regime.forward).top1.fraction
+    job.monitor.epoch_done({"loss": loss, "accuracy": accuracy, **trainer.regime.figures})
 
 
 def _capture(trainer: Trainer) -> dict[str, Any]:

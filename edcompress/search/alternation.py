@@ -35,6 +35,7 @@ class Alternation:
         self._population = self._evolution.start(self._ranks(), len(space.free), self._limit(0.0))
         self._best = 0
         self._step = self.generation = 0
+        self._figures: Figures = {}
 
     @property
     def state(self) -> Tensor:
@@ -44,7 +45,7 @@ class Alternation:
     @property
     def figures(self) -> Figures:
         """What a person wants to see of the search while it runs."""
-        return {"diversity": edropout.diversity(self._population.states), "generation": self.generation}
+        return self._figures
 
     def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None:
         """Evolve one generation on this batch if it is due; `progress` in [0, 1) is the share of the search that is done."""
@@ -97,7 +98,13 @@ class Alternation:
         survivors = torch.where(won, energies[self._search.population :], energies[: self._search.population])
         self._best = int(survivors.argmin())
         self.generation += 1
-        self._log(self._record(parents, survivors, won, limit))
+        record = self._record(parents, survivors, won, limit)
+        self._figures = {
+            "generation": self.generation,
+            "energy": record["energy_best"],
+            "diversity": record["diversity"],
+        }
+        self._log(record)
 
     def _record(self, parents: Population, energies: Tensor, won: Tensor, limit: float | None) -> Figures:
         states = self._population.states
