@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -117,11 +116,6 @@ def find_space(recipe: Recipe, network: nn.Module) -> Space:
 def open_budget(recipe: Recipe, network: nn.Module, space: Space) -> Budget:
     """What the recipe's target and constraints make of a space; BudgetError where they cannot be met."""
     return Budget(space, CostModel(space, network, example_images(recipe)), recipe.target, recipe.constraints)
-
-
-def on_cpu(network: nn.Module) -> nn.Module:
-    """A copy in eval mode on the CPU, in fp32 and contiguous layout: the form in which models are proved and exported."""
-    return copy.deepcopy(network).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload, no-any-return]
 
 
 @torch.no_grad()

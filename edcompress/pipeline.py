@@ -20,9 +20,10 @@ from edcompress.deploy.latency import measure
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.deploy.parity import compare_with_onnx, onnx_accuracy
 from edcompress.errors import InputError, RunFolderError
-from edcompress.job import Job, example_images, find_space, new_network, on_cpu, open_budget, open_job, read_network
+from edcompress.job import Job, example_images, find_space, new_network, open_budget, open_job, read_network
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
+from edcompress.networks.modes import on_cpu
 from edcompress.recipe import Benchmark, Recipe
 from edcompress.recipebook import differences, dump
 from edcompress.reports import save_report

@@ -140,10 +140,3 @@ class Report(Value):
     machine: dict[str, Any]
     versions: dict[str, str]
     verdict: Verdict | None = None
-
-    @property
-    def speedup(self) -> float | None:
-        """Dense p50 latency over pruned p50 latency; None before `export` has measured both."""
-        if self.dense.latency_ms is None or self.pruned.latency_ms is None:
-            return None
-        return self.dense.latency_ms.p50 / self.pruned.latency_ms.p50

@@ -19,7 +19,8 @@ from torch import Generator, Tensor, nn
 
 from edcompress.data.splits import eval_batches, train_batches
 from edcompress.errors import EdcompressError
-from edcompress.job import Job, on_cpu
+from edcompress.job import Job
+from edcompress.networks.modes import on_cpu
 from edcompress.results import ModelResult, Proof, SearchSummary, Value
 from edcompress.runs import RunFolder, parsed, write_text
 from edcompress.search import edropout

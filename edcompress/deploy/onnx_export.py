@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import os
@@ -18,6 +17,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from edcompress.errors import EdcompressError
+from edcompress.networks.modes import on_cpu
 
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 FLUSHED_KEY = "edcompress.denormals_flushed"
@@ -31,7 +31,7 @@ def export_onnx(network: nn.Module, example: Tensor, path: Path, *, opset: int, 
 
     Raises EdcompressError, and leaves `path` as it was, when the exporter fails or its model is not as asked.
     """
-    frozen = frozen_copy(network)
+    frozen = on_cpu(network)
     flushed = flush_denormals(frozen)
     model = _translate(frozen, _two_images(example), opset)
     # Folding a batch norm into its convolution can multiply two small numbers into a new denormal.
@@ -41,12 +41,6 @@ def export_onnx(network: nn.Module, example: Tensor, path: Path, *, opset: int, 
     _lower_ir_version(model)
     _verify(model, opset)
     _write_atomically(model, path)
-
-
-def frozen_copy(network: nn.Module) -> nn.Module:
-    """An independent copy of `network` as it is deployed (eval mode, CPU, fp32, contiguous); the original stays."""
-    frozen = copy.deepcopy(network).eval().to("cpu", torch.float32)
-    return frozen.to(memory_format=torch.contiguous_format)
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from edcompress.deploy.onnx_export import frozen_copy
 from edcompress.deploy.sessions import session
 from edcompress.errors import InputError
+from edcompress.networks.modes import on_cpu
 from edcompress.results import Accuracy, Count, Proof
 from edcompress.training.accuracy import count_correct
 
@@ -52,7 +52,7 @@ def compare_with_onnx(network: nn.Module, path: Path, images: Tensor) -> Proof:
     if len(images) < FEWEST_IMAGES:
         raise InputError(f"comparing with ONNX needs at least {FEWEST_IMAGES} images, not {len(images)}")
     images = images.to("cpu", torch.float32)
-    frozen, opened = frozen_copy(network), session(path)
+    frozen, opened = on_cpu(network), session(path)
     differences, scales = [], []
     for batch in (batch for size in BATCH_SIZES for batch in torch.split(images, size)):
         logits = frozen(batch)

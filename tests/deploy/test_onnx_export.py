@@ -8,7 +8,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from edcompress.deploy import onnx_export
-from edcompress.deploy.onnx_export import export_onnx, flush_denormals, frozen_copy
+from edcompress.deploy.onnx_export import export_onnx, flush_denormals
 from edcompress.deploy.parity import run_onnx
 from edcompress.errors import EdcompressError
 
@@ -68,15 +68,6 @@ def test_flush_denormals_counts_and_keeps_the_rest() -> None:
     assert flush_denormals(layer) == 2
     assert layer.weight.tolist() == [[0.0, 0.0], [pytest.approx(1e-29), 0.0]]
     assert flush_denormals(layer) == 0
-
-
-def test_frozen_copy_is_independent_eval_and_fp32() -> None:
-    layer = nn.Conv2d(2, 2, 3).to(torch.bfloat16, memory_format=torch.channels_last)
-    frozen = frozen_copy(layer)
-    assert not frozen.training
-    assert frozen.weight.dtype == torch.float32
-    assert frozen.weight.is_contiguous()
-    assert layer.weight.dtype == torch.bfloat16
 
 
 class Refusing(nn.Module):
