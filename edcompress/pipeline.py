@@ -181,7 +181,10 @@ def _open_run(job: Job, folder: RunFolder, weights: Path, session: Session, star
     job.monitor.stage("checking the network, its data and its pruning space")
     dense = read_network(job.recipe, weights, session).eval()
     space = find_space(job.recipe, dense)
-    return Run(job, folder, dense, space, open_budget(job.recipe, dense, space), started)
+    budget = open_budget(job.recipe, dense, space)
+    if job.recipe.search.method == "plan":
+        stages.given_state(job.recipe, space, budget)  # else a bad plan costs the first stage
+    return Run(job, folder, dense, space, budget, started)
 
 
 def _through_stages(run: Run) -> tuple[nn.Module, Measured]:

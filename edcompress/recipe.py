@@ -134,9 +134,22 @@ class Constraints(Section):
 class Search(Section):
     """How the channels to remove are found."""
 
-    method: Literal["edropout", "magnitude", "taylor", "random"] = Field(
-        "edropout", description="edropout, or a control that ranks once and spends the search epochs on fine-tuning"
+    method: Literal[
+        "edropout",
+        "gradual_magnitude",
+        "magnitude",
+        "taylor",
+        "random",
+        "global_magnitude",
+        "global_taylor",
+        "lamp",
+        "plan",
+    ] = Field(
+        "edropout",
+        description="edropout; or a control: gradual_magnitude tightens the budget over the search epochs too, the others choose once"
+        " and spend the search epochs on fine-tuning (global ones choose widths too; plan: the channels of search.plan)",
     )
+    plan: Path | None = Field(None, description="plan only: a plan.json made for this network")
     epochs: int = Field(4, ge=0, description="training epochs under the search")
     population: int = Field(8, ge=4, le=256, description="S, states that compete")
     levels: Literal["widths_and_channels", "channels"] = Field(
@@ -167,9 +180,18 @@ class Search(Section):
 
     @model_validator(mode="after")
     def _searches(self) -> Self:
-        if self.method == "edropout" and self.epochs == 0:
-            raise ValueError("method edropout needs epochs of at least 1; for a one-shot ranking take method magnitude")
+        if self.trains and self.epochs == 0:
+            raise ValueError(
+                f"method {self.method} needs epochs of at least 1; for a one-shot ranking take method magnitude"
+            )
+        if (self.method == "plan") != (self.plan is not None):
+            raise ValueError("method plan and a file in plan go together; give both or neither")
         return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains the network while it searches; the others choose once."""
+        return self.method in ("edropout", "gradual_magnitude")
 
 
 class Fit(Section):
@@ -247,8 +269,8 @@ class Recipe(Section):
 
     @property
     def search_epochs(self) -> int:
-        """Epochs trained under the search; the one-shot controls have none."""
-        return self.search.epochs if self.search.method == "edropout" else 0
+        """Most epochs trained under the search; methods that choose once have none."""
+        return self.search.epochs if self.search.trains else 0
 
     @property
     def total_epochs(self) -> int:

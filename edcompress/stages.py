@@ -18,19 +18,22 @@ import torch
 from torch import Generator, Tensor, nn
 
 from edcompress.data.splits import eval_batches, train_batches
-from edcompress.errors import EdcompressError
+from edcompress.errors import BudgetError, EdcompressError
 from edcompress.job import Job
 from edcompress.networks.modes import on_cpu
+from edcompress.recipe import Recipe
 from edcompress.results import ModelResult, Proof, SearchSummary, Value
 from edcompress.runs import RunFolder, parsed, write_text
 from edcompress.search import edropout
 from edcompress.search.alternation import Alternation, Figures
 from edcompress.search.budget import Budget
-from edcompress.search.importance import magnitude, ranks, taylor, uniform_noise
+from edcompress.search.controls import global_state, lamp, normalised, per_cost, uniform_state
+from edcompress.search.gradual import Gradual
+from edcompress.search.importance import magnitude, taylor, uniform_noise
 from edcompress.snapshot import load_snapshot, save_snapshot
 from edcompress.surgery.costs import measure_size
 from edcompress.surgery.masks import Masks, masked_call
-from edcompress.surgery.plan import Plan, plan_of
+from edcompress.surgery.plan import Plan, plan_of, state_of
 from edcompress.surgery.remove import compare_logits, remove, require_equal
 from edcompress.surgery.space import Space
 from edcompress.training.batchnorm import reestimate
@@ -91,32 +94,57 @@ def measure_dense(run: Run) -> Measured:
 
 def search(run: Run, measured: Measured, saved: dict[str, Any]) -> tuple[nn.Module, Tensor, Measured]:
     """The network as the search leaves it (on the CPU), the state bool[D] it found, and what was measured of it."""
-    if run.job.recipe.search.method != "edropout":
-        state = one_shot_state(run)
-        return run.dense, state, _summarised(run, measured, 0, state.unsqueeze(0))
+    if not run.job.recipe.search.trains:
+        state = chosen_once(run)
+        return run.dense, state, _summarised(run, measured, epochs=0, generations=0, states=state.unsqueeze(0))
     network = run.job.precision.place(on_cpu(run.dense))
     with _generation_log(run.folder, saved.get("regime", {}).get("generation", 0)) as log:
-        regime = _alternation(run, network, log)
-        _train(run, measured, regime, network, "search", saved)
+        regime = _searching(run, network, log)
+        epochs = _train(run, measured, regime, network, "search", saved)
         images, labels = next(iter(eval_batches(run.job.splits.search, run.job.recipe.data)))
         precision = run.job.precision
         state = regime.finish(precision.images(images), labels.to(precision.device))
-    return on_cpu(network), state, _summarised(run, measured, regime.generation, regime.snapshot()["states"])
+    states = regime.snapshot()["states"]
+    return (
+        on_cpu(network),
+        state,
+        _summarised(run, measured, epochs=epochs, generations=regime.generation, states=states),
+    )
 
 
-def one_shot_state(run: Run) -> Tensor:
-    """The state bool[D] of a control: uniform widths under the budget, channels by magnitude, Taylor or at random."""
-    recipe, space = run.job.recipe, run.space
-    if recipe.search.method == "magnitude":
-        importance = magnitude(space, run.dense)
-    elif recipe.search.method == "taylor":
+def chosen_once(run: Run) -> Tensor:
+    """The state bool[D] of a method that looks at the dense network once: a ranking under the budget, or a plan that was given."""
+    recipe, space, budget = run.job.recipe, run.space, run.budget
+    method = recipe.search.method
+    if method == "plan":
+        return given_state(recipe, space, budget)
+    if method == "random":
+        importance = uniform_noise(space, Generator().manual_seed(recipe.seed))
+    elif method in ("taylor", "global_taylor"):
         batches = train_batches(run.job.splits.train, recipe.data, seed=recipe.seed, epoch=0)
         importance = taylor(space, on_cpu(run.dense).to(run.job.precision.device), islice(batches, TAYLOR_BATCHES))
     else:
-        importance = uniform_noise(space, Generator().manual_seed(recipe.seed))
-    limit = recipe.target.fraction if recipe.target else None
-    shares = torch.full((1, len(space.free)), recipe.search.keep_probability)
-    return run.budget.repair(shares, ranks(space, importance).unsqueeze(0), limit)[0]
+        importance = magnitude(space, run.dense)
+    share, limit = recipe.search.keep_probability, recipe.target.fraction if recipe.target else None
+    if method in ("magnitude", "taylor", "random"):
+        return uniform_state(space, budget, importance, share, limit)
+    if method == "lamp":
+        scores = lamp(space, importance)
+    else:
+        scores = per_cost(space, budget, importance) if method == "global_taylor" else normalised(space, importance)
+    return global_state(space, budget, scores, share, limit)
+
+
+def given_state(recipe: Recipe, space: Space, budget: Budget) -> Tensor:
+    """The state bool[D] of the plan that the recipe names; an InputError where it is missing, damaged, of another network or dear."""
+    assert recipe.search.plan is not None
+    state = state_of(parsed(recipe.search.plan, Plan.model_validate_json), space)
+    if recipe.target and (share := budget.share(budget.widths(state)).item()) > recipe.target.fraction:
+        raise BudgetError(
+            f"search.plan {recipe.search.plan} keeps {share:.4f} of the {recipe.target.kind}, more than "
+            f"target.{recipe.target.kind} = {recipe.target.fraction:g}; raise the target, or set target to null"
+        )
+    return state
 
 
 def operate(run: Run, network: nn.Module, state: Tensor, measured: Measured) -> tuple[nn.Module, Measured]:
@@ -164,19 +192,28 @@ def train_dense(job: Job, network: nn.Module) -> nn.Module:
     return on_cpu(placed)
 
 
-def _train(run: Run, measured: Measured, regime: Regime, network: nn.Module, stage: str, saved: dict[str, Any]) -> None:
-    """The epochs of a stage from where `saved` stands, with a snapshot after each."""
+def _train(run: Run, measured: Measured, regime: Regime, network: nn.Module, stage: str, saved: dict[str, Any]) -> int:
+    """The epochs of a stage from where `saved` stands, with a snapshot after each; how many the stage took.
+
+    A search that has settled ends early, and leaves its epochs to fine-tuning.
+    """
     job, fit = run.job, run.job.recipe.finetune
-    offset = job.recipe.search_epochs if stage == "finetune" else 0
+    offset = measured.search.epochs if measured.search else 0
     epochs = job.recipe.total_epochs - offset if stage == "finetune" else job.recipe.search_epochs
     trainer = Trainer(
         network, make_optimizer(fit, network.parameters()), _objective(run), job.precision, regime, job.monitor.step
     )
     first = _restore(trainer, saved) if "optimizer" in saved else 0
     for epoch in range(first, epochs):
+        if regime.settled:
+            job.monitor.stage(
+                f"the search has converged after {epoch} of {epochs} epochs; the others go to fine-tuning"
+            )
+            return epoch
         _epoch(job, trainer, stage, Span(epoch, epochs, offset, job.recipe.total_epochs))
         _require_finite(network)
         run.save(measured, {"stage": stage, "epoch": epoch + 1, **_capture(trainer)})
+    return epochs
 
 
 def _require_finite(network: nn.Module) -> None:
@@ -199,7 +236,7 @@ def _epoch(job: Job, trainer: Trainer, phase: str, span: Span) -> None:
 
 def _capture(trainer: Trainer) -> dict[str, Any]:
     tree = {"network": trainer.network.state_dict(), "optimizer": trainer.optimizer.state_dict()}
-    if isinstance(trainer.regime, Alternation):
+    if isinstance(trainer.regime, Alternation | Gradual):
         tree["regime"] = trainer.regime.snapshot()
     return tree
 
@@ -208,7 +245,7 @@ def _restore(trainer: Trainer, saved: dict[str, Any]) -> int:
     """Put network, optimizer and search back; the epoch to go on with."""
     trainer.network.load_state_dict(saved["network"])
     trainer.optimizer.load_state_dict(saved["optimizer"])
-    if isinstance(trainer.regime, Alternation):
+    if isinstance(trainer.regime, Alternation | Gradual):
         trainer.regime.restore(saved["regime"])
     return int(saved["epoch"])
 
@@ -220,10 +257,12 @@ def _objective(run: Run) -> Objective:
     return Objective(fit, precision.place(on_cpu(run.dense)))
 
 
-def _alternation(run: Run, network: nn.Module, log: Any) -> Alternation:
+def _searching(run: Run, network: nn.Module, log: Any) -> Alternation | Gradual:
     recipe = run.job.recipe
-    return Alternation(network, run.space, run.budget, recipe.search, target=recipe.target,
-                       precision=run.job.precision, seed=recipe.seed, log=log)  # fmt: skip
+    if recipe.search.method == "gradual_magnitude":
+        return Gradual(network, run.space, run.budget, recipe.search)
+    return Alternation(network, run.space, run.budget, recipe.search, precision=run.job.precision,
+                       seed=recipe.seed, log=log)  # fmt: skip
 
 
 @contextmanager
@@ -241,11 +280,10 @@ def _generation_log(folder: RunFolder, generation: int) -> Iterator[Any]:
         yield log
 
 
-def _summarised(run: Run, measured: Measured, generations: int, states: Tensor) -> Measured:
-    recipe = run.job.recipe
+def _summarised(run: Run, measured: Measured, *, epochs: int, generations: int, states: Tensor) -> Measured:
     summary = SearchSummary(
-        method=recipe.search.method,
-        epochs=recipe.search_epochs,
+        method=run.job.recipe.search.method,
+        epochs=epochs,
         generations=generations,
         converged=edropout.converged(states),
         diversity=edropout.diversity(states),

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import edcompress
-from edcompress.errors import EdcompressError, RunFolderError
+from edcompress.errors import BudgetError, EdcompressError, NetworkError, RunFolderError
 from edcompress.job import open_job
 from edcompress.monitor import Silent
 from edcompress.pipeline import evaluate, export, load, prune
-from edcompress.recipe import Recipe
+from edcompress.recipe import Recipe, Target
 from edcompress.recipebook import read_recipe
 from edcompress.results import Report
 from edcompress.runs import FILES, RunFolder
@@ -171,6 +171,10 @@ def test_a_finished_run_is_resumed_by_reading_it(unbroken: Path) -> None:
         ("search.method=magnitude",),
         ("search.method=taylor", "target.macs=null", "target.params=0.5"),
         ("search.method=random", "target.macs=null", "target.channels=0.6"),
+        ("search.method=global_magnitude",),
+        ("search.method=global_taylor", "target.macs=null", "target.params=0.5"),
+        ("search.method=lamp", "target=null"),
+        ("search.method=gradual_magnitude",),
         ("preset=paper", "finetune.lr=0.1"),
         ("preset=paper", "finetune.lr=0.1", "target=null"),
         (
@@ -204,6 +208,52 @@ def test_every_method_and_target_runs_and_keeps_what_it_promised(
         assert kept == pytest.approx(report.target.achieved)
     assert report.search.generations == (0 if recipe.search_epochs == 0 else report.search.generations)
     assert max(report.proof.masked_vs_pruned.relative, report.proof.pruned_vs_reloaded.relative) < 1e-4
+
+
+def test_a_given_plan_is_replayed_and_a_wrong_one_refused_before_any_compute(
+    unbroken: Path, dense: Path, tmp_path: Path
+) -> None:
+    plan = unbroken / "plan.json"
+    recipe = digits(
+        "search.method=plan", f"search.plan={plan}", "search.epochs=0", "finetune.epochs=1", "data.limit=200"
+    )
+    report = pruned(dense, tmp_path / "run", recipe)
+    assert read_plan(RunFolder(tmp_path / "run")) == read_plan(RunFolder(unbroken))
+    assert (report.search.method, report.search.epochs) == ("plan", 0)
+    dear = recipe.model_copy(update={"target": Target(macs=0.35)})
+    with pytest.raises(BudgetError, match=r"plan\.json keeps 0\.\d+ of the macs, more than target\.macs = 0\.35"):
+        pruned(dense, tmp_path / "dear", dear)
+    other = tmp_path / "other.json"
+    other.write_text(plan.read_text().replace("layer1.0.conv1", "layer9.0.conv1"))
+    with pytest.raises(
+        NetworkError, match=r"the plan and the network differ in the channels of layer1\.0\.conv1, layer9"
+    ):
+        pruned(dense, tmp_path / "other", digits("search.method=plan", f"search.plan={other}"))
+    with pytest.raises(RunFolderError, match=r"nothing\.json is missing"):
+        pruned(dense, tmp_path / "none", digits("search.method=plan", f"search.plan={tmp_path}/nothing.json"))
+    assert not any((tmp_path / name).exists() for name in ("dear", "other", "none"))
+
+
+def test_a_search_that_has_converged_ends_early_and_leaves_its_epochs_to_fine_tuning(
+    dense: Path, tmp_path: Path
+) -> None:
+    # a start of all ones under no budget: every member is the same state, and breeds only itself
+    quick = ("preset=paper", "finetune.lr=0.1", "target=null", "search.keep_probability=1", "data.limit=200")
+    recipe = digits(*quick, "search.epochs=3", "finetune.epochs=1")
+    epochs: list[tuple[str, int, int]] = []
+
+    class Listener(Silent):
+        def epoch(self, phase: str, epoch: int, epochs_in_all: int) -> None:
+            epochs.append((phase, epoch, epochs_in_all))
+
+    report = pruned(dense, tmp_path / "run", recipe, Listener())
+    assert (report.search.converged, report.search.diversity) == (True, 0.0)
+    assert report.search.epochs == 1
+    assert len(epochs) == recipe.total_epochs
+    assert epochs[report.search.epochs] == ("finetune", 0, recipe.total_epochs - report.search.epochs)
+    log = [json.loads(line) for line in (tmp_path / "run" / "search.jsonl").read_text().splitlines()]
+    assert log[-1]["converged"]
+    assert log[-1]["generation"] == report.search.generations
 
 
 def test_an_ignored_layer_keeps_its_channels(dense: Path, tmp_path: Path) -> None:

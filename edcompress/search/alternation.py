@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from edcompress.recipe import Search, Target
+from edcompress.recipe import Search
 from edcompress.search import edropout
 from edcompress.search.budget import Budget
 from edcompress.search.evolution import Evolution, Population
 from edcompress.search.importance import magnitude, ranks
+from edcompress.search.masked import MaskedTraining
 from edcompress.search.scoring import score_states
-from edcompress.surgery.masks import Masks, masked_call
 from edcompress.surgery.space import Space
 from edcompress.training.precision import Precision
 
 Figures = dict[str, float | int | bool | None]
 
 
-class Alternation:
+class Alternation(MaskedTraining):
     """A training regime (see `edcompress.training.loop.Regime`) under which the network is trained as its best state."""
 
-    def __init__(self, network: nn.Module, space: Space, budget: Budget, search: Search, *, target: Target | None,
-                 precision: Precision, seed: int, log: Callable[[Figures], None]) -> None:  # fmt: skip
-        self._network, self._space, self._budget, self._search = network, space, budget, search
-        self._target, self._precision, self._log = target, precision, log
-        self._masks = Masks(space, network)
+    def __init__(self, network: nn.Module, space: Space, budget: Budget, search: Search, *, precision: Precision,
+                 seed: int, log: Callable[[Figures], None]) -> None:  # fmt: skip
+        super().__init__(network, space)
+        self._budget, self._search, self._precision, self._log = budget, search, precision, log
         self._generator = Generator().manual_seed(seed)
         self._evolution = Evolution(search, budget, self._generator)
-        self._population = self._evolution.start(self._ranks(), len(space.free), self._limit(0.0))
+        self._in_force = self._limit(0.0)
+        self._population = self._evolution.start(self._ranks(), len(space.free), self._in_force)
         self._best = 0
         self._step = self.generation = 0
         self._figures: Figures = {}
@@ -47,22 +46,19 @@ class Alternation:
         """What a person wants to see of the search while it runs."""
         return self._figures
 
+    @property
+    def settled(self) -> bool:
+        """Whether the population has collapsed to one state under the final budget."""
+        return (
+            self.generation > 0 and self._in_force == self._limit(1.0) and edropout.converged(self._population.states)
+        )
+
     def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None:
         """Evolve one generation on this batch if it is due; `progress` in [0, 1) is the share of the search that is done."""
         if self._step % self._search.evolve_every == 0:
             part = slice(self._search.score_batch)
             self._evolve(images[part], labels[part], self._limit(progress))
         self._step += 1
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of the network under the best state."""
-        return masked_call(self._network, self._masks, self.state, images)
-
-    @contextmanager
-    def guard(self) -> Iterator[None]:
-        """Around the optimizer's step: dropped weights keep their values and may return."""
-        with self._masks.frozen(self.state):
-            yield
 
     def finish(self, images: Tensor, labels: Tensor) -> Tensor:
         """The state bool[D] of lowest energy on held-out images [N, C, H, W], feasible under the final budget."""
@@ -77,6 +73,7 @@ class Alternation:
             "states": self._population.states,
             "shares": self._population.shares,
             "best": self._best,
+            "in_force": self._in_force,
             "step": self._step,
             "generation": self.generation,
             "generator": self._generator.get_state(),
@@ -85,7 +82,8 @@ class Alternation:
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on from a snapshot."""
         self._population = Population(saved["states"], saved["shares"])
-        self._best, self._step, self.generation = saved["best"], saved["step"], saved["generation"]
+        self._best, self._in_force = saved["best"], saved["in_force"]
+        self._step, self.generation = saved["step"], saved["generation"]
         self._generator.set_state(saved["generator"])
 
     def _evolve(self, images: Tensor, labels: Tensor, limit: float | None) -> None:
@@ -95,6 +93,7 @@ class Alternation:
         children = self._evolution.repair(self._evolution.children(parents), ranks_now, limit)
         energies = self._score(torch.cat([parents.states, children.states]), images, labels)
         self._population, won = self._evolution.select(parents, children, energies)
+        self._in_force = limit
         survivors = torch.where(won, energies[self._search.population :], energies[: self._search.population])
         self._best = int(survivors.argmin())
         self.generation += 1
@@ -129,8 +128,4 @@ class Alternation:
         return ranks(self._space, magnitude(self._space, self._network))
 
     def _limit(self, progress: float) -> float | None:
-        """The budget in force: it falls from 1 to the target along a cubic over the first `anneal` of the search."""
-        if self._target is None:
-            return None
-        left = max(0.0, 1.0 - progress / self._search.anneal) if self._search.anneal > 0 else 0.0
-        return self._target.fraction + (1.0 - self._target.fraction) * left**3
+        return self._budget.limit(progress, self._search.anneal)

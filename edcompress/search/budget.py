@@ -44,10 +44,21 @@ class Budget:
         sums = torch.zeros(*state.shape[:-1], len(self._space.free), dtype=torch.float64)
         return sums.index_add_(-1, self._space.group_of_gene, state.to(torch.float64))
 
+    def limit(self, progress: float, anneal: float) -> float | None:
+        """The budget in force when `progress` in [0, 1] of a search is done, as a share of the dense cost; None without a target.
+
+        It falls from 1 to the target along a cubic over the first `anneal` of the search (M. Zhu and S. Gupta, "To Prune, or Not to
+        Prune", 2017).
+        """
+        if self._target is None:
+            return None
+        left = max(0.0, 1.0 - progress / anneal) if anneal > 0 else 0.0
+        return self._target.fraction + (1.0 - self._target.fraction) * left**3
+
     def repair(self, shares: Tensor, priority: Tensor, budget: float | None) -> Tensor:
         """Feasible states bool[S, D] for the wish; with a budget in (0, 1] they fill it and cost no more, else as wished."""
         wish = shares.to(torch.float64)
-        widths = self._snap(wish * self.channels) if budget is None else self._fit(wish, budget)
+        widths = self.allowed(wish * self.channels) if budget is None else self._fit(wish, budget)
         return self._choose(widths, priority)
 
     def _fit(self, wish: Tensor, budget: float) -> Tensor:
@@ -73,13 +84,13 @@ class Budget:
         return widths
 
     def _shifted(self, wish: Tensor, shift: Tensor) -> Tensor:
-        return self._snap((wish - shift) * self.channels)
+        return self.allowed((wish - shift) * self.channels)
 
     def _affordable(self, widths: Tensor, budget: float) -> Tensor:
         return (self.share(widths) <= budget).unsqueeze(-1)
 
-    def _snap(self, widths: Tensor) -> Tensor:
-        """The nearest allowed widths: multiples of `round_to` from the floor on, or all channels of the group."""
+    def allowed(self, widths: Tensor) -> Tensor:
+        """The nearest allowed widths float64[..., G]: multiples of `round_to` from the floor on, or all channels of the group."""
         multiple = torch.minimum(torch.round(widths / self._round) * self._round, self._last)
         nearest = torch.where(widths > (self._last + self.channels) / 2, self.channels, multiple)
         return torch.maximum(nearest, self._floor)

@@ -32,6 +32,8 @@ class Regime(Protocol):
 
     @property
     def figures(self) -> dict[str, Any]: ...
+    @property
+    def settled(self) -> bool: ...
     def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None: ...
     def forward(self, images: Tensor) -> Tensor: ...
     def guard(self) -> AbstractContextManager[None]: ...
@@ -43,6 +45,7 @@ class Plain:
     def __init__(self, network: nn.Module) -> None:
         self.forward: Forward = network
         self.figures: dict[str, Any] = {}
+        self.settled = False
 
     def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None:
         """Nothing to do before a step."""

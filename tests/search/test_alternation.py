@@ -28,7 +28,7 @@ def alternation(
     limits = Constraints(round_to=1, min_ratio=0.0)
     budget = Budget(space, CostModel(space, network, example), target, limits)
     settings = Search.model_validate({"evolve_every": 1, **search})
-    regime = Alternation(network, space, budget, settings, target=target, precision=FP32, seed=seed, log=log.append)
+    regime = Alternation(network, space, budget, settings, precision=FP32, seed=seed, log=log.append)
     return regime, space, log
 
 

@@ -1,0 +1,63 @@
+"""The control that EDropout has to beat: uniform widths by magnitude, with a budget that tightens while the network trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edcompress.recipe import Search
+from edcompress.search.budget import Budget
+from edcompress.search.controls import uniform_state
+from edcompress.search.importance import magnitude
+from edcompress.search.masked import MaskedTraining
+from edcompress.surgery.space import Space
+
+
+class Gradual(MaskedTraining):
+    """Gradual magnitude pruning as a training regime: every `evolve_every` steps channels are ranked anew under the budget of then.
+
+    M. Zhu and S. Gupta, "To Prune, or Not to Prune: Exploring the Efficacy of Pruning for Model Compression", 2017, on channels.
+    """
+
+    def __init__(self, network: nn.Module, space: Space, budget: Budget, search: Search) -> None:
+        super().__init__(network, space)
+        self._budget, self._search = budget, search
+        self._step = self.generation = 0
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What a person wants to see of the search while it runs."""
+        return {"generation": self.generation}
+
+    @property
+    def settled(self) -> bool:
+        """Never before the search epochs are over: the ranking moves with the weights."""
+        return False
+
+    def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None:  # noqa: ARG002
+        """Tighten the budget and rank anew if it is due; `progress` in [0, 1) is the share of the search that is done."""
+        if self._step % self._search.evolve_every == 0:
+            self._rank(progress)
+            self.generation += 1
+        self._step += 1
+
+    def finish(self, images: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
+        """The state bool[D] under the final budget."""
+        self._rank(1.0)
+        return self.state
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that `restore` needs to go on exactly here."""
+        return {"states": self.state.unsqueeze(0), "step": self._step, "generation": self.generation}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a snapshot."""
+        self._state, self._step, self.generation = saved["states"][0], saved["step"], saved["generation"]
+
+    @torch.no_grad()
+    def _rank(self, progress: float) -> None:
+        importance = magnitude(self._space, self._network)
+        limit = self._budget.limit(progress, self._search.anneal)
+        self._state = uniform_state(self._space, self._budget, importance, self._search.keep_probability, limit)
