@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from states import space_of
 from torch import Generator, Tensor
 from zoo import ZOO, images
@@ -21,6 +23,37 @@ class Scripted(CostModel):
     def share(self, kind: str, widths: Tensor) -> Tensor:
         assert kind in ("macs", "params", "channels")
         return (widths.to(torch.float64) @ self.prices) / (self.full @ self.prices)
+
+
+class Chained(CostModel):
+    """A chain of convolutions written down: group i costs price_i x its width x the width before it (3 before the first)."""
+
+    def __init__(self, prices: list[int], widths: tuple[int, ...]) -> None:
+        self.prices, self.full = torch.tensor(prices, dtype=torch.float64), torch.tensor(widths, dtype=torch.float64)
+
+    def share(self, kind: str, widths: Tensor) -> Tensor:
+        assert kind in ("macs", "params", "channels")
+        return self._cost(widths.to(torch.float64)) / self._cost(self.full)
+
+    def _cost(self, widths: Tensor) -> Tensor:
+        before = torch.cat([torch.full_like(widths[..., :1], 3), widths[..., :-1]], -1)
+        return (widths * before) @ self.prices
+
+
+Case = tuple[Budget, Constraints]
+PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Case, float]:
+    """A random chain of one to four groups under random constraints, and a limit that they can meet."""
+    widths = tuple(draw(st.lists(st.integers(1, 24), min_size=1, max_size=4)))
+    prices = draw(st.lists(st.integers(1, 100), min_size=len(widths), max_size=len(widths)))
+    constraints = Constraints(
+        round_to=draw(st.integers(1, 8)), min_channels=draw(st.integers(1, 4)), min_ratio=draw(st.floats(0, 0.6))
+    )
+    budget = Budget(space_of(*widths), Chained(prices, widths), Target(macs=1.0), constraints)
+    return (budget, constraints), budget.smallest + (1 - budget.smallest) * draw(st.floats(0, 1))
 
 
 def scripted(widths: tuple[int, ...], prices: list[float], target: Target | None, **constraints: float) -> Budget:
@@ -130,6 +163,23 @@ def test_random_wishes_end_inside_every_limit(name: str, kind: str) -> None:
         assert (widths >= torch.minimum(torch.ceil(channels * min_ratio).clamp(min=1), channels)).all()
         assert _keeps_the_first(space, states, priority)
         assert _slack_is_one_step_beyond_the_wish(budget, costs, kind, shares, widths, limit, round_to)
+
+
+@given(case=cases(), data=st.data())
+@settings(PROPERTY)
+def test_no_wish_breaks_a_floor_a_multiple_or_the_budget(case: tuple[Case, float], data: st.DataObject) -> None:
+    (budget, constraints), limit = case
+    groups, channels = len(budget.channels), budget.channels
+    wish = torch.tensor([data.draw(st.lists(st.floats(-1, 2), min_size=groups, max_size=groups)) for _ in range(2)])
+    priority = torch.rand(2, int(channels.sum()), generator=Generator().manual_seed(data.draw(st.integers(0, 99))))
+    floor = torch.ceil(channels * constraints.min_ratio).clamp(min=constraints.min_channels).minimum(channels)
+    for allowed in (limit, None):
+        states = budget.repair(wish, priority, allowed)
+        widths = budget.widths(states)
+        assert ((widths % constraints.round_to == 0) | (widths == channels)).all()
+        assert (widths >= floor).all()
+        assert allowed is None or (budget.share(widths) <= allowed).all()
+        assert torch.equal(states, budget.repair(wish, priority, allowed))
 
 
 def _keeps_the_first(space: Space, states: Tensor, priority: Tensor) -> bool:
