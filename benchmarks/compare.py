@@ -47,7 +47,7 @@ NARROW = (
 )  # groups of 16 channels leave a multiple of 8 no choice
 SIZES: dict[tuple[str, str], tuple[str, ...]] = {
     ("resnet20_cifar10", "small"): (
-        "data.limit=12800", "search.epochs=3", "finetune.epochs=5", "finetune.lr=0.05", "finetune.distill=0"),
+        *NARROW, "data.limit=12800", "search.epochs=3", "finetune.epochs=5", "finetune.lr=0.05", "finetune.distill=0"),
     ("resnet20_cifar10", "full"): (*NARROW, "search.epochs=8", "finetune.epochs=32", "finetune.lr=0.05", "finetune.distill=0"),
     ("resnet56_cifar10", "small"): ("search.epochs=6", "finetune.epochs=14"),
     ("resnet56_cifar10", "full"): ("search.epochs=12", "finetune.epochs=88"),
