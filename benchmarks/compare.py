@@ -166,8 +166,8 @@ def measure(cell: Cell, checkpoint: Path, output: Path, threads: int) -> dict[st
         overrides.append(f"search.plan={torch_pruning_plan(cell, checkpoint, output)}")
     started = time.monotonic()
     subprocess.run(
-        [sys.executable, "-m", "edcompress", "prune", str(checkpoint), "--recipe", cell.recipe, "-o", str(folder), "--resume",
-         "--quiet", *(part for override in overrides for part in ("--set", override))],
+        [sys.executable, "-m", "edcompress", "prune", str(checkpoint), "--recipe", cell.recipe, "-o", str(folder), "--quiet",
+         *(["--resume"] if (folder / "recipe.yaml").exists() else []), *(part for override in overrides for part in ("--set", override))],
         check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     report = json.loads((folder / "report.json").read_text())
