@@ -171,8 +171,13 @@ class Search(Section):
         description="how much of a group's importance ranking a channel bit can outweigh; 0: importance decides",
     )
     evolve_every: int = Field(8, ge=1, description="training steps per generation")
-    score_batch: int | None = Field(
-        64, ge=2, description="images of the step's batch that score states; null: all of them"
+    score_share: Fraction = Field(
+        0.5, description="share of the step's batch that scores states; 1: all of it, as published"
+    )
+    parent_energies: Literal["rescored", "stored"] = Field(
+        "rescored",
+        description="a child competes with its parent's energy on the same batch, or with the one stored when the parent was"
+        " born (as published: half the scoring, but of older weights)",
     )
     anneal: Unit = Field(
         0.85, description="share of the search over which the budget tightens to the target; 0: at once"

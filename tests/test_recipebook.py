@@ -110,11 +110,11 @@ def test_bounds_choices_and_overrides_are_checked(override: str, word: str) -> N
 
 def test_overrides_are_read_as_yaml_values() -> None:
     recipe = read_recipe("digits", ["target.macs=null", "target.params=0.4", "constraints.ignore=[layer1.*, fc]",
-                                    "search.score_batch=null", "finetune.lr=1e-3", "data.root=~/images"])  # fmt: skip
+                                    "search.parent_energies=stored", "finetune.lr=1e-3", "data.root=~/images"])  # fmt: skip
     assert recipe.target is not None
     assert (recipe.target.kind, recipe.target.fraction) == ("params", 0.4)
     assert recipe.constraints.ignore == ("layer1.*", "fc")
-    assert (recipe.search.score_batch, recipe.finetune.lr, recipe.data.root) == (None, 1e-3, Path("~/images"))
+    assert (recipe.search.parent_energies, recipe.finetune.lr, recipe.data.root) == ("stored", 1e-3, Path("~/images"))
     assert read_recipe("digits", ["target=null"]).target is None
 
 

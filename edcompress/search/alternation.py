@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,10 +31,10 @@ class Alternation(MaskedTraining):
         self._budget, self._search, self._precision, self._log = budget, search, precision, log
         self._generator = Generator().manual_seed(seed)
         self._evolution = Evolution(search, budget, self._generator)
+        self._step = self.generation = 0
         self._in_force = self._limit(0.0)
         self._population = self._evolution.start(self._ranks(), len(space.free), self._in_force)
         self._best = 0
-        self._step = self.generation = 0
         self._figures: Figures = {}
 
     @property
@@ -56,15 +57,15 @@ class Alternation(MaskedTraining):
     def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None:
         """Evolve one generation on this batch if it is due; `progress` in [0, 1) is the share of the search that is done."""
         if self._step % self._search.evolve_every == 0:
-            part = slice(self._search.score_batch)
+            part = slice(max(2, round(self._search.score_share * len(images))))  # batch-norm needs two
             self._evolve(images[part], labels[part], self._limit(progress))
         self._step += 1
 
     def finish(self, images: Tensor, labels: Tensor) -> Tensor:
         """The state bool[D] of lowest energy on held-out images [N, C, H, W], feasible under the final budget."""
-        self._population = self._evolution.repair(self._population, self._ranks(), self._limit(1.0))
-        energies = self._score(self._population.states, images, labels)
-        self._best = int(energies.argmin())
+        feasible = self._evolution.repair(self._population, self._ranks(), self._limit(1.0))
+        energies = self._score(feasible.states, images, labels)
+        self._population, self._best = replace(feasible, energies=energies), int(energies.argmin())
         return self.state
 
     def snapshot(self) -> dict[str, Any]:
@@ -72,6 +73,7 @@ class Alternation(MaskedTraining):
         return {
             "states": self._population.states,
             "shares": self._population.shares,
+            "energies": self._population.energies,
             "best": self._best,
             "in_force": self._in_force,
             "step": self._step,
@@ -81,23 +83,30 @@ class Alternation(MaskedTraining):
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on from a snapshot."""
-        self._population = Population(saved["states"], saved["shares"])
+        self._population = Population(saved["states"], saved["shares"], saved["energies"])
         self._best, self._in_force = saved["best"], saved["in_force"]
         self._step, self.generation = saved["step"], saved["generation"]
         self._generator.set_state(saved["generator"])
 
     def _evolve(self, images: Tensor, labels: Tensor, limit: float | None) -> None:
-        """One generation: parents and children are made feasible and scored on the same batch with the same weights."""
+        """One generation: parents and children are made feasible and scored on the same batch with the same weights.
+
+        With stored parent energies (as published) children alone are scored, once the parents have been under this budget.
+        """
         ranks_now = self._ranks()
-        parents = self._evolution.repair(self._population, ranks_now, limit)
+        known = self._known(limit)
+        parents = self._population if known is not None else self._evolution.repair(self._population, ranks_now, limit)
         children = self._evolution.repair(self._evolution.children(parents), ranks_now, limit)
-        energies = self._score(torch.cat([parents.states, children.states]), images, labels)
+        if known is None:
+            energies = self._score(torch.cat([parents.states, children.states]), images, labels)
+        else:
+            energies = torch.cat([known, self._score(children.states, images, labels)])
         self._population, won = self._evolution.select(parents, children, energies)
         self._in_force = limit
-        survivors = torch.where(won, energies[self._search.population :], energies[: self._search.population])
-        self._best = int(survivors.argmin())
+        assert self._population.energies is not None
+        self._best = int(self._population.energies.argmin())
         self.generation += 1
-        record = self._record(parents, survivors, won, limit)
+        record = self._record(parents, self._population.energies, won, limit)
         self._figures = {
             "generation": self.generation,
             "energy": record["energy_best"],
@@ -122,9 +131,17 @@ class Alternation(MaskedTraining):
         }
 
     def _score(self, states: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        return score_states(self._network, self._masks, states, images, labels, self._precision)
+        return score_states(self._network, self._slices, states, images, labels, self._precision)
+
+    def _known(self, limit: float | None) -> Tensor | None:
+        """The parents' stored energies float32[S], if they count and the budget is still the one under which they were scored."""
+        stored = self._search.parent_energies == "stored" and limit == self._in_force
+        return self._population.energies if stored else None
 
     def _ranks(self) -> Tensor:
+        """Importance of the channels within their groups, float[D]; where bits alone decide, after the start, none is needed."""
+        if self._step and self._search.levels == "channels":
+            return torch.zeros(self._space.genes)
         return ranks(self._space, magnitude(self._space, self._network))
 
     def _limit(self, progress: float) -> float | None:

@@ -23,10 +23,14 @@ _START_NOISE = 0.1
 
 @dataclass(frozen=True)
 class Population:
-    """S members: feasible states bool[S, D], and the shares float64[S, G] that their groups wish to keep."""
+    """S members: feasible states bool[S, D], and the shares float64[S, G] that their groups wish to keep.
+
+    `energies` float32[S] are those that the states had when they were last scored; None for states that have not been.
+    """
 
     states: Tensor
     shares: Tensor
+    energies: Tensor | None = None
 
 
 class Evolution:
@@ -56,7 +60,7 @@ class Evolution:
         return Population(bits, shares.clamp(0, 1))
 
     def repair(self, wished: Population, ranks: Tensor, limit: float | None) -> Population:
-        """The feasible population nearest to the wished one."""
+        """The feasible population nearest to the wished one, not yet scored."""
         if self._search.levels == "channels":
             noise = torch.rand(wished.states.shape, generator=self._generator)
             counts = self._budget.widths(wished.states)
@@ -72,7 +76,8 @@ class Evolution:
         won = edropout.selection(energies[:S], energies[S:])
         pick = won.unsqueeze(1)
         states = torch.where(pick, children.states, parents.states)
-        return Population(states, torch.where(pick, children.shares, parents.shares)), won
+        shares = torch.where(pick, children.shares, parents.shares)
+        return Population(states, shares, torch.where(won, energies[S:], energies[:S])), won
 
     def _first_bits(self, ranks: Tensor, S: int, D: int) -> Tensor:
         if self._search.init == "bernoulli":

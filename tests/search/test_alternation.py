@@ -37,17 +37,18 @@ def run(regime: Alternation, first: int, last: int, of: int = 10) -> None:
         regime.prepare(images(8, seed=step), LABELS, step / of)
 
 
+@pytest.mark.parametrize("parent_energies", ["rescored", "stored"])
 @pytest.mark.parametrize("levels", ["channels", "widths_and_channels"])
-def test_a_restored_search_goes_on_as_if_it_had_not_stopped(levels: str) -> None:
-    target = Target(macs=0.6)
+def test_a_restored_search_goes_on_as_if_it_had_not_stopped(levels: str, parent_energies: str) -> None:
+    target, search = Target(macs=0.6), {"levels": levels, "parent_energies": parent_energies}
     network = randomised(ZOO["residual"].network())
-    whole, _, log = alternation(network, target, levels=levels)
+    whole, _, log = alternation(network, target, **search)
     run(whole, 0, 8)
-    first, _, _ = alternation(network, target, levels=levels)
+    first, _, _ = alternation(network, target, **search)
     run(first, 0, 4)
     saved = copy.deepcopy(first.snapshot())
     run(first, 4, 6)  # what happens after the snapshot does not matter
-    second, _, tail = alternation(network, target, levels=levels, seed=99)
+    second, _, tail = alternation(network, target, seed=99, **search)
     second.restore(saved)
     run(second, 4, 8)
     assert second.generation == whole.generation == 8
@@ -55,6 +56,8 @@ def test_a_restored_search_goes_on_as_if_it_had_not_stopped(levels: str) -> None
     assert torch.equal(second.snapshot()["states"], whole.snapshot()["states"])
     assert torch.equal(second.snapshot()["shares"], whole.snapshot()["shares"])
     assert tail == log[4:]
+    energies, wanted = second.snapshot()["energies"], whole.snapshot()["energies"]
+    assert torch.equal(energies, wanted)
 
 
 def test_the_budget_tightens_along_a_cubic() -> None:
@@ -80,7 +83,7 @@ def test_without_annealing_the_target_holds_from_the_start() -> None:
 
 def test_generations_come_every_few_steps_on_a_part_of_the_batch() -> None:
     network = randomised(ZOO["chain"].network())
-    regime, _, log = alternation(network, None, evolve_every=3, score_batch=4)
+    regime, _, log = alternation(network, None, evolve_every=3, score_share=0.5)
     seen: list[int] = []
     handle = network.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     run(regime, 0, 7)
@@ -91,9 +94,58 @@ def test_generations_come_every_few_steps_on_a_part_of_the_batch() -> None:
     assert regime.figures["generation"] == 3
 
 
+def scored(network: nn.Module, **search: object) -> tuple[list[int], Alternation, list[Figures]]:
+    """Forward passes of each of five generations of random states at the final budget, with the search and its figures."""
+    regime, _, log = alternation(
+        network, Target(channels=0.6), levels="channels", init="bernoulli", anneal=0.0, **search
+    )
+    seen, passes = [0], []
+    handle = network.register_forward_hook(lambda *_: seen.append(seen.pop() + 1))
+    for step in range(5):
+        before = seen[0]
+        run(regime, step, step + 1)
+        passes.append(seen[0] - before)
+    handle.remove()
+    return passes, regime, log
+
+
+def test_stored_parent_energies_halve_the_scoring() -> None:
+    network = randomised(ZOO["concat"].network())
+    both, _, _ = scored(network, population=4)
+    children, _, _ = scored(network, population=4, parent_energies="stored")
+    assert children[0] == both[0]  # nothing is stored before the first generation
+    assert all(passes <= 4 for passes in children[1:])
+    assert max(both[1:]) > 4
+
+
+def test_a_stored_energy_stays_until_a_child_does_better() -> None:
+    regime, _, log = alternation(
+        randomised(ZOO["concat"].network()), None, levels="channels", init="bernoulli", parent_energies="stored"
+    )
+    run(regime, 0, 1)
+    before = regime.snapshot()
+    run(regime, 1, 2)  # other images, and a parent that stays keeps the energy it had on the first ones
+    after = regime.snapshot()
+    stayed = (before["states"] == after["states"]).all(1)
+    assert stayed.any()
+    assert torch.equal(after["energies"][stayed].minimum(before["energies"][stayed]), after["energies"][stayed])
+    assert (after["energies"] <= before["energies"]).all()
+    assert log[-1]["energy_best"] == after["energies"].min().item()
+
+
+def test_a_budget_that_moves_makes_stored_energies_void() -> None:
+    target, search = Target(channels=0.5), {"levels": "channels", "anneal": 1.0}
+    network = randomised(ZOO["residual"].network())
+    stored, _, log = alternation(network, target, parent_energies="stored", **search)
+    rescored, _, wanted = alternation(network, target, **search)
+    run(stored, 0, 6)
+    run(rescored, 0, 6)  # the budget tightens from step to step
+    assert log == wanted
+
+
 def test_no_member_is_ever_worse_than_its_parent_on_the_batch_that_judged() -> None:
     network = randomised(ZOO["concat"].network())
-    regime, space, log = alternation(network, None, levels="channels", init="bernoulli")
+    regime, space, log = alternation(network, None, levels="channels", init="bernoulli", score_share=1.0)
     masks, accepted = Masks(space, network), 0
     for step in range(6):
         batch = images(8, seed=step)
