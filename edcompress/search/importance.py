@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Generator, Tensor, nn
@@ -10,15 +10,19 @@ from torch.nn import functional as F
 
 from edcompress.networks.modes import evaluating
 from edcompress.surgery.depgraph import differentiable
-from edcompress.surgery.space import Member, Space
+from edcompress.surgery.space import Space
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+Value = Callable[[Tensor, slice], Tensor]
+"""What some rows of a weight [out, in, ...] are worth, element by element."""
+
+_ELEMENTS_AT_ONCE = 1 << 21  # what fits a cache and needs no fresh memory
 
 
 @torch.no_grad()
 def magnitude(space: Space, network: nn.Module) -> Tensor:
     """Squared L2 norm of all weights that a channel takes part in, float[D] (group magnitude: Fang et al., DepGraph, 2023)."""
-    return _per_channel(space, network, lambda weight: weight.detach().float().square())
+    return _per_channel(space, network, lambda weight, rows: weight.detach()[rows].float().square())
 
 
 def taylor(space: Space, network: nn.Module, batches: Batches) -> Tensor:
@@ -45,33 +49,42 @@ def uniform_noise(space: Space, generator: Generator) -> Tensor:
 
 def ranks(space: Space, importance: Tensor) -> Tensor:
     """Place of each channel in its group as a share of the group, float[D] in [0, 1): 0 is the least important."""
-    places = torch.empty(space.genes)
-    for group, part in space.slices():
-        order = importance[part].argsort(stable=True)
-        places[part][order] = torch.arange(group.channels) / group.channels
-    return places
+    group, widths = space.group_of_gene, torch.tensor(space.widths)
+    order = importance.argsort(stable=True)
+    order = order[group[order].argsort(stable=True)]  # by group, and by importance within it
+    place = torch.arange(space.genes) - (widths.cumsum(0) - widths)[group]
+    return torch.empty(space.genes).scatter_(0, order, place / widths[group])
 
 
-def _times_gradient(weight: Tensor) -> Tensor:
+def _times_gradient(weight: Tensor, rows: slice) -> Tensor:
     assert weight.grad is not None
-    return weight.detach().float() * weight.grad.float()
+    return weight.detach()[rows].float() * weight.grad[rows].float()
 
 
-def _per_channel(space: Space, network: nn.Module, value: object, sides: tuple[str, ...] = ("out", "in")) -> Tensor:
-    """Sum of value(weight) over everything that belongs to a channel, float[D] on the CPU."""
-    assert callable(value)
+def _per_channel(space: Space, network: nn.Module, value: Value, sides: tuple[str, ...] = ("out", "in")) -> Tensor:
+    """Sum of value(weight, rows) over everything that belongs to a channel, float[D] on the CPU."""
     layers = dict(network.named_modules())
-    sums = torch.zeros(space.genes)
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    parts, genes = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
     for group, part in space.slices():
         for member in group.members:
             weight = getattr(layers[member.layer], "weight", None)
             if member.side in sides and isinstance(weight, Tensor) and weight.dim() >= 2:
-                sums[part] += _member_sum(value(weight), member, group.channels)
-    return sums
+                if member.layer not in sums:
+                    sums[member.layer] = _sums(weight, value)
+                by_position = sums[member.layer][0 if member.side == "out" else 1]
+                parts.append(by_position[member.position_index.to(weight.device)])
+                genes.append(member.channel_index + part.start)
+    found = torch.cat([part.to(parts[-1].device) for part in parts]).cpu()
+    return torch.zeros(space.genes).index_add_(0, torch.cat(genes), found)
 
 
-def _member_sum(values: Tensor, member: Member, channels: int) -> Tensor:
-    dim = 0 if member.side == "out" else 1
-    per_position = values.transpose(0, dim).flatten(1).sum(1).cpu()
-    index = torch.tensor(member.channels)
-    return torch.zeros(channels).index_add_(0, index, per_position[list(member.positions)])
+def _sums(weight: Tensor, value: Value) -> tuple[Tensor, Tensor]:
+    """Sums of value over each output float[out] and each input float[in] of a weight [out, in, ...], a few rows at a time."""
+    rows = max(1, _ELEMENTS_AT_ONCE // weight[0].numel())
+    outputs, inputs = [], weight.new_zeros(weight.shape[1], dtype=torch.float32)
+    for start in range(0, weight.shape[0], rows):
+        values = value(weight, slice(start, start + rows))
+        outputs.append(values.sum(tuple(range(1, values.dim()))))
+        inputs += values.sum((0, *range(2, values.dim())))
+    return torch.cat(outputs), inputs

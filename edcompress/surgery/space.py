@@ -24,6 +24,16 @@ class Member(Value):
     positions: tuple[int, ...]
     channels: tuple[int, ...]
 
+    @cached_property
+    def position_index(self) -> Tensor:
+        """`positions` as int64[n]."""
+        return torch.tensor(self.positions, dtype=torch.int64)
+
+    @cached_property
+    def channel_index(self) -> Tensor:
+        """`channels` as int64[n]."""
+        return torch.tensor(self.channels, dtype=torch.int64)
+
 
 class Group(Value):
     """Channels that are coupled across layers; `locked` is the reason why none of them can be removed, or None."""
