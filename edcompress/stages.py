@@ -32,7 +32,7 @@ from edcompress.search.gradual import Gradual
 from edcompress.search.importance import magnitude, taylor, uniform_noise
 from edcompress.snapshot import load_snapshot, save_snapshot
 from edcompress.surgery.costs import measure_size
-from edcompress.surgery.masks import Masks, masked_call
+from edcompress.surgery.masks import masked_call, masked_weights
 from edcompress.surgery.plan import Plan, plan_of, state_of
 from edcompress.surgery.remove import compare_logits, remove, require_equal
 from edcompress.surgery.space import Space
@@ -296,12 +296,12 @@ def _summarised(run: Run, measured: Measured, *, epochs: int, generations: int, 
 def _prove_masked(run: Run, network: nn.Module, state: Tensor) -> tuple[nn.Module, Proof]:
     smaller = remove(network, plan_of(state, run.space), run.job.example)
     images = run.job.proof_images
-    masked = masked_call(network.eval(), Masks(run.space, network), state, images)
+    masked = masked_call(network.eval(), run.space, state, images)
     of = f"masked and pruned network on {len(images)} images"
     return smaller, require_equal(compare_logits(masked, smaller.eval()(images), of))
 
 
 def _masked_accuracy(run: Run, network: nn.Module, state: Tensor) -> Any:
     placed = run.job.precision.place(on_cpu(network))
-    weights = Masks(run.space, placed).weights(state)
+    weights = masked_weights(placed, run.space, state)
     return run.job.accuracy(placed, lambda images: torch.func.functional_call(placed, weights, (images,)))

@@ -1,4 +1,4 @@
-"""Training under a mask: the network acts as one of its states while its dense weights stay."""
+"""Training under a state: the network runs as one of its states while its dense weights stay."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from edcompress.surgery.masks import Masks, masked_call
+from edcompress.surgery.slices import Slices
 from edcompress.surgery.space import Space
 
 
@@ -16,7 +16,7 @@ class MaskedTraining:
 
     def __init__(self, network: nn.Module, space: Space) -> None:
         self._network, self._space = network, space
-        self._masks = Masks(space, network)
+        self._slices = Slices(space, network)
         self._state = space.everything()
 
     @property
@@ -26,10 +26,10 @@ class MaskedTraining:
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the network under the state."""
-        return masked_call(self._network, self._masks, self.state, images)
+        return self._slices.call(self.state, images)
 
     @contextmanager
     def guard(self) -> Iterator[None]:
         """Around the optimizer's step: dropped weights keep their values and may return."""
-        with self._masks.frozen(self.state):
+        with self._slices.frozen(self.state):
             yield

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from edcompress.search.edropout import energy_loss
-from edcompress.surgery.masks import Masks, masked_call
+from edcompress.surgery.slices import Slices
 from edcompress.training.batchnorm import batch_statistics
 from edcompress.training.precision import Precision
 
 
 @torch.no_grad()
 def score_states(
-    network: nn.Module, masks: Masks, states: Tensor, images: Tensor, labels: Tensor, precision: Precision
+    network: nn.Module, slices: Slices, states: Tensor, images: Tensor, labels: Tensor, precision: Precision
 ) -> Tensor:
     """Energy loss of each of states bool[S, D] on images [N, C, H, W], float32[S] on the CPU; equal states are scored once.
 
@@ -21,5 +21,5 @@ def score_states(
     """
     unique, where = torch.unique(states, dim=0, return_inverse=True)
     with batch_statistics(network), precision.autocast():
-        energies = [energy_loss(masked_call(network, masks, state, images), labels) for state in unique]
+        energies = [energy_loss(slices.call(state, images), labels) for state in unique]
     return torch.stack(energies).float().cpu()[where]

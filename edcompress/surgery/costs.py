@@ -75,13 +75,16 @@ class CostModel:
         self._kernel = torch.tensor([_kernel(layer) for layer in layers], dtype=torch.float64)
         self._pixels = torch.tensor([positions[layer] for layer in layers], dtype=torch.float64)
         self._vectors = _vector_params(space, network, layers)
+        self._dense: dict[Kind, Tensor] = {}
 
     def share(self, kind: Kind, widths: Tensor) -> Tensor:
         """Cost of widths [..., G] as a share of the dense network's, float64[...]."""
         cost: Callable[[Tensor], Tensor] = {"macs": self._macs, "params": self._params, "channels": self._channels}[
             kind
         ]
-        return cost(widths.to(torch.float64)) / cost(self._widths)
+        if kind not in self._dense:
+            self._dense[kind] = cost(self._widths)
+        return cost(widths.to(torch.float64)) / self._dense[kind]
 
     def _macs(self, widths: Tensor) -> Tensor:
         return self._weights(widths) @ self._pixels

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from edcompress.errors import ProofError
 from edcompress.networks.modes import evaluating
-from edcompress.surgery.masks import Masks, masked_call
+from edcompress.surgery.masks import masked_call
 from edcompress.surgery.plan import plan_of
 from edcompress.surgery.remove import TOLERANCE, compare_logits, remove
 from edcompress.surgery.space import Group, Space
@@ -65,7 +65,7 @@ def _difference(network: nn.Module, space: Space, example: Tensor, state: Tensor
     try:
         smaller = remove(network, plan_of(state, space), example)
         with evaluating(network), evaluating(smaller):
-            masked = masked_call(network, Masks(space, network), state, example)
+            masked = masked_call(network, space, state, example)
             pruned = smaller(example)
             if masked.shape != pruned.shape or compare_logits(masked, pruned, "probe").relative > TOLERANCE:
                 return "removing its channels changes the result (the tracing misses a dependency)"

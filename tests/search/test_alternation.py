@@ -11,7 +11,7 @@ from edcompress.search.budget import Budget
 from edcompress.search.scoring import score_states
 from edcompress.surgery.costs import CostModel
 from edcompress.surgery.depgraph import trace_space
-from edcompress.surgery.masks import Masks, masked_call
+from edcompress.surgery.slices import Slices
 from edcompress.surgery.space import Space
 from edcompress.training.precision import Precision
 
@@ -146,15 +146,15 @@ def test_a_budget_that_moves_makes_stored_energies_void() -> None:
 def test_no_member_is_ever_worse_than_its_parent_on_the_batch_that_judged() -> None:
     network = randomised(ZOO["concat"].network())
     regime, space, log = alternation(network, None, levels="channels", init="bernoulli", score_share=1.0)
-    masks, accepted = Masks(space, network), 0
+    slices, accepted = Slices(space, network), 0
     for step in range(6):
         batch = images(8, seed=step)
-        before = score_states(network, masks, regime.snapshot()["states"], batch, LABELS, FP32)
+        before = score_states(network, slices, regime.snapshot()["states"], batch, LABELS, FP32)
         regime.prepare(batch, LABELS, 0.0)
-        after = score_states(network, masks, regime.snapshot()["states"], batch, LABELS, FP32)
+        after = score_states(network, slices, regime.snapshot()["states"], batch, LABELS, FP32)
         assert (after <= before).all()
         assert log[-1]["energy_best"] == after.min().item()
-        assert score_states(network, masks, regime.state.unsqueeze(0), batch, LABELS, FP32) == after.min()
+        assert score_states(network, slices, regime.state.unsqueeze(0), batch, LABELS, FP32) == after.min()
         accepted += int(log[-1]["accepted"] or 0)
     assert accepted > 0
 
@@ -173,9 +173,9 @@ def test_scoring_changes_neither_statistics_nor_modes_nor_weights() -> None:
 def test_scores_are_those_of_the_batchs_statistics() -> None:
     network = randomised(ZOO["chain"].network())
     space = trace_space(network, images(2))
-    masks, batch = Masks(space, network), images(8)
+    slices, batch = Slices(space, network), images(8)
     states = torch.stack([space.everything(), space.everything()])
-    energies = score_states(network, masks, states, batch, LABELS, FP32)
+    energies = score_states(network, slices, states, batch, LABELS, FP32)
     logits = copy.deepcopy(network).train()(batch)  # no dropout: train mode is batch statistics
     right = logits.gather(1, LABELS[:, None])[:, 0]
     wrong = torch.stack([row[[c for c in range(3) if c != y]].max() for row, y in zip(logits, LABELS, strict=True)])
@@ -185,7 +185,7 @@ def test_scores_are_those_of_the_batchs_statistics() -> None:
 def test_the_search_trains_and_guards_its_best_state() -> None:
     network = randomised(ZOO["chain"].network())
     regime, space, _ = alternation(network, Target(channels=0.5), anneal=0.0)
-    wanted = masked_call(network, Masks(space, network), regime.state, images())
+    wanted = Slices(space, network).call(regime.state, images())
     assert torch.equal(regime.forward(images()), wanted)
     before = copy.deepcopy(network.get_parameter("conv1.weight"))
     with regime.guard(), torch.no_grad():
@@ -204,7 +204,7 @@ def test_the_end_is_feasible_and_the_best_member_on_held_out_images() -> None:
     widths = torch.tensor([state[part].sum() for _, part in space.slices()])
     assert costs.share("macs", widths).item() <= 0.5
     states = regime.snapshot()["states"]
-    energies = score_states(network, Masks(space, network), states, images(8, seed=50), LABELS, FP32)
+    energies = score_states(network, Slices(space, network), states, images(8, seed=50), LABELS, FP32)
     assert torch.equal(state, states[energies.argmin()])
 
 
@@ -241,9 +241,9 @@ def test_evolution_from_random_states_finds_the_channels_that_help() -> None:
     x, labels = noisy_batch(1000)
     found = regime.finish(x, labels)
     random = torch.rand(200, space.genes, generator=Generator().manual_seed(7)) < 0.5
-    masks = Masks(space, network)
-    energy = score_states(network, masks, found.unsqueeze(0), x, labels, FP32).item()
-    chance = score_states(network, masks, random, x, labels, FP32)
+    slices = Slices(space, network)
+    energy = score_states(network, slices, found.unsqueeze(0), x, labels, FP32).item()
+    chance = score_states(network, slices, random, x, labels, FP32)
     # by hand: k helpers lower the energy by 2 k, so a random state stands near -16 and the best at -32
     assert chance.mean().item() == pytest.approx(-16, abs=2)
     assert energy < chance.mean().item() - 2 * chance.std().item()

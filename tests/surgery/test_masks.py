@@ -3,12 +3,10 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim import SGD, Adadelta, AdamW, Optimizer
 from zoo import ZOO, images, randomised
 
 from edcompress.surgery.depgraph import trace_space
-from edcompress.surgery.masks import Masks, masked_call
+from edcompress.surgery.masks import masked_call, masked_weights
 from edcompress.surgery.plan import GroupPlan, Plan, state_of
 from edcompress.surgery.space import Space
 
@@ -29,7 +27,7 @@ def chosen(name: str) -> tuple[nn.Module, Space, Tensor]:
 @zoo
 def test_masks_are_those_worked_out_by_hand(name: str) -> None:
     network, space, state = chosen(name)
-    weights = Masks(space, network).weights(state)
+    weights = masked_weights(network, space, state)
     dropped = {}
     for key, weight in weights.items():
         dense = network.get_parameter(key)
@@ -43,7 +41,7 @@ def test_masks_are_those_worked_out_by_hand(name: str) -> None:
 @zoo
 def test_everything_kept_is_the_dense_network_bit_for_bit(name: str) -> None:
     network, space, _ = chosen(name)
-    masked = masked_call(network, Masks(space, network), space.everything(), images())
+    masked = masked_call(network, space, space.everything(), images())
     assert torch.equal(masked, network(images()))
 
 
@@ -51,7 +49,7 @@ def test_everything_kept_is_the_dense_network_bit_for_bit(name: str) -> None:
 def test_masking_leaves_network_modes_and_weights_alone(name: str) -> None:
     network, space, state = chosen(name)
     before, modes = copy.deepcopy(network.state_dict()), [module.training for module in network.modules()]
-    masked_call(network, Masks(space, network), state, images())
+    masked_call(network, space, state, images())
     assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
     assert [module.training for module in network.modules()] == modes
 
@@ -59,69 +57,18 @@ def test_masking_leaves_network_modes_and_weights_alone(name: str) -> None:
 @zoo
 def test_what_a_dropped_channel_holds_does_not_reach_the_logits(name: str) -> None:
     network, space, state = chosen(name)
-    before = masked_call(network, Masks(space, network), state, images())
+    before = masked_call(network, space, state, images())
     with torch.no_grad():
         for parameter, dropped in _dropped(network, space, state):
             parameter[dropped] += 3.0
-    assert torch.equal(masked_call(network, Masks(space, network), state, images()), before)
-
-
-@zoo
-def test_no_gradient_reaches_a_dropped_channel(name: str) -> None:
-    network, space, state = chosen(name)
-    network.train()
-    F.cross_entropy(masked_call(network, Masks(space, network), state, images()), LABELS).backward()
-    for parameter, dropped in _dropped(network, space, state):
-        assert parameter.grad is not None
-        assert not parameter.grad[dropped].any()
-        assert parameter.grad.any()
-
-
-OPTIMIZERS = {
-    "sgd": lambda parameters: SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.1),
-    "adamw": lambda parameters: AdamW(parameters, lr=0.1, weight_decay=0.1),
-    "adadelta": lambda parameters: Adadelta(parameters, lr=1.0, weight_decay=0.1),
-}
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", ["residual", "flatten", "depthwise", "shared", "prelu", "concat"])
-def test_frozen_steps_leave_dropped_weights_bit_for_bit(name: str, optimizer: str) -> None:
-    network, space, state = chosen(name)
-    step = OPTIMIZERS[optimizer](network.parameters())
-    masks = Masks(space, network)
-    _train_step(network, masks, space.everything(), step, frozen=True)  # momentum that wants to go on
-    before = copy.deepcopy(dict(network.named_parameters()))
-    _train_step(network, masks, state, step, frozen=True)
-    for (key, parameter), dropped in _dropped_by_name(network, space, state):
-        assert torch.equal(parameter[dropped], before[key][dropped])
-        assert not torch.equal(parameter[~dropped], before[key][~dropped]) or dropped.all()
-    free = copy.deepcopy(dict(network.named_parameters()))
-    _train_step(network, masks, state, step, frozen=False)  # without the freeze the same weights do move
-    moved = [not torch.equal(p[d], free[key][d]) for (key, p), d in _dropped_by_name(network, space, state)]
-    assert any(moved)
-
-
-def test_dropped_weights_may_return() -> None:
-    network, space, state = chosen("chain")
-    masks = Masks(space, network)
-    dense = masked_call(network, masks, space.everything(), images())
-    assert not torch.equal(masked_call(network, masks, state, images()), dense)
-    with masks.frozen(state), torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(0.5)
-    for (key, parameter), dropped in _dropped_by_name(network, space, state):
-        reference = randomised(ZOO["chain"].network()).get_parameter(key)
-        assert torch.equal(parameter[dropped], reference[dropped])
-        assert torch.equal(parameter[~dropped], 0.5 * reference[~dropped])
+    assert torch.equal(masked_call(network, space, state, images()), before)
 
 
 def test_masks_follow_the_weights_they_were_built_on() -> None:
     network, space, state = chosen("chain")
-    masks = Masks(space, network)
     with torch.no_grad():
         network.get_parameter("conv2.weight").fill_(7.0)
-    weight = masks.weights(state)["conv2.weight"]
+    weight = masked_weights(network, space, state)["conv2.weight"]
     assert weight[:, 1].eq(0).all()  # channel 1 of conv1 is dropped
     assert weight[:, [0, 2, 3]].eq(7).all()
 
@@ -141,16 +88,6 @@ def test_a_state_is_masked_as_its_plan_says() -> None:
         )
     )
     assert torch.equal(state_of(plan, space), state)
-
-
-def _train_step(network: nn.Module, masks: Masks, state: Tensor, step: Optimizer, *, frozen: bool) -> None:
-    step.zero_grad(set_to_none=True)
-    F.cross_entropy(masked_call(network, masks, state, images()), LABELS).backward()
-    if frozen:
-        with masks.frozen(state):
-            step.step()
-    else:
-        step.step()
 
 
 def _dropped(network: nn.Module, space: Space, state: Tensor) -> list[tuple[nn.Parameter, Tensor]]:

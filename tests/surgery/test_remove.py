@@ -9,7 +9,7 @@ from zoo_awkward import AWKWARD
 
 from edcompress.errors import NetworkError, ProofError
 from edcompress.surgery.depgraph import trace_space
-from edcompress.surgery.masks import Masks, masked_call
+from edcompress.surgery.masks import masked_call
 from edcompress.surgery.plan import GroupPlan, Plan, plan_of, state_of
 from edcompress.surgery.probe import lock_untrue
 from edcompress.surgery.remove import compare_logits, remove, require_equal
@@ -23,7 +23,7 @@ def test_masked_equals_pruned_and_not_dense(name: str, seed: int) -> None:
     network = randomised(ZOO[name].network(), seed)
     space = trace_space(network, images(2))
     state = random_state(space, seed)
-    masked = masked_call(network, Masks(space, network), state, images())
+    masked = masked_call(network, space, state, images())
     pruned = remove(network, plan_of(state, space), images(2))(images())
     scale = masked.abs().max()
     assert (masked - pruned).abs().max() <= 1e-5 * scale
@@ -38,7 +38,7 @@ def test_what_is_left_free_of_awkward_networks_is_exact(name: str) -> None:
     space = lock_untrue(network, trace_space(network, images(2)), images(2))
     for seed in (0, 2):
         state = random_state(space, seed)
-        masked = masked_call(network, Masks(space, network), state, images())
+        masked = masked_call(network, space, state, images())
         pruned = remove(network, plan_of(state, space), images(2))(images())
         assert (masked - pruned).abs().max() <= 1e-5 * masked.abs().max()
 
@@ -152,4 +152,4 @@ def test_surgery_works_without_batch_norm_statistics_or_scales() -> None:
     assert space.widths == (4, 5)
     state = random_state(space, 3)
     smaller = remove(network, plan_of(state, space), images(2))
-    torch.testing.assert_close(smaller(images()), masked_call(network, Masks(space, network), state, images()))
+    torch.testing.assert_close(smaller(images()), masked_call(network, space, state, images()))

@@ -1,0 +1,131 @@
+"""Slices: a network runs as small as a state makes it, while its dense weights stay.
+
+For a call, every weight and batch-norm statistic is replaced by the part that the state keeps, and every layer is told its smaller
+widths: what runs is the pruned network, at the pruned network's cost. Gradients reach the kept part of the dense weights alone, and
+the statistics of kept channels are written back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from edcompress.surgery.genes import gene_index, padded
+from edcompress.surgery.space import Space
+
+_WIDTHS = {
+    0: ("out_channels", "out_features", "num_features", "num_parameters"),
+    1: ("in_channels", "in_features"),
+}
+"""What layers call the number of positions along each dimension of their weight."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One tensor, and the positions int64[n] that a state keeps and drops along each dimension where it drops some."""
+
+    tensor: Tensor
+    kept: dict[int, Tensor]
+    dropped: dict[int, Tensor]
+
+    def cut(self) -> Tensor:
+        """The kept part, through which gradients flow."""
+        part = self.tensor
+        for dim, positions in self.kept.items():
+            part = part.index_select(dim, positions)
+        return part
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What a state makes of a network: the tensors that lose something, and the widths (layer, attribute, value) that change."""
+
+    state: Tensor
+    parts: dict[str, _Part]
+    widths: list[tuple[nn.Module, str, int]]
+
+
+class Slices:
+    """A network and where the genes of its space sit; built once, on the network's device."""
+
+    def __init__(self, space: Space, network: nn.Module) -> None:
+        self._network, self._index = network, gene_index(space, network)
+        self._layers = dict(network.named_modules())
+        self._device = next(network.parameters()).device
+        self._last: _Cut | None = None
+
+    def call(self, state: Tensor, images: Tensor) -> Tensor:
+        """Logits [N, classes] of the network under state bool[D] for images [N, C, H, W]."""
+        cut = self._cut(state)
+        tensors = {name: part.cut() for name, part in cut.parts.items()}
+        with _narrowed(cut.widths):
+            logits = functional_call(self._network, tensors, (images,))
+        with torch.no_grad():
+            for name, part in cut.parts.items():
+                if not isinstance(part.tensor, nn.Parameter):
+                    part.tensor.index_copy_(0, part.kept[0], tensors[name])
+        assert isinstance(logits, Tensor)
+        return logits
+
+    @contextmanager
+    def frozen(self, state: Tensor) -> Iterator[None]:
+        """What happens inside leaves every weight of a dropped channel at its value, whatever the optimizer does to it."""
+        parts = self._cut(state).parts.values()
+        with torch.no_grad():
+            lost = [(part.tensor, dim, where) for part in parts for dim, where in part.dropped.items()]
+            before = [tensor.index_select(dim, where) for tensor, dim, where in lost]
+            yield
+            for (tensor, dim, where), values in zip(lost, before, strict=True):
+                tensor.index_copy_(dim, where, values)
+
+    def _cut(self, state: Tensor) -> _Cut:
+        """That of the last state is remembered, for it is trained for many steps."""
+        if self._last is None or not torch.equal(self._last.state, state):
+            parts = self._parts(padded(state))
+            self._last = _Cut(state.clone(), parts, list(self._widths(parts)))
+        return self._last
+
+    def _parts(self, keep: Tensor) -> dict[str, _Part]:
+        parts: dict[str, _Part] = {}
+        for name, dims in self._index.items():
+            for dim, genes in dims.items():
+                flags = keep[genes]
+                if flags.all():
+                    continue
+                part = parts.setdefault(name, _Part(self._tensor(name), {}, {}))
+                part.kept[dim] = flags.nonzero().flatten().to(self._device)
+                part.dropped[dim] = (~flags).nonzero().flatten().to(self._device)
+        return parts
+
+    def _tensor(self, name: str) -> Tensor:
+        layer, _, tensor = name.rpartition(".")
+        found = getattr(self._layers[layer], tensor)
+        assert isinstance(found, Tensor)
+        return found
+
+    def _widths(self, parts: dict[str, _Part]) -> Iterator[tuple[nn.Module, str, int]]:
+        for name, part in parts.items():
+            layer = self._layers[name.rpartition(".")[0]]
+            depthwise = getattr(layer, "groups", 1) > 1
+            for dim, positions in part.kept.items():
+                for attribute in (*_WIDTHS[0], *_WIDTHS[1], "groups") if depthwise else _WIDTHS[dim]:
+                    if hasattr(layer, attribute):
+                        yield layer, attribute, len(positions)
+
+
+@contextmanager
+def _narrowed(widths: list[tuple[nn.Module, str, int]]) -> Iterator[None]:
+    """Inside, the layers' own accounts of their widths are these."""
+    before = [(layer, attribute, getattr(layer, attribute)) for layer, attribute, _ in widths]
+    try:
+        for layer, attribute, value in widths:
+            setattr(layer, attribute, value)
+        yield
+    finally:
+        for layer, attribute, value in before:
+            setattr(layer, attribute, value)
