@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,14 +11,15 @@ from edcompress.recipe import Constraints, Target
 from edcompress.surgery.costs import CostModel
 from edcompress.surgery.space import Space
 
-_BISECTIONS = 40
+_SECTIONS, _ROUNDS = 16, 10  # 16^-10: the shift is found to 1e-12
+_PRIORITY_BITS, _GENE_BITS = 30, 20
 
 
 class Budget:
     """What states are feasible, and the feasible state nearest to a wish.
 
     A wish has two parts. `shares` [S, G] says which share of its channels each group would like to keep; one common shift per
-    member, found by bisection, brings them to the budget. `priority` [S, D] in [0, 1) says which channels a group keeps first.
+    member, found by nested intervals, brings them to the budget. `priority` [S, D] in [0, 1) says which channels a group keeps first.
     `channels` float64[G] are the dense widths.
     """
 
@@ -64,12 +66,13 @@ class Budget:
     def _fit(self, wish: Tensor, budget: float) -> Tensor:
         """The widths float64[S, G] nearest to the wish that cost at most `budget`."""
         low = wish.amin(-1, keepdim=True) - 1.0
-        high = wish.amax(-1, keepdim=True)
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            fits = self._affordable(self._shifted(wish, middle), budget)
-            low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-        return self._fill(self._shifted(wish, high), wish, budget)
+        step = (wish.amax(-1, keepdim=True) - low) / _SECTIONS
+        inner = torch.arange(1, _SECTIONS, dtype=torch.float64)
+        for _ in range(_ROUNDS):
+            trials = self._shifted(wish.unsqueeze(1), (low + step * inner).unsqueeze(-1))  # [S, shifts, G]
+            too_dear = (~self._affordable(trials, budget)).sum(1)  # the more is shifted away the less it costs
+            low, step = low + step * too_dear, step / _SECTIONS
+        return self._fill(self._shifted(wish, low + step * _SECTIONS), wish, budget)
 
     def _fill(self, widths: Tensor, wish: Tensor, budget: float) -> Tensor:
         """Each group goes one width up where the budget allows it, in the order in which a smaller shift would come to them.
@@ -98,9 +101,12 @@ class Budget:
     def _choose(self, widths: Tensor, priority: Tensor) -> Tensor:
         """In each group the `widths` channels of highest priority, bool[S, D]."""
         group = self._space.group_of_gene
-        order = (group - priority.to(torch.float64).clamp(0, 1 - 1e-9)).argsort(dim=-1, stable=True)
+        behind = ((1 - priority.to(torch.float64).clamp(0, 1 - 1e-9)) * ((1 << _PRIORITY_BITS) - 1)).long()
+        gene = torch.arange(len(group))
+        keys = (((group << _PRIORITY_BITS) + behind) << _GENE_BITS) + gene  # numpy sorts whole numbers ten times faster
+        order = torch.from_numpy(np.sort(keys.numpy(), axis=-1)) & ((1 << _GENE_BITS) - 1)
         starts = torch.cumsum(self.channels, 0) - self.channels
-        rank = torch.arange(len(group), dtype=torch.float64) - starts[group]
+        rank = gene - starts[group]
         kept = rank < widths[:, group]
         return torch.zeros_like(kept).scatter_(-1, order, kept)
 
