@@ -1,0 +1,399 @@
+"""What the search costs: a training step with it over a plain one, evolution by itself, memory, and a whole `prune`.
+
+    python benchmarks/search_cost.py [--quick] [--only NAME ...] [--checkpoint resnet20.th]
+
+Everything runs in one process with plain and searching steps interleaved; figures are medians over cycles, with the smallest and
+the largest. A cycle of the search is one step with a generation and `evolve_every` - 1 without; of the latter two are timed and
+stand for all. Every cycle starts from the same diverse population, so that a generation scores 2 S different states; near the
+start of a search (states of 95 % of the multiply-accumulates), at the target, and for the paper preset (random states, S children
+on the whole batch at every step). Memory is taken in a fresh process per mode, above what the built network and batch hold.
+Images are random. The whole `prune` needs a ResNet-20 checkpoint and CIFAR-10. Rewrites benchmarks/search_cost.json and
+docs/search-cost.md; GPU rows come where torch sees one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from edcompress.job import open_job, read_network
+from edcompress.monitor import Silent
+from edcompress.networks.registry import build
+from edcompress.pipeline import prune
+from edcompress.recipe import Constraints, Fit, Model, Search, Target
+from edcompress.recipebook import read_recipe
+from edcompress.runs import RunFolder
+from edcompress.search.alternation import Alternation
+from edcompress.search.budget import Budget
+from edcompress.search.edropout import converged, diversity
+from edcompress.search.evolution import Evolution
+from edcompress.search.importance import magnitude, ranks
+from edcompress.session import Session
+from edcompress.stages import train_dense
+from edcompress.surgery.costs import CostModel
+from edcompress.surgery.depgraph import trace_space
+from edcompress.training.loop import Objective, Plain, Regime, Span, Trainer, train_epoch
+from edcompress.training.precision import choose_precision
+from edcompress.training.schedule import make_optimizer
+
+HERE = Path(__file__).parent
+LOG = HERE / "search_cost.json"
+PAGE = HERE.parent / "docs" / "search-cost.md"
+TIMED = 2  # steps without a generation, and plain steps, per cycle
+PAPER = Search(
+    levels="channels", init="bernoulli", evolve_every=1, score_share=1.0, parent_energies="stored", anneal=0.0
+)
+MODES = {"start": (Search(anneal=0.0), 0.95), "target": (Search(anneal=0.0), 0.5), "paper": (PAPER, None)}
+LIMITS = {"start": 1.35, "target": 1.35, "paper": 4.0}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its images, and the batch on either device."""
+
+    arch: str
+    size: int
+    cpu_batch: int
+    cuda_batch: int
+    stem: str = "imagenet"
+
+    def batch(self, device: torch.device) -> int:
+        return self.cuda_batch if device.type == "cuda" else self.cpu_batch
+
+
+CASES = {
+    "resnet18": Case("resnet18", 32, 128, 128, "cifar"),
+    "resnet50": Case("resnet50", 224, 16, 128),
+    "squeezenet1_1": Case("squeezenet1_1", 224, 16, 128),
+    "alexnet": Case("alexnet", 224, 32, 128),
+}
+
+
+class Bench:
+    """One network on one device with a batch, trained plainly or under a search."""
+
+    def __init__(self, case: Case, device: torch.device) -> None:
+        self.precision = choose_precision("auto", device)
+        torch.manual_seed(0)
+        network = build(Model(arch=case.arch, stem=case.stem, num_classes=100), trust_code=False)  # type: ignore[arg-type]
+        example = torch.randn(2, 3, case.size, case.size)
+        self.space = trace_space(network, example, ())
+        self.costs = CostModel(self.space, network, example)
+        self.network = self.precision.place(network)
+        self.optimizer = make_optimizer(Fit(), self.network.parameters())
+        self.images = torch.randn(case.batch(device), 3, case.size, case.size)
+        self.labels = torch.randint(0, 100, (case.batch(device),))
+        self.passes = 0
+        self.network.register_forward_hook(lambda *_: setattr(self, "passes", self.passes + 1))
+
+    def plain(self) -> Regime:
+        return Plain(self.network)
+
+    def searching(self, mode: str) -> Alternation:
+        search, share = MODES[mode]
+        budget = Budget(self.space, self.costs, Target(macs=share) if share else None, Constraints())
+        return Alternation(
+            self.network, self.space, budget, search, precision=self.precision, seed=0, log=lambda _: None
+        )
+
+    def steps(self, regime: Regime, n: int) -> list[float]:
+        """Seconds of each of n training steps."""
+        times = [time.perf_counter()]
+
+        def tick(*_: object) -> None:
+            if self.precision.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter())
+
+        trainer = Trainer(self.network, self.optimizer, Objective(Fit()), self.precision, regime, tick)
+        train_epoch(trainer, [(self.images, self.labels)] * n, Span(0, 1000, 0, 1000), seed=0)
+        return [after - before for before, after in pairwise(times)]
+
+
+def step_cost(case: Case, device: torch.device, cycles: int) -> list[dict[str, Any]]:
+    """A row per mode: how many times as long a step under the search takes as a plain one."""
+    bench = Bench(case, device)
+    regimes = {mode: bench.searching(mode) for mode in MODES}
+    bench.steps(regimes["paper"], 1)  # its parents have energies from now on
+    bench.steps(bench.plain(), 1)
+    first = {mode: regime.snapshot() for mode, regime in regimes.items()}
+    plain: list[float] = []
+    found: dict[str, list[tuple[float, float, float, int]]] = {mode: [] for mode in MODES}
+    for _ in range(cycles):
+        before = statistics.mean(bench.steps(bench.plain(), TIMED))
+        for mode, regime in regimes.items():
+            every = MODES[mode][0].evolve_every
+            regime.restore(first[mode])
+            passes = bench.passes
+            [generation] = bench.steps(regime, 1)
+            passes = bench.passes - passes - 1
+            other = statistics.mean(bench.steps(regime, TIMED)) if every > 1 else generation
+            after = statistics.mean(bench.steps(bench.plain(), TIMED))
+            cycle = (generation + (every - 1) * other) / every
+            found[mode].append((cycle, generation, cycle / ((before + after) / 2), passes))
+            before = after
+            plain.append(after)
+    return [
+        {
+            "network": case.arch, "image_size": case.size, "batch": case.batch(device), "device": device.type,
+            "precision": bench.precision.name, "genes": bench.space.genes, "mode": mode, "limit": LIMITS[mode],
+            "plain_s": statistics.median(plain), "search_s": statistics.median(c for c, _, _, _ in rows),
+            "generation_s": statistics.median(g for _, g, _, _ in rows), "ratio": spread([r for _, _, r, _ in rows]),
+            "states_scored": max(p for _, _, _, p in rows), "n": cycles,
+        }
+        for mode, rows in found.items()
+    ]  # fmt: skip
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def evolution_cost(S: int, layers: int, width: int = 960, repeats: int = 5) -> dict[str, Any]:
+    """What a generation costs besides scoring, in a chain of 1x1 convolutions: ranking, children, two repairs, bookkeeping."""
+    network = nn.Sequential(
+        *[nn.Conv2d(3 if i == 0 else width, width, 1) for i in range(layers)], nn.Conv2d(width, 2, 1)
+    )
+    network.append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten())
+    example = torch.randn(2, 3, 2, 2)
+    space = trace_space(network, example, ())
+    search, target = Search(population=S), Target(macs=0.5)
+    budget = Budget(space, CostModel(space, network, example), target, Constraints())
+    evolution = Evolution(search, budget, Generator().manual_seed(0))
+    importance = ranks(space, magnitude(space, network))
+    population = evolution.start(importance, len(space.free), 0.5)
+
+    def ranking() -> Tensor:
+        return ranks(space, magnitude(space, network))
+
+    def evolving() -> object:
+        parents = evolution.repair(population, importance, 0.5)
+        children = evolution.repair(evolution.children(parents), importance, 0.5)
+        torch.unique(torch.cat([parents.states, children.states]), dim=0, return_inverse=True)
+        survivors, _ = evolution.select(parents, children, torch.rand(2 * S))
+        return diversity(survivors.states), converged(survivors.states)
+
+    return {
+        "S": S, "D": space.genes, "groups": len(space.free), "evolve_every": search.evolve_every, "n": repeats,
+        "ranking_ms": 1000 * timed(ranking, repeats), "evolution_ms": 1000 * timed(evolving, repeats),
+    }  # fmt: skip
+
+
+def timed(work: Callable[[], object], repeats: int) -> float:
+    """Median seconds of a call, after one that does not count."""
+    work()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def memory_cost(name: str, device: torch.device) -> dict[str, Any]:
+    """Peak bytes above the built network and batch, plain and searching, each in a fresh process."""
+    peaks = {}
+    for mode in ("plain", "start", "target"):
+        command = [sys.executable, __file__, "--memory-of", name, mode, device.type]
+        peaks[mode] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {
+        "network": name,
+        "batch": CASES[name].batch(device),
+        "device": device.type,
+        "peak_bytes": peaks,
+        "limit": 1.3,
+    }
+
+
+def measure_memory(name: str, mode: str, device: torch.device) -> int:
+    """Peak bytes of a cycle above the built network and batch, in this process."""
+    bench = Bench(CASES[name], device)
+    regime = bench.plain() if mode == "plain" else bench.searching(mode)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        bench.steps(regime, 3)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+    before = _status("VmRSS")
+    bench.steps(regime, 3)
+    return _status("VmHWM") - before
+
+
+def _status(key: str) -> int:
+    """A figure of /proc/self/status in bytes (ru_maxrss would count the parent's peak too)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+class Clock(Silent):
+    """When each stage of a run began."""
+
+    def __init__(self) -> None:
+        self.began: list[tuple[str, float]] = []
+
+    def stage(self, text: str) -> None:
+        self.began.append((text, time.monotonic()))
+
+
+def prune_cost(checkpoint: Path, images: int, epochs: int) -> dict[str, Any]:
+    """Seconds of plain fine-tuning of ResNet-20 for `epochs`, and of `prune` with as many in all."""
+    fit = {"epochs": epochs - 1, "lr": 0.02}
+    overrides = [f"data.limit={images}", "search.epochs=1", "finetune.distill=0", f"finetune.epochs={epochs - 1}"]
+    recipe = read_recipe("resnet20_cifar10", overrides)
+    dense = recipe.model_copy(update={"train": Fit(**{**fit, "epochs": epochs})})
+    job = open_job(dense, Session())
+    network = read_network(dense, checkpoint, Session())
+    started = time.monotonic()
+    train_dense(job, network)
+    plain = time.monotonic() - started
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        prune(checkpoint, recipe, RunFolder(Path(folder) / "run"), session=Session(monitor=clock))
+        whole = time.monotonic() - started
+    marks = [*clock.began, ("end", started + whole)]
+    parts = {text: after - at for (text, at), (_, after) in pairwise(marks)}
+    return {
+        "network": "resnet20",
+        "images": images,
+        "epochs": epochs,
+        "plain_s": plain,
+        "prune_s": whole,
+        "stages_s": parts,
+    }
+
+
+def machine() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": processor(), "gpu": gpu, "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "python": platform.python_version(), "date": date.today().isoformat(),
+    }  # fmt: skip
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def page(log: dict[str, Any]) -> str:
+    """docs/search-cost.md."""
+    about = log["machine"]
+    lines = [
+        "# What the search costs", "",
+        "Written by `benchmarks/search_cost.py` from `benchmarks/search_cost.json`; what is timed and how stands at its head.", "",
+        f"{about['gpu'] or 'No GPU'}; {about['processor']}, {about['threads']} threads; torch {about['torch']}, "
+        f"Python {about['python']}; {about['date']}. S = 8. The processor is shared: mind the spread.", "",
+        "## A training step", "",
+        "| network | D | images | batch | device | states | states scored per generation | plain step, s | step with search, s | "
+        "ratio (smallest to largest) | n | limit | |",
+        "| --- " * 13 + "|",
+    ]  # fmt: skip
+    names = {"start": "95 % of the MACs", "target": "50 % of the MACs", "paper": "paper preset"}
+    for row in log["steps"]:
+        ratio = row["ratio"]
+        cells = [
+            row["network"], row["genes"], f"{row['image_size']}x{row['image_size']}", row["batch"], f"{row['device']} {row['precision']}",
+            names[row["mode"]], row["states_scored"], f"{row['plain_s']:.3f}", f"{row['search_s']:.3f}",
+            f"{ratio['median']:.2f}x ({ratio['min']:.2f} to {ratio['max']:.2f})", row["n"], f"{row['limit']:.2f}x",
+            "met" if ratio["median"] <= row["limit"] else "MISSED",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines += ["", "## Evolution and repair by themselves", "",
+              "A generation besides scoring, in a chain of 1x1 convolutions of 960 channels; one per `evolve_every` steps. "
+              "Ranking goes over the weights, of which this chain has 0.9 million per layer.", "",
+              "| S | D | groups | children, repair and selection, ms | ranking, ms | all per training step, ms | n |",
+              "| --- " * 7 + "|"]  # fmt: skip
+    for row in log["evolution"]:
+        per_step = (row["evolution_ms"] + row["ranking_ms"]) / row["evolve_every"]
+        lines.append(f"| {row['S']} | {row['D']} | {row['groups']} | {row['evolution_ms']:.1f} | {row['ranking_ms']:.1f} | "
+                     f"{per_step:.2f} | {row['n']} |")  # fmt: skip
+    lines += [
+        "",
+        "## Memory",
+        "",
+        "| network | batch | device | plain, MB | searching at 95 % | at 50 % | limit | |",
+        "| --- " * 8 + "|",
+    ]
+    for row in log["memory"]:
+        peaks = row["peak_bytes"]
+        ratios = [peaks[mode] / peaks["plain"] for mode in ("start", "target")]
+        verdict = "met" if max(ratios) <= row["limit"] else "MISSED"
+        lines.append(f"| {row['network']} | {row['batch']} | {row['device']} | {peaks['plain'] / 1e6:.0f} | "
+                     f"{ratios[0]:.2f}x | {ratios[1]:.2f}x | {row['limit']:.1f}x | {verdict} |")  # fmt: skip
+    if log.get("prune"):
+        row = log["prune"]
+        verdict = "met" if row["prune_s"] <= row["plain_s"] else "MISSED"
+        stages = "; ".join(f"{text}: {seconds:.1f} s" for text, seconds in row["stages_s"].items())
+        lines += ["", "## A whole `prune`", "",
+                  f"{row['network']} on CIFAR-10, {row['images']} training images, {row['epochs']} epochs in all: plain fine-tuning of the "
+                  f"dense network {row['plain_s']:.1f} s, `prune` {row['prune_s']:.1f} s ({verdict}). By stage: {stages}."]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure what is asked for, and rewrite the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one cycle, fewer sizes, no prune")
+    parser.add_argument(
+        "--only", nargs="+", default=[*CASES, "evolution", "memory", "prune"], help="parts to measure anew"
+    )
+    parser.add_argument("--cycles", type=int, default=5)
+    parser.add_argument("--checkpoint", type=Path, help="of ResNet-20 on CIFAR-10, for the whole prune")
+    parser.add_argument("--memory-of", nargs=3, metavar=("NAME", "MODE", "DEVICE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_of:
+        name, mode, device = options.memory_of
+        print(measure_memory(name, mode, torch.device(device)))
+        return
+    log = json.loads(LOG.read_text()) if LOG.is_file() else {"steps": [], "evolution": [], "memory": [], "prune": None}
+    log["machine"] = machine()
+    measure(log, options)
+    print(PAGE.read_text())
+
+
+def measure(log: dict[str, Any], options: argparse.Namespace) -> None:
+    """Put what is measured into the log, which is saved after each part."""
+    devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+    for name in [name for name in CASES if name in options.only]:
+        for device in devices:
+            rows = step_cost(CASES[name], device, 1 if options.quick else options.cycles)
+            log["steps"] = [r for r in log["steps"] if (r["network"], r["device"]) != (name, device.type)] + rows
+            save(log)
+    if "evolution" in options.only:
+        sizes = [(8, 6), (8, 62)] if options.quick else [(8, 6), (8, 16), (8, 32), (8, 62), (4, 32), (16, 32), (32, 32)]
+        log["evolution"] = [evolution_cost(S, layers) for S, layers in sizes]
+        save(log)
+    if "memory" in options.only:
+        names = ["resnet18"] if options.quick else list(CASES)
+        log["memory"] = [memory_cost(name, device) for name in names for device in devices]
+        save(log)
+    if "prune" in options.only and options.checkpoint and not options.quick:
+        log["prune"] = prune_cost(options.checkpoint, images=6400, epochs=3)
+        save(log)
+
+
+def save(log: dict[str, Any]) -> None:
+    LOG.write_text(json.dumps(log, indent=1) + "\n")
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(log))
+
+
+if __name__ == "__main__":
+    main()
