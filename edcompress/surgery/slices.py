@@ -3,12 +3,16 @@
 For a call, every weight and batch-norm statistic is replaced by the part that the state keeps, and every layer is told its smaller
 widths: what runs is the pruned network, at the pruned network's cost. Gradients reach the kept part of the dense weights alone, and
 the statistics of kept channels are written back.
+
+Linear layers with millions of weights are the exception: cutting such a weight takes longer than multiplying all of it by a batch. They
+run whole, on inputs that are zero where a channel is dropped, and their dropped outputs are left out.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +27,8 @@ _WIDTHS = {
     1: ("in_channels", "in_features"),
 }
 """What layers call the number of positions along each dimension of their weight."""
+
+_MANY_WEIGHTS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,15 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Cut:
-    """What a state makes of a network: the tensors that lose something, and the widths (layer, attribute, value) that change."""
+    """What a state makes of a network: the tensors that lose something, and the widths (layer, attribute, value) that change.
+
+    `whole` holds the layers that run whole, with the part of their weight that counts.
+    """
 
     state: Tensor
     parts: dict[str, _Part]
     widths: list[tuple[nn.Module, str, int]]
+    whole: dict[nn.Linear, _Part]
 
 
 class Slices:
@@ -57,13 +67,14 @@ class Slices:
         self._network, self._index = network, gene_index(space, network)
         self._layers = dict(network.named_modules())
         self._device = next(network.parameters()).device
+        self._large = _large_linears(network)
         self._last: _Cut | None = None
 
     def call(self, state: Tensor, images: Tensor) -> Tensor:
         """Logits [N, classes] of the network under state bool[D] for images [N, C, H, W]."""
         cut = self._cut(state)
-        tensors = {name: part.cut() for name, part in cut.parts.items()}
-        with _narrowed(cut.widths):
+        tensors = {name: part.cut() for name, part in cut.parts.items() if name.rpartition(".")[0] not in self._large}
+        with _narrowed(cut.widths), _running_whole(cut.whole):
             logits = functional_call(self._network, tensors, (images,))
         with torch.no_grad():
             for name, part in cut.parts.items():
@@ -87,7 +98,9 @@ class Slices:
         """That of the last state is remembered, for it is trained for many steps."""
         if self._last is None or not torch.equal(self._last.state, state):
             parts = self._parts(padded(state))
-            self._last = _Cut(state.clone(), parts, list(self._widths(parts)))
+            large = {layer: parts.get(f"{name}.weight") for name, layer in self._large.items()}
+            whole = {layer: part for layer, part in large.items() if part is not None}
+            self._last = _Cut(state.clone(), parts, list(self._widths(parts)), whole)
         return self._last
 
     def _parts(self, keep: Tensor) -> dict[str, _Part]:
@@ -116,6 +129,40 @@ class Slices:
                 for attribute in (*_WIDTHS[0], *_WIDTHS[1], "groups") if depthwise else _WIDTHS[dim]:
                     if hasattr(layer, attribute):
                         yield layer, attribute, len(positions)
+
+
+def _large_linears(network: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers with many weights, by name; but not those that share them."""
+    layers = list(network.named_modules(remove_duplicate=False))
+    uses = Counter(id(parameter) for _, layer in layers for parameter in layer.parameters(recurse=False))
+    return {
+        name: layer
+        for name, layer in layers
+        if type(layer) is nn.Linear and layer.weight.numel() >= _MANY_WEIGHTS and uses[id(layer.weight)] == 1
+    }
+
+
+@contextmanager
+def _running_whole(layers: dict[nn.Linear, _Part]) -> Iterator[None]:
+    """Inside, these layers take the inputs [..., kept] and give the outputs [..., kept] of their part, and compute with all weights."""
+
+    def spread(layer: nn.Linear, args: tuple[Tensor]) -> Tensor | None:
+        part = layers[layer]
+        if 1 not in part.kept:
+            return None
+        (values,) = args
+        zeros = values.new_zeros(*values.shape[:-1], part.tensor.shape[1])
+        return zeros.index_copy(-1, part.kept[1], values)
+
+    def narrow(layer: nn.Linear, _: object, output: Tensor) -> Tensor:
+        part = layers[layer]
+        return output.index_select(-1, part.kept[0]) if 0 in part.kept else output
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(layer.register_forward_pre_hook(spread).remove)
+            hooks.callback(layer.register_forward_hook(narrow).remove)
+        yield
 
 
 @contextmanager

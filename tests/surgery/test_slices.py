@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from states import random_state
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adadelta, AdamW, Optimizer
 from zoo import ZOO, images, randomised
@@ -57,6 +57,30 @@ def test_training_is_that_of_the_pruned_network(name: str) -> None:
     torch.testing.assert_close(
         Slices(space, network).call(state, images()), pruned.eval()(images()), rtol=1e-4, atol=1e-5
     )
+
+
+def test_linear_layers_with_millions_of_weights_run_whole_and_mean_the_same() -> None:
+    network = randomised(
+        nn.Sequential(nn.Linear(4, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 3))
+    )
+    x = torch.randn(4, 4, generator=Generator().manual_seed(1))
+    space = trace_space(network, x[:2])
+    state = random_state(space, 2)
+    slices, pruned = Slices(space, network), remove(network, plan_of(state, space), x[:2])
+    assert state.sum() < 0.6 * len(state)
+    torch.testing.assert_close(slices.call(state, x), pruned.eval()(x), rtol=1e-4, atol=1e-5)
+    F.cross_entropy(slices.call(state, x), LABELS).backward()
+    F.cross_entropy(pruned(x), LABELS).backward()
+    for key, parameter in pruned.named_parameters():
+        grad = network.get_parameter(key).grad
+        assert grad is not None
+        assert parameter.grad is not None
+        torch.testing.assert_close(grad.norm(), parameter.grad.norm(), rtol=1e-4, atol=1e-6)
+    for parameter, dropped in _dropped(network, space, state):
+        assert parameter.grad is not None
+        assert not parameter.grad[dropped].any()
+    assert not network[2]._forward_hooks
+    assert not network[2]._forward_pre_hooks
 
 
 @zoo
