@@ -215,7 +215,7 @@ def torch_pruning_plan(cell: Cell, checkpoint: Path, output: Path) -> Path:
     def kept(ratio: float) -> torch.Tensor:
         pruner = tp.pruner.BasePruner(
             network, example, importance=IMPORTANCE[cell.method](), pruning_ratio=ratio, ignored_layers=locked,
-            round_to=recipe.constraints.round_to)  # fmt: skip
+            round_to=budget.round_to)  # fmt: skip
         state = space.everything()
         for group in pruner.step(interactive=True):
             dependency, positions = group[0]

@@ -125,7 +125,12 @@ class Target(Section):
 class Constraints(Section):
     """What every state must satisfy besides the target."""
 
-    round_to: int = Field(8, ge=1, le=256, description="kept channels per group are a multiple of this (or all)")
+    round_to: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="kept channels per group are a multiple of this (or all); null: 32, halved until the target is in easy reach",
+    )
     min_channels: int = Field(1, ge=1, description="fewest channels a group keeps")
     min_ratio: Unit = Field(0.1, description="smallest share of its channels a group keeps")
     ignore: tuple[str, ...] = Field((), description="globs of layer names that stay as they are, e.g. 'layer4.*'")

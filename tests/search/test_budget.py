@@ -56,7 +56,9 @@ def cases(draw: st.DrawFn) -> tuple[Case, float]:
     return (budget, constraints), budget.smallest + (1 - budget.smallest) * draw(st.floats(0, 1))
 
 
-def scripted(widths: tuple[int, ...], prices: list[float], target: Target | None, **constraints: float) -> Budget:
+def scripted(
+    widths: tuple[int, ...], prices: list[float], target: Target | None, **constraints: float | None
+) -> Budget:
     limits = Constraints.model_validate({"round_to": 1, "min_ratio": 0.0, **constraints})
     return Budget(space_of(*widths), Scripted(prices, widths), target, limits)
 
@@ -207,3 +209,21 @@ def _slack_is_one_step_beyond_the_wish(budget: Budget, costs: CostModel, kind: s
         if any(c and (not stuck or d >= max(stuck)) for c, d in zip(could, due, strict=True)):
             return False
     return True
+
+
+@pytest.mark.parametrize(
+    ("widths", "target", "step"),
+    [
+        ((128, 256), Target(macs=0.5), 32),
+        ((16, 128), Target(macs=0.9), 32),  # in steps of 32 five eighths of the cost stay
+        ((16, 128), Target(macs=0.5), 8),
+        ((16, 16), Target(macs=0.3), 2),
+        ((16, 16), Target(macs=0.08), 1),
+        ((16, 128), None, 8),
+    ],
+)
+def test_without_a_given_rounding_it_is_the_widest_that_keeps_the_target_in_easy_reach(
+    widths: tuple[int, ...], target: Target | None, step: int
+) -> None:
+    prices = [1 / width for width in widths]
+    assert scripted(widths, prices, target, round_to=None, min_ratio=0.01).round_to == step
