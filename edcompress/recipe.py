@@ -168,7 +168,7 @@ class Search(Section):
         0.7, ge=0.0, le=2.0, description="F of the real-coded differential evolution over widths"
     )
     width_spread: float = Field(
-        0.15, ge=0.0, le=1.0, description="standard deviation of the first widths, as a share of a group"
+        0.4, ge=0.0, le=2.0, description="standard deviation of the logarithm of the first widths"
     )
     channel_freedom: float = Field(
         0.05,

@@ -11,7 +11,8 @@ from edcompress.recipe import Constraints, Target
 from edcompress.surgery.costs import CostModel
 from edcompress.surgery.space import Space
 
-_SECTIONS, _ROUNDS = 16, 10  # 16^-10: the shift is found to 1e-12
+_SECTIONS, _ROUNDS = 16, 10  # 16^-10: the factor is found to 1e-12
+_LEAST_WISH = 1e-6
 _PRIORITY_BITS, _GENE_BITS = 30, 20
 _STEPS = (32, 16, 8, 4, 2, 1)
 _ROOM = 0.7  # of the target: what the floors alone may cost, so that three tenths are the search's to give
@@ -21,8 +22,9 @@ _USUAL_TARGET = 0.5  # stands for the target where there is none
 class Budget:
     """What states are feasible, and the feasible state nearest to a wish.
 
-    A wish has two parts. `shares` [S, G] says which share of its channels each group would like to keep; one common shift per
-    member, found by nested intervals, brings them to the budget. `priority` [S, D] in [0, 1) says which channels a group keeps first.
+    A wish has two parts. `shares` [S, G], above 0, says which share of its channels each group would like to keep; one common factor
+    per member, found by nested intervals, brings them to the budget: groups keep their proportions however tight it becomes.
+    `priority` [S, D] in [0, 1) says which channels a group keeps first.
     `channels` float64[G] are the dense widths.
     """
 
@@ -72,30 +74,34 @@ class Budget:
         return self._choose(widths, priority)
 
     def _fit(self, wish: Tensor, budget: float) -> Tensor:
-        """The widths float64[S, G] nearest to the wish that cost at most `budget`."""
-        low = wish.amin(-1, keepdim=True) - 1.0
-        step = (wish.amax(-1, keepdim=True) - low) / _SECTIONS
+        """The widths float64[S, G] nearest to the proportions of the wish that cost at most `budget`."""
+        wish = wish.clamp_min(_LEAST_WISH)
+        low = -(2 * self.channels.max() * wish.amax(-1, keepdim=True)).log()  # every group at its floor
+        step = ((2 / wish.amin(-1, keepdim=True)).log() - low) / _SECTIONS  # to every group whole
         inner = torch.arange(1, _SECTIONS, dtype=torch.float64)
         for _ in range(_ROUNDS):
-            trials = self._shifted(wish.unsqueeze(1), (low + step * inner).unsqueeze(-1))  # [S, shifts, G]
-            too_dear = (~self._affordable(trials, budget)).sum(1)  # the more is shifted away the less it costs
-            low, step = low + step * too_dear, step / _SECTIONS
-        return self._fill(self._shifted(wish, low + step * _SECTIONS), wish, budget)
+            trials = self._scaled(wish.unsqueeze(1), (low + step * inner).unsqueeze(-1))  # [S, factors, G]
+            fitting = self._affordable(trials, budget).sum(1)  # the larger the factor the more it costs
+            low, step = low + step * fitting, step / _SECTIONS
+        return self._fill(self._scaled(wish, low), wish, budget)
 
     def _fill(self, widths: Tensor, wish: Tensor, budget: float) -> Tensor:
-        """Each group goes one width up where the budget allows it, in the order in which a smaller shift would come to them.
+        """Groups go one width up while the budget allows it, in the order in which a larger factor would come to them.
 
-        One step and not more: a group that costs next to nothing is not blown up by what a dear one could not spend.
+        In the end no group can step up, so that a repaired state is its own repair.
         """
-        wider = torch.where(widths >= self._last, self.channels, widths + self._round)
-        due = wish - (widths + wider) / 2 / self.channels
-        for group in due.argsort(dim=-1, descending=True, stable=True).unsqueeze(-1).unbind(-2):
-            trial = widths.scatter(-1, group, wider.gather(-1, group))
-            widths = torch.where(self._affordable(trial, budget), trial, widths)
-        return widths
+        while True:
+            before = widths
+            wider = torch.where(widths >= self._last, self.channels, widths + self._round)
+            due = (widths + wider) / 2 / self.channels / wish
+            for group in due.argsort(dim=-1, stable=True).unsqueeze(-1).unbind(-2):
+                trial = widths.scatter(-1, group, wider.gather(-1, group))
+                widths = torch.where(self._affordable(trial, budget), trial, widths)
+            if torch.equal(widths, before):
+                return widths
 
-    def _shifted(self, wish: Tensor, shift: Tensor) -> Tensor:
-        return self.allowed((wish - shift) * self.channels)
+    def _scaled(self, wish: Tensor, log_factor: Tensor) -> Tensor:
+        return self.allowed(wish * log_factor.exp() * self.channels)
 
     def _affordable(self, widths: Tensor, budget: float) -> Tensor:
         return (self.share(widths) <= budget).unsqueeze(-1)

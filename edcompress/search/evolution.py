@@ -17,8 +17,8 @@ from edcompress.recipe import Search
 from edcompress.search import edropout
 from edcompress.search.budget import Budget
 
-_START_SHARE = 0.5
 _START_NOISE = 0.1
+_SHARES = (0.01, 4.0)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Evolution:
         S, D = self._search.population, ranks.shape[0]
         noise = torch.randn(S, groups, generator=self._generator, dtype=torch.float64) * self._search.width_spread
         noise[0] = 0.0
-        wished = Population(self._first_bits(ranks, S, D), (_START_SHARE + noise).clamp(0, 1))
+        wished = Population(self._first_bits(ranks, S, D), self._search.keep_probability * noise.exp())
         return self.repair(wished, ranks, limit)
 
     def children(self, parents: Population) -> Population:
@@ -55,9 +55,10 @@ class Evolution:
         bits = edropout.crossover(parents.states, v, search.crossover_rate, generator)
         if search.levels == "channels":
             return Population(bits, parents.shares)
-        w = edropout.mutate_widths(parents.shares, r, search.width_factor)
-        shares = edropout.crossover(parents.shares, w, search.crossover_rate, generator)
-        return Population(bits, shares.clamp(0, 1))
+        wishes = parents.shares.log()  # what counts is by how much a group shall keep more than others
+        w = edropout.mutate_widths(wishes, r, search.width_factor)
+        shares = edropout.crossover(wishes, w, search.crossover_rate, generator).exp()
+        return Population(bits, shares.clamp(*_SHARES))
 
     def repair(self, wished: Population, ranks: Tensor, limit: float | None) -> Population:
         """The feasible population nearest to the wished one, not yet scored."""

@@ -76,10 +76,18 @@ def test_the_wish_is_met_where_it_is_the_budget() -> None:
     assert kept(budget, [0.25, 0.75], 0.5) == [2, 6]
 
 
-def test_one_shift_brings_all_groups_to_the_budget() -> None:
+def test_one_factor_brings_all_groups_to_the_budget() -> None:
     budget = scripted((10, 10), [1.0, 1.0], Target(channels=0.5))
-    assert kept(budget, [0.9, 0.5], 0.5) == [7, 3]  # both 0.2 less: 10 of 20
-    assert kept(budget, [0.1, 0.5], 0.5) == [3, 7]  # both 0.2 more
+    assert kept(budget, [0.9, 0.6], 0.5) == [6, 4]  # two thirds of both
+    assert kept(budget, [0.1, 0.4], 0.5) == [2, 8]  # twice both
+    assert kept(budget, [0.1, 0.9], 0.5) == [1, 9]
+    assert kept(budget, [0.1, 9.0], 0.55) == [1, 10]  # a group that is whole takes no more
+
+
+def test_groups_keep_their_proportions_however_tight_the_budget() -> None:
+    budget = scripted((100, 100), [1.0, 1.0], Target(channels=0.05))
+    for limit in (0.6, 0.3, 0.15, 0.06):
+        assert kept(budget, [0.5, 0.25], limit) == [round(400 * limit / 3), round(200 * limit / 3)]
 
 
 def test_the_budget_decides_in_the_order_of_the_wish_who_steps_up() -> None:
@@ -90,10 +98,11 @@ def test_the_budget_decides_in_the_order_of_the_wish_who_steps_up() -> None:
 
 
 def test_what_a_dear_group_cannot_spend_goes_to_a_cheap_one() -> None:
-    # 4 x 10 + 4 x 1 = 44. Shifted alike, the groups go 2, 2 (22) and then 3, 3 (33); with 24 to spend the dear one
-    # stays at 2 and the cheap one steps up once, to 3, and not to 4, though 4 would cost no more than 24 either
+    # 4 x 10 + 4 x 1 = 44. Scaled alike, the groups go 2, 2 (22) and then 3, 3 (33); with 24 to spend the dear one stays at 2 and
+    # the cheap one takes the rest, so that the state is its own repair
     budget = scripted((4, 4), [10.0, 1.0], Target(macs=24 / 44))
-    assert kept(budget, [0.5, 0.5], 24 / 44) == [2, 3]
+    assert kept(budget, [0.5, 0.5], 24 / 44) == [2, 4]
+    assert kept(budget, [0.5, 1.0], 24 / 44) == [2, 4]
 
 
 def test_groups_that_step_together_step_one_by_one() -> None:
@@ -164,7 +173,7 @@ def test_random_wishes_end_inside_every_limit(name: str, kind: str) -> None:
         assert ((widths % round_to == 0) | (widths == channels)).all()
         assert (widths >= torch.minimum(torch.ceil(channels * min_ratio).clamp(min=1), channels)).all()
         assert _keeps_the_first(space, states, priority)
-        assert _slack_is_one_step_beyond_the_wish(budget, costs, kind, shares, widths, limit, round_to)
+        assert _nothing_can_step_up(costs, kind, budget, widths, limit, round_to)
 
 
 @given(case=cases(), data=st.data())
@@ -194,20 +203,17 @@ def _keeps_the_first(space: Space, states: Tensor, priority: Tensor) -> bool:
     )
 
 
-def _slack_is_one_step_beyond_the_wish(budget: Budget, costs: CostModel, kind: str, shares: Tensor, widths: Tensor,
-                                       limit: float, round_to: int) -> bool:  # fmt: skip
-    """A group that could still grow inside the budget has grown beyond the shift of one that could not."""
-    for wish, width in zip(shares.double(), widths, strict=True):
+def _nothing_can_step_up(
+    costs: CostModel, kind: str, budget: Budget, widths: Tensor, limit: float, round_to: int
+) -> bool:
+    """No group has a next width that fits the limit."""
+    for width in widths:
         wider = torch.where(width + round_to > budget.channels - 1, budget.channels, width + round_to)
-        could, due = [], []
         for group in range(len(width)):
             trial = width.clone()
             trial[group] = wider[group]
-            could.append(width[group] < budget.channels[group] and costs.share(kind, trial).item() <= limit)
-            due.append(((wish - (width + wider) / 2 / budget.channels)[group]).item())
-        stuck = [d for d, c, w, n in zip(due, could, width, budget.channels, strict=True) if not c and w < n]
-        if any(c and (not stuck or d >= max(stuck)) for c, d in zip(could, due, strict=True)):
-            return False
+            if width[group] < budget.channels[group] and costs.share(kind, trial).item() <= limit:
+                return False
     return True
 
 
