@@ -64,8 +64,15 @@ class Slices:
     """A network and where the genes of its space sit; built once, on the network's device."""
 
     def __init__(self, space: Space, network: nn.Module) -> None:
-        self._network, self._index = network, gene_index(space, network)
-        self._layers = dict(network.named_modules())
+        index = gene_index(space, network)
+        self._network, self._layers = network, dict(network.named_modules())
+        self._places = [(name, dim) for name, dims in index.items() for dim in dims]
+        genes = [index[name][dim] for name, dim in self._places]
+        self._genes = torch.cat([*genes, torch.zeros(0, dtype=torch.int64)])
+        self._place = torch.repeat_interleave(
+            torch.arange(len(genes)), torch.tensor([len(part) for part in genes]).long()
+        )
+        self._position = torch.cat([torch.arange(len(part)) for part in genes] or [self._genes])
         self._device = next(network.parameters()).device
         self._large = _large_linears(network)
         self._last: _Cut | None = None
@@ -104,16 +111,18 @@ class Slices:
         return self._last
 
     def _parts(self, keep: Tensor) -> dict[str, _Part]:
+        flags = keep[self._genes]
         parts: dict[str, _Part] = {}
-        for name, dims in self._index.items():
-            for dim, genes in dims.items():
-                flags = keep[genes]
-                if flags.all():
-                    continue
+        for (name, dim), kept, dropped in zip(self._places, self._where(flags), self._where(~flags), strict=True):
+            if len(dropped):
                 part = parts.setdefault(name, _Part(self._tensor(name), {}, {}))
-                part.kept[dim] = flags.nonzero().flatten().to(self._device)
-                part.dropped[dim] = (~flags).nonzero().flatten().to(self._device)
+                part.kept[dim], part.dropped[dim] = kept, dropped
         return parts
+
+    def _where(self, flags: Tensor) -> tuple[Tensor, ...]:
+        """For each place the positions int64[n] with a flag; they go to the device in one piece."""
+        counts = torch.bincount(self._place[flags], minlength=len(self._places))
+        return torch.split(self._position[flags].to(self._device), counts.tolist())
 
     def _tensor(self, name: str) -> Tensor:
         layer, _, tensor = name.rpartition(".")
