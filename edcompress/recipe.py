@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+Energy = Literal["margin", "normalised", "cross_entropy"]
 TargetKind = Literal["macs", "params", "channels"]
 
 
@@ -174,6 +175,10 @@ class Search(Section):
         0.05,
         ge=0.0,
         description="how much of a group's importance ranking a channel bit can outweigh; 0: importance decides",
+    )
+    energy: Energy = Field(
+        "margin",
+        description="what states compete by: best wrong logit minus right one, the same over the logits' spread, or the loss",
     )
     evolve_every: int = Field(8, ge=1, description="training steps per generation")
     score_share: Fraction = Field(

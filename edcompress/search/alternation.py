@@ -131,7 +131,7 @@ class Alternation(MaskedTraining):
         }
 
     def _score(self, states: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        return score_states(self._network, self._slices, states, images, labels, self._precision)
+        return score_states(self._network, self._slices, states, images, labels, self._precision, self._search.energy)
 
     def _known(self, limit: float | None) -> Tensor | None:
         """The parents' stored energies float32[S], if they count and the budget is still the one under which they were scored."""

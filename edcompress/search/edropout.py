@@ -10,8 +10,13 @@ All functions are pure: randomness comes from the generator given, which lives o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from edcompress.recipe import Energy
 
 
 def energy_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -24,6 +29,25 @@ def energy_loss(logits: Tensor, labels: Tensor) -> Tensor:
     right = z.gather(1, labels.unsqueeze(1)).squeeze(1)
     wrong = z.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
     return torch.where(z.isfinite().all(), (wrong - right).mean(), torch.inf)
+
+
+def normalised_energy(logits: Tensor, labels: Tensor) -> Tensor:
+    """L(s) over the standard deviation of all logits of the batch, a scalar: the margin without the logits' scale; +inf as in L."""
+    return energy_loss(logits, labels) / logits.float().std().clamp_min(1e-12).nan_to_num(1.0)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The training loss as an energy, a scalar; +inf where a logit is not finite."""
+    loss = F.cross_entropy(logits.float(), labels)
+    return torch.where(logits.isfinite().all(), loss, torch.inf)
+
+
+ENERGIES: dict[Energy, Callable[[Tensor, Tensor], Tensor]] = {
+    "margin": energy_loss,
+    "normalised": normalised_energy,
+    "cross_entropy": cross_entropy,
+}
+"""By the recipe's name; `margin` is the published one."""
 
 
 def bernoulli_states(S: int, D: int, p: float, generator: Generator) -> Tensor:

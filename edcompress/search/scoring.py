@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edcompress.search.edropout import energy_loss
+from edcompress.recipe import Energy
+from edcompress.search.edropout import ENERGIES
 from edcompress.surgery.slices import Slices
 from edcompress.training.batchnorm import batch_statistics
 from edcompress.training.precision import Precision
@@ -13,13 +14,19 @@ from edcompress.training.precision import Precision
 
 @torch.no_grad()
 def score_states(
-    network: nn.Module, slices: Slices, states: Tensor, images: Tensor, labels: Tensor, precision: Precision
+    network: nn.Module,
+    slices: Slices,
+    states: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    precision: Precision,
+    energy: Energy = "margin",
 ) -> Tensor:
-    """Energy loss of each of states bool[S, D] on images [N, C, H, W], float32[S] on the CPU; equal states are scored once.
+    """Energy of each of states bool[S, D] on images [N, C, H, W], float32[S] on the CPU; equal states are scored once.
 
     Batch-norm layers use the batch's statistics and keep their own; dropout is off.
     """
     unique, where = torch.unique(states, dim=0, return_inverse=True)
     with batch_statistics(network), precision.autocast():
-        energies = [energy_loss(slices.call(state, images), labels) for state in unique]
+        energies = [ENERGIES[energy](slices.call(state, images), labels) for state in unique]
     return torch.stack(energies).float().cpu()[where]

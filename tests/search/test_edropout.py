@@ -5,6 +5,7 @@ import torch
 from torch import Generator, Tensor
 
 from edcompress.search.edropout import (
+    ENERGIES,
     bernoulli_states,
     converged,
     crossover,
@@ -13,6 +14,7 @@ from edcompress.search.edropout import (
     energy_loss,
     mutate,
     mutate_widths,
+    normalised_energy,
     selection,
 )
 
@@ -54,6 +56,24 @@ def test_a_broken_logit_is_the_worst_energy(broken: float, place: int) -> None:
     logits = torch.zeros(2, 3)
     logits[1, place] = broken
     assert energy_loss(logits, torch.tensor([0, 1])).item() == math.inf
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_every_energy_prefers_the_right_class_and_refuses_broken_logits(name: str) -> None:
+    energy, labels = ENERGIES[name], torch.tensor([0, 1])
+    right, unsure = torch.tensor([[3.0, 0.0, 0.0], [0.0, 3.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.9], [0.5, 1.0, 0.9]])
+    assert energy(right, labels) < energy(unsure, labels) < energy(-right, labels)
+    for broken in (math.nan, math.inf, -math.inf):
+        logits = right.clone()
+        logits[0, 0] = broken
+        assert energy(logits, labels).item() == math.inf
+
+
+def test_the_normalised_energy_has_no_scale_and_cross_entropy_is_the_training_loss() -> None:
+    logits, labels = torch.randn(8, 5, generator=Generator().manual_seed(0)), torch.arange(8) % 5
+    torch.testing.assert_close(normalised_energy(10 * logits, labels), normalised_energy(logits, labels))
+    torch.testing.assert_close(normalised_energy(logits, labels), energy_loss(logits, labels) / logits.std())
+    assert ENERGIES["cross_entropy"](logits, labels) == torch.nn.functional.cross_entropy(logits, labels)
 
 
 def test_bernoulli_states_keep_about_p() -> None:
