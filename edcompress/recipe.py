@@ -180,9 +180,9 @@ class Search(Section):
         "margin",
         description="what states compete by: best wrong logit minus right one, the same over the logits' spread, or the loss",
     )
-    evolve_every: int = Field(8, ge=1, description="training steps per generation")
+    evolve_every: int = Field(4, ge=1, description="training steps per generation")
     score_share: Fraction = Field(
-        0.5, description="share of the step's batch that scores states; 1: all of it, as published"
+        0.25, description="share of the step's batch that scores states; 1: all of it, as published"
     )
     parent_energies: Literal["rescored", "stored"] = Field(
         "rescored",
