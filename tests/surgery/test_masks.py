@@ -2,26 +2,14 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
-from zoo import ZOO, images, randomised
+from wirings import chosen, dropped_of
+from zoo import ZOO, images
 
-from edcompress.surgery.depgraph import trace_space
 from edcompress.surgery.masks import masked_call, masked_weights
 from edcompress.surgery.plan import GroupPlan, Plan, state_of
-from edcompress.surgery.space import Space
 
 zoo = pytest.mark.parametrize("name", ZOO)
 LABELS = torch.tensor([0, 1, 2, 0])
-
-
-def chosen(name: str) -> tuple[nn.Module, Space, Tensor]:
-    """A network of the zoo with its space and its chosen state."""
-    network = randomised(ZOO[name].network())
-    space = trace_space(network, images(2))
-    state = space.everything()
-    for group, part in space.slices():
-        state[part][list(ZOO[name].drops[group.name])] = False
-    return network, space, state
 
 
 @zoo
@@ -59,7 +47,7 @@ def test_what_a_dropped_channel_holds_does_not_reach_the_logits(name: str) -> No
     network, space, state = chosen(name)
     before = masked_call(network, space, state, images())
     with torch.no_grad():
-        for parameter, dropped in _dropped(network, space, state):
+        for parameter, dropped in dropped_of(network, space, state):
             parameter[dropped] += 3.0
     assert torch.equal(masked_call(network, space, state, images()), before)
 
@@ -88,23 +76,3 @@ def test_a_state_is_masked_as_its_plan_says() -> None:
         )
     )
     assert torch.equal(state_of(plan, space), state)
-
-
-def _dropped(network: nn.Module, space: Space, state: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
-    return [(parameter, dropped) for (_, parameter), dropped in _dropped_by_name(network, space, state)]
-
-
-def _dropped_by_name(network: nn.Module, space: Space, state: Tensor) -> list[tuple[tuple[str, nn.Parameter], Tensor]]:
-    """Each parameter of a free group with bool[like the parameter]: the elements that go with dropped channels."""
-    found: dict[str, Tensor] = {}
-    for group, part in space.slices():
-        for member in group.members:
-            gone = [p for p, c in zip(member.positions, member.channels, strict=True) if not state[part][c]]
-            for name, parameter in network.get_submodule(member.layer).named_parameters(recurse=False):
-                key = f"{member.layer}.{name}"
-                mask = found.setdefault(key, torch.zeros(parameter.shape, dtype=torch.bool))
-                if member.side == "out":
-                    mask[gone] = True
-                elif parameter.dim() > 1:
-                    mask[:, gone] = True
-    return [((key, network.get_parameter(key)), mask) for key, mask in found.items() if mask.any()]

@@ -6,6 +6,7 @@ from states import random_state
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adadelta, AdamW, Optimizer
+from wirings import chosen, dropped_by_name, dropped_of
 from zoo import ZOO, images, randomised
 
 from edcompress.surgery.depgraph import trace_space
@@ -13,21 +14,10 @@ from edcompress.surgery.masks import masked_call
 from edcompress.surgery.plan import plan_of
 from edcompress.surgery.remove import remove
 from edcompress.surgery.slices import Slices
-from edcompress.surgery.space import Space
 from edcompress.training.batchnorm import batch_statistics
 
 zoo = pytest.mark.parametrize("name", ZOO)
 LABELS = torch.tensor([0, 1, 2, 0])
-
-
-def chosen(name: str) -> tuple[nn.Module, Space, Tensor]:
-    """A network of the zoo with its space and its chosen state."""
-    network = randomised(ZOO[name].network())
-    space = trace_space(network, images(2))
-    state = space.everything()
-    for group, part in space.slices():
-        state[part][list(ZOO[name].drops[group.name])] = False
-    return network, space, state
 
 
 @zoo
@@ -76,7 +66,7 @@ def test_linear_layers_with_millions_of_weights_run_whole_and_mean_the_same() ->
         assert grad is not None
         assert parameter.grad is not None
         torch.testing.assert_close(grad.norm(), parameter.grad.norm(), rtol=1e-4, atol=1e-6)
-    for parameter, dropped in _dropped(network, space, state):
+    for parameter, dropped in dropped_of(network, space, state):
         assert parameter.grad is not None
         assert not parameter.grad[dropped].any()
     assert not network[2]._forward_hooks
@@ -124,7 +114,7 @@ def test_no_gradient_reaches_a_dropped_channel(name: str) -> None:
     network, space, state = chosen(name)
     network.train()
     F.cross_entropy(Slices(space, network).call(state, images()), LABELS).backward()
-    for parameter, dropped in _dropped(network, space, state):
+    for parameter, dropped in dropped_of(network, space, state):
         assert parameter.grad is not None
         assert not parameter.grad[dropped].any()
         assert parameter.grad.any()
@@ -146,12 +136,12 @@ def test_frozen_steps_leave_dropped_weights_bit_for_bit(name: str, optimizer: st
     _train_step(slices, space.everything(), step, frozen=True)  # momentum that wants to go on
     before = copy.deepcopy(dict(network.named_parameters()))
     _train_step(slices, state, step, frozen=True)
-    for (key, parameter), dropped in _dropped_by_name(network, space, state):
+    for (key, parameter), dropped in dropped_by_name(network, space, state):
         assert torch.equal(parameter[dropped], before[key][dropped])
         assert not torch.equal(parameter[~dropped], before[key][~dropped]) or dropped.all()
     free = copy.deepcopy(dict(network.named_parameters()))
     _train_step(slices, state, step, frozen=False)  # without the freeze the same weights do move
-    moved = [not torch.equal(p[d], free[key][d]) for (key, p), d in _dropped_by_name(network, space, state)]
+    moved = [not torch.equal(p[d], free[key][d]) for (key, p), d in dropped_by_name(network, space, state)]
     assert any(moved)
 
 
@@ -163,7 +153,7 @@ def test_dropped_weights_may_return() -> None:
     with slices.frozen(state), torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(0.5)
-    for (key, parameter), dropped in _dropped_by_name(network, space, state):
+    for (key, parameter), dropped in dropped_by_name(network, space, state):
         reference = randomised(ZOO["chain"].network()).get_parameter(key)
         assert torch.equal(parameter[dropped], reference[dropped])
         assert torch.equal(parameter[~dropped], 0.5 * reference[~dropped])
@@ -177,23 +167,3 @@ def _train_step(slices: Slices, state: Tensor, step: Optimizer, *, frozen: bool)
             step.step()
     else:
         step.step()
-
-
-def _dropped(network: nn.Module, space: Space, state: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
-    return [(parameter, dropped) for (_, parameter), dropped in _dropped_by_name(network, space, state)]
-
-
-def _dropped_by_name(network: nn.Module, space: Space, state: Tensor) -> list[tuple[tuple[str, nn.Parameter], Tensor]]:
-    """Each parameter of a free group with bool[like the parameter]: the elements that go with dropped channels."""
-    found: dict[str, Tensor] = {}
-    for group, part in space.slices():
-        for member in group.members:
-            gone = [p for p, c in zip(member.positions, member.channels, strict=True) if not state[part][c]]
-            for name, parameter in network.get_submodule(member.layer).named_parameters(recurse=False):
-                key = f"{member.layer}.{name}"
-                mask = found.setdefault(key, torch.zeros(parameter.shape, dtype=torch.bool))
-                if member.side == "out":
-                    mask[gone] = True
-                elif parameter.dim() > 1:
-                    mask[:, gone] = True
-    return [((key, network.get_parameter(key)), mask) for key, mask in found.items() if mask.any()]

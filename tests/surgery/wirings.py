@@ -1,0 +1,40 @@
+"""Networks of the zoo in their chosen states, and the elements of their weights that go."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from zoo import ZOO, images, randomised
+
+from edcompress.surgery.depgraph import trace_space
+from edcompress.surgery.space import Space
+
+
+def chosen(name: str) -> tuple[nn.Module, Space, Tensor]:
+    """A network of the zoo with its space and its chosen state."""
+    network = randomised(ZOO[name].network())
+    space = trace_space(network, images(2))
+    state = space.everything()
+    for group, part in space.slices():
+        state[part][list(ZOO[name].drops[group.name])] = False
+    return network, space, state
+
+
+def dropped_of(network: nn.Module, space: Space, state: Tensor) -> list[tuple[nn.Parameter, Tensor]]:
+    return [(parameter, dropped) for (_, parameter), dropped in dropped_by_name(network, space, state)]
+
+
+def dropped_by_name(network: nn.Module, space: Space, state: Tensor) -> list[tuple[tuple[str, nn.Parameter], Tensor]]:
+    """Each parameter of a free group with bool[like the parameter]: the elements that go with dropped channels."""
+    found: dict[str, Tensor] = {}
+    for group, part in space.slices():
+        for member in group.members:
+            gone = [p for p, c in zip(member.positions, member.channels, strict=True) if not state[part][c]]
+            for name, parameter in network.get_submodule(member.layer).named_parameters(recurse=False):
+                key = f"{member.layer}.{name}"
+                mask = found.setdefault(key, torch.zeros(parameter.shape, dtype=torch.bool))
+                if member.side == "out":
+                    mask[gone] = True
+                elif parameter.dim() > 1:
+                    mask[:, gone] = True
+    return [((key, network.get_parameter(key)), mask) for key, mask in found.items() if mask.any()]
