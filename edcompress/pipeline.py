@@ -250,9 +250,8 @@ def _target(run: Run) -> TargetResult:
     target = run.job.recipe.target
     state = state_of(stages.read_plan(run.folder), run.space)
     achieved = run.budget.share(run.budget.widths(state)).item()
-    if target is None:
-        return TargetResult(kind="none", asked=1.0, achieved=achieved)
-    return TargetResult(kind=target.kind, asked=target.fraction, achieved=achieved)
+    kind, asked = (target.kind, target.fraction) if target else ("none", 1.0)
+    return TargetResult(kind=kind, asked=asked, achieved=achieved, round_to=run.budget.round_to)
 
 
 def _with_onnx(folder: RunFolder, report: Report, proof: Proof, latency: dict[str, Latency]) -> Report:

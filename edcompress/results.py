@@ -85,11 +85,15 @@ class Proofs(Value):
 
 
 class TargetResult(Value):
-    """The share of the dense network that was asked for, and the share that is physically left (of its MACs, without a target)."""
+    """The share of the dense network that was asked for, and the share that is physically left (of its MACs, without a target).
+
+    The kept channels of a group are a multiple of `round_to`, or all.
+    """
 
     kind: Literal["macs", "params", "channels", "none"]
     asked: float
     achieved: float
+    round_to: int
 
 
 class SearchSummary(Value):

@@ -61,7 +61,7 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
         out.print(table)
     target = report.target
     asked = f"{target.kind}: asked for at most {target.asked:.1%}" if target.kind != "none" else "macs: no target"
-    say(f"{asked}, {target.achieved:.1%} left")
+    say(f"{asked}, {target.achieved:.1%} left; channels by multiples of {target.round_to}")
     for name in runs.FILES:
         if (folder / name).exists():
             say(f"  {folder / name}")

@@ -202,8 +202,10 @@ def test_every_method_and_target_runs_and_keeps_what_it_promised(
     assert report.target.achieved == pytest.approx(left.get(report.target.kind, report.target.achieved), abs=1e-6)
     assert report.target.kind == (recipe.target.kind if recipe.target else "none")
     assert report.target.achieved <= (recipe.target.fraction if recipe.target else 1.0)
+    plan, step = read_plan(RunFolder(tmp_path / "run")), report.target.round_to
+    assert all(len(g.kept) % step == 0 or len(g.kept) == g.channels for g in plan.groups)
+    assert step == (recipe.constraints.round_to or step)
     if report.target.kind == "channels":
-        plan = read_plan(RunFolder(tmp_path / "run"))
         kept = sum(len(g.kept) for g in plan.groups) / sum(g.channels for g in plan.groups)
         assert kept == pytest.approx(report.target.achieved)
     assert report.search.generations == (0 if recipe.search_epochs == 0 else report.search.generations)

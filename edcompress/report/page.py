@@ -76,7 +76,7 @@ def _asked(report: Report) -> str:
         return f"No target was set; the search left {100 * target.achieved:.1f} % of the network."
     return (
         f"Asked to keep at most {100 * target.asked:.1f} % of the {_KINDS[target.kind]}; "
-        f"{100 * target.achieved:.1f} % are left."
+        f"{100 * target.achieved:.1f} % are left, in channels by multiples of {target.round_to}."
     )
 
 

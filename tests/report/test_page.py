@@ -87,7 +87,7 @@ def test_a_failed_gate_is_said_in_words(report: Report) -> None:
 
 
 def test_a_run_without_target_says_so(content: dict[str, Any]) -> None:
-    content["target"] = {"kind": "none", "asked": 1.0, "achieved": 0.61}
+    content["target"] = {"kind": "none", "asked": 1.0, "achieved": 0.61, "round_to": 8}
     assert "No target was set" in render_page(Report.model_validate(content), [], PLAN)
 
 
