@@ -105,12 +105,12 @@ def read_report(path: Path) -> Report:
         raise RunFolderError(f"{path} is not a report of edcompress: it is not UTF-8 text") from error
 
 
-def parsed(path: Path, parse: Callable[[str], T]) -> T:
-    """What `parse` makes of the text of a run's file; RunFolderError where the file is missing or damaged."""
+def parsed(path: Path, parse: Callable[[str], T], way_out: str = "prune again with --force") -> T:
+    """What `parse` makes of the text of a run's file; RunFolderError, with the way out, where the file is missing or damaged."""
     try:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} is missing or damaged ({error}); prune again with --force") from error
+        raise RunFolderError(f"{path} is missing or damaged ({error}); {way_out}") from error
 
 
 def newest(root: Path = Path("runs")) -> RunFolder:

@@ -138,7 +138,8 @@ def chosen_once(run: Run) -> Tensor:
 def given_state(recipe: Recipe, space: Space, budget: Budget) -> Tensor:
     """The state bool[D] of the plan that the recipe names; an InputError where it is missing, damaged, of another network or dear."""
     assert recipe.search.plan is not None
-    state = state_of(parsed(recipe.search.plan, Plan.model_validate_json), space)
+    plan = parsed(recipe.search.plan, Plan.model_validate_json, "set search.plan to the plan.json of a finished run")
+    state = state_of(plan, space)
     if recipe.target and (share := budget.share(budget.widths(state)).item()) > recipe.target.fraction:
         raise BudgetError(
             f"search.plan {recipe.search.plan} keeps {share:.4f} of the {recipe.target.kind}, more than "
