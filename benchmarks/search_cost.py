@@ -56,7 +56,7 @@ HERE = Path(__file__).parent
 LOG = HERE / "search_cost.json"
 PAGE = HERE.parent / "docs" / "search-cost.md"
 PAPER = Search(
-    levels="channels", init="bernoulli", evolve_every=1, score_share=1.0, parent_energies="stored", anneal=0.0
+    genes="channels", init="bernoulli", evolve_every=1, score_share=1.0, parent_energies="stored", anneal=0.0
 )
 MODES = {"start": (Search(anneal=0.0), 0.95), "target": (Search(anneal=0.0), 0.5), "paper": (PAPER, None)}
 LIMITS = {"start": 1.35, "target": 1.35, "paper": 4.0}

@@ -158,23 +158,19 @@ class Search(Section):
     plan: Path | None = Field(None, description="plan only: a plan.json made for this network")
     epochs: int = Field(4, ge=0, description="training epochs under the search")
     population: int = Field(8, ge=4, le=256, description="S, states that compete")
-    levels: Literal["widths_and_channels", "channels"] = Field(
-        "widths_and_channels", description="evolve group widths and channels, or channel bits alone (the paper)"
+    genes: Literal["widths", "channels"] = Field(
+        "widths",
+        description="what evolves: the widths of groups, whose channels importance chooses, or channel bits (the paper)",
     )
-    init: Literal["importance", "bernoulli"] = Field("importance", description="the first population")
-    keep_probability: Fraction = Field(0.5, description="p of the Bernoulli start")
-    mutation_factor: Unit = Field(0.9, description="F of the binary differential evolution")
-    crossover_rate: Unit = Field(0.9, description="CR of both levels")
-    width_factor: float = Field(
-        0.7, ge=0.0, le=2.0, description="F of the real-coded differential evolution over widths"
+    init: Literal["importance", "bernoulli"] = Field("importance", description="the first channel bits")
+    keep_probability: Fraction = Field(
+        0.5, description="p of the Bernoulli start; the share kept where there is no target"
     )
+    mutation_factor: Unit = Field(0.9, description="F of the evolution of channel bits")
+    crossover_rate: Unit = Field(0.9, description="CR of either evolution")
+    width_factor: float = Field(0.7, ge=0.0, le=2.0, description="F of the evolution of widths, on their logarithms")
     width_spread: float = Field(
         0.4, ge=0.0, le=2.0, description="standard deviation of the logarithm of the first widths"
-    )
-    channel_freedom: float = Field(
-        0.05,
-        ge=0.0,
-        description="how much of a group's importance ranking a channel bit can outweigh; 0: importance decides",
     )
     energy: Energy = Field(
         "margin",

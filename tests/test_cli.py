@@ -261,7 +261,7 @@ def test_recipes_lists_all_and_prints_one(cli) -> None:
     listed = cli("recipes").out
     assert all(name in listed for name in (*shipped(), "paper (preset)"))
     assert cli("recipes", "digits").out == shipped()["digits"].read_text()
-    assert "levels: channels" in cli("recipes", "paper").out
+    assert "genes: channels" in cli("recipes", "paper").out
 
 
 def test_init_writes_a_recipe_that_checks_and_does_not_overwrite(cli, tmp_path: Path) -> None:

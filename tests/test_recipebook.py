@@ -39,7 +39,7 @@ def test_every_shipped_recipe_reads_alone_and_with_the_paper_preset(name: str) -
     plain, paper = read_recipe(name), read_recipe(name, ["preset=paper"])
     assert plain.name == paper.name == name
     assert (plain.model, plain.data, plain.target) == (paper.model, paper.data, paper.target)
-    assert (paper.search.levels, paper.search.anneal, paper.finetune.optimizer) == ("channels", 0.0, "adadelta")
+    assert (paper.search.genes, paper.search.anneal, paper.finetune.optimizer) == ("channels", 0.0, "adadelta")
     assert recipebook.headline(locate(name)).endswith((".", "`."))
 
 
@@ -129,7 +129,7 @@ def test_layers_lie_file_under_preset_of_the_command_line_under_set(written) -> 
 
 def test_a_preset_named_in_the_file_lies_under_the_file(written) -> None:
     recipe = read_recipe(written(SMALL + "preset: paper\nsearch: {population: 16}\n"))
-    assert (recipe.search.population, recipe.search.levels, recipe.search.evolve_every) == (16, "channels", 1)
+    assert (recipe.search.population, recipe.search.genes, recipe.search.evolve_every) == (16, "channels", 1)
 
 
 @pytest.mark.parametrize(

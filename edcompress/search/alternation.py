@@ -140,7 +140,7 @@ class Alternation(MaskedTraining):
 
     def _ranks(self) -> Tensor:
         """Importance of the channels within their groups, float[D]; where bits alone decide, after the start, none is needed."""
-        if self._step and self._search.levels == "channels":
+        if self._step and self._search.genes == "channels":
             return torch.zeros(self._space.genes)
         return ranks(self._space, magnitude(self._space, self._network))
 

@@ -1,9 +1,9 @@
 """Ask and tell: a population of states evolves under a budget. Nothing here knows a network.
 
-A member has two levels of genes. `shares` [G] wishes how much of each group is kept; `states` [D] are the channel bits that result.
-With `levels: channels` (the paper) the bits evolve alone and the shares follow from them; with `widths_and_channels` the shares
-evolve by real-coded differential evolution, importance ranks the channels of a group, and the bits decide between channels of
-nearly equal importance. The binary state is always what is scored, trained, logged and removed.
+A member has `shares` [G], which wish how much of each group is kept, and `states` [D], the channel bits that result. With
+`genes: widths` the shares evolve by real-coded differential evolution and importance chooses the channels of a group; with
+`genes: channels` (the paper) the bits themselves evolve and the shares follow from them. The binary state is always what is scored,
+trained, logged and removed.
 """
 
 from __future__ import annotations
@@ -41,34 +41,33 @@ class Evolution:
 
     def start(self, ranks: Tensor, groups: int, limit: float | None) -> Population:
         """The first population, feasible under `limit`; ranks float[D] are the channels' importance within their groups."""
-        S, D = self._search.population, ranks.shape[0]
-        noise = torch.randn(S, groups, generator=self._generator, dtype=torch.float64) * self._search.width_spread
-        noise[0] = 0.0
-        wished = Population(self._first_bits(ranks, S, D), self._search.keep_probability * noise.exp())
-        return self.repair(wished, ranks, limit)
+        search, S, D = self._search, self._search.population, ranks.shape[0]
+        if search.genes == "channels":
+            return self.repair(Population(self._first_bits(ranks, S, D), torch.ones(S, groups)), ranks, limit)
+        noise = torch.randn(S, groups, generator=self._generator, dtype=torch.float64) * search.width_spread
+        noise[0] = 0.0  # one member is the ranking under uniform widths
+        everything = torch.ones(S, D, dtype=torch.bool)
+        return self.repair(Population(everything, search.keep_probability * noise.exp()), ranks, limit)
 
     def children(self, parents: Population) -> Population:
-        """One unrepaired child per parent: mutation and binomial crossover on both levels."""
+        """One unrepaired child per parent by mutation and binomial crossover of its genes; the rest is the parent's."""
         search, generator = self._search, self._generator
         r = edropout.distinct_parents(search.population, generator)
-        v = edropout.mutate(parents.states, r, search.mutation_factor, generator)
-        bits = edropout.crossover(parents.states, v, search.crossover_rate, generator)
-        if search.levels == "channels":
-            return Population(bits, parents.shares)
+        if search.genes == "channels":
+            v = edropout.mutate(parents.states, r, search.mutation_factor, generator)
+            return Population(edropout.crossover(parents.states, v, search.crossover_rate, generator), parents.shares)
         wishes = parents.shares.log()  # what counts is by how much a group shall keep more than others
         w = edropout.mutate_widths(wishes, r, search.width_factor)
         shares = edropout.crossover(wishes, w, search.crossover_rate, generator).exp()
-        return Population(bits, shares.clamp(*_SHARES))
+        return Population(parents.states, shares.clamp(*_SHARES))
 
     def repair(self, wished: Population, ranks: Tensor, limit: float | None) -> Population:
         """The feasible population nearest to the wished one, not yet scored."""
-        if self._search.levels == "channels":
+        if self._search.genes == "channels":
             noise = torch.rand(wished.states.shape, generator=self._generator)
-            counts = self._budget.widths(wished.states)
-            shares = counts / self._budget.channels
+            shares = self._budget.widths(wished.states) / self._budget.channels
             return Population(self._budget.repair(shares, (wished.states + noise) / 2, limit), shares)
-        freedom = self._search.channel_freedom
-        priority = (ranks + freedom * wished.states) / (1 + freedom)
+        priority = ranks.expand(len(wished.shares), -1)
         return Population(self._budget.repair(wished.shares, priority, limit), wished.shares)
 
     def select(self, parents: Population, children: Population, energies: Tensor) -> tuple[Population, Tensor]:

@@ -38,9 +38,9 @@ def run(regime: Alternation, first: int, last: int, of: int = 10) -> None:
 
 
 @pytest.mark.parametrize("parent_energies", ["rescored", "stored"])
-@pytest.mark.parametrize("levels", ["channels", "widths_and_channels"])
-def test_a_restored_search_goes_on_as_if_it_had_not_stopped(levels: str, parent_energies: str) -> None:
-    target, search = Target(macs=0.6), {"levels": levels, "parent_energies": parent_energies}
+@pytest.mark.parametrize("genes", ["channels", "widths"])
+def test_a_restored_search_goes_on_as_if_it_had_not_stopped(genes: str, parent_energies: str) -> None:
+    target, search = Target(macs=0.6), {"genes": genes, "parent_energies": parent_energies}
     network = randomised(ZOO["residual"].network())
     whole, _, log = alternation(network, target, **search)
     run(whole, 0, 8)
@@ -97,7 +97,7 @@ def test_generations_come_every_few_steps_on_a_part_of_the_batch() -> None:
 def scored(network: nn.Module, **search: object) -> tuple[list[int], Alternation, list[Figures]]:
     """Forward passes of each of five generations of random states at the final budget, with the search and its figures."""
     regime, _, log = alternation(
-        network, Target(channels=0.6), levels="channels", init="bernoulli", anneal=0.0, **search
+        network, Target(channels=0.6), genes="channels", init="bernoulli", anneal=0.0, **search
     )
     seen, passes = [0], []
     handle = network.register_forward_hook(lambda *_: seen.append(seen.pop() + 1))
@@ -120,7 +120,7 @@ def test_stored_parent_energies_halve_the_scoring() -> None:
 
 def test_a_stored_energy_stays_until_a_child_does_better() -> None:
     regime, _, log = alternation(
-        randomised(ZOO["concat"].network()), None, levels="channels", init="bernoulli", parent_energies="stored"
+        randomised(ZOO["concat"].network()), None, genes="channels", init="bernoulli", parent_energies="stored"
     )
     run(regime, 0, 1)
     before = regime.snapshot()
@@ -134,7 +134,7 @@ def test_a_stored_energy_stays_until_a_child_does_better() -> None:
 
 
 def test_a_budget_that_moves_makes_stored_energies_void() -> None:
-    target, search = Target(channels=0.5), {"levels": "channels", "anneal": 1.0}
+    target, search = Target(channels=0.5), {"genes": "channels", "anneal": 1.0}
     network = randomised(ZOO["residual"].network())
     stored, _, log = alternation(network, target, parent_energies="stored", **search)
     rescored, _, wanted = alternation(network, target, **search)
@@ -145,7 +145,7 @@ def test_a_budget_that_moves_makes_stored_energies_void() -> None:
 
 def test_no_member_is_ever_worse_than_its_parent_on_the_batch_that_judged() -> None:
     network = randomised(ZOO["concat"].network())
-    regime, space, log = alternation(network, None, levels="channels", init="bernoulli", score_share=1.0)
+    regime, space, log = alternation(network, None, genes="channels", init="bernoulli", score_share=1.0)
     slices, accepted = Slices(space, network), 0
     for step in range(6):
         batch = images(8, seed=step)
@@ -235,7 +235,7 @@ def noisy_batch(seed: int) -> tuple[Tensor, Tensor]:
 def test_evolution_from_random_states_finds_the_channels_that_help() -> None:
     network = NoisyLogits()
     example, _ = noisy_batch(0)
-    regime, space, log = alternation(network, None, example=example, levels="channels", init="bernoulli")
+    regime, space, log = alternation(network, None, example=example, genes="channels", init="bernoulli")
     for step in range(120):
         regime.prepare(*noisy_batch(step + 1), progress=step / 120)
     x, labels = noisy_batch(1000)

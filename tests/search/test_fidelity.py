@@ -17,7 +17,7 @@ from edcompress.search.budget import Budget
 from edcompress.search.evolution import Evolution, Population
 
 Mutation = Callable[[Tensor, Tensor, float, Generator], Tensor]
-LEVELS = pytest.mark.parametrize("levels", ["channels", "widths_and_channels"])
+GENES = pytest.mark.parametrize("genes", ["channels", "widths"])
 S, F, CR = 8, 0.9, 0.9
 
 
@@ -111,9 +111,9 @@ WIDTHS = (12, 8, 16)
 RANKS = torch.cat([torch.arange(n) / n for n in WIDTHS])
 
 
-def evolution(levels: str, target: Target | None = None) -> Evolution:
+def evolution(genes: str, target: Target | None = None) -> Evolution:
     budget = Budget(space_of(*WIDTHS), Chained([1, 2, 1], WIDTHS), target, Constraints(round_to=1, min_ratio=0.0))
-    return Evolution(Search.model_validate({"levels": levels, "population": S}), budget, Generator().manual_seed(0))
+    return Evolution(Search.model_validate({"genes": genes, "population": S}), budget, Generator().manual_seed(0))
 
 
 def converged_population(shares: Tensor) -> Population:
@@ -123,9 +123,9 @@ def converged_population(shares: Tensor) -> Population:
     return Population(state.expand(S, -1), shares.double().expand(S, -1))
 
 
-@LEVELS
-def test_a_converged_population_breeds_only_itself(levels: str) -> None:
-    moves, population = evolution(levels), converged_population(torch.tensor([0.3, 0.55, 0.9]))
+@GENES
+def test_a_converged_population_breeds_only_itself(genes: str) -> None:
+    moves, population = evolution(genes), converged_population(torch.tensor([0.3, 0.55, 0.9]))
     for _ in range(5):
         children = moves.children(population)
         assert torch.equal(children.states, population.states)
@@ -135,7 +135,7 @@ def test_a_converged_population_breeds_only_itself(levels: str) -> None:
 
 
 def test_equal_shares_give_one_state_under_every_budget() -> None:
-    moves, population = evolution("widths_and_channels"), converged_population(torch.tensor([0.3, 0.55, 0.9]))
+    moves, population = evolution("widths"), converged_population(torch.tensor([0.3, 0.55, 0.9]))
     for limit in (1.0, 0.8, 0.5, 0.2):
         parents = moves.repair(population, RANKS, limit)
         children = moves.repair(moves.children(parents), RANKS, limit)
@@ -143,33 +143,33 @@ def test_equal_shares_give_one_state_under_every_budget() -> None:
         population, _ = moves.select(parents, children, torch.rand(2 * S, generator=Generator().manual_seed(1)))
 
 
-def repaired_twice(levels: str, data: st.DataObject, *, unlimited: bool) -> tuple[Tensor, Tensor]:
+def repaired_twice(genes: str, data: st.DataObject, *, unlimited: bool) -> tuple[Tensor, Tensor]:
     """States bool[S, D] of a random wish after one repair and after a second one at the same limit and ranks."""
     (budget, _), limit = data.draw(cases())
     generator = Generator().manual_seed(data.draw(st.integers(0, 2**32)))
-    groups, genes = len(budget.channels), int(budget.channels.sum())
-    moves = Evolution(Search.model_validate({"levels": levels, "population": 4}), budget, generator)
+    groups, D = len(budget.channels), int(budget.channels.sum())
+    moves = Evolution(Search.model_validate({"genes": genes, "population": 4}), budget, generator)
     ranks = torch.cat([torch.randperm(int(n), generator=generator) / n for n in budget.channels])
     p = data.draw(st.floats(0, 1))
     wish = Population(
-        torch.rand(4, genes, generator=generator) < p, torch.rand(4, groups, generator=generator).double()
+        torch.rand(4, D, generator=generator) < p, torch.rand(4, groups, generator=generator).double()
     )
     once = moves.repair(wish, ranks, None if unlimited else limit)
     return once.states, moves.repair(once, ranks, None if unlimited else limit).states
 
 
-@LEVELS
+@GENES
 @given(data=st.data())
 @settings(PROPERTY)
-def test_repair_is_idempotent_without_a_budget(levels: str, data: st.DataObject) -> None:
-    once, twice = repaired_twice(levels, data, unlimited=True)
+def test_repair_is_idempotent_without_a_budget(genes: str, data: st.DataObject) -> None:
+    once, twice = repaired_twice(genes, data, unlimited=True)
     assert torch.equal(once, twice)
 
 
 @given(data=st.data())
 @settings(PROPERTY)
 def test_repair_of_widths_is_idempotent_under_a_budget(data: st.DataObject) -> None:
-    once, twice = repaired_twice("widths_and_channels", data, unlimited=False)
+    once, twice = repaired_twice("widths", data, unlimited=False)
     assert torch.equal(once, twice)
 
 
