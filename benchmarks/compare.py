@@ -277,7 +277,7 @@ def table(recipe: str, size: str, cells: list[dict[str, Any]]) -> str:
             rows.append(f"| {name} | {' | '.join(map(summary, found))} |")
     shared = [o for o in one["overrides"] if all(o in cell["overrides"] for cell in cells)]
     dense = 100 * one["stages"]["dense"] / one["total"]
-    threads = sorted({cell["threads"] for cell in cells})
+    threads = ", ".join(str(n) for n in sorted({cell["threads"] for cell in cells}))
     return (
         f"## {recipe}, {size}\n\nDense {dense:.2f}. Settings: `{' '.join(shared)}`. {one['machine']}, {threads} threads per run, torch "
         f"{one['versions']['torch']}.\n\n" + "\n".join(rows) + "\n"
