@@ -151,9 +151,7 @@ def repaired_twice(genes: str, data: st.DataObject, *, unlimited: bool) -> tuple
     moves = Evolution(Search.model_validate({"genes": genes, "population": 4}), budget, generator)
     ranks = torch.cat([torch.randperm(int(n), generator=generator) / n for n in budget.channels])
     p = data.draw(st.floats(0, 1))
-    wish = Population(
-        torch.rand(4, D, generator=generator) < p, torch.rand(4, groups, generator=generator).double()
-    )
+    wish = Population(torch.rand(4, D, generator=generator) < p, torch.rand(4, groups, generator=generator).double())
     once = moves.repair(wish, ranks, None if unlimited else limit)
     return once.states, moves.repair(once, ranks, None if unlimited else limit).states
 
