@@ -30,7 +30,7 @@ import yaml
 from torch.nn import functional as F
 
 from edcompress.data.splits import open_splits, train_batches
-from edcompress.job import find_space, open_budget, read_network
+from edcompress.job import example_images, find_space, open_budget, read_network
 from edcompress.recipe import Recipe
 from edcompress.recipebook import read_recipe
 from edcompress.stages import TAYLOR_BATCHES
@@ -190,10 +190,7 @@ def torch_pruning_plan(cell: Cell, checkpoint: Path, output: Path) -> Path:
     """A plan.json of the channels that Torch-Pruning's BasePruner keeps at the largest uniform ratio inside the budget."""
     recipe = read_recipe(cell.recipe, [o for o in cell.overrides() if not o.startswith("search.")])
     network = read_network(recipe, checkpoint).eval()
-    space, example = (
-        find_space(recipe, network),
-        torch.randn(2, recipe.model.in_channels, *[recipe.data.image_size] * 2),
-    )
+    space, example = find_space(recipe, network), example_images(recipe)
     budget = open_budget(recipe, network, space)
     if cell.method == "tp_group_taylor":
         backpropagate(network, recipe)

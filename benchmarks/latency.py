@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edcompress import RunFolder, benchmark, read_recipe
-from edcompress.job import find_space, new_network, open_budget
+from edcompress.job import new_network
 from edcompress.networks.checkpoints import save_tensors
 from edcompress.recipe import Benchmark
 
@@ -122,12 +122,11 @@ def facts(name: str, folder: Path) -> dict[str, Any]:
     """What a run folder says of a line besides its latency."""
     run = RunFolder(folder)
     report, recipe = run.read_report(), run.read_recipe()
-    network = new_network(recipe)
     return {
         "network": name,
         "weights": "checkpoint" if SUBJECTS[name].checkpoint else "random",
         "seed": recipe.seed,
-        "round_to": open_budget(recipe, network, find_space(recipe, network)).round_to,
+        "round_to": report.target.round_to,
         "macs": {"dense": report.dense.size.macs, "pruned": report.pruned.size.macs},
         "machine": report.machine,
         "versions": report.versions,

@@ -35,7 +35,7 @@ from torch import Generator, Tensor, nn
 from edcompress.job import open_job, read_network
 from edcompress.monitor import Silent
 from edcompress.networks.registry import build
-from edcompress.pipeline import prune
+from edcompress.pipeline import processor, prune
 from edcompress.recipe import Constraints, Fit, Model, Search, Target
 from edcompress.recipebook import read_recipe
 from edcompress.runs import RunFolder
@@ -291,11 +291,6 @@ def machine() -> dict[str, Any]:
         "processor": processor(), "gpu": gpu, "threads": torch.get_num_threads(), "torch": torch.__version__,
         "python": platform.python_version(), "date": date.today().isoformat(),
     }  # fmt: skip
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def page(log: dict[str, Any]) -> str:

@@ -293,14 +293,15 @@ def _machine(job: Job) -> dict[str, Any]:
     device = job.precision.device
     return {
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "precision": job.precision.name,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's model name, where the system tells it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():

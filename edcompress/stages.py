@@ -30,6 +30,7 @@ from edcompress.search.budget import Budget
 from edcompress.search.controls import global_state, lamp, normalised, per_cost, uniform_state
 from edcompress.search.gradual import Gradual
 from edcompress.search.importance import magnitude, taylor, uniform_noise
+from edcompress.search.regime import SearchRegime
 from edcompress.snapshot import load_snapshot, save_snapshot
 from edcompress.surgery.costs import measure_size
 from edcompress.surgery.masks import masked_call, masked_weights
@@ -237,7 +238,7 @@ def _epoch(job: Job, trainer: Trainer, phase: str, span: Span) -> None:
 
 def _capture(trainer: Trainer) -> dict[str, Any]:
     tree = {"network": trainer.network.state_dict(), "optimizer": trainer.optimizer.state_dict()}
-    if isinstance(trainer.regime, Alternation | Gradual):
+    if isinstance(trainer.regime, SearchRegime):
         tree["regime"] = trainer.regime.snapshot()
     return tree
 
@@ -246,7 +247,7 @@ def _restore(trainer: Trainer, saved: dict[str, Any]) -> int:
     """Put network, optimizer and search back; the epoch to go on with."""
     trainer.network.load_state_dict(saved["network"])
     trainer.optimizer.load_state_dict(saved["optimizer"])
-    if isinstance(trainer.regime, Alternation | Gradual):
+    if isinstance(trainer.regime, SearchRegime):
         trainer.regime.restore(saved["regime"])
     return int(saved["epoch"])
 
@@ -258,7 +259,7 @@ def _objective(run: Run) -> Objective:
     return Objective(fit, precision.place(on_cpu(run.dense)))
 
 
-def _searching(run: Run, network: nn.Module, log: Any) -> Alternation | Gradual:
+def _searching(run: Run, network: nn.Module, log: Any) -> SearchRegime:
     recipe = run.job.recipe
     if recipe.search.method == "gradual_magnitude":
         return Gradual(network, run.space, run.budget, recipe.search)

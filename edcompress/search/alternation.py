@@ -14,7 +14,7 @@ from edcompress.search import edropout
 from edcompress.search.budget import Budget
 from edcompress.search.evolution import Evolution, Population
 from edcompress.search.importance import magnitude, ranks
-from edcompress.search.masked import MaskedTraining
+from edcompress.search.regime import SearchRegime
 from edcompress.search.scoring import score_states
 from edcompress.surgery.space import Space
 from edcompress.training.precision import Precision
@@ -22,16 +22,15 @@ from edcompress.training.precision import Precision
 Figures = dict[str, float | int | bool | None]
 
 
-class Alternation(MaskedTraining):
-    """A training regime (see `edcompress.training.loop.Regime`) under which the network is trained as its best state."""
+class Alternation(SearchRegime):
+    """EDropout: a population evolves, and the network is trained as its best state."""
 
     def __init__(self, network: nn.Module, space: Space, budget: Budget, search: Search, *, precision: Precision,
                  seed: int, log: Callable[[Figures], None]) -> None:  # fmt: skip
-        super().__init__(network, space)
+        super().__init__(network, space, search.evolve_every)
         self._budget, self._search, self._precision, self._log = budget, search, precision, log
         self._generator = Generator().manual_seed(seed)
         self._evolution = Evolution(search, budget, self._generator)
-        self._step = self.generation = 0
         self._in_force = self._limit(0.0)
         self._population = self._evolution.start(self._ranks(), len(space.free), self._in_force)
         self._best = 0
@@ -54,12 +53,9 @@ class Alternation(MaskedTraining):
             self.generation > 0 and self._in_force == self._limit(1.0) and edropout.converged(self._population.states)
         )
 
-    def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None:
-        """Evolve one generation on this batch if it is due; `progress` in [0, 1) is the share of the search that is done."""
-        if self._step % self._search.evolve_every == 0:
-            part = slice(max(2, round(self._search.score_share * len(images))))  # batch-norm needs two
-            self._evolve(images[part], labels[part], self._limit(progress))
-        self._step += 1
+    def _choose(self, images: Tensor, labels: Tensor, progress: float) -> None:
+        part = slice(max(2, round(self._search.score_share * len(images))))  # batch-norm needs two
+        self._evolve(images[part], labels[part], self._limit(progress))
 
     def finish(self, images: Tensor, labels: Tensor) -> Tensor:
         """The state bool[D] of lowest energy on held-out images [N, C, H, W], feasible under the final budget."""

@@ -11,20 +11,25 @@ from edcompress.recipe import Search
 from edcompress.search.budget import Budget
 from edcompress.search.controls import uniform_state
 from edcompress.search.importance import magnitude
-from edcompress.search.masked import MaskedTraining
+from edcompress.search.regime import SearchRegime
 from edcompress.surgery.space import Space
 
 
-class Gradual(MaskedTraining):
+class Gradual(SearchRegime):
     """Gradual magnitude pruning as a training regime: every `evolve_every` steps channels are ranked anew under the budget of then.
 
     M. Zhu and S. Gupta, "To Prune, or Not to Prune: Exploring the Efficacy of Pruning for Model Compression", 2017, on channels.
     """
 
     def __init__(self, network: nn.Module, space: Space, budget: Budget, search: Search) -> None:
-        super().__init__(network, space)
+        super().__init__(network, space, search.evolve_every)
         self._budget, self._search = budget, search
-        self._step = self.generation = 0
+        self._state = space.everything()
+
+    @property
+    def state(self) -> Tensor:
+        """The state bool[D] that is being trained."""
+        return self._state
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -36,12 +41,9 @@ class Gradual(MaskedTraining):
         """Never before the search epochs are over: the ranking moves with the weights."""
         return False
 
-    def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None:  # noqa: ARG002
-        """Tighten the budget and rank anew if it is due; `progress` in [0, 1) is the share of the search that is done."""
-        if self._step % self._search.evolve_every == 0:
-            self._rank(progress)
-            self.generation += 1
-        self._step += 1
+    def _choose(self, images: Tensor, labels: Tensor, progress: float) -> None:  # noqa: ARG002
+        self._rank(progress)
+        self.generation += 1
 
     def finish(self, images: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         """The state bool[D] under the final budget."""

@@ -25,7 +25,7 @@ def gene_index(space: Space, network: nn.Module) -> GeneIndex:
                     continue
                 dims = index.setdefault(f"{member.layer}.{name}", {})
                 genes = dims.setdefault(dim, torch.full((tensor.shape[dim],), space.genes))
-                genes[list(member.positions)] = torch.tensor(member.channels) + part.start
+                genes[member.position_index] = member.channel_index + part.start
     return index
 
 

@@ -117,7 +117,8 @@ def test_no_gradient_reaches_a_dropped_channel(name: str) -> None:
     for parameter, dropped in dropped_of(network, space, state):
         assert parameter.grad is not None
         assert not parameter.grad[dropped].any()
-        assert parameter.grad.any()
+        if parameter.dim() > 1:  # a bias before a batch norm has no gradient of its own but round-off
+            assert parameter.grad.any()
 
 
 OPTIMIZERS = {
