@@ -34,6 +34,7 @@ from edcompress.job import example_images, find_space, open_budget, read_network
 from edcompress.recipe import Recipe
 from edcompress.recipebook import read_recipe
 from edcompress.stages import TAYLOR_BATCHES
+from edcompress.surgery.depgraph import PRUNERS
 from edcompress.surgery.plan import plan_of
 
 HERE = Path(__file__).parent
@@ -212,7 +213,7 @@ def torch_pruning_plan(cell: Cell, checkpoint: Path, output: Path) -> Path:
     def kept(ratio: float) -> torch.Tensor:
         pruner = tp.pruner.BasePruner(
             network, example, importance=IMPORTANCE[cell.method](), pruning_ratio=ratio, ignored_layers=locked,
-            round_to=budget.round_to)  # fmt: skip
+            round_to=budget.round_to, customized_pruners=PRUNERS)  # fmt: skip
         state = space.everything()
         for group in pruner.step(interactive=True):
             dependency, positions = group[0]

@@ -93,13 +93,18 @@ class Residual(Tail):
         return self.classify(F.relu(x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))))
 
 
+class Padding(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))
+
+
 class OptionA(Tail):
-    def __init__(self) -> None:
+    def __init__(self, shortcut: nn.Module) -> None:
         super().__init__(6)
         self.stem, self.bn = conv(3, 4), nn.BatchNorm2d(4)
         self.conv1, self.bn1 = conv(4, 6, stride=2), nn.BatchNorm2d(6)
         self.conv2, self.bn2 = conv(6, 6), nn.BatchNorm2d(6)
-        self.shortcut = PaddedShortcut(2, 1, 1)
+        self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn(self.stem(x)))
@@ -234,8 +239,14 @@ ZOO = {
         zeros={"conv1.weight": (2,), "fc.weight": (2,), "conv2.weight": (0, 4)},
         shapes={"stem.weight": (3, 3, 3, 3), "bn2.bias": (3,), "conv1.weight": (3, 3, 3, 3), "conv2.weight": (3, 3, 3, 3)},
     ),
-    "option_a": Wiring(  # channel i of the stem is added to channel 1 + i of conv2
-        OptionA, {"conv1": 6}, {"stem": "part", **_FC}, {"conv1": (0, 3)},
+    "option_a": Wiring(  # channel i of the stem is added to channel 1 + i of conv2, where both are left
+        lambda: OptionA(PaddedShortcut(4, 6, stride=2)), {"stem": 4, "conv1": 6, "conv2": 6}, _FC,
+        {"stem": (1,), "conv1": (0, 3), "conv2": (0, 3)},
+        zeros={"conv1.weight": (1,), "conv2.weight": (0, 3), "shortcut.route": (1,), "fc.weight": (0, 3)},
+        shapes={"conv1.weight": (4, 3, 3, 3), "conv2.weight": (4, 4, 3, 3), "stem.weight": (3, 3, 3, 3), "fc.weight": (3, 4)},
+    ),
+    "padded_by_code": Wiring(  # the same in the network's own code, where no layer tells which channel goes where
+        lambda: OptionA(Padding()), {"conv1": 6}, {"stem": "part", **_FC}, {"conv1": (0, 3)},
         zeros={"conv2.weight": (0, 3)},
         shapes={"conv1.weight": (4, 4, 3, 3), "conv2.weight": (6, 4, 3, 3), "stem.weight": (4, 3, 3, 3)},
     ),

@@ -7,6 +7,7 @@ changes, every second row and column is taken and the new channels are zero.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,15 +18,23 @@ WIDTHS = (16, 32, 64)
 
 
 class PaddedShortcut(nn.Module):
-    """Option A: subsample by `stride`, then put `before` and `after` zero channels around the input's channels."""
+    """Option A: subsample by `stride`, and put zero channels before and after the input's channels.
 
-    def __init__(self, stride: int, before: int, after: int) -> None:
+    It is computed as a fixed 1x1 convolution, whose weight [out, in, 1, 1] of zeros and ones tells which input channel goes where:
+    bit for bit the padding, and what surgery can cut at either end, so that the streams of two stages can differ.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.stride, self.before, self.after = stride, before, after
+        self.stride = stride
+        route, inputs = torch.zeros(out_channels, in_channels, 1, 1), torch.arange(in_channels)
+        route[(out_channels - in_channels) // 2 + inputs, inputs] = 1.0
+        self.route: Tensor
+        self.register_buffer("route", route, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, before + C + after, ceil(H / stride), ceil(W / stride)]."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+        """[B, in_channels, H, W] to [B, out_channels, ceil(H / stride), ceil(W / stride)]."""
+        return F.conv2d(x, self.route, stride=self.stride)
 
 
 class BasicBlock(nn.Module):
@@ -37,9 +46,8 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        new = channels - in_channels
-        same = stride == 1 and new == 0
-        self.shortcut: nn.Module = nn.Identity() if same else PaddedShortcut(stride, new // 2, new - new // 2)
+        same = stride == 1 and in_channels == channels
+        self.shortcut: nn.Module = nn.Identity() if same else PaddedShortcut(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] to [B, channels, ceil(H / stride), ceil(W / stride)]."""

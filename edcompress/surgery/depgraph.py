@@ -3,8 +3,9 @@
 Tracing tells which positions of which layers must go together. What the tracing cannot express truthfully is locked:
 
 - groups that reach the network's outputs;
-- partial coverage: torch-pruning sees zero-padded shortcuts (option A) as element-wise and couples channel i of 16 with channel i
-  of 32, leaving channels 16..31 in no group; a layer with channels in no group locks all groups that touch it;
+- partial coverage: torch-pruning sees channels padded in a network's own code as element-wise and couples channel i of 16 with
+  channel i of 32, leaving channels 16..31 in no group; a layer with channels in no group locks all groups that touch it (our own
+  networks' PaddedShortcut is a layer to it, with inputs and outputs that can go);
 - channels that the network's own code cuts into fixed parts (chunk, split, a slice): the parts would not follow the removal;
 - grouped convolutions, norms with statistics over channels, weights of two layers in one, and bare parameters.
 
@@ -25,6 +26,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from edcompress.errors import NetworkError, RecipeError
+from edcompress.networks.cifar_resnet import PaddedShortcut
 from edcompress.networks.modes import evaluating
 from edcompress.surgery.space import Group, Member, Space
 
@@ -33,6 +35,33 @@ _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 _PER_CHANNEL = (_BATCH_NORMS, nn.PReLU, nn.InstanceNorm2d)
 _ACROSS_CHANNELS = (nn.LayerNorm, nn.GroupNorm)
 Side = tuple[str, str]
+
+
+class _ShortcutPruner(tp.pruner.BasePruningFunc):  # type: ignore[misc]
+    """How torch-pruning counts and removes the channels of a PaddedShortcut."""
+
+    def prune_out_channels(self, layer: PaddedShortcut, idxs: Sequence[int]) -> nn.Module:
+        layer.route = _without(layer.route, 0, idxs)
+        return layer
+
+    def prune_in_channels(self, layer: PaddedShortcut, idxs: Sequence[int]) -> nn.Module:
+        layer.route = _without(layer.route, 1, idxs)
+        return layer
+
+    def get_out_channels(self, layer: PaddedShortcut) -> int:
+        return layer.route.shape[0]
+
+    def get_in_channels(self, layer: PaddedShortcut) -> int:
+        return layer.route.shape[1]
+
+
+PRUNERS = {PaddedShortcut: _ShortcutPruner()}
+"""What torch-pruning must be told of our networks' own layers."""
+
+
+def _without(tensor: Tensor, dim: int, positions: Sequence[int]) -> Tensor:
+    kept = sorted(set(range(tensor.shape[dim])) - set(positions))
+    return tensor.index_select(dim, torch.tensor(kept, device=tensor.device))
 
 
 def trace_space(network: nn.Module, example: Tensor, ignore: Sequence[str] = ()) -> Space:
@@ -68,7 +97,9 @@ def prune_channels(network: nn.Module, example: Tensor, dropped: Mapping[str, Se
 def _trace(network: nn.Module, example: Tensor) -> Any:
     with evaluating(network), differentiable(network), _quiet():
         try:
-            return tp.DependencyGraph().build_dependency(network, example_inputs=example, verbose=False)
+            return tp.DependencyGraph().build_dependency(
+                network, example_inputs=example, customized_pruners=PRUNERS, verbose=False
+            )
         except Exception as error:
             raise NetworkError(
                 f"{type(network).__name__} cannot be traced with an input of shape {tuple(example.shape)}: "
@@ -163,6 +194,8 @@ def _width(layer: nn.Module, side: str) -> int:
         return layer.out_channels if side == "out" else layer.in_channels
     if isinstance(layer, nn.Linear):
         return layer.out_features if side == "out" else layer.in_features
+    if isinstance(layer, PaddedShortcut):
+        return layer.route.shape[0 if side == "out" else 1]
     if isinstance(layer, _PER_CHANNEL):
         return layer.num_parameters if isinstance(layer, nn.PReLU) else layer.num_features
     return 0
@@ -198,7 +231,7 @@ def _layer_reason(member: Member, layer: nn.Module) -> str | None:
             return f"is a grouped convolution ({layer.groups} groups)"
     elif isinstance(layer, _ACROSS_CHANNELS):
         return f"is a {type(layer).__name__}, whose result depends on all channels at once"
-    elif not isinstance(layer, (nn.Linear, *_PER_CHANNEL)):
+    elif not isinstance(layer, (nn.Linear, PaddedShortcut, *_PER_CHANNEL)):
         return f"is a {type(layer).__name__}, a kind of layer that surgery does not cut"
     if len(set(Counter(member.channels).values())) > 1:
         return "holds its channels in unequal parts"

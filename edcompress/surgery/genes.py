@@ -14,7 +14,7 @@ GeneIndex = dict[str, dict[int, Tensor]]
 
 
 def gene_index(space: Space, network: nn.Module) -> GeneIndex:
-    """The genes of all parameters, and of the buffers that hold a value per channel (batch-norm statistics)."""
+    """The genes of all parameters, and of the buffers that have channels (batch-norm statistics, fixed weights)."""
     layers = dict(network.named_modules())
     index: GeneIndex = {}
     for group, part in space.slices():

@@ -7,6 +7,8 @@ in eval mode.
 
 from __future__ import annotations
 
+from itertools import chain
+
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -15,10 +17,11 @@ from edcompress.surgery.space import Space
 
 
 def masked_weights(network: nn.Module, space: Space, state: Tensor) -> dict[str, Tensor]:
-    """The consumer weights of `network` under state bool[D], by parameter name."""
-    keep, parameters = padded(state), dict(network.named_parameters(remove_duplicate=False))
+    """The consumer weights of `network` under state bool[D], by name; fixed ones (buffers) are among them."""
+    keep = padded(state)
+    weights = dict(chain(network.named_parameters(remove_duplicate=False), network.named_buffers()))
     return {
-        name: parameters[name] * _along_inputs(keep[dims[1]], parameters[name])
+        name: weights[name] * _along_inputs(keep[dims[1]], weights[name])
         for name, dims in gene_index(space, network).items()
         if 1 in dims
     }

@@ -85,7 +85,7 @@ class Slices:
             logits = functional_call(self._network, tensors, (images,))
         with torch.no_grad():
             for name, part in cut.parts.items():
-                if not isinstance(part.tensor, nn.Parameter):
+                if not isinstance(part.tensor, nn.Parameter) and part.tensor.dim() == 1:
                     part.tensor.index_copy_(0, part.kept[0], tensors[name])
         assert isinstance(logits, Tensor)
         return logits

@@ -48,11 +48,11 @@ def test_prune_export_and_gate(answer, require, process, run: Path) -> None:
     assert process("gate", run, "--max-top1-drop", "0.0001").code == 1
 
 
-def test_the_streams_between_padded_shortcuts_are_locked(run: Path) -> None:
+def test_inner_channels_and_streams_are_free(run: Path) -> None:
     space = json.loads((run / "space.json").read_text())
     free = {group["name"]: group["channels"] for group in space["groups"] if group["locked"] is None}
-    expected = {f"layer{stage}.{block}.conv1": 8 * 2**stage for stage in (1, 2, 3) for block in (0, 1, 2)}
-    assert free == expected
+    inner = {f"layer{stage}.{block}.conv1": 8 * 2**stage for stage in (1, 2, 3) for block in (0, 1, 2)}
+    assert free == {**inner, "conv1": 16, "layer2.0.conv2": 32, "layer3.0.conv2": 64}
     plan = json.loads((run / "plan.json").read_text())
     assert {group["name"] for group in plan["groups"]} == set(free)
     assert all(len(group["kept"]) % 8 == 0 for group in plan["groups"])

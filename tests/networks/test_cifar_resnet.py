@@ -29,7 +29,7 @@ def test_takes_other_channels_classes_and_odd_sizes() -> None:
 
 def test_shortcut_subsamples_and_pads_with_zeros() -> None:
     x = torch.arange(2 * 5 * 5, dtype=torch.float32).view(1, 2, 5, 5)
-    y = PaddedShortcut(2, 1, 2)(x)
+    y = PaddedShortcut(2, 5, stride=2)(x)
     assert y.shape == (1, 5, 3, 3)
     assert torch.equal(y[:, 1:3], x[:, :, ::2, ::2])
     assert not y[:, [0, 3, 4]].any()

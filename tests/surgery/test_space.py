@@ -85,16 +85,15 @@ def test_weights_that_give_nan_are_no_fault_of_the_groups() -> None:
         lock_untrue(network, space, images(2))
 
 
-def test_streams_of_a_real_option_a_network_are_locked_and_inner_channels_free() -> None:
+def test_a_real_option_a_network_has_three_streams_and_nine_inner_groups() -> None:
     space = trace_space(build(Model(arch="resnet20", num_classes=10)).eval(), torch.randn(2, 3, 32, 32))
-    # three stages of three blocks with 16, 32 and 64 channels between their two convolutions
+    # three stages of three blocks with 16, 32 and 64 channels between their two convolutions, and on the stream
     inner = {f"layer{stage}.{block}.conv1": 8 * 2**stage for stage in (1, 2, 3) for block in range(3)}
-    assert {group.name: group.channels for group in space.free} == inner
-    streams = {group.name: group.locked or "" for group in space.groups if group.locked}
-    assert "conv1" in streams
-    assert "padded" in streams["conv1"]
-    readers = {m.layer for group in space.free for m in group.members if m.side == "in"}
-    assert readers == {name.replace("conv1", "conv2") for name in inner}
+    streams = {"conv1": 16, "layer2.0.conv2": 32, "layer3.0.conv2": 64}
+    assert {group.name: group.channels for group in space.free} == {**inner, **streams}
+    assert [group.name for group in space.groups if group.locked] == ["linear"]
+    ends = [(m.side, group.name) for group in space.free for m in group.members if m.layer == "layer2.0.shortcut"]
+    assert ends == [("in", "conv1"), ("out", "layer2.0.conv2")]
 
 
 def test_ignore_locks_every_group_that_a_glob_touches() -> None:
