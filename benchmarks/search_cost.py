@@ -359,10 +359,14 @@ def page(log: dict[str, Any]) -> str:
         row = log["prune"]
         verdict = "met" if row["prune_s"] <= row["plain_s"] else "MISSED"
         stages = "; ".join(f"{text}: {seconds:.1f} s" for text, seconds in row["stages_s"].items())
-        lines += ["", "## A whole `prune`", "",
-                  f"{row['network']} on CIFAR-10, {row['images']} training images, {row['epochs']} epochs in all: plain fine-tuning of the "
-                  f"dense network {row['plain_s']:.1f} s, `prune` with its proofs and its four accuracies on all test images {row['prune_s']:.1f} s "
-                  f"({verdict}). By stage: {stages}."]  # fmt: skip
+        lines += [
+            "",
+            "## A whole `prune`",
+            "",
+            f"{row['network']} on CIFAR-10, {row['images']} training images, {row['epochs']} epochs in all: plain fine-tuning of the dense "
+            f"network {row['plain_s']:.1f} s, `prune` with its proofs and its four accuracies on all test images "
+            f"{row['prune_s']:.1f} s ({verdict}). By stage: {stages}.",
+        ]
     return "\n".join(lines) + "\n"
 
 
