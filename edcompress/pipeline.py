@@ -20,7 +20,7 @@ from edcompress.deploy.latency import measure
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.deploy.parity import compare_with_onnx, onnx_accuracy
 from edcompress.errors import InputError, RunFolderError
-from edcompress.job import Job, example_images, find_space, new_network, open_budget, open_job, read_network
+from edcompress.job import Job, find_space, new_network, open_budget, open_job, read_network
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
@@ -160,7 +160,7 @@ def load(folder: Path | str, *, trust_code: bool = False) -> nn.Module:
     run.require_finished("load")
     recipe = run.read_recipe()
     dense = new_network(recipe, Session(trust_code=trust_code))
-    return _reload(run, dense, recipe)
+    return _reload(run, dense)
 
 
 def _of_run(folder: Path, recipe: Recipe, session: Session) -> nn.Module:
@@ -171,8 +171,8 @@ def _of_run(folder: Path, recipe: Recipe, session: Session) -> nn.Module:
     return network
 
 
-def _reload(run: RunFolder, dense: nn.Module, recipe: Recipe) -> nn.Module:
-    network = remove(dense, stages.read_plan(run), example_images(recipe))
+def _reload(run: RunFolder, dense: nn.Module) -> nn.Module:
+    network = remove(dense, stages.read_plan(run), stages.read_space(run))
     load_into(network, read_state_dict(run / "pruned.safetensors"), source=str(run / "pruned.safetensors"))
     return network.eval()
 
@@ -199,7 +199,7 @@ def _through_stages(run: Run) -> tuple[nn.Module, Measured]:
         saved = {}
         run.save(measured, {"stage": "finetune", "epoch": 0, "network": smaller.state_dict()})
     else:
-        smaller = remove(run.dense, stages.read_plan(run.folder), run.job.example)
+        smaller = remove(run.dense, stages.read_plan(run.folder), run.space)
         smaller.load_state_dict(saved["network"])
     return stages.finetune(run, smaller, measured, saved), measured
 
@@ -208,7 +208,7 @@ def _conclude(run: Run, tuned: nn.Module, measured: Measured, checkpoint: Path) 
     job, folder = run.job, run.folder
     job.monitor.stage("verification: save, reload, prove, accuracy on the test images")
     save_tensors(folder / "pruned.safetensors", tuned.state_dict(), {"edcompress.recipe": job.recipe.digest})
-    reloaded = _reload(folder, run.dense, job.recipe)
+    reloaded = _reload(folder, run.dense)
     with torch.no_grad():
         images = job.proof_images
         again = compare_logits(tuned(images), reloaded(images), f"pruned and reloaded network on {len(images)} images")

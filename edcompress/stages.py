@@ -177,6 +177,11 @@ def read_plan(folder: RunFolder) -> Plan:
     return parsed(folder / "plan.json", Plan.model_validate_json)
 
 
+def read_space(folder: RunFolder) -> Space:
+    """The pruning space of a run; RunFolderError where space.json is missing or damaged."""
+    return parsed(folder / "space.json", Space.model_validate_json)
+
+
 def clear_state(folder: RunFolder) -> None:
     """Remove what only an unfinished run needs."""
     shutil.rmtree(folder.snapshot.parent, ignore_errors=True)
@@ -296,7 +301,7 @@ def _summarised(run: Run, measured: Measured, *, epochs: int, generations: int, 
 
 @torch.no_grad()
 def _prove_masked(run: Run, network: nn.Module, state: Tensor) -> tuple[nn.Module, Proof]:
-    smaller = remove(network, plan_of(state, run.space), run.job.example)
+    smaller = remove(network, plan_of(state, run.space), run.space)
     images = run.job.proof_images
     masked = masked_call(network.eval(), run.space, state, images)
     of = f"masked and pruned network on {len(images)} images"

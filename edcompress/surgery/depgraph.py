@@ -28,40 +28,30 @@ from torch import Tensor, nn
 from edcompress.errors import NetworkError, RecipeError
 from edcompress.networks.cifar_resnet import PaddedShortcut
 from edcompress.networks.modes import evaluating
+from edcompress.surgery.layers import ACROSS_CHANNELS, CONVS, PER_CHANNEL, layer_width
 from edcompress.surgery.space import Group, Member, Space
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_BATCH_NORMS = nn.modules.batchnorm._BatchNorm
-_PER_CHANNEL = (_BATCH_NORMS, nn.PReLU, nn.InstanceNorm2d)
-_ACROSS_CHANNELS = (nn.LayerNorm, nn.GroupNorm)
 Side = tuple[str, str]
 
 
 class _ShortcutPruner(tp.pruner.BasePruningFunc):  # type: ignore[misc]
-    """How torch-pruning counts and removes the channels of a PaddedShortcut."""
+    """What torch-pruning must know of a PaddedShortcut: that its inputs and outputs are cut apart from each other, and how many it has."""
 
-    def prune_out_channels(self, layer: PaddedShortcut, idxs: Sequence[int]) -> nn.Module:
-        layer.route = _without(layer.route, 0, idxs)
-        return layer
+    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+        raise NotImplementedError("torch-pruning only tells what belongs together")
 
-    def prune_in_channels(self, layer: PaddedShortcut, idxs: Sequence[int]) -> nn.Module:
-        layer.route = _without(layer.route, 1, idxs)
-        return layer
+    def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+        raise NotImplementedError("torch-pruning only tells what belongs together")
 
-    def get_out_channels(self, layer: PaddedShortcut) -> int:
-        return layer.route.shape[0]
+    def get_out_channels(self, layer: nn.Module) -> int:
+        return layer_width(layer, "out")
 
-    def get_in_channels(self, layer: PaddedShortcut) -> int:
-        return layer.route.shape[1]
+    def get_in_channels(self, layer: nn.Module) -> int:
+        return layer_width(layer, "in")
 
 
 PRUNERS = {PaddedShortcut: _ShortcutPruner()}
-"""What torch-pruning must be told of our networks' own layers."""
-
-
-def _without(tensor: Tensor, dim: int, positions: Sequence[int]) -> Tensor:
-    kept = sorted(set(range(tensor.shape[dim])) - set(positions))
-    return tensor.index_select(dim, torch.tensor(kept, device=tensor.device))
+"""torch-pruning's customized pruners for our networks' own layers."""
 
 
 def trace_space(network: nn.Module, example: Tensor, ignore: Sequence[str] = ()) -> Space:
@@ -77,21 +67,6 @@ def trace_space(network: nn.Module, example: Tensor, ignore: Sequence[str] = ())
     groups = [_locked(group, reason or _reason(group, layers, uneven, tied, ignore)) for group, reason in raw]
     order = {name: place for place, name in enumerate(layers)}
     return Space(groups=tuple(sorted(groups, key=lambda group: order[group.name])))
-
-
-def prune_channels(network: nn.Module, example: Tensor, dropped: Mapping[str, Sequence[int]]) -> None:
-    """Remove, in place, the channels `dropped[group name]` of each named group with all that is coupled to them."""
-    graph = _trace(network, example)
-    layers = dict(network.named_modules())
-    flags = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
-    for name, channels in dropped.items():
-        if not channels:
-            continue
-        root = layers[name]
-        group = graph.get_pruning_group(root, graph.get_pruner_of_module(root).prune_out_channels, list(channels))
-        group.prune()
-    for name, parameter in network.named_parameters():  # cut parameters are new ones, and ask for gradients
-        parameter.requires_grad_(flags[name])
 
 
 def _trace(network: nn.Module, example: Tensor) -> Any:
@@ -172,7 +147,7 @@ def _tied(network: nn.Module) -> dict[str, str]:
 def _first_root(members: Sequence[Member], names: Mapping[nn.Module, str]) -> str:
     """The first layer, in the order of the network, that produces exactly the group's channels in their order."""
     roots = {m.layer for m in members if m.side == "out" and m.positions == members[0].positions}
-    layers = (name for module, name in names.items() if name in roots and isinstance(module, (*_CONVS, nn.Linear)))
+    layers = (name for module, name in names.items() if name in roots and isinstance(module, (*CONVS, nn.Linear)))
     return next(layers, members[0].layer)
 
 
@@ -185,20 +160,8 @@ def _half_covered(raw: Sequence[tuple[Group, str | None]], layers: Mapping[str, 
     return {
         (layer, side)
         for (layer, side), counts in claimed.items()
-        if len(counts) != _width(layers[layer], side) or max(counts.values()) > 1
+        if len(counts) != layer_width(layers[layer], side) or max(counts.values()) > 1
     }
-
-
-def _width(layer: nn.Module, side: str) -> int:
-    if isinstance(layer, _CONVS):
-        return layer.out_channels if side == "out" else layer.in_channels
-    if isinstance(layer, nn.Linear):
-        return layer.out_features if side == "out" else layer.in_features
-    if isinstance(layer, PaddedShortcut):
-        return layer.route.shape[0 if side == "out" else 1]
-    if isinstance(layer, _PER_CHANNEL):
-        return layer.num_parameters if isinstance(layer, nn.PReLU) else layer.num_features
-    return 0
 
 
 def _reason(
@@ -225,13 +188,13 @@ def _reason(
 
 
 def _layer_reason(member: Member, layer: nn.Module) -> str | None:
-    if isinstance(layer, _CONVS):
+    if isinstance(layer, CONVS):
         depthwise = layer.groups == layer.in_channels == layer.out_channels
         if layer.groups > 1 and not depthwise:
             return f"is a grouped convolution ({layer.groups} groups)"
-    elif isinstance(layer, _ACROSS_CHANNELS):
+    elif isinstance(layer, ACROSS_CHANNELS):
         return f"is a {type(layer).__name__}, whose result depends on all channels at once"
-    elif not isinstance(layer, (nn.Linear, PaddedShortcut, *_PER_CHANNEL)):
+    elif not isinstance(layer, (nn.Linear, PaddedShortcut, *PER_CHANNEL)):
         return f"is a {type(layer).__name__}, a kind of layer that surgery does not cut"
     if len(set(Counter(member.channels).values())) > 1:
         return "holds its channels in unequal parts"

@@ -7,6 +7,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from edcompress.surgery.layers import layer_width
 from edcompress.surgery.space import Space
 
 GeneIndex = dict[str, dict[int, Tensor]]
@@ -17,15 +18,24 @@ def gene_index(space: Space, network: nn.Module) -> GeneIndex:
     """The genes of all parameters, and of the buffers that have channels (batch-norm statistics, fixed weights)."""
     layers = dict(network.named_modules())
     index: GeneIndex = {}
+    for (name, dim), genes in side_index(space, network).items():
+        layer = layers[name]
+        for tensor_name, tensor in chain(layer.named_parameters(recurse=False), layer.named_buffers(recurse=False)):
+            if dim < tensor.dim() and not (tensor.dim() == 1 and tensor.numel() == 1):
+                index.setdefault(f"{name}.{tensor_name}", {})[dim] = genes
+    return index
+
+
+def side_index(space: Space, network: nn.Module) -> dict[tuple[str, int], Tensor]:
+    """For each layer's name and side (0 out, 1 in) that genes sit on: the gene of every position, int64[n]; D where there is none."""
+    layers = dict(network.named_modules())
+    index: dict[tuple[str, int], Tensor] = {}
     for group, part in space.slices():
         for member in group.members:
-            layer, dim = layers[member.layer], 0 if member.side == "out" else 1
-            for name, tensor in chain(layer.named_parameters(recurse=False), layer.named_buffers(recurse=False)):
-                if dim >= tensor.dim() or (tensor.dim() == 1 and tensor.numel() == 1):
-                    continue
-                dims = index.setdefault(f"{member.layer}.{name}", {})
-                genes = dims.setdefault(dim, torch.full((tensor.shape[dim],), space.genes))
-                genes[member.position_index] = member.channel_index + part.start
+            width = layer_width(layers[member.layer], member.side)
+            side = (member.layer, 0 if member.side == "out" else 1)
+            genes = index.setdefault(side, torch.full((width,), space.genes))
+            genes[member.position_index] = member.channel_index + part.start
     return index
 
 

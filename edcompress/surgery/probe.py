@@ -63,7 +63,7 @@ def _probe(space: Space, names: set[str], share: float, generator: Generator) ->
 def _difference(network: nn.Module, space: Space, example: Tensor, state: Tensor) -> str | None:
     """What is wrong with the network without the channels that `state` drops, or None."""
     try:
-        smaller = remove(network, plan_of(state, space), example)
+        smaller = remove(network, plan_of(state, space), space)
         with evaluating(network), evaluating(smaller):
             masked = masked_call(network, space, state, example)
             pruned = smaller(example)

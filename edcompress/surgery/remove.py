@@ -9,26 +9,44 @@ from torch import Tensor, nn
 
 from edcompress.errors import NetworkError, ProofError
 from edcompress.results import Proof
-from edcompress.surgery.depgraph import prune_channels
-from edcompress.surgery.plan import Plan
+from edcompress.surgery.cut import Cutter
+from edcompress.surgery.layers import layer_width
+from edcompress.surgery.plan import Plan, state_of
+from edcompress.surgery.space import Space
 
 TOLERANCE = 1e-4
 """Largest difference of two proved models' logits, relative to the logits' largest magnitude."""
 
 
-def remove(network: nn.Module, plan: Plan, example: Tensor) -> nn.Module:
-    """A copy of `network` without the channels that the plan drops; `example` [N, C, H, W] is used for tracing.
+def remove(network: nn.Module, plan: Plan, space: Space) -> nn.Module:
+    """A copy of `network`, whose space this is, without the channels that the plan drops.
 
-    Raises NetworkError where the plan was made for another network.
+    Raises NetworkError where the plan or the space was made for another network.
     """
-    layers = dict(network.named_modules())
-    for group in plan.groups:
-        width = getattr(layers.get(group.name), "out_channels", getattr(layers.get(group.name), "out_features", None))
-        if width != group.channels:
-            raise NetworkError(f"the plan has {group.name} with {group.channels} channels, the network has {width}")
     smaller = copy.deepcopy(network)
-    prune_channels(smaller, example, {group.name: group.dropped for group in plan.groups})
+    _require_fits(smaller, space)
+    cut = Cutter(space, smaller).cut(state_of(plan, space))
+    for name, part in cut.parts.items():
+        owner, _, tensor = name.rpartition(".")
+        kept = part.cut().detach().clone(memory_format=torch.preserve_format)
+        if isinstance(part.tensor, nn.Parameter):
+            kept = nn.Parameter(kept, requires_grad=part.tensor.requires_grad)
+        setattr(smaller.get_submodule(owner), tensor, kept)
+    for layer, attribute, width in cut.widths:
+        setattr(layer, attribute, width)
     return smaller
+
+
+def _require_fits(network: nn.Module, space: Space) -> None:
+    layers = dict(network.named_modules())
+    for group in space.free:
+        for member in group.members:
+            width = layer_width(layers.get(member.layer, nn.Identity()), member.side)
+            if max(member.positions) >= width:
+                raise NetworkError(
+                    f"the pruning space was made for another network: it needs {max(member.positions) + 1} {member.side}put "
+                    f"channels of {member.layer}, here are {width}"
+                )
 
 
 def compare_logits(reference: Tensor, other: Tensor, of: str) -> Proof:

@@ -22,7 +22,7 @@ def test_predicted_costs_are_the_measured_ones(name: str, seed: int) -> None:
     costs, dense = CostModel(space, network, images(2)), measure_size(network, images(2))
     state = random_state(space, seed)
     widths = torch.tensor([int(state[part].sum()) for _, part in space.slices()])
-    pruned = measure_size(remove(network, plan_of(state, space), images(2)), images(2))
+    pruned = measure_size(remove(network, plan_of(state, space), space), images(2))
     assert costs.share("macs", widths).item() * dense.macs == pytest.approx(pruned.macs, abs=1e-6)
     assert costs.share("params", widths).item() * dense.params == pytest.approx(pruned.params, abs=1e-6)
     assert costs.share("channels", widths).item() == pytest.approx(state.double().mean().item(), abs=1e-12)

@@ -25,7 +25,7 @@ LABELS = torch.tensor([0, 1, 2, 0])
 def test_what_runs_is_the_pruned_network_bit_for_bit(name: str, seed: int) -> None:
     network, space, state = chosen(name)
     state = state if seed == 2 else random_state(space, seed)
-    slices, pruned = Slices(space, network), remove(network, plan_of(state, space), images(2))
+    slices, pruned = Slices(space, network), remove(network, plan_of(state, space), space)
     assert torch.equal(slices.call(state, images()), pruned.eval()(images()))
     torch.testing.assert_close(
         slices.call(state, images()), masked_call(network, space, state, images()), rtol=1e-4, atol=1e-5
@@ -36,7 +36,7 @@ def test_what_runs_is_the_pruned_network_bit_for_bit(name: str, seed: int) -> No
 def test_training_is_that_of_the_pruned_network(name: str) -> None:
     network, space, state = chosen(name)
     network.train()
-    pruned = remove(network, plan_of(state, space), images(2)).train()
+    pruned = remove(network, plan_of(state, space), space).train()
     F.cross_entropy(Slices(space, network).call(state, images()), LABELS).backward()
     F.cross_entropy(pruned(images()), LABELS).backward()
     total = {key: parameter.grad.norm() for key, parameter in network.named_parameters() if parameter.grad is not None}
@@ -56,7 +56,7 @@ def test_linear_layers_with_millions_of_weights_run_whole_and_mean_the_same() ->
     x = torch.randn(4, 4, generator=Generator().manual_seed(1))
     space = trace_space(network, x[:2])
     state = random_state(space, 2)
-    slices, pruned = Slices(space, network), remove(network, plan_of(state, space), x[:2])
+    slices, pruned = Slices(space, network), remove(network, plan_of(state, space), space)
     assert state.sum() < 0.6 * len(state)
     torch.testing.assert_close(slices.call(state, x), pruned.eval()(x), rtol=1e-4, atol=1e-5)
     F.cross_entropy(slices.call(state, x), LABELS).backward()

@@ -94,7 +94,7 @@ def test_after_surgery_every_parameter_is_trained(name: str) -> None:
     space = trace_space(network, images(2))
     state = space.everything()
     state[[0, 5]] = False
-    smaller = remove(network, plan_of(state, space), images(2)).train()
+    smaller = remove(network, plan_of(state, space), space).train()
     optimizer = make_optimizer(Fit.model_validate({"optimizer": name, "lr": 0.1}), smaller.parameters())
     before = {key: tensor.clone() for key, tensor in smaller.named_parameters()}
     # the bias of a convolution before a batch-norm has no gradient but rounding; the loss asks for every logit's own value

@@ -1,0 +1,106 @@
+"""Cuts: what a state leaves of every tensor of a network, and of every layer's width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edcompress.surgery.genes import gene_index, padded, side_index
+from edcompress.surgery.space import Space
+
+_WIDTHS = {
+    0: ("out_channels", "out_features", "num_features", "num_parameters"),
+    1: ("in_channels", "in_features"),
+}
+"""What layers call the number of positions along each dimension of their weight."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor, and the positions int64[n] that a state keeps and drops along each dimension where it drops some."""
+
+    tensor: Tensor
+    kept: dict[int, Tensor]
+    dropped: dict[int, Tensor]
+
+    def cut(self) -> Tensor:
+        """The kept part, through which gradients flow."""
+        part = self.tensor
+        for dim, positions in self.kept.items():
+            part = part.index_select(dim, positions)
+        return part
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a state makes of a network: the tensors that lose something, by name, and the widths (layer, attribute, value) that change."""
+
+    parts: dict[str, Part]
+    widths: list[tuple[nn.Module, str, int]]
+
+
+class Cutter:
+    """A network and where the genes of its space sit; built once, on the network's device."""
+
+    def __init__(self, space: Space, network: nn.Module) -> None:
+        layers = dict(network.named_modules())
+        index, sides = gene_index(space, network), side_index(space, network)
+        self._tensors = {name: _tensor(layers, name) for name in index}
+        self._places = [(name, dim) for name, dims in index.items() for dim in dims]
+        self._positions = _Ragged([index[name][dim] for name, dim in self._places])
+        self._sides = [(layers[name], dim) for name, dim in sides]
+        self._channels = _Ragged(list(sides.values()))
+        self._device = next(network.parameters()).device
+
+    def cut(self, state: Tensor) -> Cut:
+        """That of a state bool[D]."""
+        keep = padded(state)
+        return Cut(self._parts(keep), list(self._widths(keep)))
+
+    def _parts(self, keep: Tensor) -> dict[str, Part]:
+        flags = keep[self._positions.genes]
+        parts: dict[str, Part] = {}
+        for (name, dim), kept, dropped in zip(self._places, self._where(flags), self._where(~flags), strict=True):
+            if len(dropped):
+                part = parts.setdefault(name, Part(self._tensors[name], {}, {}))
+                part.kept[dim], part.dropped[dim] = kept, dropped
+        return parts
+
+    def _where(self, flags: Tensor) -> tuple[Tensor, ...]:
+        """For each place the positions int64[n] with a flag; they go to the device in one piece."""
+        return torch.split(self._positions.position[flags].to(self._device), self._positions.counts(flags))
+
+    def _widths(self, keep: Tensor) -> Iterator[tuple[nn.Module, str, int]]:
+        flags = keep[self._channels.genes]
+        for (layer, dim), kept, dropped in zip(
+            self._sides, self._channels.counts(flags), self._channels.counts(~flags), strict=True
+        ):
+            depthwise = getattr(layer, "groups", 1) > 1
+            for attribute in (*_WIDTHS[0], *_WIDTHS[1], "groups") if depthwise else _WIDTHS[dim]:
+                if dropped and hasattr(layer, attribute):
+                    yield layer, attribute, kept
+
+
+class _Ragged:
+    """Vectors of genes in one: `genes` int64[n], the `position` int64[n] of each in its vector, and which vector it is of."""
+
+    def __init__(self, vectors: list[Tensor]) -> None:
+        self.genes = torch.cat([*vectors, torch.zeros(0, dtype=torch.int64)])
+        self.position = torch.cat([torch.arange(len(vector)) for vector in vectors] or [self.genes])
+        self._vector = torch.repeat_interleave(torch.tensor([len(vector) for vector in vectors], dtype=torch.int64))
+        self._vectors = len(vectors)
+
+    def counts(self, flags: Tensor) -> list[int]:
+        """How many elements of each vector have a flag."""
+        counts: list[int] = torch.bincount(self._vector[flags], minlength=self._vectors).tolist()
+        return counts
+
+
+def _tensor(layers: dict[str, nn.Module], name: str) -> Tensor:
+    layer, _, tensor = name.rpartition(".")
+    found = getattr(layers[layer], tensor)
+    assert isinstance(found, Tensor)
+    return found
