@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from edcompress.surgery.space import Group, Member, Space
 
 
-def space_of(*widths: int) -> Space:
+def space_of(*widths: int, block: int = 1) -> Space:
     """A space of free groups without a network."""
     return Space(
         groups=tuple(
@@ -16,6 +16,7 @@ def space_of(*widths: int) -> Space:
                 name=f"g{i}",
                 channels=n,
                 members=(Member(layer=f"g{i}", side="out", positions=tuple(range(n)), channels=tuple(range(n))),),
+                block=block,
             )
             for i, n in enumerate(widths)
         )

@@ -147,10 +147,34 @@ class Depthwise(Tail):
 class Grouped(Tail):
     def __init__(self) -> None:
         super().__init__(5)
-        self.conv, self.grouped, self.last = conv(3, 4), conv(4, 4, groups=2), conv(4, 5)
+        self.conv, self.grouped, self.last = conv(3, 4), conv(4, 6, groups=2), conv(6, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(F.relu(self.last(F.relu(self.grouped(F.relu(self.conv(x)))))))
+
+
+class GroupedInARow(Tail):
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.conv, self.four, self.bn, self.two = (
+            conv(3, 8),
+            conv(8, 8, groups=4),
+            nn.BatchNorm2d(8),
+            conv(8, 8, groups=2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(F.relu(self.two(F.relu(self.bn(self.four(F.relu(self.conv(x))))))))
+
+
+class GroupedAfterConcat(Tail):
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.a, self.b, self.grouped, self.last = conv(3, 2), conv(3, 4), conv(6, 6, groups=2), conv(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.grouped(F.relu(torch.cat([self.a(x), self.b(x)], 1))))
+        return self.classify(F.relu(self.last(x)))
 
 
 class Flatten(nn.Module):
@@ -265,9 +289,19 @@ ZOO = {
         zeros={"pointwise.weight": (3,), "fc.weight": (1, 2)},
         shapes={"depthwise.weight": (3, 1, 3, 3), "bn1.weight": (3,), "pointwise.weight": (4, 3, 1, 1)},
     ),
-    "grouped": Wiring(
-        Grouped, {"last": 5}, {"conv": "grouped", "grouped": "grouped", **_FC}, {"last": (4,)},
-        zeros={"fc.weight": (4,)}, shapes={"last.weight": (4, 4, 3, 3)},
+    "grouped": Wiring(  # blocks: channels 0 and 1 of conv with 0 to 2 of grouped, and 2 and 3 with 3 to 5
+        Grouped, {"conv": 2, "last": 5}, _FC, {"conv": (0,), "last": (4,)},
+        zeros={"last.weight": (0, 1, 2), "fc.weight": (4,)},
+        shapes={"conv.weight": (2, 3, 3, 3), "grouped.weight": (3, 2, 3, 3), "grouped.bias": (3,), "last.weight": (4, 3, 3, 3)},
+    ),
+    "grouped_in_a_row": Wiring(  # four groups and two of eight channels: blocks are halves of four
+        GroupedInARow, {"conv": 2}, _FC, {"conv": (1,)},
+        zeros={"fc.weight": (4, 5, 6, 7)},
+        shapes={"conv.weight": (4, 3, 3, 3), "four.weight": (4, 2, 3, 3), "bn.weight": (4,), "two.weight": (4, 4, 3, 3)},
+    ),
+    "grouped_after_concat": Wiring(  # the first block takes all of a and a part of b
+        GroupedAfterConcat, {"last": 4}, {"a": "block by block", "b": "block by block", "grouped": "block by block", **_FC}, {"last": (2,)},
+        zeros={"fc.weight": (2,)}, shapes={"last.weight": (3, 6, 3, 3)},
     ),
     "flatten": Wiring(  # each channel is 2 x 2 features: channel 1 is features 4..7
         Flatten, {"conv": 4, "fc1": 6}, {"fc2": "outputs"}, {"conv": (1,), "fc1": (0,)},

@@ -32,15 +32,17 @@ class Budget:
         self._space, self._costs, self._target = space, costs, target
         self.channels = torch.tensor(space.widths, dtype=torch.float64)
         floor = torch.clamp(torch.ceil(self.channels * constraints.min_ratio), min=constraints.min_channels)
-        self._round = constraints.round_to or self._widest_step(floor)
+        self._blocks = torch.tensor([group.block for group in space.free], dtype=torch.float64)
+        self._round_to = constraints.round_to or self._widest_step(floor)
+        self._round = self._steps(self._round_to)
         self._floor = self._rounded_up(floor, self._round)
         self._last = torch.div(self.channels - 1, self._round, rounding_mode="floor") * self._round
         self._check_reachable()
 
     @property
     def round_to(self) -> int:
-        """Kept channels per group are a multiple of this, or all."""
-        return self._round
+        """Kept channels per group are a multiple of this, or all; where a channel is a block of several, together they are."""
+        return self._round_to
 
     @property
     def smallest(self) -> float:
@@ -124,7 +126,11 @@ class Budget:
         kept = rank < widths[:, group]
         return torch.zeros_like(kept).scatter_(-1, order, kept)
 
-    def _rounded_up(self, widths: Tensor, step: int) -> Tensor:
+    def _steps(self, round_to: int) -> Tensor:
+        """How many channels each group goes up and down by, float64[G]."""
+        return torch.ceil(round_to / self._blocks)
+
+    def _rounded_up(self, widths: Tensor, step: Tensor) -> Tensor:
         return torch.minimum(torch.ceil(widths / step) * step, self.channels)
 
     def _widest_step(self, floor: Tensor) -> int:
@@ -134,7 +140,9 @@ class Budget:
         outputs: 32 full outputs take 1.0, 16 take 0.7 and 8 take 0.6 of the time of 32 (measured, docs/latency.md).
         """
         room = _ROOM * (self._target.fraction if self._target else _USUAL_TARGET)
-        return next((step for step in _STEPS if self.share(self._rounded_up(floor, step)).item() <= room), 1)
+        return next(
+            (step for step in _STEPS if self.share(self._rounded_up(floor, self._steps(step))).item() <= room), 1
+        )
 
     def _check_reachable(self) -> None:
         if not self._space.free:

@@ -78,10 +78,10 @@ class Cutter:
         for (layer, dim), kept, dropped in zip(
             self._sides, self._channels.counts(flags), self._channels.counts(~flags), strict=True
         ):
-            depthwise = getattr(layer, "groups", 1) > 1
-            for attribute in (*_WIDTHS[0], *_WIDTHS[1], "groups") if depthwise else _WIDTHS[dim]:
+            by_blocks = getattr(layer, "groups", 1) > 1  # then the inputs go with the outputs
+            for attribute in (*_WIDTHS[0], *_WIDTHS[1], "groups") if by_blocks else _WIDTHS[dim]:
                 if dropped and hasattr(layer, attribute):
-                    yield layer, attribute, kept
+                    yield layer, attribute, getattr(layer, attribute) * kept // (kept + dropped)
 
 
 class _Ragged:

@@ -7,7 +7,7 @@ Tracing tells which positions of which layers must go together. What the tracing
   channel i of 32, leaving channels 16..31 in no group; a layer with channels in no group locks all groups that touch it (our own
   networks' PaddedShortcut is a layer to it, with inputs and outputs that can go);
 - channels that the network's own code cuts into fixed parts (chunk, split, a slice): the parts would not follow the removal;
-- grouped convolutions, norms with statistics over channels, weights of two layers in one, and bare parameters.
+- norms with statistics over channels, weights of two layers in one, and bare parameters.
 
 What tracing does not see at all (the image, a buffer, an index) is found by `edcompress.surgery.probe`.
 """
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from edcompress.errors import NetworkError, RecipeError
 from edcompress.networks.cifar_resnet import PaddedShortcut
 from edcompress.networks.modes import evaluating
+from edcompress.surgery.blocks import join_blocks
 from edcompress.surgery.layers import ACROSS_CHANNELS, CONVS, PER_CHANNEL, layer_width
 from edcompress.surgery.space import Group, Member, Space
 
@@ -64,7 +65,8 @@ def trace_space(network: nn.Module, example: Tensor, ignore: Sequence[str] = ())
     raw = [_read_group(graph, group) for group in graph.get_all_groups()]
     layers = dict(network.named_modules())
     uneven, tied = _half_covered(raw, layers), _tied(network)
-    groups = [_locked(group, reason or _reason(group, layers, uneven, tied, ignore)) for group, reason in raw]
+    joined = join_blocks(raw, layers)
+    groups = [_locked(group, reason or _reason(group, layers, uneven, tied, ignore)) for group, reason in joined]
     order = {name: place for place, name in enumerate(layers)}
     return Space(groups=tuple(sorted(groups, key=lambda group: order[group.name])))
 
@@ -188,13 +190,9 @@ def _reason(
 
 
 def _layer_reason(member: Member, layer: nn.Module) -> str | None:
-    if isinstance(layer, CONVS):
-        depthwise = layer.groups == layer.in_channels == layer.out_channels
-        if layer.groups > 1 and not depthwise:
-            return f"is a grouped convolution ({layer.groups} groups)"
-    elif isinstance(layer, ACROSS_CHANNELS):
+    if isinstance(layer, ACROSS_CHANNELS):
         return f"is a {type(layer).__name__}, whose result depends on all channels at once"
-    elif not isinstance(layer, (nn.Linear, PaddedShortcut, *PER_CHANNEL)):
+    if not isinstance(layer, (nn.Linear, PaddedShortcut, *CONVS, *PER_CHANNEL)):
         return f"is a {type(layer).__name__}, a kind of layer that surgery does not cut"
     if len(set(Counter(member.channels).values())) > 1:
         return "holds its channels in unequal parts"

@@ -36,12 +36,16 @@ class Member(Value):
 
 
 class Group(Value):
-    """Channels that are coupled across layers; `locked` is the reason why none of them can be removed, or None."""
+    """Channels that are coupled across layers; `locked` is the reason why none of them can be removed, or None.
+
+    A channel of the group stands for `block` channels or more of each layer: one, but for grouped convolutions.
+    """
 
     name: str
     channels: int
     members: tuple[Member, ...]
     locked: str | None = None
+    block: int = 1
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -110,6 +110,15 @@ def test_groups_that_step_together_step_one_by_one() -> None:
     assert sorted(kept(budget, [0.5, 0.5, 0.5], 17 / 24)) == [5, 6, 6]
 
 
+def test_blocks_are_rounded_by_what_they_hold() -> None:
+    limits = Constraints(round_to=8, min_ratio=0.0)
+    budget = Budget(space_of(12, 12, block=4), Scripted([1.0, 1.0], (12, 12)), None, limits)
+    assert kept(budget, [0.4, 0.6], None) == [4, 8]  # 4.8 and 7.2 blocks of 4 channels, by multiples of 8 channels
+    assert budget.round_to == 8
+    budget = Budget(space_of(12, 12, block=16), Scripted([1.0, 1.0], (12, 12)), None, limits)
+    assert kept(budget, [0.4, 0.6], None) == [5, 7]
+
+
 def test_no_budget_keeps_what_is_wished_on_rounded_widths_above_the_floors() -> None:
     budget = scripted((16, 12, 3), [1.0, 1.0, 1.0], None, round_to=8, min_ratio=0.1)
     assert kept(budget, [0.5, 0.5, 0.0], None) == [8, 8, 3]  # 3 is below one multiple: all of it

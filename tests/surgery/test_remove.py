@@ -60,7 +60,8 @@ def test_shapes_after_surgery_are_those_worked_out_by_hand(name: str) -> None:
     smaller = remove(network, plan, space)
     tensors = smaller.state_dict()
     assert {key: tuple(tensors[key].shape) for key in ZOO[name].shapes} == ZOO[name].shapes
-    kept = [c for c in range(space.free[0].channels) if c not in plan.groups[0].dropped]
+    member = space.free[0].members[0]
+    kept = [p for p, c in zip(member.positions, member.channels, strict=True) if c in plan.groups[0].kept]
     first = f"{space.free[0].name}.bias"
     assert torch.equal(tensors[first], network.state_dict()[first][kept])  # the right ones, in their order
 

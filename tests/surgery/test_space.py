@@ -52,8 +52,9 @@ def test_tracing_and_trying_leave_the_network_as_it_was(name: str) -> None:
     assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
 
 
-# Whether `conv` may be cut, by hand. Twice reads each channel at two places, Outer multiplies by a gate that is cut with it.
-MAY_BE_CUT = {"Twice", "Outer"}
+# Whether `conv` may be cut, by hand. Twice reads each channel at two places, Outer multiplies by a gate that is cut with it,
+# Multiplier has a block of two filters per channel.
+MAY_BE_CUT = {"Twice", "Outer", "Multiplier"}
 
 
 @pytest.mark.parametrize("name", AWKWARD)
