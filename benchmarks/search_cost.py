@@ -47,7 +47,7 @@ from edcompress.search.importance import magnitude, ranks
 from edcompress.session import Session
 from edcompress.stages import train_dense
 from edcompress.surgery.costs import CostModel
-from edcompress.surgery.depgraph import trace_space
+from edcompress.surgery.tracing import trace_space
 from edcompress.training.loop import Objective, Plain, Regime, Span, Trainer, train_epoch
 from edcompress.training.precision import choose_precision
 from edcompress.training.schedule import make_optimizer

@@ -22,9 +22,9 @@ from edcompress.results import Accuracy
 from edcompress.search.budget import Budget
 from edcompress.session import DEFAULT, Session
 from edcompress.surgery.costs import CostModel
-from edcompress.surgery.depgraph import trace_space
 from edcompress.surgery.probe import lock_untrue
 from edcompress.surgery.space import Space
+from edcompress.surgery.tracing import trace_space
 from edcompress.training.accuracy import Forward, measure_accuracy
 from edcompress.training.precision import Precision, choose_precision
 

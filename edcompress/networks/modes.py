@@ -1,4 +1,4 @@
-"""Eval mode: for a moment, or in a copy."""
+"""Modes of a network that last for a moment, and a copy on the CPU."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def differentiable(network: nn.Module) -> Iterator[None]:
+    """Inside, every parameter asks for a gradient; afterwards each has its own flag back."""
+    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    network.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def on_cpu(network: nn.Module) -> nn.Module:

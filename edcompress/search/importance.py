@@ -8,8 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from edcompress.networks.modes import evaluating
-from edcompress.surgery.depgraph import differentiable
+from edcompress.networks.modes import differentiable, evaluating
 from edcompress.surgery.space import Space
 
 Batches = Iterable[tuple[Tensor, Tensor]]

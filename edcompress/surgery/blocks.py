@@ -11,16 +11,11 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from edcompress.surgery.layers import CONVS, layer_width
+from edcompress.surgery.layers import CONVS, is_grouped, layer_width
 from edcompress.surgery.space import Group, Member
 
 Found = tuple[Group, str | None]
 """A group as it was traced, and a reason to lock it."""
-
-
-def is_grouped(layer: nn.Module) -> bool:
-    """Whether a layer is a grouped convolution; a depthwise one, whose channels go one by one, is none."""
-    return isinstance(layer, CONVS) and layer.groups > 1 and not layer.groups == layer.in_channels == layer.out_channels
 
 
 def join_blocks(found: Sequence[Found], layers: Mapping[str, nn.Module]) -> list[Found]:

@@ -11,6 +11,16 @@ PER_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.PReLU, nn.InstanceNorm2d)
 ACROSS_CHANNELS = (nn.LayerNorm, nn.GroupNorm)
 
 
+def is_depthwise(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution whose every channel is made from one channel of its own."""
+    return isinstance(layer, CONVS) and 1 < layer.groups == layer.in_channels == layer.out_channels
+
+
+def is_grouped(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution that keeps groups of channels apart, of more than one channel each at one of its ends."""
+    return isinstance(layer, CONVS) and layer.groups > 1 and not is_depthwise(layer)
+
+
 def layer_width(layer: nn.Module, side: str) -> int:
     """Positions on the `out` or `in` side of a layer; 0 for a kind that is not cut."""
     if isinstance(layer, CONVS):

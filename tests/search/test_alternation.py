@@ -10,9 +10,9 @@ from edcompress.search.alternation import Alternation, Figures
 from edcompress.search.budget import Budget
 from edcompress.search.scoring import score_states
 from edcompress.surgery.costs import CostModel
-from edcompress.surgery.depgraph import trace_space
 from edcompress.surgery.slices import Slices
 from edcompress.surgery.space import Space
+from edcompress.surgery.tracing import trace_space
 from edcompress.training.precision import Precision
 
 FP32 = Precision("fp32", torch.device("cpu"))

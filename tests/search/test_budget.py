@@ -10,8 +10,8 @@ from edcompress.errors import BudgetError
 from edcompress.recipe import Constraints, Target
 from edcompress.search.budget import Budget
 from edcompress.surgery.costs import CostModel
-from edcompress.surgery.depgraph import trace_space
 from edcompress.surgery.space import Space
+from edcompress.surgery.tracing import trace_space
 
 
 class Scripted(CostModel):

@@ -11,7 +11,7 @@ from edcompress.search.controls import global_state, lamp, normalised, per_cost,
 from edcompress.search.gradual import Gradual
 from edcompress.search.importance import magnitude
 from edcompress.surgery.costs import CostModel
-from edcompress.surgery.depgraph import trace_space
+from edcompress.surgery.tracing import trace_space
 
 SCORES = torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0])
 

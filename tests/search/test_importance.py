@@ -4,7 +4,7 @@ from torch import Generator, Tensor, nn
 from zoo import ZOO, images, randomised
 
 from edcompress.search.importance import magnitude, ranks, taylor, uniform_noise
-from edcompress.surgery.depgraph import trace_space
+from edcompress.surgery.tracing import trace_space
 
 Batch = list[tuple[Tensor, Tensor]]
 

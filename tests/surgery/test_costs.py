@@ -7,9 +7,9 @@ from zoo import ZOO, images, randomised
 from edcompress.networks.registry import build
 from edcompress.recipe import Model
 from edcompress.surgery.costs import CostModel, measure_size
-from edcompress.surgery.depgraph import trace_space
 from edcompress.surgery.plan import plan_of
 from edcompress.surgery.remove import remove
+from edcompress.surgery.tracing import trace_space
 
 zoo = pytest.mark.parametrize("name", ZOO)
 

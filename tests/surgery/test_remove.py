@@ -8,11 +8,11 @@ from zoo import ZOO, images, randomised
 from zoo_awkward import AWKWARD
 
 from edcompress.errors import NetworkError, ProofError
-from edcompress.surgery.depgraph import trace_space
 from edcompress.surgery.masks import masked_call
 from edcompress.surgery.plan import GroupPlan, Plan, plan_of, state_of
 from edcompress.surgery.probe import lock_untrue
 from edcompress.surgery.remove import compare_logits, remove, require_equal
+from edcompress.surgery.tracing import trace_space
 
 zoo = pytest.mark.parametrize("name", ZOO)
 

@@ -9,11 +9,11 @@ from torch.optim import SGD, Adadelta, AdamW, Optimizer
 from wirings import chosen, dropped_by_name, dropped_of
 from zoo import ZOO, images, randomised
 
-from edcompress.surgery.depgraph import trace_space
 from edcompress.surgery.masks import masked_call
 from edcompress.surgery.plan import plan_of
 from edcompress.surgery.remove import remove
 from edcompress.surgery.slices import Slices
+from edcompress.surgery.tracing import trace_space
 from edcompress.training.batchnorm import batch_statistics
 
 zoo = pytest.mark.parametrize("name", ZOO)

@@ -2,17 +2,24 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+import torchvision
+from states import random_state
+from torch import Generator, nn
 from torch.nn import functional as F
+from torchvision.models.swin_transformer import SwinTransformer
 from zoo import ZOO, Tail, conv, images, randomised
 from zoo_awkward import AWKWARD
 
 from edcompress.errors import NetworkError, ProofError, RecipeError
 from edcompress.networks.registry import build
 from edcompress.recipe import Model
-from edcompress.surgery.depgraph import trace_space
+from edcompress.surgery.depgraph import traced_groups
+from edcompress.surgery.masks import masked_call
+from edcompress.surgery.plan import plan_of
 from edcompress.surgery.probe import lock_untrue
+from edcompress.surgery.remove import compare_logits, remove, require_equal
 from edcompress.surgery.space import Space
+from edcompress.surgery.tracing import trace_space
 
 zoo = pytest.mark.parametrize("name", ZOO)
 
@@ -95,6 +102,33 @@ def test_a_real_option_a_network_has_three_streams_and_nine_inner_groups() -> No
     assert [group.name for group in space.groups if group.locked] == ["linear"]
     ends = [(m.side, group.name) for group in space.free for m in group.members if m.layer == "layer2.0.shortcut"]
     assert ends == [("in", "conv1"), ("out", "layer2.0.conv2")]
+
+
+def test_what_cannot_be_traced_as_a_whole_is_traced_in_parts() -> None:
+    network = randomised(torchvision.models.shufflenet_v2_x0_5(num_classes=3))
+    x = torch.randn(2, 3, 32, 32, generator=Generator().manual_seed(0))
+    with pytest.raises(NetworkError, match=r"ShuffleNetV2 cannot be traced .* ZeroDivisionError"):
+        traced_groups(network, (x,))
+    space = lock_untrue(network, trace_space(network, x), x)
+    units = [f"stage{stage}.{unit}" for stage, last in ((2, 4), (3, 8), (4, 4)) for unit in range(last)]
+    assert [group.name for group in space.free] == [f"{unit}.branch2.0" for unit in units]
+    assert {m.layer for m in space.free[0].members} == {f"stage2.0.branch2.{i}" for i in (0, 1, 3, 4, 5)}
+    assert {group.locked for group in space.groups if group.locked} == {
+        "lies outside the parts of the network that can be traced"
+    }
+    state = random_state(space, 3)
+    require_equal(
+        compare_logits(masked_call(network, space, state, x), remove(network, plan_of(state, space), space)(x), "both")
+    )
+
+
+def test_views_that_tracing_multiplies_without_end_are_left_to_the_parts() -> None:
+    network = randomised(SwinTransformer([2, 2], 8, [2], [2], [4, 4], num_classes=3))
+    x = torch.randn(2, 3, 32, 32, generator=Generator().manual_seed(0))
+    with pytest.raises(NetworkError, match="views multiply the channels"):
+        traced_groups(network, (x,))
+    space = lock_untrue(network, trace_space(network, x), x)
+    assert [group.name for group in space.free] == ["features.1.0.mlp.0", "features.1.1.mlp.0"]
 
 
 def test_ignore_locks_every_group_that_a_glob_touches() -> None:

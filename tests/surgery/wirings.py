@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from zoo import ZOO, images, randomised
 
-from edcompress.surgery.depgraph import trace_space
 from edcompress.surgery.space import Space
+from edcompress.surgery.tracing import trace_space
 
 
 def chosen(name: str) -> tuple[nn.Module, Space, Tensor]:

@@ -5,9 +5,9 @@ import torch
 from zoo import ZOO, images, randomised
 
 from edcompress.recipe import Fit
-from edcompress.surgery.depgraph import trace_space
 from edcompress.surgery.plan import plan_of
 from edcompress.surgery.remove import remove
+from edcompress.surgery.tracing import trace_space
 from edcompress.training.schedule import learning_rate, make_optimizer
 
 
