@@ -1,18 +1,20 @@
 """What a network costs: measured by running it once, and predicted for any group widths.
 
-Convolutions and linear layers are counted: macs = out positions x kernel size x in channels x out channels / groups. Other layers
-(norms, activations, pooling) cost no multiply-accumulates here, as is the field's habit.
+Convolutions, linear layers and matrix products are counted: macs = out positions x kernel size x in channels x out channels / groups.
+Norms, activations and pooling cost no multiply-accumulates here, as is the field's habit.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from edcompress.networks.modes import evaluating
 from edcompress.results import Size
@@ -24,8 +26,10 @@ Kind = Literal["macs", "params", "channels"]
 
 def measure_size(network: nn.Module, example: Tensor) -> Size:
     """Parameters, and multiply-accumulates for one image of `example` [N, C, H, W]."""
-    macs = sum(_layer_macs(layer, calls) for layer, calls in _output_positions(network, example).items())
-    return Size(params=sum(parameter.numel() for parameter in network.parameters()), macs=macs)
+    positions = _output_positions(network, example)
+    macs = sum(_layer_macs(layer, calls) for layer, calls in positions.items())
+    params = sum(parameter.numel() for parameter in network.parameters())
+    return Size(params=params, macs=macs + _products_outside(network, example, positions))
 
 
 def _layer_macs(layer: nn.Module, positions: int) -> int:
@@ -45,7 +49,7 @@ def _output_positions(network: nn.Module, example: Tensor) -> dict[nn.Module, in
     positions: Counter[nn.Module] = Counter()
 
     def count(layer: nn.Module, _: object, output: Tensor) -> None:
-        positions[layer] += output[0].numel() // _weight(layer).shape[0]
+        positions[layer] += output.numel() // _weight(layer).shape[0] // len(example)
 
     hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, _COUNTED)]
     try:
@@ -57,11 +61,33 @@ def _output_positions(network: nn.Module, example: Tensor) -> dict[nn.Module, in
     return dict(positions)
 
 
+@torch.no_grad()
+def _products_outside(network: nn.Module, example: Tensor, positions: Mapping[nn.Module, int]) -> int:
+    """Multiply-accumulates for one image of matrix products that no linear layer makes: attention, and its fused projections."""
+    with evaluating(network), _without_fast_attention(), FlopCounterMode(display=False) as counter:
+        network(example)
+    counts = counter.get_flop_counts()["Global"]
+    flops: int = sum(count for operation, count in counts.items() if "convolution" not in str(operation))
+    linear = sum(_layer_macs(layer, calls) for layer, calls in positions.items() if isinstance(layer, nn.Linear))
+    return max(0, flops // 2 // len(example) - linear)
+
+
+@contextmanager
+def _without_fast_attention() -> Iterator[None]:
+    """torch's fused attention in eval mode hides its products."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 class CostModel:
     """Cost of every state of a space from its group widths alone, as a share of the dense network.
 
     A layer with weight [out, in, k...] costs a x out x in. Both sides are linear in the widths n [G] of the free groups:
-    out = b_out + A_out n. Vectors such as biases and norms cost c + w n parameters.
+    out = b_out + A_out n. Vectors such as biases and norms cost c + w n parameters. What no layer computes costs the same for all.
     """
 
     def __init__(self, space: Space, network: nn.Module, example: Tensor) -> None:
@@ -75,6 +101,7 @@ class CostModel:
         self._kernel = torch.tensor([_kernel(layer) for layer in layers], dtype=torch.float64)
         self._pixels = torch.tensor([positions[layer] for layer in layers], dtype=torch.float64)
         self._vectors = _vector_params(space, network, layers)
+        self._products = _products_outside(network, example, positions)
         self._dense: dict[Kind, Tensor] = {}
 
     def share(self, kind: Kind, widths: Tensor) -> Tensor:
@@ -87,7 +114,7 @@ class CostModel:
         return cost(widths.to(torch.float64)) / self._dense[kind]
 
     def _macs(self, widths: Tensor) -> Tensor:
-        return self._weights(widths) @ self._pixels
+        return self._weights(widths) @ self._pixels + self._products
 
     def _params(self, widths: Tensor) -> Tensor:
         return self._weights(widths).sum(-1) + _affine(self._vectors, widths).squeeze(-1)

@@ -1,7 +1,9 @@
 import pytest
 import torch
+import torchvision
 from states import random_state
 from torch import Generator
+from torchvision.models.swin_transformer import SwinTransformer
 from zoo import ZOO, images, randomised
 
 from edcompress.networks.registry import build
@@ -69,6 +71,24 @@ def test_a_depthwise_filter_reads_one_channel() -> None:
     size = measure_size(ZOO["depthwise"].network(), images(2))
     # conv 6912, depthwise 64 x 9 x 1 x 4 = 2304, pointwise 64 x 4 x 6 = 1536, fc 18
     assert size.macs == 6912 + 2304 + 1536 + 18
+
+
+def test_attention_counts_though_no_linear_layer_computes_it() -> None:
+    network = torchvision.models.VisionTransformer(8, 4, 1, 2, 6, 10, num_classes=3)
+    # 4 patches and a class token of 6: patches 4 x 48 x 6, in and out projections 5 x 6 x (18 + 6), two heads of 5 x 5 x 3 twice,
+    # mlp 5 x 6 x 10 twice, head 6 x 3
+    assert measure_size(network, images(2)).macs == 1152 + 720 + 300 + 600 + 18
+    space = trace_space(network, images(2))
+    costs = CostModel(space, network, images(2))
+    assert [(group.name, group.channels) for group in space.free] == [("encoder.layers.encoder_layer_0.mlp.0", 10)]
+    assert costs.share("macs", torch.tensor([5])).item() == pytest.approx(1 - 300 / 2790)
+
+
+def test_windows_count_for_the_image_they_are_of() -> None:
+    network = SwinTransformer([2, 2], 6, [2], [2], [2, 2], num_classes=3)
+    # 16 tokens of 6: patches 16 x 12 x 6, and in two blocks: qkv and projection 16 x 6 x (18 + 6), 4 windows with two heads of
+    # 4 x 4 x 3 twice, mlp 16 x 6 x 24 twice; head 6 x 3
+    assert measure_size(network, images(2)).macs == 1152 + 2 * (2304 + 768 + 4608) + 18
 
 
 def test_measuring_does_not_depend_on_the_number_of_images_and_changes_nothing() -> None:
