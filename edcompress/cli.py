@@ -146,8 +146,8 @@ def inspect(recipe: RecipeName, checkpoint: Annotated[Path | None, typer.Argumen
     checked = recipebook.read_recipe(recipe, overrides or ())
     from edcompress import pipeline
 
-    space = pipeline.inspect(checkpoint, checked, Session("cpu", trust_code, trust_pickle))
-    views.show_space(space, as_json=as_json)
+    found = pipeline.inspect(checkpoint, checked, Session("cpu", trust_code, trust_pickle))
+    views.show_inspection(found, as_json=as_json)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from edcompress.deploy.latency import measure
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.deploy.parity import compare_with_onnx, onnx_accuracy
 from edcompress.errors import InputError, RunFolderError
+from edcompress.inspection import inspect_network
 from edcompress.job import Job, find_space, new_network, open_budget, open_job, read_network
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
@@ -27,14 +28,13 @@ from edcompress.networks.modes import on_cpu
 from edcompress.recipe import Benchmark, Recipe
 from edcompress.recipebook import differences, dump
 from edcompress.reports import save_report
-from edcompress.results import Accuracy, Latency, ModelResult, Proof, Proofs, Report, TargetResult
+from edcompress.results import Accuracy, Inspection, Latency, ModelResult, Proof, Proofs, Report, TargetResult
 from edcompress.runs import RunFolder, write_text
 from edcompress.session import DEFAULT, Session
 from edcompress.stages import Measured, Run
 from edcompress.surgery.costs import measure_size
 from edcompress.surgery.plan import state_of
 from edcompress.surgery.remove import compare_logits, remove, require_equal
-from edcompress.surgery.space import Space
 
 _FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "export.", "benchmark.", "gate.", "preset")
 """Keys, or the beginnings of keys, that a resumed run may change: they do not change what `prune` computes."""
@@ -139,10 +139,10 @@ def train(recipe: Recipe, output: Path, *, force: bool = False, session: Session
     return job.accuracy(network.to(job.precision.device))
 
 
-def inspect(checkpoint: Path | None, recipe: Recipe, session: Session = DEFAULT) -> Space:
+def inspect(checkpoint: Path | None, recipe: Recipe, session: Session = DEFAULT) -> Inspection:
     """What of the recipe's network can be pruned, and what is locked and why; nothing is trained and no data is read."""
     network = new_network(recipe, session) if checkpoint is None else read_network(recipe, checkpoint, session)
-    return find_space(recipe, network)
+    return inspect_network(network, recipe)
 
 
 def benchmark(models: Sequence[Path], options: Benchmark) -> dict[str, Latency]:

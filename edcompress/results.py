@@ -96,6 +96,35 @@ class TargetResult(Value):
     round_to: int
 
 
+class GroupSummary(Value):
+    """A group of channels that go together, how many layers it touches, and what share of the network's cost those have.
+
+    A channel stands for `block` channels of a layer, or more; `locked` is the reason why none can go, or None.
+    """
+
+    name: str
+    channels: int
+    block: int
+    layers: int
+    macs: float
+    params: float
+    locked: str | None
+
+
+class Inspection(Value):
+    """What can be pruned of a network before anything is trained.
+
+    `smallest` holds the least share of macs and of params that the constraints leave; `round_to` is the step of the widths.
+    """
+
+    network: str
+    size: Size
+    groups: tuple[GroupSummary, ...]
+    smallest: dict[Literal["macs", "params"], float]
+    round_to: int | None
+    warnings: tuple[str, ...]
+
+
 class SearchSummary(Value):
     """What the search did; `generations` is 0 for the one-shot controls."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -14,10 +14,8 @@ from rich.table import Table
 
 from edcompress import runs
 from edcompress.report import tables
-from edcompress.results import Latency, Report, Verdict
-
-if TYPE_CHECKING:
-    from edcompress.surgery.space import Space
+from edcompress.report.rows import human
+from edcompress.results import Inspection, Latency, Report, Verdict
 
 out = Console()
 
@@ -39,17 +37,24 @@ def show_latency(latency: Mapping[str, Latency], *, as_json: bool) -> None:
     out.print(table)
 
 
-def show_space(space: Space, *, as_json: bool) -> None:
-    """The groups, and which are locked and why."""
+def show_inspection(found: Inspection, *, as_json: bool) -> None:
+    """The groups with their share of the cost, which are locked and why, how far pruning can go, and what to beware of."""
     if as_json:
-        print_json(space.model_dump())
+        print_json(found.model_dump())
         return
-    title = f"{len(space.free)} groups with {space.genes} channels can be pruned"
-    table = Table("group", "channels", "layers", "", title=title)
-    for group in space.groups:
-        state = f"locked: {group.locked}" if group.locked else "free"
-        table.add_row(escape(group.name), str(group.channels), str(len(group.layers)), escape(state))
-    out.print(table)
+    out.print(tables.groups_table(found))
+    free = [group for group in found.groups if group.locked is None]
+    say(
+        f"{len(free)} of {len(found.groups)} groups can be pruned, {sum(group.channels for group in free)} channels in all"
+    )
+    say(f"{found.network}: {human(found.size.macs)} multiply-accumulates, {human(found.size.params)} parameters")
+    smallest = " and ".join(f"{share:.1%} of the {kind}" for kind, share in found.smallest.items())
+    say(
+        f"the constraints leave at least {smallest}"
+        + (f", in steps of {found.round_to} channels" if found.round_to else "")
+    )
+    for warning in found.warnings:
+        say(f"warning: {warning}")
 
 
 def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> None:

@@ -246,15 +246,36 @@ def test_results_as_json(cli, dense: Path, finished: Path) -> None:
     assert of_dense == report["dense"]["accuracy"]
     latency = json.loads(cli("benchmark", finished, "--runs", "20", "--json").out)
     assert {Path(name).name: value["n"] for name, value in latency.items()} == {"dense.onnx": 20, "pruned.onnx": 20}
-    space = json.loads(cli("inspect", dense, "--recipe", "digits", "--json").out)
-    assert space == json.loads((finished / "space.json").read_text())
+    found = json.loads(cli("inspect", dense, "--recipe", "digits", "--json").out)
+    space = json.loads((finished / "space.json").read_text())
+    keys = ("name", "channels", "locked")
+    assert [[g[key] for key in keys] for g in found["groups"]] == [[g[key] for key in keys] for g in space["groups"]]
+    assert found["size"]["macs"] == report["dense"]["size"]["macs"]
 
 
-def test_inspect_says_what_is_locked_and_why(cli) -> None:
-    ended = cli("inspect", "--recipe", "digits")
+def test_inspect_says_what_can_go_what_it_costs_and_why_not(cli) -> None:
+    ended = cli("inspect", "--recipe", "digits", "--set", "constraints.ignore=[layer2*]")
     assert ended.code == 0
-    assert "channels can be pruned" in ended.out
-    assert "locked: " in ended.out
+    assert "locked: constraints.ignore has 'layer2*', which matches layer2.0" in " ".join(ended.out.split())
+    assert "groups can be pruned" in ended.out
+    assert "the constraints leave at least" in ended.out
+    found = json.loads(cli("inspect", "--recipe", "digits", "--json").out)
+    assert 0 < found["smallest"]["macs"] < 0.1
+    stem = found["groups"][0]
+    assert (stem["name"], stem["channels"], stem["layers"]) == (
+        "conv1",
+        16,
+        7,
+    )  # conv1, bn1, layer1.0's three, layer2.0's two
+    assert found["warnings"] == []
+
+
+def test_inspect_warns_of_a_target_out_of_reach_and_of_memory(cli) -> None:
+    found = json.loads(cli("inspect", "--recipe", "digits", "--set", "target.macs=0.001", "--json").out)
+    assert "target.macs = 0.001 is below" in found["warnings"][0]
+    ended = cli("inspect", "--recipe", "digits", "--set", "model.arch=mobilenet_v2", "--set", "data.image_size=32")
+    assert "warning: " in ended.out
+    assert "memory sets the pace" in ended.out
 
 
 def test_recipes_lists_all_and_prints_one(cli) -> None:

@@ -22,6 +22,7 @@ LAYERS = (
     ("report",),
     ("runs",),
     ("reports", "job"),
+    ("inspection",),
     ("stages",),
     ("pipeline",),
     ("display", "views"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from edcompress.results import Check, Count, Latency, ModelResult, Proof, Report, Verdict
+from edcompress.results import Check, Count, Inspection, Latency, ModelResult, Proof, Report, Verdict
 
 MISSING = "–"
 PERCENTILES = ("p50", "p90", "p99")
@@ -49,6 +49,17 @@ class CheckRow(NamedTuple):
     limit: str
     margin: str
     answer: str
+
+
+class GroupRow(NamedTuple):
+    """One group of channels that go together."""
+
+    name: str
+    channels: str
+    layers: str
+    macs: str
+    params: str
+    state: str
 
 
 def percent(count: Count) -> str:
@@ -123,6 +134,16 @@ def proof_rows(report: Report) -> list[Equality]:
         _equality("pruned = reloaded", proof.pruned_vs_reloaded),
         _equality("pruned = ONNX", proof.pruned_vs_onnx),
     ]
+
+
+def group_rows(found: Inspection) -> list[GroupRow]:
+    """A row per group."""
+    return [
+        GroupRow(
+            group.name, str(group.channels) if group.block == 1 else f"{group.channels} x {group.block}", str(group.layers),
+            f"{group.macs:.1%}", f"{group.params:.1%}", f"locked: {group.locked}" if group.locked else "free")
+        for group in found.groups
+    ]  # fmt: skip
 
 
 def check_rows(verdict: Verdict) -> list[CheckRow]:

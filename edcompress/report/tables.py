@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from rich import box
 from rich.table import Table
 
-from edcompress.report.rows import check_rows, comparison_rows, proof_rows, stage_rows
-from edcompress.results import Report, Verdict
+from edcompress.report.rows import check_rows, comparison_rows, group_rows, proof_rows, stage_rows
+from edcompress.results import Inspection, Report, Verdict
 
 
 def comparison_table(report: Report) -> Table:
@@ -25,6 +25,18 @@ def proofs_table(report: Report) -> Table:
     """How far apart the logits are of the networks that must be equal."""
     table = _table("Proofs", ("", "largest diff", "relative", "of"), proof_rows(report))
     table.columns[3].justify, table.columns[3].no_wrap = "left", False
+    return table
+
+
+def groups_table(found: Inspection) -> Table:
+    """Every group of channels, the share of the cost of the layers that it touches, and why it is locked."""
+    headings = ("group", "channels", "layers", "MACs", "params", "")
+    table = _table(f"Groups of {found.network}", headings, group_rows(found))
+    table.columns[0].overflow = "fold"
+    table.columns[0].no_wrap = table.columns[5].no_wrap = False
+    table.columns[5].justify = "left"
+    for row, group in zip(table.rows, found.groups, strict=True):
+        row.style = "dim" if group.locked else None
     return table
 
 

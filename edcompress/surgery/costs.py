@@ -61,6 +61,24 @@ def _output_positions(network: nn.Module, example: Tensor) -> dict[nn.Module, in
     return dict(positions)
 
 
+def layer_sizes(network: nn.Module, example: Tensor) -> dict[str, Size]:
+    """What each layer with parameters of its own costs, by name."""
+    positions = _output_positions(network, example)
+    return {
+        name: Size(
+            params=sum(parameter.numel() for parameter in layer.parameters(recurse=False)),
+            macs=_layer_macs(layer, positions[layer]) if layer in positions else 0,
+        )
+        for name, layer in network.named_modules()
+        if any(True for _ in layer.parameters(recurse=False))
+    }
+
+
+def outputs_per_image(network: nn.Module, example: Tensor) -> int:
+    """Values that convolutions and linear layers write for one image: what must go through memory, whatever it takes to compute."""
+    return sum(calls * _weight(layer).shape[0] for layer, calls in _output_positions(network, example).items())
+
+
 @torch.no_grad()
 def _products_outside(network: nn.Module, example: Tensor, positions: Mapping[nn.Module, int]) -> int:
     """Multiply-accumulates for one image of matrix products that no linear layer makes: attention, and its fused projections."""

@@ -1,0 +1,71 @@
+"""What can be pruned of a network, in figures, before anything is trained."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from edcompress.errors import BudgetError
+from edcompress.job import example_images, find_space
+from edcompress.recipe import Recipe, Target
+from edcompress.results import GroupSummary, Inspection, Size
+from edcompress.search.budget import Budget
+from edcompress.surgery.costs import CostModel, layer_sizes, measure_size, outputs_per_image
+from edcompress.surgery.space import Group, Space
+
+LITTLE_WORK = 100
+"""Multiply-accumulates per value written, below which time follows the values: MobileNetV2 has 45, ResNet-18 720 (docs/latency.md)."""
+
+
+def inspect_network(network: nn.Module, recipe: Recipe) -> Inspection:
+    """The groups of the recipe's network, what they cost, what is locked and why, and how far the constraints let a target go."""
+    example, space = example_images(recipe), find_space(recipe, network)
+    size, layers = measure_size(network, example), layer_sizes(network, example)
+    costs = CostModel(space, network, example)
+    warnings = _little_work(network, example, size)
+    budget: Budget | None = None
+    try:
+        budget = Budget(space, costs, recipe.target, recipe.constraints)
+    except BudgetError as error:
+        warnings.append(str(error))
+    return Inspection(
+        network=recipe.model.arch or str(recipe.model.factory),
+        size=size,
+        groups=tuple(_summary(group, layers, size) for group in space.groups),
+        smallest={kind: _smallest(space, costs, recipe, kind) for kind in ("macs", "params")},
+        round_to=budget.round_to if budget else recipe.constraints.round_to,
+        warnings=tuple(warnings),
+    )
+
+
+def _smallest(space: Space, costs: CostModel, recipe: Recipe, kind: str) -> float:
+    """The least share of the network's `kind` that the constraints leave; all of it where nothing is free.
+
+    Where rounding is left to us, it gives way to the target: then channels go one by one.
+    """
+    if not space.free:
+        return 1.0
+    constraints = recipe.constraints.model_copy(update={"round_to": recipe.constraints.round_to or 1})
+    return Budget(space, costs, Target.model_validate({kind: 1.0}), constraints).smallest
+
+
+def _summary(group: Group, layers: dict[str, Size], size: Size) -> GroupSummary:
+    touched = [layers[name] for name in group.layers if name in layers]
+    return GroupSummary(
+        name=group.name,
+        channels=group.channels,
+        block=group.block,
+        layers=len(group.layers),
+        macs=sum(layer.macs for layer in touched) / size.macs,
+        params=sum(layer.params for layer in touched) / size.params,
+        locked=group.locked,
+    )
+
+
+def _little_work(network: nn.Module, example: Tensor, size: Size) -> list[str]:
+    work = size.macs / outputs_per_image(network, example)
+    if work >= LITTLE_WORK:
+        return []
+    return [
+        f"{work:.0f} multiply-accumulates per value written: memory sets the pace of this network, and the speed-up will be less than the "
+        "share of multiply-accumulates saved"
+    ]
