@@ -49,10 +49,9 @@ def show_inspection(found: Inspection, *, as_json: bool) -> None:
     )
     say(f"{found.network}: {human(found.size.macs)} multiply-accumulates, {human(found.size.params)} parameters")
     smallest = " and ".join(f"{share:.1%} of the {kind}" for kind, share in found.smallest.items())
-    say(
-        f"the constraints leave at least {smallest}"
-        + (f", in steps of {found.round_to} channels" if found.round_to else "")
-    )
+    say(f"the constraints leave at least {smallest}")
+    if found.round_to:
+        say(f"for the recipe's target channels go in steps of {found.round_to}")
     for warning in found.warnings:
         say(f"warning: {warning}")
 
