@@ -110,7 +110,8 @@ def read_network(recipe: Recipe, checkpoint: Path, session: Session = DEFAULT) -
 def find_space(recipe: Recipe, network: nn.Module) -> Space:
     """What of the network can be removed exactly under the recipe's constraints, and what is locked and why."""
     example = example_images(recipe)
-    return lock_untrue(network, trace_space(network, example, recipe.constraints.ignore), example)
+    constraints = recipe.constraints
+    return lock_untrue(network, trace_space(network, example, constraints.ignore, constraints.only), example)
 
 
 def open_budget(recipe: Recipe, network: nn.Module, space: Space) -> Budget:

@@ -135,6 +135,9 @@ class Constraints(Section):
     min_channels: int = Field(1, ge=1, description="fewest channels a group keeps")
     min_ratio: Unit = Field(0.1, description="smallest share of its channels a group keeps")
     ignore: tuple[str, ...] = Field((), description="globs of layer names that stay as they are, e.g. 'layer4.*'")
+    only: tuple[str, ...] = Field(
+        (), description="globs of layer names; if given, all that touches none of these stays as it is"
+    )
 
 
 class Search(Section):

@@ -26,16 +26,24 @@ Side = tuple[str, str]
 class Locks:
     """What all groups of a network together say of each."""
 
-    def __init__(self, network: nn.Module, found: Sequence[Found], ignore: Sequence[str]) -> None:
-        self._layers, self._ignore = dict(network.named_modules()), ignore
+    def __init__(self, network: nn.Module, found: Sequence[Found], ignore: Sequence[str], only: Sequence[str]) -> None:
+        self._layers, self._ignore, self._only = dict(network.named_modules()), ignore, only
         self._uneven, self._tied = _half_covered(found, self._layers), _tied(network)
 
     def reason(self, group: Group) -> str | None:
         """Why the group must stay as it is, or None."""
+        return self._wished(group) or self._fault(group)
+
+    def _wished(self, group: Group) -> str | None:
         for pattern in self._ignore:
             for name in group.layers:
                 if fnmatchcase(name, pattern):
                     return f"constraints.ignore has {pattern!r}, which matches {name}"
+        if self._only and not any(fnmatchcase(name, pattern) for pattern in self._only for name in group.layers):
+            return "none of its layers is in constraints.only"
+        return None
+
+    def _fault(self, group: Group) -> str | None:
         for member in group.members:
             if member.layer in self._tied:
                 return f"{member.layer} has a weight in common with {self._tied[member.layer]}"
@@ -44,9 +52,7 @@ class Locks:
         for member in group.members:
             if (member.layer, member.side) in self._uneven:
                 return f"couples only a part of the {member.side}put channels of {member.layer} (a padded or sliced shortcut)"
-        if not any(member.side == "in" for member in group.members):
-            return "feeds the network's outputs"
-        return None
+        return None if any(member.side == "in" for member in group.members) else "feeds the network's outputs"
 
 
 def _layer_reason(member: Member, layer: nn.Module) -> str | None:

@@ -20,15 +20,18 @@ _BETWEEN = "lies outside the parts of the network that can be traced"
 Inputs = dict[str, tuple[Tensor, ...]]
 
 
-def trace_space(network: nn.Module, example: Tensor, ignore: Sequence[str] = ()) -> Space:
-    """The pruning space of `network` traced with `example` [N, C, H, W]; groups that match a glob in `ignore` are locked.
+def trace_space(network: nn.Module, example: Tensor, ignore: Sequence[str] = (), only: Sequence[str] = ()) -> Space:
+    """The pruning space of `network` traced with `example` [N, C, H, W].
+
+    Groups that match a glob in `ignore`, or none in `only` where there are some, are locked.
 
     Where the network cannot be traced as a whole, its blocks are, each by itself: what lies within one is free. Raises NetworkError
     where nothing can be traced, RecipeError for a glob that matches no layer.
     """
-    _check_globs(network, ignore)
+    _check_globs(network, "ignore", ignore)
+    _check_globs(network, "only", only)
     found = _found(network, example)
-    locks = Locks(network, found, ignore)
+    locks = Locks(network, found, ignore, only)
     joined = join_blocks(found, dict(network.named_modules()))
     groups = [group.model_copy(update={"locked": reason or locks.reason(group)}) for group, reason in joined]
     order = {name: place for place, (name, _) in enumerate(network.named_modules())}
@@ -110,8 +113,8 @@ def _rest(network: nn.Module, parts: Sequence[Found]) -> Iterator[Found]:
             yield Group(name=name, channels=len(every), members=(member,)), _BETWEEN
 
 
-def _check_globs(network: nn.Module, ignore: Sequence[str]) -> None:
+def _check_globs(network: nn.Module, key: str, patterns: Sequence[str]) -> None:
     names = [name for name, _ in network.named_modules()]
-    for pattern in ignore:
+    for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise RecipeError(f"constraints.ignore: {pattern!r} matches no layer; layers are named like {names[1]!r}")
+            raise RecipeError(f"constraints.{key}: {pattern!r} matches no layer; layers are named like {names[1]!r}")

@@ -141,6 +141,18 @@ def test_ignore_locks_every_group_that_a_glob_touches() -> None:
     assert trace_space(ZOO["chain"].network(), images(2), ["conv*"]).genes == 0
 
 
+def test_only_locks_every_group_that_no_glob_touches() -> None:
+    space = trace_space(ZOO["residual"].network(), images(2), only=["bn2"])  # on the stream, of which stem is the first
+    assert [group.name for group in space.free] == ["stem"]
+    assert (
+        next(group.locked for group in space.groups if group.name == "conv1")
+        == "none of its layers is in constraints.only"
+    )
+    assert trace_space(ZOO["residual"].network(), images(2), ["stem"], ["bn2"]).genes == 0
+    with pytest.raises(RecipeError, match=r"constraints.only: 'layer9\.\*' matches no layer"):
+        trace_space(ZOO["chain"].network(), images(2), only=["layer9.*"])
+
+
 def test_a_glob_that_matches_nothing_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"'layer9\.\*' matches no layer"):
         trace_space(ZOO["chain"].network(), images(2), ["conv1", "layer9.*"])
