@@ -1,0 +1,238 @@
+"""Which classifiers can be pruned, proved by doing it: every one of torchvision's, and two of each of timm's families.
+
+    python benchmarks/zoo.py [--only NAME ...] [--jobs 2] [--timeout 300] [--table]
+
+Each network is built with random weights and random batch-norm statistics, its pruning space is found, a random feasible state at half of
+its multiply-accumulates is removed, and four logits are compared: masked, pruned, reloaded (the dense network cut again, with the pruned
+weights loaded) and ONNX. A network is proved when they are equal to 1e-4 of the logits' scale and the dense network's are not; else it is
+refused, with what a user is told. Each runs in a process of its own with a time limit. Finished ones stand in benchmarks/zoo.jsonl and
+are not run again; docs/zoo.md is rewritten from all lines. timm's networks are those of benchmarks/zoo_timm.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Generator, Tensor, nn
+
+from edcompress.deploy.onnx_export import export_onnx
+from edcompress.deploy.parity import compare_with_onnx
+from edcompress.errors import BudgetError, EdcompressError
+from edcompress.job import new_network
+from edcompress.pipeline import processor
+from edcompress.recipe import Constraints, Recipe, Target
+from edcompress.results import Proof
+from edcompress.search.budget import Budget
+from edcompress.surgery.costs import CostModel, measure_size
+from edcompress.surgery.masks import masked_call
+from edcompress.surgery.plan import plan_of
+from edcompress.surgery.probe import lock_untrue
+from edcompress.surgery.remove import TOLERANCE, compare_logits, remove
+from edcompress.surgery.tracing import trace_space
+
+HERE = Path(__file__).parent
+LOG = HERE / "zoo.jsonl"
+PAGE = HERE.parent / "docs" / "zoo.md"
+TIMM = HERE / "zoo_timm.txt"
+CLASSES = 10
+TARGET = 0.5
+SIZES = {"inception_v3": 299}
+PROOFS = ("pruned", "reloaded", "onnx")
+
+
+def main() -> None:
+    """Run what is missing and rewrite the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these networks, whether they have a line or not")
+    parser.add_argument("--jobs", type=int, default=1, help="networks at a time, each on one thread")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds for one network")
+    parser.add_argument("--log", type=Path, default=LOG, help="the lines; the page is written for the default only")
+    parser.add_argument("--table", action="store_true", help="only rewrite docs/zoo.md")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one)))
+        return
+    if not options.table:
+        measure_all(options)
+    if options.log == LOG:
+        PAGE.write_text(page(lines(LOG)))
+
+
+def names() -> list[str]:
+    """All networks, torchvision's before timm's."""
+    vision = torchvision.models.list_models(module=torchvision.models)
+    return [*vision, *(f"timm:{name}" for name in TIMM.read_text().split())]
+
+
+def lines(log: Path) -> list[dict[str, Any]]:
+    """The latest line of each network, in the order of the names."""
+    found = {line["network"]: line for line in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
+    return [found[name] for name in names() if name in found]
+
+
+def measure_all(options: argparse.Namespace) -> None:
+    """A line for each network that has none."""
+    done = {line["network"] for line in lines(options.log)}
+    with ThreadPoolExecutor(options.jobs) as pool:
+        todo = options.only or [name for name in names() if name not in done]
+        waiting = [pool.submit(run, name, options.timeout) for name in todo]
+        for finished in as_completed(waiting):
+            line = finished.result()
+            with options.log.open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(f"{line['network']}: {line['status']} {line.get('why', '')} ({line['seconds']:.0f} s)", flush=True)
+
+
+def run(name: str, timeout: float) -> dict[str, Any]:
+    """The network's line, from a process of its own."""
+    started = time.monotonic()
+    command, one_thread = [sys.executable, __file__, "--one", name], {**os.environ, "OMP_NUM_THREADS": "1"}
+    try:
+        ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout, env=one_thread)
+        text = ended.stdout.splitlines()[-1:] if ended.returncode == 0 else []
+        line = json.loads(text[0]) if text else {"status": "CRASHED", "why": (ended.stderr.splitlines() or [""])[-1]}
+    except subprocess.TimeoutExpired:
+        line = {"status": "TIMED OUT", "why": f"after {timeout:.0f} s"}
+    about = {
+        "machine": processor(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": date.today().isoformat(),
+    }
+    return {"network": name, **line, "seconds": time.monotonic() - started, **about}
+
+
+def measure(name: str) -> dict[str, Any]:
+    """What became of the network."""
+    try:
+        network, images = build(name)
+        space = lock_untrue(network, trace_space(network, images[:2]), images[:2])
+        costs = CostModel(space, network, images[:2])
+        budget, target = open_budget(space, costs)
+    except EdcompressError as error:
+        return {"status": "refused", "why": str(error).splitlines()[0]}
+    generator = Generator().manual_seed(0)
+    shares = 0.2 + 0.8 * torch.rand(1, len(space.free), generator=generator)
+    state = budget.repair(shares, torch.rand(1, space.genes, generator=generator), target)[0]
+    with torch.no_grad():
+        proofs, effect = prove(network, images, space, state)
+    reasons = Counter(kind(group.locked) for group in space.groups if group.locked)
+    equal = all(proof.relative <= TOLERANCE for proof in proofs.values())
+    size = measure_size(network, images[:2])
+    return {
+        "status": "proved" if equal and effect > 10 * TOLERANCE else "WRONG",
+        "free": len(space.free), "groups": len(space.groups), "genes": space.genes, "locked": dict(reasons),
+        "macs": size.macs, "params": size.params, "target": target, "achieved": budget.share(budget.widths(state)).item(),
+        "smallest": budget.smallest, "effect": effect, "proofs": {key: proof.relative for key, proof in proofs.items()},
+    }  # fmt: skip
+
+
+def build(name: str) -> tuple[nn.Module, Tensor]:
+    """The network in eval mode with random batch-norm statistics, and eight random images of the size it is made for."""
+    size = SIZES.get(name, 224)
+    if name.startswith("timm:"):
+        import timm
+
+        size = timm.get_pretrained_cfg(name.removeprefix("timm:")).input_size[-1]
+    recipe = Recipe.model_validate({
+        "model": {"arch": name, "num_classes": CLASSES}, "data": {"dataset": "image_folder", "image_size": size}})  # fmt: skip
+    network = new_network(recipe).eval()
+    generator = Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(getattr(layer, "running_mean", None), Tensor):
+                layer.running_mean.copy_(0.1 * torch.randn(layer.running_mean.shape, generator=generator))  # type: ignore[operator,union-attr,arg-type]
+                layer.running_var.copy_(0.5 + torch.rand(layer.running_var.shape, generator=generator))  # type: ignore[operator,union-attr,arg-type]
+        for parameter in network.parameters():
+            if parameter.abs().max() < 1e-3:  # layer scales and gates that begin near zero would hide their block
+                parameter.copy_(1 + 0.1 * torch.randn(parameter.shape, generator=generator))
+    return network, torch.randn(8, 3, size, size, generator=generator)
+
+
+def open_budget(space: Any, costs: CostModel) -> tuple[Budget, float]:
+    """The budget at the target, or at the least that the floors leave where that is more."""
+    try:
+        return Budget(space, costs, Target(macs=TARGET), Constraints()), TARGET
+    except BudgetError:
+        loose = Constraints(round_to=1)
+        least = Budget(space, costs, Target(macs=1.0), loose).smallest
+        return Budget(space, costs, Target(macs=least), loose), least
+
+
+def prove(network: nn.Module, images: Tensor, space: Any, state: Tensor) -> tuple[dict[str, Proof], float]:
+    """How far the pruned, the reloaded and the ONNX network are from what they must equal, and the dense one from the masked."""
+    plan = plan_of(state, space)
+    pruned = remove(network, plan, space)
+    masked = masked_call(network, space, state, images)
+    logits = pruned(images)
+    again = remove(network, plan, space)
+    again.load_state_dict(pruned.state_dict())
+    effect = compare_logits(masked, network(images), "dense").relative
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pruned.onnx"
+        export_onnx(pruned, images[:2], path, opset=18, metadata={})
+        onnx = compare_with_onnx(pruned, path, images)
+    proofs = {
+        "pruned": compare_logits(masked, logits, "pruned"),
+        "reloaded": compare_logits(logits, again(images), "reloaded"),
+        "onnx": onnx,
+    }
+    return proofs, effect
+
+
+def kind(reason: str) -> str:
+    """A reason without the names of layers and figures, to count alike ones together."""
+    return re.sub(r"\(\w+Error.*", "(an error)", re.sub(r"\b[\w.]*\d[\w.]*\b", "*", reason))
+
+
+def page(found: list[dict[str, Any]]) -> str:
+    """docs/zoo.md."""
+    one = found[-1]
+    parts = [
+        "# The zoo", "",
+        "Written by `benchmarks/zoo.py` from `benchmarks/zoo.jsonl`; what is done to each network stands at its head.", "",
+        f"{one['machine']}, one thread per network; torch {one['torch']}, Python {one['python']}; {one['date']}.", "",
+    ]  # fmt: skip
+    for title, of in (("torchvision", False), ("timm", True)):
+        rows = [line for line in found if line["network"].startswith("timm:") == of]
+        proved = sum(line["status"] == "proved" for line in rows)
+        parts += [f"## {title}", "", f"{proved} of {len(rows)} proved.", "", *table(rows), ""]
+    return "\n".join(parts)
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """A row per network."""
+    head = "| network | | free groups | channels | MACs, M | left | differences: pruned, reloaded, ONNX | s | locked or refused because |"
+    return [head, "| --- " * 9 + "|", *(row(line) for line in rows)]
+
+
+def row(line: dict[str, Any]) -> str:
+    """One network's row."""
+    name, seconds = line["network"].removeprefix("timm:"), f"{line['seconds']:.0f}"
+    if "proofs" not in line:
+        return f"| {name} | {line['status']} | | | | | | {seconds} | {line['why'].replace('|', '/')[:200]} |"
+    proofs = ", ".join(f"{line['proofs'][key]:.0e}" for key in PROOFS)
+    locked = "; ".join(f"{count} {reason}" for reason, count in line["locked"].items())
+    left = f"{line['achieved']:.1%}" + ("" if line["target"] == TARGET else " (the least)")
+    groups, macs = f"{line['free']} of {line['groups']}", f"{line['macs'] / 1e6:.0f}"
+    return f"| {name} | {line['status']} | {groups} | {line['genes']} | {macs} | {left} | {proofs} | {seconds} | {locked} |"
+
+
+if __name__ == "__main__":
+    main()
