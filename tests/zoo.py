@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from edcompress.networks.attention import SelfAttention
 from edcompress.networks.cifar_resnet import PaddedShortcut
 
 INPUT = (3, 8, 8)
@@ -249,6 +250,46 @@ class Prelu(Tail):
         return self.classify(self.one(self.conv2(self.each(self.conv1(x)))))
 
 
+class Tokens(Tail):
+    """A residual attention over the pixels: four values for each, two heads of three."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__(4)
+        self.stem, self.attention = nn.Conv2d(3, 4, 1), attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        return self.fc((tokens + self.attend(tokens)).mean(1))  # type: ignore[no-any-return]
+
+    def attend(self, tokens: Tensor) -> Tensor:
+        attended: Tensor = self.attention(tokens)
+        return attended
+
+
+class Multihead(Tokens):
+    def __init__(self) -> None:
+        super().__init__(SelfAttention(nn.MultiheadAttention(4, 2, batch_first=True)))
+
+    def attend(self, tokens: Tensor) -> Tensor:
+        attended: Tensor = self.attention(tokens, tokens, tokens)[0]
+        return attended
+
+
+class FusedAttention(nn.Module):
+    """As timm writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.attn_dim = 2, 3, 6
+        self.qkv, self.proj = nn.Linear(4, 18, bias=False), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(*x.shape[:2], self.attn_dim)
+        attended: Tensor = self.proj(x)
+        return attended
+
+
 _FC = {"fc": "outputs"}
 
 ZOO = {
@@ -323,6 +364,16 @@ ZOO = {
     "layer_norm": Wiring(  # the norm's mean runs over the channels
         LayerNorm, {"conv2": 5}, {"conv1": "LayerNorm", **_FC}, {"conv2": (0,)},
         zeros={"fc.weight": (0,)}, shapes={"conv2.weight": (4, 4, 3, 3), "norm.weight": (4,)},
+    ),
+    "multihead": Wiring(  # a head is two rows of queries, two of keys, two of values
+        Multihead, {"attention": 2}, {"attention.out_proj": "bare parameter", **_FC}, {"attention": (0,)},
+        zeros={"attention.out_proj.weight": (0, 1)},
+        shapes={"attention.in_proj_weight": (6, 4), "attention.in_proj_bias": (6,), "attention.out_proj.weight": (4, 2)},
+    ),
+    "fused_attention": Wiring(
+        lambda: Tokens(FusedAttention()), {"stem": 4, "attention": 2}, _FC, {"stem": (3,), "attention": (1,)},
+        zeros={"attention.qkv.weight": (3,), "attention.proj.weight": (3, 4, 5), "fc.weight": (3,)},
+        shapes={"attention.qkv.weight": (9, 3), "attention.proj.weight": (3, 3), "attention.proj.bias": (3,)},
     ),
     "two_inputs": Wiring(
         TwoInputs, {"a": 4, "c": 5}, _FC, {"a": (0, 1), "c": (2,)},

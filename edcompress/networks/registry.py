@@ -10,6 +10,7 @@ import torchvision
 from torch import nn
 
 from edcompress.errors import NetworkError
+from edcompress.networks.attention import with_free_heads
 from edcompress.networks.cifar_resnet import CIFAR_RESNETS, CifarResNet
 from edcompress.networks.user_code import call_factory
 from edcompress.recipe import Model
@@ -57,6 +58,7 @@ def _from_torchvision(name: str, model: Model) -> nn.Module:
         raise _no_cifar_stem(name)
     extra = EXTRA_ARGUMENTS.get(name, {})
     network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=model.num_classes, **extra)
+    with_free_heads(network)
     if model.in_channels != 3:
         _replace_input(network, model.in_channels)
     if model.stem == "cifar":

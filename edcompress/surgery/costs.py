@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edcompress.networks.modes import evaluating
 from edcompress.results import Size
+from edcompress.surgery.layers import is_attention
 from edcompress.surgery.space import Space
 
 _COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -29,7 +30,7 @@ def measure_size(network: nn.Module, example: Tensor) -> Size:
     positions = _output_positions(network, example)
     macs = sum(_layer_macs(layer, calls) for layer, calls in positions.items())
     params = sum(parameter.numel() for parameter in network.parameters())
-    return Size(params=params, macs=macs + _products_outside(network, example, positions))
+    return Size(params=params, macs=macs + sum(_products(network, example, positions).values()))
 
 
 def _layer_macs(layer: nn.Module, positions: int) -> int:
@@ -80,14 +81,26 @@ def outputs_per_image(network: nn.Module, example: Tensor) -> int:
 
 
 @torch.no_grad()
-def _products_outside(network: nn.Module, example: Tensor, positions: Mapping[nn.Module, int]) -> int:
-    """Multiply-accumulates for one image of matrix products that no linear layer makes: attention, and its fused projections."""
+def _products(network: nn.Module, example: Tensor, positions: Mapping[nn.Module, int]) -> dict[str, int]:
+    """Multiply-accumulates for one image of matrix products that no linear layer makes, by the attention they are in; "" for others."""
     with evaluating(network), _without_fast_attention(), FlopCounterMode(display=False) as counter:
         network(example)
-    counts = counter.get_flop_counts()["Global"]
-    flops: int = sum(count for operation, count in counts.items() if "convolution" not in str(operation))
-    linear = sum(_layer_macs(layer, calls) for layer, calls in positions.items() if isinstance(layer, nn.Linear))
-    return max(0, flops // 2 // len(example) - linear)
+    counts = counter.get_flop_counts()
+
+    def outside(module: nn.Module, key: str) -> int:
+        flops: int = sum(
+            count for operation, count in counts.get(key, {}).items() if "convolution" not in str(operation)
+        )
+        linear = sum(
+            _layer_macs(layer, positions[layer])
+            for layer in module.modules()
+            if layer in positions and isinstance(layer, nn.Linear)
+        )
+        return max(0, flops // 2 // len(example) - linear)
+
+    root = type(network).__name__
+    found = {name: outside(layer, f"{root}.{name}") for name, layer in network.named_modules() if is_attention(layer)}
+    return {**found, "": max(0, outside(network, "Global") - sum(found.values()))}
 
 
 @contextmanager
@@ -119,7 +132,7 @@ class CostModel:
         self._kernel = torch.tensor([_kernel(layer) for layer in layers], dtype=torch.float64)
         self._pixels = torch.tensor([positions[layer] for layer in layers], dtype=torch.float64)
         self._vectors = _vector_params(space, network, layers)
-        self._products = _products_outside(network, example, positions)
+        self._products = _by_group(space, _products(network, example, positions))
         self._dense: dict[Kind, Tensor] = {}
 
     def share(self, kind: Kind, widths: Tensor) -> Tensor:
@@ -132,7 +145,7 @@ class CostModel:
         return cost(widths.to(torch.float64)) / self._dense[kind]
 
     def _macs(self, widths: Tensor) -> Tensor:
-        return self._weights(widths) @ self._pixels + self._products
+        return self._weights(widths) @ self._pixels + _affine(self._products, widths).squeeze(-1)
 
     def _params(self, widths: Tensor) -> Tensor:
         return self._weights(widths).sum(-1) + _affine(self._vectors, widths).squeeze(-1)
@@ -171,6 +184,16 @@ def _side(
     return coefficients
 
 
+def _by_group(space: Space, products: Mapping[str, int]) -> Tensor:
+    """float64[1, G + 1]: products as they depend on the widths: an attention's go with its heads."""
+    coefficients = torch.zeros(len(space.free) + 1, dtype=torch.float64)
+    coefficients[-1] = sum(products.values())
+    for place, group in enumerate(space.free):
+        coefficients[place] = products.get(group.name, 0) / group.channels
+        coefficients[-1] -= products.get(group.name, 0)
+    return coefficients.unsqueeze(0)
+
+
 def _kernel(layer: nn.Module) -> int:
     return math.prod(_weight(layer).shape[2:])
 
@@ -183,9 +206,12 @@ def _vector_params(space: Space, network: nn.Module, counted: list[nn.Module]) -
     coefficients[-1] = sum(parameter.numel() for parameter in network.parameters()) - weights
     for place, group in enumerate(space.free):
         for member in group.members:
-            vectors = [p for p in layers[member.layer].parameters(recurse=False) if p.dim() == 1 and p.numel() > 1]
+            layer = layers[member.layer]
+            others = [
+                p for p in layer.parameters(recurse=False) if p.numel() > 1 and (p.dim() == 1 or layer not in counted)
+            ]
             if member.side == "out":
-                per_channel = len(vectors) * len(member.positions) // group.channels
+                per_channel = sum(p[0].numel() for p in others) * len(member.positions) // group.channels
                 coefficients[place] += per_channel
                 coefficients[-1] -= per_channel * group.channels
     return coefficients.unsqueeze(0)

@@ -12,7 +12,7 @@ from edcompress.surgery.genes import gene_index, padded, side_index
 from edcompress.surgery.space import Space
 
 _WIDTHS = {
-    0: ("out_channels", "out_features", "num_features", "num_parameters"),
+    0: ("out_channels", "out_features", "num_features", "num_parameters", "num_heads", "attn_dim"),
     1: ("in_channels", "in_features"),
 }
 """What layers call the number of positions along each dimension of their weight."""

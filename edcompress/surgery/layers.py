@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeGuard
+
 from torch import nn
 
+from edcompress.networks.attention import SelfAttention
 from edcompress.networks.cifar_resnet import PaddedShortcut
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -21,14 +24,38 @@ def is_grouped(layer: nn.Module) -> bool:
     return isinstance(layer, CONVS) and layer.groups > 1 and not is_depthwise(layer)
 
 
+def is_fused_attention(layer: Any) -> TypeGuard[Any]:
+    """Whether a layer holds what timm's attention holds: one linear layer for all projections, and sizes that it reads at each call."""
+    heads, width = getattr(layer, "num_heads", None), getattr(layer, "attn_dim", None)
+    qkv, proj = getattr(layer, "qkv", None), getattr(layer, "proj", None)
+    return (
+        isinstance(qkv, nn.Linear)
+        and isinstance(proj, nn.Linear)
+        and isinstance(heads, int)
+        and heads * getattr(layer, "head_dim", 0) == width == proj.in_features
+        and qkv.out_features == 3 * width
+    )
+
+
+def is_attention(layer: nn.Module) -> bool:
+    """Whether a layer is an attention whose heads can be removed."""
+    return isinstance(layer, SelfAttention) or is_fused_attention(layer)
+
+
 def layer_width(layer: nn.Module, side: str) -> int:
     """Positions on the `out` or `in` side of a layer; 0 for a kind that is not cut."""
+    widths: dict[str, int] = {}
     if isinstance(layer, CONVS):
-        return layer.out_channels if side == "out" else layer.in_channels
-    if isinstance(layer, nn.Linear):
-        return layer.out_features if side == "out" else layer.in_features
-    if isinstance(layer, PaddedShortcut):
-        return layer.route.shape[0 if side == "out" else 1]
-    if isinstance(layer, PER_CHANNEL):
-        return layer.num_parameters if isinstance(layer, nn.PReLU) else layer.num_features
-    return 0
+        widths = {"out": layer.out_channels, "in": layer.in_channels}
+    elif isinstance(layer, nn.Linear):
+        widths = {"out": layer.out_features, "in": layer.in_features}
+    elif isinstance(layer, PaddedShortcut):
+        widths = {"out": layer.route.shape[0], "in": layer.route.shape[1]}
+    elif isinstance(layer, SelfAttention):
+        widths = {"out": 3 * layer.num_heads * layer.head_dim}
+    elif is_fused_attention(layer):
+        widths = {"out": layer.num_heads}
+    elif isinstance(layer, PER_CHANNEL):
+        width = layer.num_parameters if isinstance(layer, nn.PReLU) else layer.num_features
+        widths = {"out": width, "in": width}
+    return widths.get(side, 0)

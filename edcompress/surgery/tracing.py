@@ -12,6 +12,7 @@ from edcompress.errors import NetworkError, RecipeError
 from edcompress.networks.modes import evaluating
 from edcompress.surgery.blocks import Found, join_blocks
 from edcompress.surgery.depgraph import traced_groups
+from edcompress.surgery.heads import with_heads
 from edcompress.surgery.layers import CONVS, is_depthwise, layer_width
 from edcompress.surgery.locks import Locks
 from edcompress.surgery.space import Group, Member, Space
@@ -30,7 +31,7 @@ def trace_space(network: nn.Module, example: Tensor, ignore: Sequence[str] = (),
     """
     _check_globs(network, "ignore", ignore)
     _check_globs(network, "only", only)
-    found = _found(network, example)
+    found = with_heads(_found(network, example), network)
     locks = Locks(network, found, ignore, only)
     joined = join_blocks(found, dict(network.named_modules()))
     groups = [group.model_copy(update={"locked": reason or locks.reason(group)}) for group, reason in joined]
