@@ -15,13 +15,13 @@ GeneIndex = dict[str, dict[int, Tensor]]
 
 
 def gene_index(space: Space, network: nn.Module) -> GeneIndex:
-    """The genes of all parameters, and of the buffers that have channels (batch-norm statistics, fixed weights)."""
+    """The genes of all parameters and buffers with a value per channel (weights, batch-norm statistics, gains); not of a scalar slope."""
     layers = dict(network.named_modules())
     index: GeneIndex = {}
     for (name, dim), genes in side_index(space, network).items():
         layer = layers[name]
         for tensor_name, tensor in chain(layer.named_parameters(recurse=False), layer.named_buffers(recurse=False)):
-            if dim < tensor.dim() and not (tensor.dim() == 1 and tensor.numel() == 1):
+            if dim < tensor.dim() and tensor.shape[dim] == len(genes):
                 index.setdefault(f"{name}.{tensor_name}", {})[dim] = genes
     return index
 
