@@ -24,7 +24,7 @@ from edcompress.surgery.space import Group, Member
 Items = dict[tuple[Any, Any], dict[tuple[int, int], None]]
 """What goes with a layer's outputs: for each node of the graph and each way to prune it, pairs (position there, channel here)."""
 
-_MOST_PAIRS = 1 << 16
+_MOST_PAIRS = 1 << 16  # far more than any group has
 
 
 class _ShortcutPruner(tp.pruner.BasePruningFunc):  # type: ignore[misc]
@@ -76,14 +76,18 @@ def _quiet() -> Iterator[None]:
 def _all_items(graph: Any) -> Iterator[Items]:
     """What goes with the outputs of each convolution and linear layer; once where several layers share it."""
     seen: set[nn.Module] = set()
+    widest = max((layer_width(layer, side) for layer in graph.model.modules() for side in ("out", "in")), default=0)
     for layer, node in graph.module2node.items():
         if isinstance(layer, (*CONVS, nn.Linear)) and layer not in seen:
-            items = _follow(node, graph.get_pruner_of_module(layer).prune_out_channels, layer_width(layer, "out"))
+            items = _follow(
+                node, graph.get_pruner_of_module(layer).prune_out_channels, layer_width(layer, "out"), widest
+            )
             seen |= {node.module for node, way in items if graph.is_out_channel_pruning_fn(way)}
             yield items
 
 
-def _follow(root: Any, way: Any, width: int) -> Items:
+def _follow(root: Any, way: Any, width: int, widest: int) -> Items:
+    """All that goes with the root's `width` channels; RecursionError where a position is beyond the `widest` layer."""
     start = {tp._helpers._HybridIndex(channel, channel): None for channel in range(width)}
     items: Items = {(root, way): start}
     stack = [(root, way, list(start))]
@@ -91,13 +95,13 @@ def _follow(root: Any, way: Any, width: int) -> Items:
         node, way, pairs = stack.pop()
         for edge in node.dependencies:
             if edge.is_triggered_by(way):
-                fresh = _fresh(pairs, edge, items)
+                fresh = _fresh(pairs, edge, items, widest)
                 if fresh:
                     stack.append((edge.target, edge.handler, fresh))
     return items
 
 
-def _fresh(pairs: list[Any], edge: Any, items: Items) -> list[Any]:
+def _fresh(pairs: list[Any], edge: Any, items: Items, widest: int) -> list[Any]:
     """Where the pairs come out at the edge's other end, as far as it was not known; they are known from now on."""
     for mapping in edge.index_mapping:
         pairs = pairs if mapping is None else mapping(pairs)
@@ -106,7 +110,7 @@ def _fresh(pairs: list[Any], edge: Any, items: Items) -> list[Any]:
     known = items.setdefault((edge.target, edge.handler), {})
     fresh = [pair for pair in pairs if pair not in known]
     known.update(dict.fromkeys(fresh))
-    if len(known) > _MOST_PAIRS:
+    if len(known) > _MOST_PAIRS or max(pair.idx for pair in pairs) >= widest:
         raise RecursionError("its views multiply the channels without end")
     return fresh
 
