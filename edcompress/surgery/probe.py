@@ -22,19 +22,24 @@ from edcompress.surgery.space import Group, Space
 def lock_untrue(network: nn.Module, space: Space, example: Tensor) -> Space:
     """`space` with every free group locked that cannot be removed exactly, seen on `example` [N, C, H, W].
 
-    All groups are tried at once, which is all there is to do for most networks; only where that fails are they tried one by one,
-    each together with those that were found true before it. Raises ProofError for weights that give NaN.
+    All groups are tried at once, which is all there is to do for most networks; where that fails they are tried half by half, each part
+    together with those that were found true before it. Raises ProofError for weights that give NaN.
     """
-    if not space.free or _fault(network, space, example, space.free) is None:
-        return space
     true: list[Group] = []
     reasons: dict[str, str] = {}
-    for group in space.free:
-        fault = _fault(network, space, example, [*true, group])
+
+    def sort_out(groups: Sequence[Group]) -> None:
+        fault = _fault(network, space, example, [*true, *groups])
         if fault is None:
-            true.append(group)
+            true.extend(groups)
+        elif len(groups) == 1:
+            reasons[groups[0].name] = fault
         else:
-            reasons[group.name] = fault
+            sort_out(groups[: len(groups) // 2])
+            sort_out(groups[len(groups) // 2 :])
+
+    if space.free:
+        sort_out(space.free)
     groups = (g.model_copy(update={"locked": g.locked or reasons.get(g.name)}) for g in space.groups)
     return Space(groups=tuple(groups))
 
