@@ -101,9 +101,9 @@ def new_network(recipe: Recipe, session: Session = DEFAULT) -> nn.Module:
 
 def read_network(recipe: Recipe, checkpoint: Path, session: Session = DEFAULT) -> nn.Module:
     """The recipe's network with the checkpoint's weights, on the CPU."""
-    tensors = read_state_dict(checkpoint, trust_pickle=session.trust_pickle)
+    tensors = read_state_dict(checkpoint, trust_pickle=session.trust_pickle, ema=recipe.model.ema)
     network = new_network(recipe, session)
-    load_into(network, tensors, source=str(checkpoint))
+    load_into(network, tensors, source=str(checkpoint), reset_head=recipe.model.reset_head)
     return network
 
 

@@ -42,6 +42,11 @@ class Model(Section):
     stem: Literal["imagenet", "cifar"] = Field("imagenet", description="cifar: 3x3 stride-1 first layer, no max-pool")
     num_classes: int = Field(..., ge=2, description="width of the classifier")
     in_channels: int = Field(3, ge=1, le=16, description="channels of the network's input")
+    ema: bool = Field(False, description="take the averaged weights of a training checkpoint that holds both")
+    reset_head: bool = Field(
+        False,
+        description="begin a new classifier where the checkpoint's has another number of classes (fine-tuning must train it)",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

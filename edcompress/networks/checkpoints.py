@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import os
 import pickle
 import re
@@ -25,6 +26,11 @@ __all__ = ["load_into", "read_state_dict", "save_tensors"]
 WRAPPERS = ("state_dict", "model", "model_state_dict", "model_ema", "state_dict_ema", "net", "network")
 """Keys under which training scripts put the weights."""
 
+EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+"""Keys under which they put the averaged weights."""
+
+INDEX = ".safetensors.index.json"
+
 # A wrapped network (DataParallel, torch.compile) prefixes its keys; compile does so for submodules too.
 PREFIX = re.compile(r"^(module\.)+|_orig_mod\.")
 # torchvision's own DenseNet files still hold names of before PyTorch 0.4.
@@ -34,11 +40,16 @@ ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 SAFETENSORS = b"\0\0{"
 
 
-def read_state_dict(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor]:
-    """Float32 (and integer) CPU tensors by plain parameter name; CheckpointError says what is wrong with the file."""
+def read_state_dict(path: Path, *, trust_pickle: bool = False, ema: bool = False) -> dict[str, Tensor]:
+    """Float32 (and integer) CPU tensors by plain parameter name; CheckpointError says what is wrong with the file.
+
+    With `ema` the averaged weights of a training checkpoint. A `.safetensors.index.json` stands for the shards that it lists.
+    """
     head = _head(path)
-    if head[6:9] == SAFETENSORS:
-        content: object = _read_safetensors(path)
+    if path.name.endswith(INDEX):
+        content: object = _read_shards(path)
+    elif head[6:9] == SAFETENSORS:
+        content = _read_safetensors(path)
     elif head.startswith((ZIP, PICKLE)):
         content = _read_torch(path, trust_pickle=trust_pickle)
     else:
@@ -47,7 +58,7 @@ def read_state_dict(path: Path, *, trust_pickle: bool = False) -> dict[str, Tens
             f"{path}: is neither a PyTorch nor a safetensors file: it {what} ({head[:24]!r}); "
             "a failed download and an unresolved Git LFS pointer look like this"
         )
-    return _plain(path, _unwrap(content))
+    return _plain(path, _unwrap(_averaged(path, content) if ema else content))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -90,6 +101,33 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path, device="cpu")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: is a damaged or truncated safetensors file: {error}") from error
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of all shards that lie beside the index (the layout of Hugging Face's `save_pretrained`)."""
+    try:
+        shard_of: dict[str, str] = dict(json.loads(index.read_text())["weight_map"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{index}: is no index of safetensors shards: {type(error).__name__}: {error}") from error
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(shard_of.values())):
+        if Path(name).name != name:
+            raise CheckpointError(f"{index}: names a shard outside its own folder: {name!r}")
+        _head(index.parent / name)
+        tensors |= _read_safetensors(index.parent / name)
+    if lacking := sorted(shard_of.keys() - tensors.keys()):
+        raise CheckpointError(
+            f"{index}: the shards hold no {lacking[0]}, nor {len(lacking) - 1} more; a shard is of another model"
+        )
+    return tensors
+
+
+def _averaged(path: Path, content: object) -> object:
+    if isinstance(content, Mapping):
+        for key in EMA:
+            if isinstance(content.get(key), Mapping | nn.Module):
+                return content[key]
+    raise CheckpointError(f"{path}: holds no averaged weights (none of {', '.join(EMA)}); leave model.ema out")
 
 
 def _read_torch(path: Path, *, trust_pickle: bool) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
@@ -16,11 +17,17 @@ Shape = tuple[int, ...]
 Misfits = dict[str, tuple[Shape, Shape]]
 
 
-def load_into(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Copies `tensors` into `network`, every one of them; CheckpointError (naming `source`) where they do not fit."""
+def load_into(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str, reset_head: bool = False) -> None:
+    """Copies `tensors` into `network`, every one of them; CheckpointError (naming `source`) where they do not fit.
+
+    Where all names have a prefix in common that the network's lack (a Lightning module's `model.`), it is dropped, and with it what
+    stands outside of it. With `reset_head` a classifier for another number of classes stays as it is in the network.
+    """
     state = network.state_dict()  # torch's own dictionary: it carries the version of each layer's layout
-    given = {key: tensor for key, tensor in tensors.items() if not _is_unused_head(network, key)}
-    missing = [key for key in state if key not in given and not key.endswith("num_batches_tracked")]
+    given = {key: tensor for key, tensor in _unprefixed(tensors, state).items() if not _is_unused_head(network, key)}
+    kept = _other_head(given, state) if reset_head else set()
+    given = {key: tensor for key, tensor in given.items() if key not in kept}
+    missing = [key for key in state if key not in given and key not in kept and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in given if key not in state]
     misfits: Misfits = {
         key: (tuple(given[key].shape), tuple(old.shape))
@@ -32,6 +39,26 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str)
     _require_finite(given, source)
     state.update(given)
     network.load_state_dict(state, strict=True)
+
+
+def _unprefixed(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors under the prefix that makes most of their names the network's; all, where some name is one already."""
+    if tensors.keys() & state.keys():
+        return tensors
+    cuts = ((key[:end], key[end:]) for key in tensors for end in (i + 1 for i, c in enumerate(key) if c == "."))
+    prefixes = Counter(prefix for prefix, name in cuts if name in state)
+    if not prefixes:
+        return tensors
+    prefix, _ = prefixes.most_common(1)[0]
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def _other_head(given: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
+    """The tensors of the one layer that differs in its number of outputs alone, or none."""
+    differ = {key for key, old in state.items() if key in given and given[key].shape != old.shape}
+    layers = {key.rpartition(".")[0] for key in differ}
+    shapes = [(tuple(given[key].shape), tuple(state[key].shape)) for key in differ]
+    return differ if len(layers) == 1 and all(_differing(*pair) == (0,) for pair in shapes) else set()
 
 
 def _is_unused_head(network: nn.Module, key: str) -> bool:
@@ -71,7 +98,10 @@ def _known_cause(misfits: Misfits) -> str | None:
     key, (theirs, ours) = next(iter(misfits.items()))
     match differ.pop(), len(ours):
         case (0,), _:
-            return f"the checkpoint has {theirs[0]} classes, the recipe's model.num_classes is {ours[0]} ({key})"
+            return (
+                f"the checkpoint has {theirs[0]} classes, the recipe's model.num_classes is {ours[0]} ({key}); "
+                "model.reset_head: true begins a new classifier"
+            )
         case (1,), 4:
             return (
                 f"the checkpoint takes {theirs[1]} input channels, the recipe's model.in_channels is {ours[1]} ({key})"

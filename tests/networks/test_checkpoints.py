@@ -1,4 +1,5 @@
 import argparse
+import json
 import os
 import pickle
 import sys
@@ -42,6 +43,71 @@ def state() -> dict[str, Tensor]:
 
 def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_a_lightning_checkpoint_loads_without_its_prefix(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    wrapped = {f"model.backbone.{key}": value for key, value in state.items()}
+    content = {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.5",
+        "state_dict": {**wrapped, "criterion.weight": torch.ones(4)},
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    network = Small()
+    load_into(network, read_state_dict(tmp_path / "last.ckpt"), source="last.ckpt")
+    assert same(network.state_dict(), state)
+    wrapped.pop("model.backbone.fc.bias")
+    with pytest.raises(CheckpointError, match=r"missing fc\.bias"):
+        load_into(Small(), wrapped, source="last.ckpt")
+
+
+def test_averaged_weights_are_taken_where_asked_for(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    averaged = {key: value + 1 for key, value in state.items()}
+    torch.save(
+        {"arch": "small", "state_dict": state, "state_dict_ema": averaged, "args": argparse.Namespace(lr=1)},
+        tmp_path / "timm.pth.tar",
+    )
+    assert same(read_state_dict(tmp_path / "timm.pth.tar"), state)
+    assert same(read_state_dict(tmp_path / "timm.pth.tar", ema=True), averaged)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"holds no averaged weights .* leave model\.ema out"):
+        read_state_dict(tmp_path / "w.pt", ema=True)
+
+
+def test_shards_are_read_by_their_index(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    index, files = tmp_path / "model.safetensors.index.json", ("model-1.safetensors", "model-2.safetensors")
+    parts = [dict(list(state.items())[:3]), dict(list(state.items())[3:])]
+    for file, part in zip(files, parts, strict=True):
+        save_tensors(tmp_path / file, part)
+    shards = {key: file for file, part in zip(files, parts, strict=True) for key in part}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+    assert same(read_state_dict(index), state)
+    index.write_text(json.dumps({"weight_map": {**shards, "more.weight": files[0]}}))
+    with pytest.raises(CheckpointError, match=r"hold no more\.weight"):
+        read_state_dict(index)
+    index.write_text(json.dumps({"weight_map": {**shards, "more.weight": "../other.safetensors"}}))
+    with pytest.raises(CheckpointError, match="outside its own folder"):
+        read_state_dict(index)
+    index.write_text(json.dumps({"weight_map": {**shards, "more.weight": "model-3.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"model-3\.safetensors: there is no such file"):
+        read_state_dict(index)
+    index.write_text("[]")
+    with pytest.raises(CheckpointError, match="is no index of safetensors shards"):
+        read_state_dict(index)
+
+
+def test_another_head_is_begun_anew_where_asked_for(state: dict[str, Tensor]) -> None:
+    network = Small(classes=7)
+    head = network.fc.weight.detach().clone()
+    with pytest.raises(
+        CheckpointError, match=r"4 classes.*num_classes is 7.*model\.reset_head: true begins a new classifier"
+    ):
+        load_into(network, state, source="w.pt")
+    load_into(network, state, source="w.pt", reset_head=True)
+    assert torch.equal(network.fc.weight, head)
+    assert torch.equal(network.conv.weight, state["conv.weight"])
+    with pytest.raises(CheckpointError, match="input channels"):
+        load_into(Small(channels=1), state, source="w.pt", reset_head=True)
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.th", "w.safetensors", "w"])
