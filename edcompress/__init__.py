@@ -11,6 +11,7 @@ from typing import Any
 _HOMES = {
     "prune": "pipeline",
     "export": "pipeline",
+    "convert": "pipeline",
     "run": "pipeline",
     "evaluate": "pipeline",
     "benchmark": "pipeline",

@@ -98,6 +98,18 @@ def export(run: RunPath = None, onnx: OnnxFlag = True, opset: Opset = None, trus
 
 
 @app.command()
+def convert(run: RunPath = None, to: Annotated[str, typer.Option("--to", help="pt2, torchscript or safetensors.")] = "pt2",
+            output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE")] = None, force: Force = False,
+            trust_code: TrustCode = False) -> None:  # fmt: skip
+    """Write the pruned network of a run as one file for PyTorch, proved equal."""
+    folder = _finished(run, "convert")
+    from edcompress import pipeline
+
+    path, proof = pipeline.convert(folder, to, output, force=force, session=Session(trust_code=trust_code))  # type: ignore[arg-type]
+    views.say(f"{path}: largest difference {proof.max_abs_diff:.1e} at scale {proof.scale:.1e}, {proof.of}")
+
+
+@app.command()
 def gate(run: RunOrReport = None,
          max_top1_drop: Drop = None, max_top5_drop: Drop5 = None, min_speedup: Speedup = None, max_size_ratio: SizeRatio = None,
          max_parity: Parity = None, as_json: AsJson = False) -> None:  # fmt: skip

@@ -16,12 +16,22 @@ from torch import nn
 
 from edcompress import stages
 from edcompress.data.splits import eval_batches
+from edcompress.deploy.archives import SUFFIXES, Form, save_archive
 from edcompress.deploy.latency import measure
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.deploy.parity import compare_with_onnx, onnx_accuracy
 from edcompress.errors import InputError, RunFolderError
 from edcompress.inspection import inspect_network
-from edcompress.job import Job, find_space, new_network, open_budget, open_job, read_network
+from edcompress.job import (
+    Job,
+    example_images,
+    find_space,
+    new_network,
+    open_budget,
+    open_job,
+    pick_device,
+    read_network,
+)
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
@@ -154,13 +164,37 @@ def benchmark(models: Sequence[Path], options: Benchmark) -> dict[str, Latency]:
     return measure(files, options)
 
 
-def load(folder: Path | str, *, trust_code: bool = False) -> nn.Module:
-    """The pruned network of a run, on the CPU in eval mode: the dense network is built, the plan replayed, the tensors loaded."""
-    run = RunFolder(Path(folder))
+def load(folder: Path | str, device: str = "cpu", *, trust_code: bool = False) -> nn.Module:
+    """The pruned network of a run, in eval mode: the dense network is built, the plan replayed, the tensors loaded."""
+    run, where = RunFolder(Path(folder)), pick_device(device)
     run.require_finished("load")
     recipe = run.read_recipe()
     dense = new_network(recipe, Session(trust_code=trust_code))
-    return _reload(run, dense)
+    return _reload(run, dense).to(where)
+
+
+def convert(
+    folder: RunFolder, form: Form, output: Path | None = None, *, force: bool = False, session: Session = DEFAULT
+) -> tuple[Path, Proof]:
+    """Write the pruned network of a finished run as pt2, torchscript or safetensors; the file, and the proof that it is equal.
+
+    The default file is pruned.pt2, pruned.torchscript.pt or, outside the run that has one already, NAME.safetensors.
+    """
+    folder.require_finished("convert")
+    if form not in SUFFIXES:
+        raise InputError(f"--to {form}: choose {', '.join(SUFFIXES)}")
+    if output is None:
+        output = (
+            Path(f"{folder.path.resolve().name}.safetensors")
+            if form == "safetensors"
+            else folder / f"pruned{SUFFIXES[form]}"
+        )
+    if output.is_dir() or (output.exists() and not force):
+        raise InputError(f"{output} exists; choose another with -o, or overwrite it with --force")
+    if not output.parent.is_dir():
+        raise InputError(f"-o {output}: there is no folder {output.parent}")
+    network = load(folder.path, trust_code=session.trust_code)
+    return output, save_archive(network, example_images(folder.read_recipe()), output, form)
 
 
 def _of_run(folder: Path, recipe: Recipe, session: Session) -> nn.Module:

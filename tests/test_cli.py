@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
+import edcompress
 from edcompress.networks.cifar_resnet import CifarResNet
 from edcompress.recipebook import shipped
 
 COMMANDS = (
     "prune",
     "export",
+    "convert",
     "gate",
     "evaluate",
     "benchmark",
@@ -251,6 +254,33 @@ def test_results_as_json(cli, dense: Path, finished: Path) -> None:
     keys = ("name", "channels", "locked")
     assert [[g[key] for key in keys] for g in found["groups"]] == [[g[key] for key in keys] for g in space["groups"]]
     assert found["size"]["macs"] == report["dense"]["size"]["macs"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
+@pytest.mark.parametrize("form", ["pt2", "torchscript", "safetensors"])
+def test_convert_writes_what_pytorch_reads(cli, finished: Path, tmp_path: Path, form: str) -> None:
+    path = tmp_path / "out" / "net"
+    path.parent.mkdir()
+    ended = cli("convert", finished, "--to", form, "-o", path)
+    assert ended.code == 0, ended.err
+    assert "largest difference 0.0e+00" in ended.out
+    images = torch.randn(5, 1, 16, 16)
+    network = edcompress.load(finished)
+    if form == "safetensors":
+        tensors = safetensors.torch.load_file(path)
+        assert all(torch.equal(tensor, tensors[key]) for key, tensor in network.state_dict().items())
+    else:
+        again = torch.export.load(path).module() if form == "pt2" else torch.jit.load(path)
+        torch.testing.assert_close(again(images), network(images))
+    again = cli("convert", finished, "--to", form, "-o", path)
+    assert again.code == 2
+    assert "--force" in again.err
+    assert [p.name for p in path.parent.iterdir()] == ["net"]
+
+
+def test_convert_refuses_what_it_cannot_write(cli, finished: Path, tmp_path: Path) -> None:
+    assert "choose pt2, torchscript, safetensors" in cli("convert", finished, "--to", "tflite").err
+    assert "there is no folder" in cli("convert", finished, "-o", tmp_path / "nowhere" / "net.pt2").err
 
 
 def test_inspect_says_what_can_go_what_it_costs_and_why_not(cli) -> None:

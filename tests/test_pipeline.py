@@ -24,7 +24,7 @@ from edcompress.surgery.costs import measure_size
 
 TWO_EPOCHS = ("search.epochs=2", "finetune.epochs=2", "search.evolve_every=2", "data.limit=600")
 ONE_EPOCH = ("search.epochs=1", "finetune.epochs=1", "search.evolve_every=2", "data.limit=600")
-PUBLIC = ["prune", "export", "run", "evaluate", "benchmark", "inspect", "train", "load", "gate", "read_recipe", "RunFolder",
+PUBLIC = ["prune", "export", "convert", "run", "evaluate", "benchmark", "inspect", "train", "load", "gate", "read_recipe", "RunFolder",
           "EdcompressError"]  # fmt: skip
 
 

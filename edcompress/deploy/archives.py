@@ -1,0 +1,76 @@
+"""A network as one file for PyTorch itself, proved equal to the network it was made of."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from edcompress.errors import EdcompressError
+from edcompress.networks.checkpoints import read_state_dict, save_tensors
+from edcompress.networks.fitting import load_into
+from edcompress.networks.modes import on_cpu
+from edcompress.results import Proof
+from edcompress.surgery.remove import compare_logits, require_equal
+
+Form = Literal["pt2", "torchscript", "safetensors"]
+SUFFIXES: dict[Form, str] = {"pt2": ".pt2", "torchscript": ".torchscript.pt", "safetensors": ".safetensors"}
+"""pt2 (torch.export) and torchscript hold the network; safetensors holds its tensors alone."""
+
+
+def save_archive(network: nn.Module, example: Tensor, path: Path, form: Form) -> Proof:
+    """Write `path`, and how far what is read back from it is from the network, on the images `example` [N, C, H, W], N at least 2.
+
+    The batch size stays open. Raises EdcompressError where torch cannot write the form, ProofError where the two differ; `path` is
+    complete or as it was.
+    """
+    frozen = on_cpu(network)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchscript is deprecated, and still asked for
+            again = _WRITERS[form](frozen, example, part)
+        with torch.no_grad():
+            images = torch.cat([example, example[:1]])
+            proof = require_equal(
+                compare_logits(frozen(images), again(images), f"network and {form} on {len(images)} images")
+            )
+        os.replace(part, path)
+    except EdcompressError:
+        raise
+    except Exception as error:
+        raise EdcompressError(
+            f"{path}: torch cannot write this network as {form}: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return proof
+
+
+def _pt2(network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    shapes: Any = ({0: torch.export.Dim.AUTO},)
+    program = torch.export.export(network, (example,), dynamic_shapes=shapes)
+    with path.open("wb") as file:
+        torch.export.save(program, file)
+    with path.open("rb") as file:
+        return torch.export.load(file).module()
+
+
+def _torchscript(network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    torch.jit.save(torch.jit.trace(network, example), str(path))  # type: ignore[no-untyped-call]
+    return torch.jit.load(str(path))  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _safetensors(network: nn.Module, _: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    save_tensors(path, network.state_dict())
+    again = on_cpu(network)
+    load_into(again, read_state_dict(path), source=str(path))
+    return again
+
+
+_WRITERS = {"pt2": _pt2, "torchscript": _torchscript, "safetensors": _safetensors}
