@@ -287,6 +287,8 @@ def test_inspect_says_what_can_go_what_it_costs_and_why_not(cli) -> None:
     ended = cli("inspect", "--recipe", "digits", "--set", "constraints.ignore=[layer2*]")
     assert ended.code == 0
     assert "locked: constraints.ignore has 'layer2*', which matches layer2.0" in " ".join(ended.out.split())
+    bracketed = cli("inspect", "--recipe", "digits", "--set", "constraints.ignore=['laye[r]2*']").out
+    assert "constraints.ignore has 'laye[r]2*', which" in " ".join(bracketed.split())
     assert "groups can be pruned" in ended.out
     assert "the constraints leave at least" in ended.out
     found = json.loads(cli("inspect", "--recipe", "digits", "--json").out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from edcompress.report.rows import check_rows, comparison_rows, group_rows, proof_rows, stage_rows
@@ -31,7 +32,8 @@ def proofs_table(report: Report) -> Table:
 def groups_table(found: Inspection) -> Table:
     """Every group of channels, the share of the cost of the layers that it touches, and why it is locked."""
     headings = ("group", "channels", "layers", "MACs", "params", "")
-    table = _table(f"Groups of {found.network}", headings, group_rows(found))
+    rows = [[escape(text) for text in row] for row in group_rows(found)]  # names, globs and errors may hold brackets
+    table = _table(f"Groups of {found.network}", headings, rows)
     table.columns[0].overflow = "fold"
     table.columns[0].no_wrap = table.columns[5].no_wrap = False
     table.columns[5].justify = "left"

@@ -118,7 +118,8 @@ class CostModel:
     """Cost of every state of a space from its group widths alone, as a share of the dense network.
 
     A layer with weight [out, in, k...] costs a x out x in. Both sides are linear in the widths n [G] of the free groups:
-    out = b_out + A_out n. Vectors such as biases and norms cost c + w n parameters. What no layer computes costs the same for all.
+    out = b_out + A_out n. Vectors such as biases and norms cost c + w n parameters. An attention's products go with its heads; other
+    products that no layer computes cost the same for all.
     """
 
     def __init__(self, space: Space, network: nn.Module, example: Tensor) -> None:

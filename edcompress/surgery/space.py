@@ -38,7 +38,8 @@ class Member(Value):
 class Group(Value):
     """Channels that are coupled across layers; `locked` is the reason why none of them can be removed, or None.
 
-    A channel of the group stands for `block` channels or more of each layer: one, but for grouped convolutions.
+    A channel of the group stands for `block` channels or more of each layer: one, but for grouped convolutions and
+    attention heads.
     """
 
     name: str
