@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import multiprocessing
 import platform
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,7 @@ TIMM = HERE / "zoo_timm.txt"
 CLASSES = 10
 TARGET = 0.5
 SIZES = {"inception_v3": 299}
+FORK = multiprocessing.get_context("fork")
 PROOFS = ("pruned", "reloaded", "onnx")
 
 
@@ -63,15 +63,14 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one network")
     parser.add_argument("--log", type=Path, default=LOG, help="the lines; the page is written for the default only")
     parser.add_argument("--table", action="store_true", help="only rewrite docs/zoo.md")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(measure(options.one)))
-        return
     if not options.table:
         measure_all(options)
     if options.log == LOG:
         PAGE.write_text(page(lines(LOG)))
+    wrong = [line["network"] for line in lines(options.log) if line["status"] not in ("proved", "refused")]
+    if wrong:
+        sys.exit(f"neither proved nor refused: {', '.join(wrong)}")
 
 
 def names() -> list[str]:
@@ -87,35 +86,63 @@ def lines(log: Path) -> list[dict[str, Any]]:
 
 
 def measure_all(options: argparse.Namespace) -> None:
-    """A line for each network that has none."""
+    """A line for each network that has none, from a process of its own; what all need is imported once, before they are forked."""
     done = {line["network"] for line in lines(options.log)}
-    with ThreadPoolExecutor(options.jobs) as pool:
-        todo = options.only or [name for name in names() if name not in done]
-        waiting = [pool.submit(run, name, options.timeout) for name in todo]
-        for finished in as_completed(waiting):
-            line = finished.result()
+    todo = options.only or [name for name in names() if name not in done]
+    torch.set_num_threads(1)
+    warm_up()
+    running: list[Run] = []
+    while todo or running:
+        while todo and len(running) < options.jobs:
+            running.append(Run(todo.pop(0), options.timeout))
+        wait([run.process.sentinel for run in running] + [run.answer for run in running], timeout=1)
+        for run in [run for run in running if run.ended()]:
+            running.remove(run)
+            line = run.line()
             with options.log.open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(f"{line['network']}: {line['status']} {line.get('why', '')} ({line['seconds']:.0f} s)", flush=True)
 
 
-def run(name: str, timeout: float) -> dict[str, Any]:
-    """The network's line, from a process of its own."""
-    started = time.monotonic()
-    command, one_thread = [sys.executable, __file__, "--one", name], {**os.environ, "OMP_NUM_THREADS": "1"}
-    try:
-        ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout, env=one_thread)
-        text = ended.stdout.splitlines()[-1:] if ended.returncode == 0 else []
-        line = json.loads(text[0]) if text else {"status": "CRASHED", "why": (ended.stderr.splitlines() or [""])[-1]}
-    except subprocess.TimeoutExpired:
-        line = {"status": "TIMED OUT", "why": f"after {timeout:.0f} s"}
-    about = {
-        "machine": processor(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "date": date.today().isoformat(),
-    }
-    return {"network": name, **line, "seconds": time.monotonic() - started, **about}
+def warm_up() -> None:
+    """Import what the exporter imports at its first use."""
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(nn.Conv2d(3, 4, 3), torch.zeros(2, 3, 8, 8), Path(folder) / "one.onnx", opset=18, metadata={})
+
+
+class Run:
+    """One network in a process of its own."""
+
+    def __init__(self, name: str, timeout: float) -> None:
+        self._name, self._timeout, self._started = name, timeout, time.monotonic()
+        self.answer, sender = FORK.Pipe(duplex=False)
+        self.process = FORK.Process(target=lambda: sender.send(measure(name)))
+        self.process.start()
+        sender.close()
+
+    def ended(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return self.answer.poll() or not self.process.is_alive() or self._seconds() > self._timeout
+
+    def line(self) -> dict[str, Any]:
+        """What became of the network, and where it was tried."""
+        try:
+            found = (
+                self.answer.recv()
+                if self.answer.poll()
+                else {"status": "TIMED OUT", "why": f"after {self._timeout:.0f} s"}
+            )
+        except EOFError:
+            found = {"status": "CRASHED", "why": f"exit code {self.process.exitcode}"}
+        self.process.kill()
+        self.process.join()
+        about = {
+            "machine": processor(), "torch": torch.__version__, "python": platform.python_version(),
+            "date": date.today().isoformat()}  # fmt: skip
+        return {"network": self._name, **found, "seconds": self._seconds(), **about}
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
 
 
 def measure(name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edcompress.errors import BudgetError
 from edcompress.recipe import Constraints, Target
-from edcompress.surgery.costs import CostModel
+from edcompress.surgery.costs import CostModel, Kind
 from edcompress.surgery.space import Space
 
 _SECTIONS, _ROUNDS = 16, 10  # 16^-10: the factor is found to 1e-12
@@ -16,6 +16,7 @@ _LEAST_WISH = 1e-6
 _PRIORITY_BITS, _GENE_BITS = 30, 20
 _STEPS = (32, 16, 8, 4, 2, 1)
 _ROOM = 0.7  # of the target: what the floors alone may cost, so that three tenths are the search's to give
+_MOST_NAMED = 3
 _USUAL_TARGET = 0.5  # stands for the target where there is none
 
 
@@ -152,4 +153,17 @@ class Budget:
             raise BudgetError(
                 f"target.{self._target.kind} = {self._target.fraction:g} is below {self.smallest:.3f}, the least that the constraints "
                 "leave; raise the target, or lower constraints.min_ratio, constraints.round_to or shorten constraints.ignore"
+                f"{self._what_binds(self._target.kind)}"
             )
+
+    def _what_binds(self, kind: Kind) -> str:
+        """The layers that cost most when every group is at its floor, and why they cannot cost less."""
+        left = sorted(self._costs.by_layer(kind, self._floor).items(), key=lambda item: -item[1])[:_MOST_NAMED]
+        named = (f"{name} {share:.1%} ({self._why_not_less(name)})" for name, share in left)
+        return f" (most of what is left: {', '.join(named)})" if left else ""
+
+    def _why_not_less(self, layer: str) -> str:
+        for group in self._space.groups:
+            if group.locked and any(member.layer == layer and member.side == "out" for member in group.members):
+                return group.locked
+        return "at its floor"

@@ -127,6 +127,7 @@ class CostModel:
         positions = _output_positions(network, example)
         names = {module: name for name, module in network.named_modules()}
         layers = [layer for layer in positions if layer in names]
+        self._names = [names[layer] for layer in layers]
         counts = _position_counts(space)
         self._out = torch.stack([_side(layer, names[layer], "out", counts, space) for layer in layers])
         self._in = torch.stack([_side(layer, names[layer], "in", counts, space) for layer in layers])
@@ -144,6 +145,12 @@ class CostModel:
         if kind not in self._dense:
             self._dense[kind] = cost(self._widths)
         return cost(widths.to(torch.float64)) / self._dense[kind]
+
+    def by_layer(self, kind: Kind, widths: Tensor) -> dict[str, float]:
+        """What the weights of each layer cost at widths [G], as a share of the whole dense network's cost; nothing of channels."""
+        self.share(kind, widths)
+        each = self._weights(widths) * (self._pixels if kind == "macs" else 1)
+        return {} if kind == "channels" else dict(zip(self._names, (each / self._dense[kind]).tolist(), strict=True))
 
     def _macs(self, widths: Tensor) -> Tensor:
         return self._weights(widths) @ self._pixels + _affine(self._products, widths).squeeze(-1)

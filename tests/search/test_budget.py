@@ -24,6 +24,11 @@ class Scripted(CostModel):
         assert kind in ("macs", "params", "channels")
         return (widths.to(torch.float64) @ self.prices) / (self.full @ self.prices)
 
+    def by_layer(self, kind: str, widths: Tensor) -> dict[str, float]:
+        return {
+            str(place): price for place, price in enumerate((widths * self.prices / (self.full @ self.prices)).tolist())
+        }
+
 
 class Chained(CostModel):
     """A chain of convolutions written down: group i costs price_i x its width x the width before it (3 before the first)."""
@@ -145,6 +150,17 @@ def test_a_target_below_the_floors_is_refused_with_the_way_out() -> None:
     with pytest.raises(BudgetError, match=message):
         scripted((8, 8), [1.0, 1.0], Target(macs=0.2), round_to=2, min_ratio=0.2)
     scripted((8, 8), [1.0, 1.0], Target(macs=0.25), round_to=2, min_ratio=0.2)
+
+
+def test_an_unreachable_target_names_the_layers_that_bind() -> None:
+    network = ZOO["chain"].network()  # conv1 (3 to 4) is locked, conv2 (4 to 6) may fall to one channel of six
+    space = trace_space(network, images(2), ["conv1"])
+    costs = CostModel(space, network, images(2))
+    macs = [64 * 9 * 3 * 4, 64 * 9 * 4 * 6, 6 * 3]
+    share = [f"{100 * part / sum(macs):.1f}%" for part in (macs[0], macs[1] / 6, macs[2] / 6)]
+    message = rf"most of what is left: conv1 {share[0]} \(constraints.ignore has 'conv1', .*\), conv2 {share[1]} \(at its floor\), fc {share[2]}"
+    with pytest.raises(BudgetError, match=message):
+        Budget(space, costs, Target(macs=0.1), Constraints(round_to=1, min_ratio=0.1))
 
 
 def test_a_network_without_free_groups_is_refused_with_the_reasons() -> None:

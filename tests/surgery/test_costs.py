@@ -40,6 +40,17 @@ def test_everything_kept_costs_exactly_all(name: str) -> None:
         assert costs.share(kind, torch.tensor(space.widths)).item() == 1.0
 
 
+@pytest.mark.parametrize("name", ["chain", "residual", "depthwise"])
+def test_the_layers_costs_add_up(name: str) -> None:
+    network = ZOO[name].network()
+    space = trace_space(network, images(2))
+    costs = CostModel(space, network, images(2))
+    half = torch.tensor([max(1, width // 2) for width in space.widths])
+    by_layer = costs.by_layer("macs", half)
+    assert sum(by_layer.values()) == pytest.approx(costs.share("macs", half).item())
+    assert costs.by_layer("channels", half) == {}
+
+
 def test_costs_of_the_chain_by_hand() -> None:
     size = measure_size(ZOO["chain"].network(), images(2))
     # conv1 64 pixels x 9 x 3 x 4 = 6912, conv2 64 x 9 x 4 x 6 = 13824, fc 6 x 3 = 18
