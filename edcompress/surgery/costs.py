@@ -149,7 +149,7 @@ class CostModel:
     def by_layer(self, kind: Kind, widths: Tensor) -> dict[str, float]:
         """What the weights of each layer cost at widths [G], as a share of the whole dense network's cost; nothing of channels."""
         self.share(kind, widths)
-        each = self._weights(widths) * (self._pixels if kind == "macs" else 1)
+        each = self._weights(widths.to(torch.float64)) * (self._pixels if kind == "macs" else 1)
         return {} if kind == "channels" else dict(zip(self._names, (each / self._dense[kind]).tolist(), strict=True))
 
     def _macs(self, widths: Tensor) -> Tensor:
