@@ -19,6 +19,7 @@ import re
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from datetime import date
 from multiprocessing.connection import wait
@@ -116,7 +117,7 @@ class Run:
     def __init__(self, name: str, timeout: float) -> None:
         self._name, self._timeout, self._started = name, timeout, time.monotonic()
         self.answer, sender = FORK.Pipe(duplex=False)
-        self.process = FORK.Process(target=lambda: sender.send(measure(name)))
+        self.process = FORK.Process(target=lambda: sender.send(found(name)))
         self.process.start()
         sender.close()
 
@@ -143,6 +144,15 @@ class Run:
 
     def _seconds(self) -> float:
         return time.monotonic() - self._started
+
+
+def found(name: str) -> dict[str, Any]:
+    """What became of the network, whatever it was."""
+    try:
+        return measure(name)
+    except Exception as error:
+        traceback.print_exc()
+        return {"status": "CRASHED", "why": f"{type(error).__name__}: {error}".splitlines()[0]}
 
 
 def measure(name: str) -> dict[str, Any]:

@@ -25,14 +25,26 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def differentiable(network: nn.Module) -> Iterator[None]:
     """Inside, every parameter asks for a gradient; afterwards each has its own flag back."""
+    with _asking(network, True), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Inside, no parameter asks for a gradient; afterwards each has its own flag back."""
+    with _asking(network, False), torch.no_grad():
+        yield
+
+
+@contextmanager
+def _asking(network: nn.Module, flag: bool) -> Iterator[None]:
     flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    network.requires_grad_(True)
+    network.requires_grad_(flag)
     try:
-        with torch.enable_grad():
-            yield
+        yield
     finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+        for parameter, before in flags:
+            parameter.requires_grad_(before)
 
 
 def on_cpu(network: nn.Module) -> nn.Module:

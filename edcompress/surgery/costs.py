@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edcompress.networks.modes import evaluating
+from edcompress.networks.modes import evaluating, frozen
 from edcompress.results import Size
 from edcompress.surgery.layers import is_attention
 from edcompress.surgery.space import Space
@@ -80,10 +80,10 @@ def outputs_per_image(network: nn.Module, example: Tensor) -> int:
     return sum(calls * _weight(layer).shape[0] for layer, calls in _output_positions(network, example).items())
 
 
-@torch.no_grad()
 def _products(network: nn.Module, example: Tensor, positions: Mapping[nn.Module, int]) -> dict[str, int]:
     """Multiply-accumulates for one image of matrix products that no linear layer makes, by the attention they are in; "" for others."""
-    with evaluating(network), _without_fast_attention(), FlopCounterMode(display=False) as counter:
+    # The counter asks module inputs for their gradient function, and a class token that is a parameter has none under no_grad.
+    with evaluating(network), frozen(network), _without_fast_attention(), FlopCounterMode(display=False) as counter:
         network(example)
     counts = counter.get_flop_counts()
 
