@@ -54,8 +54,9 @@ def _plain(layer: nn.Conv2d) -> nn.Conv2d:
     as_given = all(call[0].shape == image.shape for call, image in zip(watched.calls, images, strict=True))
     _, weight, bias, stride, padding, dilation, groups = watched.calls[0]
     kind = nn.Conv2d if as_given else _padding_its_input()
+    rows, columns = layer.kernel_size
     plain = kind(
-        layer.in_channels, layer.out_channels, layer.kernel_size, stride, padding, dilation, groups, bias is not None
+        layer.in_channels, layer.out_channels, (rows, columns), stride, padding, dilation, groups, bias is not None
     )
     plain.weight = nn.Parameter(weight.clone())
     if bias is not None:
@@ -71,6 +72,6 @@ def _image(layer: nn.Conv2d, more: int) -> Tensor:
 
 def _padding_its_input() -> type[nn.Conv2d]:
     """timm's convolution with TensorFlow's padding; only timm's layers pad their own input."""
-    from timm.layers import Conv2dSame
+    from timm.layers import Conv2dSame  # type: ignore[attr-defined]
 
     return Conv2dSame
