@@ -246,11 +246,30 @@ class Unused(_Between):
         return x
 
 
+class Remembering(_Between):
+    """Keeps a tensor of its last call, and with it that call's graph."""
+
+    def between(self, x: Tensor) -> Tensor:
+        self.last = 2 * x
+        return x
+
+
+class LearnedInput(_Between):
+    """A layer that takes a parameter, as a class token is taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.gate = nn.Parameter(torch.ones(1, 2)), nn.Linear(2, 4)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.token)[:, :, None, None]
+
+
 AWKWARD = {
     kind.__name__: kind
     for kind in (
         ImageResidual, ImageConcat, ImageConcatFirst, Shuffle, Softmax, ChannelMean, Scale, Buffer, Halves, Glu, Twice, Flip, Roll,
         Gather, FixedView, PixelShuffle, Transposed, GroupNorm, Multiplier, Tied, TiedApart, WeightNorm, Tokens, SingleBroadcast,
-        Outer, Unused,
+        Outer, Unused, Remembering, LearnedInput,
     )
 }  # fmt: skip

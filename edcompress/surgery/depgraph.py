@@ -6,6 +6,7 @@ not see at all (the image, a buffer, an index) is found by `edcompress.surgery.p
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,10 +53,11 @@ def traced_groups(network: nn.Module, inputs: Sequence[Tensor]) -> list[Found]:
 
     NetworkError where torch-pruning cannot trace it, or misreads its views.
     """
+    traced = copy.deepcopy(network)  # which may keep tensors of the traced run, with their graph
     try:
-        with evaluating(network), differentiable(network), _quiet():
+        with evaluating(traced), differentiable(traced), _quiet():
             graph = tp.DependencyGraph().build_dependency(
-                network, example_inputs=tuple(inputs), customized_pruners=PRUNERS, verbose=False
+                traced, example_inputs=tuple(inputs), customized_pruners=PRUNERS, verbose=False
             )
             return [_read_group(graph, items) for items in _all_items(graph)]
     except Exception as error:

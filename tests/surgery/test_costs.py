@@ -5,6 +5,7 @@ from states import random_state
 from torch import Generator
 from torchvision.models.swin_transformer import SwinTransformer
 from zoo import ZOO, images, randomised
+from zoo_awkward import LearnedInput
 
 from edcompress.networks.registry import build
 from edcompress.recipe import Model
@@ -100,6 +101,15 @@ def test_windows_count_for_the_image_they_are_of() -> None:
     # 16 tokens of 6: patches 16 x 12 x 6, and in two blocks: qkv and projection 16 x 6 x (18 + 6), 4 windows with two heads of
     # 4 x 4 x 3 twice, mlp 16 x 6 x 24 twice; head 6 x 3
     assert measure_size(network, images(2)).macs == 1152 + 2 * (2304 + 768 + 4608) + 18
+
+
+def test_a_layer_that_takes_a_parameter_is_counted() -> None:
+    network = LearnedInput()
+    conv, conv2, gate, fc = 64 * 9 * 3 * 4, 64 * 9 * 4 * 5, 8, 15
+    # the gate is applied once for a batch, whatever its size, which the shares of one image round down
+    assert measure_size(network, images(1)).macs == conv + conv2 + gate + fc
+    space = trace_space(network, images(2))
+    assert CostModel(space, network, images(2)).share("macs", torch.tensor(space.widths)).item() == 1.0
 
 
 def test_measuring_does_not_depend_on_the_number_of_images_and_changes_nothing() -> None:

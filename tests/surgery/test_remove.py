@@ -33,6 +33,7 @@ def test_masked_equals_pruned_and_not_dense(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", AWKWARD)
+@torch.no_grad()
 def test_what_is_left_free_of_awkward_networks_is_exact(name: str) -> None:
     network = randomised(AWKWARD[name](), 7)
     space = lock_untrue(network, trace_space(network, images(2)), images(2))

@@ -60,8 +60,8 @@ def test_tracing_and_trying_leave_the_network_as_it_was(name: str) -> None:
 
 
 # Whether `conv` may be cut, by hand. Twice reads each channel at two places, Outer multiplies by a gate that is cut with it,
-# Multiplier has a block of two filters per channel.
-MAY_BE_CUT = {"Twice", "Outer", "Multiplier"}
+# Multiplier has a block of two filters per channel, LearnedInput's gate goes with the channels it multiplies.
+MAY_BE_CUT = {"Twice", "Outer", "Multiplier", "Remembering", "LearnedInput"}
 
 
 @pytest.mark.parametrize("name", AWKWARD)
