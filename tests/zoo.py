@@ -133,6 +133,38 @@ class Split(Tail):
         return self.classify(F.relu(self.left(left) + self.right(right)))
 
 
+class SplitUnevenly(Tail):
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.conv, self.left, self.right = conv(3, 6), conv(2, 4), conv(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.conv(x).split((2, 4), 1)
+        return self.classify(F.relu(self.left(left) + self.right(right)))
+
+
+class Gated(Tail):
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.conv, self.bn, self.last = conv(3, 6), nn.BatchNorm2d(6), conv(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.bn(self.conv(x)).chunk(2, 1)
+        return self.classify(F.relu(self.last(value * torch.sigmoid(gate))))
+
+
+class GatedTokens(Tail):
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.conv, self.norm, self.fc1, self.fc2 = conv(3, 4), nn.LayerNorm(4), nn.Linear(4, 6), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.conv(x).flatten(2).transpose(1, 2)
+        value, gate = self.fc1(self.norm(tokens)).chunk(2, -1)
+        logits: Tensor = self.fc((tokens + self.fc2(F.silu(gate) * value)).mean(1))
+        return logits
+
+
 class Depthwise(Tail):
     def __init__(self) -> None:
         super().__init__(6)
@@ -320,10 +352,23 @@ ZOO = {
         zeros={"join.weight": (0, 5), "fc.weight": (3,)},
         shapes={"a.weight": (3, 3, 3, 3), "b.weight": (1, 3, 3, 3), "bn.running_mean": (4,), "join.weight": (3, 4, 3, 3)},
     ),
-    "split": Wiring(  # the two halves are cut by the network's own code
-        Split, {"left": 4}, {"conv": "split", **_FC}, {"left": (0, 2)},
-        zeros={"fc.weight": (0, 2)},
-        shapes={"left.weight": (2, 3, 3, 3), "right.weight": (2, 3, 3, 3), "conv.weight": (6, 3, 3, 3)},
+    "split": Wiring(  # halves, which stay halves when channel 0 goes with 3, 1 with 4, 2 with 5
+        Split, {"conv": 3, "left": 4}, _FC, {"conv": (1,), "left": (0, 2)},
+        zeros={"left.weight": (1,), "right.weight": (1,), "fc.weight": (0, 2)},
+        shapes={"conv.weight": (4, 3, 3, 3), "left.weight": (2, 2, 3, 3), "right.weight": (2, 2, 3, 3)},
+    ),
+    "split_unevenly": Wiring(  # two channels and four
+        SplitUnevenly, {"left": 4}, {"conv": "split", **_FC}, {"left": (0, 2)},
+        zeros={"fc.weight": (0, 2)}, shapes={"conv.weight": (6, 3, 3, 3), "left.weight": (2, 2, 3, 3), "right.weight": (2, 4, 3, 3)},
+    ),
+    "gated": Wiring(  # the second half of the channels gates the first
+        Gated, {"conv": 3, "last": 5}, _FC, {"conv": (0, 2), "last": (1,)},
+        zeros={"last.weight": (0, 2), "fc.weight": (1,)},
+        shapes={"conv.weight": (2, 3, 3, 3), "bn.weight": (2,), "last.weight": (4, 1, 3, 3)},
+    ),
+    "gated_tokens": Wiring(  # hidden units 0 to 2 are gated by 3 to 5; the stream is normed over all its channels
+        GatedTokens, {"fc1": 3}, {"conv": "LayerNorm", **_FC}, {"fc1": (1,)},
+        zeros={"fc2.weight": (1,)}, shapes={"fc1.weight": (4, 4), "fc1.bias": (4,), "fc2.weight": (4, 2)},
     ),
     "depthwise": Wiring(
         Depthwise, {"conv": 4, "pointwise": 6}, _FC, {"conv": (3,), "pointwise": (1, 2)},

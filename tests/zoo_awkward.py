@@ -97,6 +97,17 @@ class Glu(_Between):
         return F.glu(x, 1)
 
 
+class FixedParts(_Between):
+    """Equal parts, of a width that stands in the code."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def between(self, x: Tensor) -> Tensor:
+        value, gate = x.split(2, 1)
+        return value * torch.sigmoid(gate)
+
+
 class Twice(_Between):
     def __init__(self) -> None:
         super().__init__(8)
@@ -268,8 +279,8 @@ class LearnedInput(_Between):
 AWKWARD = {
     kind.__name__: kind
     for kind in (
-        ImageResidual, ImageConcat, ImageConcatFirst, Shuffle, Softmax, ChannelMean, Scale, Buffer, Halves, Glu, Twice, Flip, Roll,
-        Gather, FixedView, PixelShuffle, Transposed, GroupNorm, Multiplier, Tied, TiedApart, WeightNorm, Tokens, SingleBroadcast,
+        ImageResidual, ImageConcat, ImageConcatFirst, Shuffle, Softmax, ChannelMean, Scale, Buffer, Halves, FixedParts, Glu, Twice, Flip,
+        Roll, Gather, FixedView, PixelShuffle, Transposed, GroupNorm, Multiplier, Tied, TiedApart, WeightNorm, Tokens, SingleBroadcast,
         Outer, Unused, Remembering, LearnedInput,
     )
 }  # fmt: skip

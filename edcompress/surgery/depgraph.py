@@ -10,6 +10,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch_pruning as tp
@@ -120,6 +121,7 @@ def _fresh(pairs: list[Any], edge: Any, items: Items, widest: int) -> list[Any]:
 def _read_group(graph: Any, items: Items) -> Found:
     """The group in our words, and a reason to lock it if it holds something without a layer name."""
     names = graph._module2name
+    channel_of = _tied(items)
     members, reason = [], None
     for (node, way), pairs in items.items():
         module = node.module
@@ -131,16 +133,52 @@ def _read_group(graph: Any, items: Items) -> Found:
             reason = reason or "is split into fixed parts by the network's code"
         elif isinstance(module, nn.Module) and module in names and not _one_for_all(module):
             side = "out" if graph.is_out_channel_pruning_fn(way) else "in"
-            positions, channels = zip(*sorted(pairs), strict=True)
+            placed = sorted({(position, channel_of[channel]) for position, channel in pairs})
+            positions, channels = zip(*placed, strict=True)
             members.append(Member(layer=names[module], side=side, positions=positions, channels=channels))
-    return Group(name=_first_root(members, names), channels=len(members[0].positions), members=tuple(members)), reason
+    group = Group(name=_first_root(members, names), channels=len(set(channel_of.values())), members=tuple(members))
+    return group, reason
+
+
+def _tied(items: Items) -> dict[int, int]:
+    """For each channel the channel of the group that it is part of: itself, but where the network's code splits into equal parts.
+
+    Those stay equal when the same channel goes from every part, and with it all that share a position with it.
+    """
+    part_of = {channel: channel for _, channel in next(iter(items.values()))}
+    splits = [node for node, _ in items if isinstance(node.module, tp.ops._SplitOp)]
+    if not splits:
+        return part_of
+
+    def first(channel: int) -> int:
+        while part_of[channel] != channel:
+            channel = part_of[channel]
+        return channel
+
+    at: dict[tuple[Any, int], int] = {}
+    for (node, way), pairs in items.items():
+        for position, channel in pairs:
+            place = (node, position % _part(node.module)) if node in splits else ((node, way), position)
+            one, other = first(channel), first(at.setdefault(place, channel))
+            part_of[max(one, other)] = min(one, other)
+    numbers = {channel: number for number, channel in enumerate(sorted({first(channel) for channel in part_of}))}
+    return {channel: numbers[first(channel)] for channel in part_of}
+
+
+def _part(split: Any) -> int:
+    """How many channels each part of a split has; all of them where the parts are not equal."""
+    offsets: list[int] = split.offsets or [0]
+    parts = {after - before for before, after in pairwise(offsets)}
+    return parts.pop() if len(parts) == 1 else max(offsets[-1], 1)
 
 
 def _cuts_channels(operation: object) -> bool:
-    """Whether a traced operation gives a part of its input's channels."""
+    """Whether a traced operation gives a part of its input's channels, and parts would not stay equal if each lost the same."""
     if isinstance(operation, tp.ops._SliceOp):
         return operation.dim not in (0, 2, 3)
-    return isinstance(operation, (tp.ops._SplitOp, tp.ops._UnbindOp))
+    if isinstance(operation, tp.ops._SplitOp):
+        return not operation.offsets or _part(operation) == operation.offsets[-1]
+    return isinstance(operation, tp.ops._UnbindOp)
 
 
 def _one_for_all(layer: nn.Module) -> bool:
