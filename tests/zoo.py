@@ -157,9 +157,10 @@ class GatedTokens(Tail):
     def __init__(self) -> None:
         super().__init__(4)
         self.conv, self.norm, self.fc1, self.fc2 = conv(3, 4), nn.LayerNorm(4), nn.Linear(4, 6), nn.Linear(3, 4)
+        self.places = nn.Parameter(torch.zeros(1, 64, 4))
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.conv(x).flatten(2).transpose(1, 2)
+        tokens = self.conv(x).flatten(2).transpose(1, 2) + self.places
         value, gate = self.fc1(self.norm(tokens)).chunk(2, -1)
         logits: Tensor = self.fc((tokens + self.fc2(F.silu(gate) * value)).mean(1))
         return logits
@@ -366,8 +367,8 @@ ZOO = {
         zeros={"last.weight": (0, 2), "fc.weight": (1,)},
         shapes={"conv.weight": (2, 3, 3, 3), "bn.weight": (2,), "last.weight": (4, 1, 3, 3)},
     ),
-    "gated_tokens": Wiring(  # hidden units 0 to 2 are gated by 3 to 5; the stream is normed over all its channels
-        GatedTokens, {"fc1": 3}, {"conv": "LayerNorm", **_FC}, {"fc1": (1,)},
+    "gated_tokens": Wiring(  # hidden units 0 to 2 are gated by 3 to 5; the stream is normed over all its channels, and places are added
+        GatedTokens, {"fc1": 3}, {"conv": "places", **_FC}, {"fc1": (1,)},
         zeros={"fc2.weight": (1,)}, shapes={"fc1.weight": (4, 4), "fc1.bias": (4,), "fc2.weight": (4, 2)},
     ),
     "depthwise": Wiring(

@@ -60,6 +60,7 @@ def traced_groups(network: nn.Module, inputs: Sequence[Tensor]) -> list[Found]:
             graph = tp.DependencyGraph().build_dependency(
                 traced, example_inputs=tuple(inputs), customized_pruners=PRUNERS, verbose=False
             )
+            _map_splits(graph)
             return [_read_group(graph, items) for items in _all_items(graph)]
     except Exception as error:
         shapes = " and ".join(str(tuple(tensor.shape)) for tensor in inputs)
@@ -74,6 +75,14 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def _map_splits(graph: Any) -> None:
+    """torch-pruning maps no channels through a split that comes after a class token or positions; the channels are split all the same."""
+    for node in graph.module2node.values():
+        if isinstance(node.module, tp.ops._SplitOp) and not node.enable_index_mapping:
+            node.enable_index_mapping = True
+            tp.dependency.index_mapping.update_split_index_mapping(graph, node)
 
 
 def _all_items(graph: Any) -> Iterator[Items]:
