@@ -152,13 +152,14 @@ def benchmark(models: Annotated[list[Path], typer.Argument(help=".onnx files, or
 
 @app.command()
 def inspect(recipe: RecipeName, checkpoint: Annotated[Path | None, typer.Argument(help="Weights; default: random ones.")] = None,
-            overrides: Overrides = None, trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
-            as_json: AsJson = False) -> None:  # fmt: skip
+            overrides: Overrides = None,
+            onnx_latency: Annotated[bool, typer.Option("--onnx-latency", help="Each layer's share of the time in onnxruntime.")] = False,
+            trust_code: TrustCode = False, trust_pickle: TrustPickle = False, as_json: AsJson = False) -> None:  # fmt: skip
     """What can be pruned, and what is locked and why, before any training."""
     checked = recipebook.read_recipe(recipe, overrides or ())
     from edcompress import pipeline
 
-    found = pipeline.inspect(checkpoint, checked, Session("cpu", trust_code, trust_pickle))
+    found = pipeline.inspect(checkpoint, checked, Session("cpu", trust_code, trust_pickle), onnx_latency=onnx_latency)
     views.show_inspection(found, as_json=as_json)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
+from edcompress.deploy.layer_times import layer_times
 from edcompress.errors import BudgetError
 from edcompress.job import example_images, find_space
+from edcompress.networks.modes import on_cpu
 from edcompress.recipe import Recipe, Target
-from edcompress.results import GroupSummary, Inspection, Size
+from edcompress.results import GroupSummary, Inspection, LayerTime, Size
 from edcompress.search.budget import Budget
 from edcompress.surgery.costs import CostModel, layer_sizes, measure_size, outputs_per_image
 from edcompress.surgery.space import Group, Space
@@ -16,8 +20,11 @@ LITTLE_WORK = 100
 """Multiply-accumulates per value written, below which time follows the values: MobileNetV2 has 45, ResNet-18 720 (docs/latency.md)."""
 
 
-def inspect_network(network: nn.Module, recipe: Recipe) -> Inspection:
-    """The groups of the recipe's network, what they cost, what is locked and why, and how far the constraints let a target go."""
+def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = False) -> Inspection:
+    """The groups of the recipe's network, what they cost, what is locked and why, and how far the constraints let a target go.
+
+    With `onnx_latency` also the share of onnxruntime's time that each layer takes, measured as the recipe's `benchmark` says.
+    """
     example, space = example_images(recipe), find_space(recipe, network)
     size, layers = measure_size(network, example), layer_sizes(network, example)
     costs = CostModel(space, network, example)
@@ -34,7 +41,14 @@ def inspect_network(network: nn.Module, recipe: Recipe) -> Inspection:
         smallest={kind: _smallest(space, costs, recipe, kind) for kind in ("macs", "params")},
         round_to=budget.round_to if budget else recipe.constraints.round_to,
         warnings=tuple(warnings),
+        layers=tuple(_timed(network, recipe, layers, size)) if onnx_latency else (),
     )
+
+
+def _timed(network: nn.Module, recipe: Recipe, layers: dict[str, Size], size: Size) -> Iterator[LayerTime]:
+    times = layer_times(on_cpu(network), example_images(recipe), recipe.export.opset, recipe.benchmark)
+    for name, time in times.items():
+        yield LayerTime(name=name, time=time, macs=layers[name].macs / size.macs if name in layers else 0.0)
 
 
 def _smallest(space: Space, costs: CostModel, recipe: Recipe, kind: str) -> float:

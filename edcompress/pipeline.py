@@ -149,10 +149,15 @@ def train(recipe: Recipe, output: Path, *, force: bool = False, session: Session
     return job.accuracy(network.to(job.precision.device))
 
 
-def inspect(checkpoint: Path | None, recipe: Recipe, session: Session = DEFAULT) -> Inspection:
-    """What of the recipe's network can be pruned, and what is locked and why; nothing is trained and no data is read."""
+def inspect(
+    checkpoint: Path | None, recipe: Recipe, session: Session = DEFAULT, *, onnx_latency: bool = False
+) -> Inspection:
+    """What of the recipe's network can be pruned, and what is locked and why; nothing is trained and no data is read.
+
+    With `onnx_latency` the network is exported, and each layer's share of the time in onnxruntime measured.
+    """
     network = new_network(recipe, session) if checkpoint is None else read_network(recipe, checkpoint, session)
-    return inspect_network(network, recipe)
+    return inspect_network(network, recipe, onnx_latency=onnx_latency)
 
 
 def benchmark(models: Sequence[Path], options: Benchmark) -> dict[str, Latency]:

@@ -111,10 +111,19 @@ class GroupSummary(Value):
     locked: str | None
 
 
+class LayerTime(Value):
+    """A layer's share of the network's measured time in onnxruntime, and of its multiply-accumulates; "" is outside all layers."""
+
+    name: str
+    time: float
+    macs: float
+
+
 class Inspection(Value):
     """What can be pruned of a network before anything is trained.
 
-    `smallest` holds the least share of macs and of params that the constraints leave; `round_to` is the step of the widths.
+    `smallest` holds the least share of macs and of params that the constraints leave; `round_to` is the step of the widths; `layers`
+    is empty unless their time was asked for.
     """
 
     network: str
@@ -123,6 +132,7 @@ class Inspection(Value):
     smallest: dict[Literal["macs", "params"], float]
     round_to: int | None
     warnings: tuple[str, ...]
+    layers: tuple[LayerTime, ...] = ()
 
 
 class SearchSummary(Value):

@@ -43,6 +43,8 @@ def show_inspection(found: Inspection, *, as_json: bool) -> None:
         print_json(found.model_dump())
         return
     out.print(tables.groups_table(found))
+    if found.layers:
+        out.print(tables.layers_table(found))
     free = [group for group in found.groups if group.locked is None]
     say(
         f"{len(free)} of {len(found.groups)} groups can be pruned, {sum(group.channels for group in free)} channels in all"

@@ -302,6 +302,17 @@ def test_inspect_says_what_can_go_what_it_costs_and_why_not(cli) -> None:
     assert found["warnings"] == []
 
 
+def test_inspect_measures_which_layer_takes_which_share_of_the_time(cli) -> None:
+    found = json.loads(cli("inspect", "--recipe", "digits", "--onnx-latency", "--json").out)
+    layers = {layer["name"]: layer for layer in found["layers"]}
+    convs = {name for name in layers if "conv" in name}
+    assert sum(layer["time"] for layer in layers.values()) == pytest.approx(1)
+    assert sum(layers[name]["time"] for name in convs) > 0.5  # the network is hardly anything else
+    assert sum(layer["macs"] for layer in layers.values()) == pytest.approx(1)
+    table = cli("inspect", "--recipe", "digits", "--onnx-latency").out.partition("Time in onnxruntime")[2]
+    assert all(name in table for name in convs)
+
+
 def test_inspect_warns_of_a_target_out_of_reach_and_of_memory(cli) -> None:
     found = json.loads(cli("inspect", "--recipe", "digits", "--set", "target.macs=0.001", "--json").out)
     assert "target.macs = 0.001 is below" in found["warnings"][0]

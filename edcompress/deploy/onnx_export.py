@@ -33,7 +33,7 @@ def export_onnx(network: nn.Module, example: Tensor, path: Path, *, opset: int, 
     """
     frozen = on_cpu(network)
     flushed = flush_denormals(frozen)
-    model = _translate(frozen, _two_images(example), opset)
+    model = to_onnx(frozen, example, opset)
     # Folding a batch norm into its convolution can multiply two small numbers into a new denormal.
     flushed += _flush_initializers(model)
     _strip_traces(model)
@@ -60,12 +60,13 @@ def _two_images(example: Tensor) -> Tensor:
     return two.detach().to("cpu", torch.float32).contiguous()
 
 
-def _translate(network: nn.Module, images: Tensor, opset: int) -> onnx.ModelProto:
+def to_onnx(network: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
+    """What the exporter makes of a network on the CPU in eval mode; EdcompressError, with the cause, where it fails."""
     try:
         with _quiet():
             program = torch.onnx.export(
                 network,
-                (images,),
+                (_two_images(example),),
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT],

@@ -146,6 +146,11 @@ def group_rows(found: Inspection) -> list[GroupRow]:
     ]  # fmt: skip
 
 
+def layer_rows(found: Inspection) -> list[tuple[str, str, str]]:
+    """Name, share of the time and share of the multiply-accumulates of each layer."""
+    return [(layer.name or "(between layers)", f"{layer.time:.1%}", f"{layer.macs:.1%}") for layer in found.layers]
+
+
 def check_rows(verdict: Verdict) -> list[CheckRow]:
     """Value, limit, margin and pass/FAIL of each check."""
     return [_check_row(check) for check in verdict.checks]

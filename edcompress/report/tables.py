@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from edcompress.report.rows import check_rows, comparison_rows, group_rows, proof_rows, stage_rows
+from edcompress.report.rows import check_rows, comparison_rows, group_rows, layer_rows, proof_rows, stage_rows
 from edcompress.results import Inspection, Report, Verdict
 
 
@@ -39,6 +39,14 @@ def groups_table(found: Inspection) -> Table:
     table.columns[5].justify = "left"
     for row, group in zip(table.rows, found.groups, strict=True):
         row.style = "dim" if group.locked else None
+    return table
+
+
+def layers_table(found: Inspection) -> Table:
+    """Every layer's share of the time in onnxruntime, the dearest first, beside its share of the multiply-accumulates."""
+    rows = [[escape(text) for text in row] for row in layer_rows(found)]
+    table = _table("Time in onnxruntime", ("layer", "time", "MACs"), rows)
+    table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
     return table
 
 
