@@ -49,6 +49,10 @@ RunPath = Annotated[
 RunOrReport = Annotated[
     Path | None, typer.Argument(metavar="[RUN]", help="A run folder or a report.json; default: newest run.")
 ]
+Weights = Annotated[
+    Path,
+    typer.Argument(help="Weights: .pt, .pth, .th or .safetensors; or a finished run, which is then pruned further."),
+]
 OptionalWeights = Annotated[Path | None, typer.Argument(help="Weights; default: train the recipe's network first.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="RUN", help="Run folder; default: runs/NAME.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last finished epoch of this run.")]
@@ -68,10 +72,9 @@ Opset = Annotated[
 
 
 @app.command()
-def prune(checkpoint: Annotated[Path, typer.Argument(help="Weights: .pt, .pth, .th or .safetensors.")], recipe: RecipeName,
-          output: Output = None, overrides: Overrides = None, device: Device = "auto", resume: Resume = False,
-          force: Force = False, trust_code: TrustCode = False, trust_pickle: TrustPickle = False, quiet: Quiet = False,
-          as_json: AsJson = False) -> None:  # fmt: skip
+def prune(checkpoint: Weights, recipe: RecipeName, output: Output = None, overrides: Overrides = None, device: Device = "auto",
+          resume: Resume = False, force: Force = False, trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
+          quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
     """Compress a trained network: search, remove channels, fine-tune, prove, report."""
     checked = recipebook.read_recipe(recipe, overrides or ())
     folder = _run_folder(output, checked.name, resume=resume, force=force)

@@ -35,6 +35,15 @@ from edcompress.job import (
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
+from edcompress.origin import (
+    open_origin,
+    read_plan,
+    read_saved,
+    read_space,
+    reopen_origin,
+    require_same_model,
+    save_start,
+)
 from edcompress.recipe import Benchmark, Recipe
 from edcompress.recipebook import differences, dump
 from edcompress.reports import save_report
@@ -43,7 +52,6 @@ from edcompress.runs import RunFolder, write_text
 from edcompress.session import DEFAULT, Session
 from edcompress.stages import Measured, Run
 from edcompress.surgery.costs import measure_size
-from edcompress.surgery.plan import state_of
 from edcompress.surgery.remove import compare_logits, remove, require_equal
 
 _FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "export.", "benchmark.", "gate.", "preset")
@@ -61,6 +69,7 @@ def prune(
 ) -> Report:
     """Compress the checkpoint's network as the recipe says into `folder`, and return the report.
 
+    The checkpoint may be a finished run, which is then pruned further; ratios and figures stay those of the network it began with.
     Every input is checked before the folder is touched. With `resume` a run goes on from its last finished epoch; one that is
     finished is only read. Raises InputError (and its kinds) for what the user gave, ProofError where an equality fails.
     """
@@ -70,12 +79,15 @@ def prune(
         _require_same(folder.read_recipe(), recipe)
         if folder.finished:
             return folder.read_report()
+    elif folder.path.resolve() == checkpoint.resolve():
+        raise RunFolderError(f"{folder.path} is the run to be pruned again; choose another run folder with -o")
     job = open_job(recipe, session)
-    run = _open_run(job, folder, folder / "dense.safetensors" if resuming else checkpoint, session, started)
+    run = _open_run(job, folder, None if resuming else checkpoint, session, started)
     if not resuming:
         folder.create(force=force)
-        save_tensors(folder / "dense.safetensors", run.dense.state_dict())
-        write_text(folder / "space.json", run.space.model_dump_json(indent=1) + "\n")
+        save_tensors(folder / "dense.safetensors", run.origin.dense.state_dict())
+        write_text(folder / "space.json", run.origin.whole.model_dump_json(indent=1) + "\n")
+        save_start(run.origin, folder)
     write_text(folder / "recipe.yaml", dump(recipe))
     tuned, measured = _through_stages(run)
     return _conclude(run, tuned, measured, checkpoint)
@@ -86,8 +98,7 @@ def export(folder: RunFolder, *, opset: int | None = None, session: Session = DE
     folder.require_finished("export")
     recipe, report = folder.read_recipe(), folder.read_report()
     job = open_job(recipe, replace(session, device="cpu"))
-    dense = new_network(recipe, session)
-    load_into(dense, read_state_dict(folder / "dense.safetensors"), source=str(folder / "dense.safetensors"))
+    dense = read_saved(recipe, folder / "dense.safetensors", session)
     pruned = load(folder.path, trust_code=session.trust_code)
     number = recipe.export.opset if opset is None else opset
     proofs = {}
@@ -204,26 +215,23 @@ def convert(
 
 def _of_run(folder: Path, recipe: Recipe, session: Session) -> nn.Module:
     network = load(folder, trust_code=session.trust_code)
-    changed = [key for key in differences(RunFolder(folder).read_recipe(), recipe) if key.startswith("model.")]
-    if changed:
-        raise InputError(f"{folder} holds another network than the recipe's: {', '.join(changed)} differ")
+    require_same_model(RunFolder(folder), recipe)
     return network
 
 
 def _reload(run: RunFolder, dense: nn.Module) -> nn.Module:
-    network = remove(dense, stages.read_plan(run), stages.read_space(run))
+    network = remove(dense, read_plan(run), read_space(run))
     load_into(network, read_state_dict(run / "pruned.safetensors"), source=str(run / "pruned.safetensors"))
     return network.eval()
 
 
-def _open_run(job: Job, folder: RunFolder, weights: Path, session: Session, started: float) -> Run:
+def _open_run(job: Job, folder: RunFolder, source: Path | None, session: Session, started: float) -> Run:
+    """The run that starts from `source`, or goes on from what `folder` holds."""
     job.monitor.stage("checking the network, its data and its pruning space")
-    dense = read_network(job.recipe, weights, session).eval()
-    space = find_space(job.recipe, dense)
-    budget = open_budget(job.recipe, dense, space)
+    origin = open_origin(job.recipe, source, session) if source else reopen_origin(job.recipe, folder, session)
     if job.recipe.search.method == "plan":
-        stages.given_state(job.recipe, space, budget)  # else a bad plan costs the first stage
-    return Run(job, folder, dense, space, budget, started)
+        stages.given_state(job.recipe, origin.space, origin.budget)  # else a bad plan costs the first stage
+    return Run(job, folder, origin, started)
 
 
 def _through_stages(run: Run) -> tuple[nn.Module, Measured]:
@@ -238,7 +246,7 @@ def _through_stages(run: Run) -> tuple[nn.Module, Measured]:
         saved = {}
         run.save(measured, {"stage": "finetune", "epoch": 0, "network": smaller.state_dict()})
     else:
-        smaller = remove(run.dense, stages.read_plan(run.folder), run.space)
+        smaller = remove(run.origin.dense, read_plan(run.folder), read_space(run.folder))
         smaller.load_state_dict(saved["network"])
     return stages.finetune(run, smaller, measured, saved), measured
 
@@ -247,7 +255,7 @@ def _conclude(run: Run, tuned: nn.Module, measured: Measured, checkpoint: Path) 
     job, folder = run.job, run.folder
     job.monitor.stage("verification: save, reload, prove, accuracy on the test images")
     save_tensors(folder / "pruned.safetensors", tuned.state_dict(), {"edcompress.recipe": job.recipe.digest})
-    reloaded = _reload(folder, run.dense)
+    reloaded = _reload(folder, run.origin.dense)
     with torch.no_grad():
         images = job.proof_images
         again = compare_logits(tuned(images), reloaded(images), f"pruned and reloaded network on {len(images)} images")
@@ -286,11 +294,11 @@ def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, 
 
 
 def _target(run: Run) -> TargetResult:
-    target = run.job.recipe.target
-    state = state_of(stages.read_plan(run.folder), run.space)
-    achieved = run.budget.share(run.budget.widths(state)).item()
+    target, budget = run.job.recipe.target, run.origin.budget
+    kept = {group.name: len(group.kept) for group in read_plan(run.folder).groups}
+    achieved = budget.share(torch.tensor([kept[group.name] for group in run.origin.space.free])).item()
     kind, asked = (target.kind, target.fraction) if target else ("none", 1.0)
-    return TargetResult(kind=kind, asked=asked, achieved=achieved, round_to=run.budget.round_to)
+    return TargetResult(kind=kind, asked=asked, achieved=achieved, round_to=budget.round_to)
 
 
 def _with_onnx(folder: RunFolder, report: Report, proof: Proof, latency: dict[str, Latency]) -> Report:

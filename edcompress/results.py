@@ -87,7 +87,7 @@ class Proofs(Value):
 class TargetResult(Value):
     """The share of the dense network that was asked for, and the share that is physically left (of its MACs, without a target).
 
-    The kept channels of a group are a multiple of `round_to`, or all.
+    The kept channels of a group are a multiple of `round_to`, or all that there were.
     """
 
     kind: Literal["macs", "params", "channels", "none"]

@@ -39,6 +39,11 @@ class RunFolder:
         return self.path / "state" / "latest.safetensors"
 
     @property
+    def start(self) -> Path:
+        """What a run that prunes another one further started from; gone once the run is finished."""
+        return self.path / "state" / "start.safetensors"
+
+    @property
     def exists(self) -> bool:
         """Whether a run was begun here."""
         return (self / "recipe.yaml").is_file()

@@ -21,6 +21,7 @@ from edcompress.data.splits import eval_batches, train_batches
 from edcompress.errors import BudgetError, EdcompressError
 from edcompress.job import Job
 from edcompress.networks.modes import on_cpu
+from edcompress.origin import Origin
 from edcompress.recipe import Recipe
 from edcompress.results import ModelResult, Proof, SearchSummary, Value
 from edcompress.runs import RunFolder, parsed, write_text
@@ -34,7 +35,7 @@ from edcompress.search.regime import SearchRegime
 from edcompress.snapshot import load_snapshot, save_snapshot
 from edcompress.surgery.costs import measure_size
 from edcompress.surgery.masks import masked_call, masked_weights
-from edcompress.surgery.plan import Plan, plan_of, state_of
+from edcompress.surgery.plan import Plan, composed, plan_of, state_of
 from edcompress.surgery.remove import compare_logits, remove, require_equal
 from edcompress.surgery.space import Space
 from edcompress.training.batchnorm import reestimate
@@ -59,13 +60,11 @@ class Measured(Value):
 
 @dataclass(frozen=True)
 class Run:
-    """A job with its run folder, its dense network (CPU), and what may be pruned of it."""
+    """A job with its run folder, and where it starts from."""
 
     job: Job
     folder: RunFolder
-    dense: nn.Module
-    space: Space
-    budget: Budget
+    origin: Origin
     started: float
 
     def clock(self, measured: Measured) -> Measured:
@@ -88,8 +87,8 @@ def last_snapshot(folder: RunFolder) -> tuple[Measured, dict[str, Any]] | None:
 def measure_dense(run: Run) -> Measured:
     """Accuracy and size of the network as it came."""
     run.job.monitor.stage("dense network: accuracy on the test images")
-    network = run.job.precision.place(on_cpu(run.dense))
-    dense = ModelResult(accuracy=run.job.accuracy(network), size=measure_size(run.dense, run.job.example))
+    network = run.job.precision.place(on_cpu(run.origin.dense))
+    dense = ModelResult(accuracy=run.job.accuracy(network), size=measure_size(run.origin.dense, run.job.example))
     return Measured(dense=dense, search_began=run.clock(Measured()).seconds)
 
 
@@ -97,8 +96,8 @@ def search(run: Run, measured: Measured, saved: dict[str, Any]) -> tuple[nn.Modu
     """The network as the search leaves it (on the CPU), the state bool[D] it found, and what was measured of it."""
     if not run.job.recipe.search.trains:
         state = chosen_once(run)
-        return run.dense, state, _summarised(run, measured, epochs=0, generations=0, states=state.unsqueeze(0))
-    network = run.job.precision.place(on_cpu(run.dense))
+        return run.origin.network, state, _summarised(run, measured, epochs=0, generations=0, states=state.unsqueeze(0))
+    network = run.job.precision.place(on_cpu(run.origin.network))
     with _generation_log(run.folder, saved.get("regime", {}).get("generation", 0)) as log:
         regime = _searching(run, network, log)
         epochs = _train(run, measured, regime, network, "search", saved)
@@ -114,8 +113,9 @@ def search(run: Run, measured: Measured, saved: dict[str, Any]) -> tuple[nn.Modu
 
 
 def chosen_once(run: Run) -> Tensor:
-    """The state bool[D] of a method that looks at the dense network once: a ranking under the budget, or a plan that was given."""
-    recipe, space, budget = run.job.recipe, run.space, run.budget
+    """The state bool[D] of a method that looks at the network once: a ranking under the budget, or a plan that was given."""
+    recipe, network = run.job.recipe, run.origin.network
+    space, budget = run.origin.space, run.origin.budget
     method = recipe.search.method
     if method == "plan":
         return given_state(recipe, space, budget)
@@ -123,9 +123,9 @@ def chosen_once(run: Run) -> Tensor:
         importance = uniform_noise(space, Generator().manual_seed(recipe.seed))
     elif method in ("taylor", "global_taylor"):
         batches = train_batches(run.job.splits.train, recipe.data, seed=recipe.seed, epoch=0)
-        importance = taylor(space, on_cpu(run.dense).to(run.job.precision.device), islice(batches, TAYLOR_BATCHES))
+        importance = taylor(space, on_cpu(network).to(run.job.precision.device), islice(batches, TAYLOR_BATCHES))
     else:
-        importance = magnitude(space, run.dense)
+        importance = magnitude(space, network)
     share, limit = recipe.search.keep_probability, recipe.target.fraction if recipe.target else None
     if method in ("magnitude", "taylor", "random"):
         return uniform_state(space, budget, importance, share, limit)
@@ -153,7 +153,7 @@ def operate(run: Run, network: nn.Module, state: Tensor, measured: Measured) -> 
     """The smaller network (CPU), proved equal to the masked one, with its batch-norm statistics estimated anew."""
     job = run.job
     job.monitor.stage("surgery: remove the channels, prove masked == pruned")
-    plan = plan_of(state, run.space)
+    plan = composed(run.origin.first, plan_of(state, run.origin.space))
     smaller, proof = _prove_masked(run, network, state)
     masked = ModelResult(accuracy=_masked_accuracy(run, network, state), size=measure_size(network, job.example))
     placed = job.precision.place(on_cpu(smaller))
@@ -170,16 +170,6 @@ def finetune(run: Run, network: nn.Module, measured: Measured, saved: dict[str, 
     placed = run.job.precision.place(on_cpu(network))
     _train(run, measured, Plain(placed), placed, "finetune", saved)
     return on_cpu(placed)
-
-
-def read_plan(folder: RunFolder) -> Plan:
-    """The plan of a run; RunFolderError where plan.json is missing or damaged."""
-    return parsed(folder / "plan.json", Plan.model_validate_json)
-
-
-def read_space(folder: RunFolder) -> Space:
-    """The pruning space of a run; RunFolderError where space.json is missing or damaged."""
-    return parsed(folder / "space.json", Space.model_validate_json)
 
 
 def clear_state(folder: RunFolder) -> None:
@@ -261,14 +251,14 @@ def _objective(run: Run) -> Objective:
     fit, precision = run.job.recipe.finetune, run.job.precision
     if fit.distill == 0:
         return Objective(fit)
-    return Objective(fit, precision.place(on_cpu(run.dense)))
+    return Objective(fit, precision.place(on_cpu(run.origin.dense)))
 
 
 def _searching(run: Run, network: nn.Module, log: Any) -> SearchRegime:
-    recipe = run.job.recipe
+    recipe, origin = run.job.recipe, run.origin
     if recipe.search.method == "gradual_magnitude":
-        return Gradual(network, run.space, run.budget, recipe.search)
-    return Alternation(network, run.space, run.budget, recipe.search, precision=run.job.precision,
+        return Gradual(network, origin.space, origin.budget, recipe.search)
+    return Alternation(network, origin.space, origin.budget, recipe.search, precision=run.job.precision,
                        seed=recipe.seed, log=log)  # fmt: skip
 
 
@@ -301,14 +291,15 @@ def _summarised(run: Run, measured: Measured, *, epochs: int, generations: int, 
 
 @torch.no_grad()
 def _prove_masked(run: Run, network: nn.Module, state: Tensor) -> tuple[nn.Module, Proof]:
-    smaller = remove(network, plan_of(state, run.space), run.space)
+    space = run.origin.space
+    smaller = remove(network, plan_of(state, space), space)
     images = run.job.proof_images
-    masked = masked_call(network.eval(), run.space, state, images)
+    masked = masked_call(network.eval(), space, state, images)
     of = f"masked and pruned network on {len(images)} images"
     return smaller, require_equal(compare_logits(masked, smaller.eval()(images), of))
 
 
 def _masked_accuracy(run: Run, network: nn.Module, state: Tensor) -> Any:
     placed = run.job.precision.place(on_cpu(network))
-    weights = masked_weights(placed, run.space, state)
+    weights = masked_weights(placed, run.origin.space, state)
     return run.job.accuracy(placed, lambda images: torch.func.functional_call(placed, weights, (images,)))

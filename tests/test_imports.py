@@ -22,7 +22,7 @@ LAYERS = (
     ("report",),
     ("runs",),
     ("reports", "job"),
-    ("inspection",),
+    ("inspection", "origin"),
     ("stages",),
     ("pipeline",),
     ("display", "views"),

@@ -7,59 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
+from digits import ONE_EPOCH, TWO_EPOCHS, Interrupter, digits, outcome, pruned
 
 import edcompress
 from edcompress.errors import BudgetError, EdcompressError, NetworkError, RunFolderError
 from edcompress.job import open_job
 from edcompress.monitor import Silent
-from edcompress.pipeline import evaluate, export, load, prune
-from edcompress.recipe import Recipe, Target
-from edcompress.recipebook import read_recipe
-from edcompress.results import Report
+from edcompress.origin import read_plan
+from edcompress.pipeline import evaluate, export, load
+from edcompress.recipe import Target
 from edcompress.runs import FILES, RunFolder
 from edcompress.session import Session
-from edcompress.stages import last_snapshot, read_plan
+from edcompress.stages import last_snapshot
 from edcompress.surgery.costs import measure_size
 
-TWO_EPOCHS = ("search.epochs=2", "finetune.epochs=2", "search.evolve_every=2", "data.limit=600")
-ONE_EPOCH = ("search.epochs=1", "finetune.epochs=1", "search.evolve_every=2", "data.limit=600")
 PUBLIC = ["prune", "export", "convert", "run", "evaluate", "benchmark", "inspect", "train", "load", "gate", "read_recipe", "RunFolder",
           "EdcompressError"]  # fmt: skip
-
-
-class Interrupter(Silent):
-    """Presses Ctrl-C in a phase, at a step of an epoch, or where a stage begins."""
-
-    def __init__(self, phase: str, epoch: int = -1, step: int = 1) -> None:
-        self._at, self._now = (phase, epoch, step), ("", -1)
-
-    def stage(self, text: str) -> None:
-        if text.startswith(self._at[0]) and self._at[1] < 0:
-            raise KeyboardInterrupt
-
-    def epoch(self, phase: str, epoch: int, epochs: int) -> None:  # noqa: ARG002
-        self._now = (phase, epoch)
-
-    def step(self, step: int, steps: int, figures: dict[str, Any]) -> None:  # noqa: ARG002
-        if (*self._now, step) == self._at:
-            raise KeyboardInterrupt
-
-
-def digits(*overrides: str) -> Recipe:
-    return read_recipe("digits", overrides)
-
-
-def pruned(dense: Path, folder: Path, recipe: Recipe, monitor: Silent | None = None, *, resume: bool = False) -> Report:
-    return prune(dense, recipe, RunFolder(folder), resume=resume, session=Session("cpu", monitor=monitor or Silent()))
-
-
-def outcome(folder: Path) -> tuple[bytes, bytes, bytes]:
-    """What two equal runs have in common, bit for bit: the plan, the weights, and the search's log."""
-    first, second, third = (
-        (folder / name).read_bytes() for name in ("plan.json", "pruned.safetensors", "search.jsonl")
-    )
-    return first, second, third
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +69,16 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     assert (report.pruned, report.masked, report.after_surgery, report.dense) == (
         whole.pruned, whole.masked, whole.after_surgery, whole.dense)  # fmt: skip
     assert not folder.snapshot.parent.exists()
+
+
+def test_averaged_weights_are_taken_from_the_checkpoint_alone(dense: Path, tmp_path: Path) -> None:
+    weights = safetensors.torch.load_file(dense)
+    torch.save({"model": {key: 0 * tensor for key, tensor in weights.items()}, "ema": weights}, tmp_path / "both.pt")
+    folder, recipe = RunFolder(tmp_path / "run"), digits(*ONE_EPOCH, "model.ema=true")
+    with pytest.raises(KeyboardInterrupt):
+        pruned(tmp_path / "both.pt", folder.path, recipe, Interrupter("surgery"))
+    report = pruned(tmp_path / "both.pt", folder.path, recipe, resume=True)
+    assert report.dense.accuracy == evaluate(dense, digits())
 
 
 def test_a_resumed_run_may_change_its_gate_but_not_its_target(dense: Path, tmp_path: Path) -> None:

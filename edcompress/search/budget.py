@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edcompress.errors import BudgetError
 from edcompress.recipe import Constraints, Target
-from edcompress.surgery.costs import CostModel, Kind
+from edcompress.surgery.costs import CostModel, Kind, RestCosts
 from edcompress.surgery.space import Space
 
 _SECTIONS, _ROUNDS = 16, 10  # 16^-10: the factor is found to 1e-12
@@ -26,17 +26,27 @@ class Budget:
     A wish has two parts. `shares` [S, G], above 0, says which share of its channels each group would like to keep; one common factor
     per member, found by nested intervals, brings them to the budget: groups keep their proportions however tight it becomes.
     `priority` [S, D] in [0, 1) says which channels a group keeps first.
-    `channels` float64[G] are the dense widths.
+    `channels` float64[G] are the widths to begin with, and `largest` is what they cost; `dense` [G] are those of the dense network,
+    where they are others: all ratios are of these.
     """
 
-    def __init__(self, space: Space, costs: CostModel, target: Target | None, constraints: Constraints) -> None:
+    def __init__(
+        self,
+        space: Space,
+        costs: CostModel | RestCosts,
+        target: Target | None,
+        constraints: Constraints,
+        dense: Tensor | None = None,
+    ) -> None:
         self._space, self._costs, self._target = space, costs, target
         self.channels = torch.tensor(space.widths, dtype=torch.float64)
-        floor = torch.clamp(torch.ceil(self.channels * constraints.min_ratio), min=constraints.min_channels)
+        whole = self.channels if dense is None else dense.to(torch.float64)
+        floor = torch.clamp(torch.ceil(whole * constraints.min_ratio), min=constraints.min_channels)
         self._blocks = torch.tensor([group.block for group in space.free], dtype=torch.float64)
         self._round_to = constraints.round_to or self._widest_step(floor)
         self._round = self._steps(self._round_to)
         self._floor = self._rounded_up(floor, self._round)
+        self.largest = self.share(self.channels).item()
         self._last = torch.div(self.channels - 1, self._round, rounding_mode="floor") * self._round
         self._check_reachable()
 
@@ -62,13 +72,13 @@ class Budget:
     def limit(self, progress: float, anneal: float) -> float | None:
         """The budget in force when `progress` in [0, 1] of a search is done, as a share of the dense cost; None without a target.
 
-        It falls from 1 to the target along a cubic over the first `anneal` of the search (M. Zhu and S. Gupta, "To Prune, or Not to
-        Prune", 2017).
+        It falls from what there is to the target along a cubic over the first `anneal` of the search (M. Zhu and S. Gupta, "To Prune,
+        or Not to Prune", 2017).
         """
         if self._target is None:
             return None
         left = max(0.0, 1.0 - progress / anneal) if anneal > 0 else 0.0
-        return self._target.fraction + (1.0 - self._target.fraction) * left**3
+        return self._target.fraction + (self.largest - self._target.fraction) * left**3
 
     def repair(self, shares: Tensor, priority: Tensor, budget: float | None) -> Tensor:
         """Feasible states bool[S, D] for the wish; with a budget in (0, 1] they fill it and cost no more, else as wished."""

@@ -166,6 +166,22 @@ class CostModel:
         return _affine(self._out, widths) * _affine(self._in, widths) * self._kernel
 
 
+class RestCosts:
+    """Costs of a network that an earlier plan has made smaller, by the widths n [G] of the groups that are still free.
+
+    They are shares of the dense network, whose `costs` these are; `widths` [all groups] are those that the earlier plan left.
+    """
+
+    def __init__(self, costs: CostModel, widths: Tensor, free: Tensor) -> None:
+        self._costs, self._widths, self._free = costs, widths, free
+
+    def share(self, kind: Kind, widths: Tensor) -> Tensor:
+        """Cost of widths [..., G] as a share of the dense network's, float64[...]."""
+        every = self._widths.to(widths).expand(*widths.shape[:-1], -1).clone()
+        every[..., self._free] = widths
+        return self._costs.share(kind, every)
+
+
 def _affine(coefficients: Tensor, widths: Tensor) -> Tensor:
     """b + A n, [..., rows], for widths n [..., G] and coefficients [rows, G + 1] whose last column is b."""
     return widths @ coefficients[:, :-1].mT + coefficients[:, -1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain
 
 import torch
@@ -19,11 +20,16 @@ def gene_index(space: Space, network: nn.Module) -> GeneIndex:
     layers = dict(network.named_modules())
     index: GeneIndex = {}
     for (name, dim), genes in side_index(space, network).items():
-        layer = layers[name]
-        for tensor_name, tensor in chain(layer.named_parameters(recurse=False), layer.named_buffers(recurse=False)):
-            if dim < tensor.dim() and tensor.shape[dim] == len(genes):
-                index.setdefault(f"{name}.{tensor_name}", {})[dim] = genes
+        for tensor_name, _ in tensors_along(layers[name], dim, len(genes)):
+            index.setdefault(f"{name}.{tensor_name}", {})[dim] = genes
     return index
+
+
+def tensors_along(layer: nn.Module, dim: int, width: int) -> Iterator[tuple[str, Tensor]]:
+    """The layer's own parameters and buffers that have `width` positions along `dim`, by name."""
+    for name, tensor in chain(layer.named_parameters(recurse=False), layer.named_buffers(recurse=False)):
+        if dim < tensor.dim() and tensor.shape[dim] == width:
+            yield name, tensor
 
 
 def side_index(space: Space, network: nn.Module) -> dict[tuple[str, int], Tensor]:

@@ -64,6 +64,29 @@ def plan_of(state: Tensor, space: Space) -> Plan:
     )
 
 
+def extended(plan: Plan, space: Space) -> Plan:
+    """The plan for every free group of the space: one that the plan does not name keeps all its channels."""
+    known = {group.name: group for group in plan.groups}
+    return Plan(
+        groups=tuple(
+            known.get(g.name, GroupPlan(name=g.name, channels=g.channels, kept=tuple(range(g.channels))))
+            for g in space.free
+        )
+    )
+
+
+def composed(first: Plan, second: Plan) -> Plan:
+    """The one plan that does what `first` does to a network, and `second`, which may name fewer groups, to what that leaves."""
+    kept = {group.name: group.kept for group in second.groups}
+    groups = (
+        group.model_copy(update={"kept": tuple(group.kept[i] for i in kept[group.name])})
+        if group.name in kept
+        else group
+        for group in first.groups
+    )
+    return Plan(groups=tuple(groups))
+
+
 def state_of(plan: Plan, space: Space) -> Tensor:
     """The state bool[D] of a plan; NetworkError where the plan was made for another space."""
     made_for = {group.name: group.channels for group in plan.groups}

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from edcompress.errors import NetworkError, ProofError
 from edcompress.results import Proof
-from edcompress.surgery.cut import Cutter
+from edcompress.surgery.cut import cut_side
+from edcompress.surgery.genes import padded, side_index
 from edcompress.surgery.layers import layer_width
 from edcompress.surgery.plan import Plan, state_of
 from edcompress.surgery.space import Space
@@ -25,15 +26,10 @@ def remove(network: nn.Module, plan: Plan, space: Space) -> nn.Module:
     """
     smaller = copy.deepcopy(network)
     _require_fits(smaller, space)
-    cut = Cutter(space, smaller).cut(state_of(plan, space))
-    for name, part in cut.parts.items():
-        owner, _, tensor = name.rpartition(".")
-        kept = part.cut().detach().clone(memory_format=torch.preserve_format)
-        if isinstance(part.tensor, nn.Parameter):
-            kept = nn.Parameter(kept, requires_grad=part.tensor.requires_grad)
-        setattr(smaller.get_submodule(owner), tensor, kept)
-    for layer, attribute, width in cut.widths:
-        setattr(layer, attribute, width)
+    keep = padded(state_of(plan, space))
+    for (name, dim), genes in side_index(space, smaller).items():
+        if not keep[genes].all():
+            cut_side(smaller.get_submodule(name), dim, keep[genes])
     return smaller
 
 

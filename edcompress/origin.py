@@ -1,0 +1,148 @@
+"""Where a run starts from: a checkpoint, or what an earlier run left of one.
+
+A run that goes on from another is measured against the network that the first one began with: accuracies, ratios, space.json and
+plan.json are of that network, so that nothing compounds, and one plan leads from it to the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from edcompress.errors import BudgetError, InputError, NetworkError
+from edcompress.job import example_images, find_space, new_network, open_budget, read_network
+from edcompress.networks.checkpoints import read_state_dict
+from edcompress.networks.fitting import load_into
+from edcompress.recipe import Recipe
+from edcompress.recipebook import differences
+from edcompress.runs import RunFolder, parsed
+from edcompress.search.budget import Budget
+from edcompress.session import Session
+from edcompress.snapshot import load_snapshot, save_snapshot
+from edcompress.surgery.costs import CostModel, RestCosts
+from edcompress.surgery.narrow import narrowed
+from edcompress.surgery.plan import Plan, extended
+from edcompress.surgery.remove import remove
+from edcompress.surgery.space import Space
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Two networks on the CPU, which are one where there is no earlier run.
+
+    `dense` is what figures and plans refer to, with its space `whole`; `network` is what the plan `first` and its training left of it,
+    and what the search begins with, in its own `space`.
+    """
+
+    dense: nn.Module
+    whole: Space
+    first: Plan
+    network: nn.Module
+    space: Space
+    budget: Budget
+
+
+def open_origin(recipe: Recipe, source: Path, session: Session) -> Origin:
+    """The origin of a run that starts from a checkpoint or from a finished run; an InputError where that cannot be."""
+    earlier = RunFolder(source)
+    if not earlier.exists:
+        return _new(recipe, read_network(recipe, source, session).eval())
+    earlier.require_finished("pruning it again")
+    require_same_model(earlier, recipe)
+    dense = read_saved(recipe, earlier / "dense.safetensors", session)
+    found, plan = find_space(recipe, dense), read_plan(earlier)
+    _require_same_groups(read_space(earlier), found, source)
+    tensors = read_state_dict(earlier / "pruned.safetensors")
+    origin = _continued(recipe, dense, found, plan, tensors)
+    _require_less(origin, recipe, source)
+    return origin
+
+
+def reopen_origin(recipe: Recipe, folder: RunFolder, session: Session) -> Origin:
+    """The origin of a run that was begun in `folder`, from what it saved itself."""
+    dense = read_saved(recipe, folder / "dense.safetensors", session)
+    if not folder.start.is_file():
+        return _new(recipe, dense)
+    saved = load_snapshot(folder.start)
+    plan = Plan.model_validate(saved["plan"])
+    return _continued(recipe, dense, find_space(recipe, dense), plan, saved["network"])
+
+
+def save_start(origin: Origin, folder: RunFolder) -> None:
+    """Keep what `reopen_origin` needs beside dense.safetensors."""
+    if origin.network is not origin.dense:
+        plan, network = origin.first.model_dump(mode="json"), origin.network.state_dict()
+        save_snapshot(folder.start, {"plan": plan, "network": network})
+
+
+def read_saved(recipe: Recipe, path: Path, session: Session) -> nn.Module:
+    """The recipe's network with the weights of a run's own file, on the CPU in eval mode."""
+    network = new_network(recipe, session)
+    load_into(network, read_state_dict(path), source=str(path))
+    return network.eval()
+
+
+def read_plan(folder: RunFolder) -> Plan:
+    """The plan of a run; RunFolderError where plan.json is missing or damaged."""
+    return parsed(folder / "plan.json", Plan.model_validate_json)
+
+
+def read_space(folder: RunFolder) -> Space:
+    """The pruning space of a run; RunFolderError where space.json is missing or damaged."""
+    return parsed(folder / "space.json", Space.model_validate_json)
+
+
+def require_same_model(folder: RunFolder, recipe: Recipe) -> None:
+    """Raise InputError where the run is of another network than the recipe's."""
+    changed = [key for key in differences(folder.read_recipe(), recipe) if key.startswith("model.")]
+    if changed:
+        raise InputError(f"{folder.path} holds another network than the recipe's: {', '.join(changed)} differ")
+
+
+def _new(recipe: Recipe, dense: nn.Module) -> Origin:
+    space = find_space(recipe, dense)
+    return Origin(dense, space, extended(Plan(groups=()), space), dense, space, open_budget(recipe, dense, space))
+
+
+def _continued(recipe: Recipe, dense: nn.Module, found: Space, plan: Plan, tensors: dict[str, Tensor]) -> Origin:
+    """What the recipe `found` locked stays locked to the search, whether or not the earlier plan cut it."""
+    whole = _freed(found, plan)
+    first = extended(plan, whole)
+    network, space = remove(dense, first, whole), narrowed(found, first)
+    load_into(network, tensors, source="the earlier run's pruned network")
+    return Origin(dense, whole, first, network.eval(), space, _rest_of_budget(recipe, dense, whole, first, space))
+
+
+def _freed(found: Space, plan: Plan) -> Space:
+    cut = {group.name for group in plan.groups}
+    groups = (group.model_copy(update={"locked": None}) if group.name in cut else group for group in found.groups)
+    return Space(groups=tuple(groups))
+
+
+def _rest_of_budget(recipe: Recipe, dense: nn.Module, whole: Space, first: Plan, space: Space) -> Budget:
+    places = {group.name: place for place, group in enumerate(whole.free)}
+    free = torch.tensor([places[group.name] for group in space.free], dtype=torch.int64)
+    widths = torch.tensor([len(group.kept) for group in first.groups], dtype=torch.int64)
+    costs = RestCosts(CostModel(whole, dense, example_images(recipe)), widths, free)
+    return Budget(space, costs, recipe.target, recipe.constraints, torch.tensor(whole.widths, dtype=torch.int64)[free])
+
+
+def _require_same_groups(before: Space, found: Space, source: Path) -> None:
+    now = {group.name: group.members for group in found.groups}
+    if other := [group.name for group in before.free if now.get(group.name) != group.members]:
+        raise NetworkError(
+            f"{source}: its space.json and what is traced here differ in {', '.join(other[:8])}; prune with the versions of its "
+            "report.json, or start from the checkpoint again"
+        )
+
+
+def _require_less(origin: Origin, recipe: Recipe, source: Path) -> None:
+    target, left = recipe.target, origin.budget.largest
+    if target and target.fraction >= left:
+        raise BudgetError(
+            f"target.{target.kind} = {target.fraction:g} is not below {left:.4f}, which {source} has left of the {target.kind} of the "
+            "network it began with; lower the target"
+        )

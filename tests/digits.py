@@ -1,0 +1,51 @@
+"""Runs of the digits recipe that take seconds, whole and interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edcompress.monitor import Silent
+from edcompress.pipeline import prune
+from edcompress.recipe import Recipe
+from edcompress.recipebook import read_recipe
+from edcompress.results import Report
+from edcompress.runs import RunFolder
+from edcompress.session import Session
+
+TWO_EPOCHS = ("search.epochs=2", "finetune.epochs=2", "search.evolve_every=2", "data.limit=600")
+ONE_EPOCH = ("search.epochs=1", "finetune.epochs=1", "search.evolve_every=2", "data.limit=600")
+
+
+class Interrupter(Silent):
+    """Presses Ctrl-C in a phase, at a step of an epoch, or where a stage begins."""
+
+    def __init__(self, phase: str, epoch: int = -1, step: int = 1) -> None:
+        self._at, self._now = (phase, epoch, step), ("", -1)
+
+    def stage(self, text: str) -> None:
+        if text.startswith(self._at[0]) and self._at[1] < 0:
+            raise KeyboardInterrupt
+
+    def epoch(self, phase: str, epoch: int, epochs: int) -> None:  # noqa: ARG002
+        self._now = (phase, epoch)
+
+    def step(self, step: int, steps: int, figures: dict[str, Any]) -> None:  # noqa: ARG002
+        if (*self._now, step) == self._at:
+            raise KeyboardInterrupt
+
+
+def digits(*overrides: str) -> Recipe:
+    return read_recipe("digits", overrides)
+
+
+def pruned(dense: Path, folder: Path, recipe: Recipe, monitor: Silent | None = None, *, resume: bool = False) -> Report:
+    return prune(dense, recipe, RunFolder(folder), resume=resume, session=Session("cpu", monitor=monitor or Silent()))
+
+
+def outcome(folder: Path) -> tuple[bytes, bytes, bytes]:
+    """What two equal runs have in common, bit for bit: the plan, the weights, and the search's log."""
+    first, second, third = (
+        (folder / name).read_bytes() for name in ("plan.json", "pruned.safetensors", "search.jsonl")
+    )
+    return first, second, third
