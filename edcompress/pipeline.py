@@ -20,6 +20,7 @@ from edcompress.deploy.archives import SUFFIXES, Form, save_archive
 from edcompress.deploy.latency import measure
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.deploy.parity import compare_with_onnx, onnx_accuracy
+from edcompress.deploy.standalone import standalone_source
 from edcompress.errors import InputError, RunFolderError
 from edcompress.inspection import inspect_network
 from edcompress.job import (
@@ -256,6 +257,7 @@ def _conclude(run: Run, tuned: nn.Module, measured: Measured, checkpoint: Path) 
     job.monitor.stage("verification: save, reload, prove, accuracy on the test images")
     save_tensors(folder / "pruned.safetensors", tuned.state_dict(), {"edcompress.recipe": job.recipe.digest})
     reloaded = _reload(folder, run.origin.dense)
+    write_text(folder / "load_pruned.py", standalone_source(job.recipe.model, reloaded, job.example.shape[1:]))
     with torch.no_grad():
         images = job.proof_images
         again = compare_logits(tuned(images), reloaded(images), f"pruned and reloaded network on {len(images)} images")

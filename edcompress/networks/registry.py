@@ -53,25 +53,31 @@ def _torchvision_names() -> list[str]:
 
 
 def _from_torchvision(name: str, model: Model) -> nn.Module:
-    family = torchvision.models.get_model_builder(name).__module__.rpartition(".")[2]
-    if model.stem == "cifar" and family not in STEMS:
+    if model.stem == "cifar" and family(name) not in STEMS:
         raise _no_cifar_stem(name)
     extra = EXTRA_ARGUMENTS.get(name, {})
     network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=model.num_classes, **extra)
     with_free_heads(network)
     if model.in_channels != 3:
-        _replace_input(network, model.in_channels)
+        replace_input(network, model.in_channels)
     if model.stem == "cifar":
-        _replace_stem(network, *STEMS[family])
+        replace_stem(network, *STEMS[family(name)])
     return network
 
 
-def _replace_input(network: nn.Module, in_channels: int) -> None:
+def family(name: str) -> str:
+    """The module of torchvision.models that builds this network."""
+    module: str = torchvision.models.get_model_builder(name).__module__
+    return module.rpartition(".")[2]
+
+
+def replace_input(network: nn.Module, in_channels: int) -> None:
+    """Let the network's first convolution of RGB images take `in_channels`."""
     name, conv = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3)
     network.set_submodule(name, _conv_like(conv, in_channels=in_channels))
 
 
-def _replace_stem(network: nn.Module, conv: str, pool: str) -> None:
+def replace_stem(network: nn.Module, conv: str, pool: str) -> None:
     """3x3 stride 1 instead of 7x7 stride 2, and no max-pooling: for images of about 32x32 (He et al., 2015, 4.2)."""
     old = network.get_submodule(conv)
     assert isinstance(old, nn.Conv2d)
