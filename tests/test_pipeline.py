@@ -261,6 +261,15 @@ def test_load_gives_the_module_that_was_measured(finished: Path) -> None:
     assert edcompress.load(finished).state_dict().keys() == network.state_dict().keys()
 
 
+def test_what_is_loaded_can_be_trained_on(finished: Path) -> None:
+    network = load(finished).train()
+    before = [parameter.clone() for parameter in network.parameters()]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01, weight_decay=0.0)
+    network(torch.randn(8, 1, 16, 16)).logsumexp(1).sum().backward()
+    optimizer.step()
+    assert not any(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
+
+
 def test_a_run_holds_the_files_of_the_design_and_no_pickle(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == set(FILES)
     for path in finished.iterdir():
