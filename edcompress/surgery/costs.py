@@ -177,9 +177,16 @@ class RestCosts:
 
     def share(self, kind: Kind, widths: Tensor) -> Tensor:
         """Cost of widths [..., G] as a share of the dense network's, float64[...]."""
+        return self._costs.share(kind, self._every(widths))
+
+    def by_layer(self, kind: Kind, widths: Tensor) -> dict[str, float]:
+        """What the weights of each layer cost at widths [G], as a share of the whole dense network's cost; nothing of channels."""
+        return self._costs.by_layer(kind, self._every(widths))
+
+    def _every(self, widths: Tensor) -> Tensor:
         every = self._widths.to(widths).expand(*widths.shape[:-1], -1).clone()
         every[..., self._free] = widths
-        return self._costs.share(kind, every)
+        return every
 
 
 def _affine(coefficients: Tensor, widths: Tensor) -> Tensor:
