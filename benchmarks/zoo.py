@@ -33,7 +33,7 @@ from torch import Generator, Tensor, nn
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.deploy.parity import compare_with_onnx
 from edcompress.errors import BudgetError, EdcompressError
-from edcompress.job import new_network
+from edcompress.job import plain_network
 from edcompress.pipeline import processor
 from edcompress.recipe import Constraints, Recipe, Target
 from edcompress.results import Proof
@@ -189,7 +189,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
         size = timm.get_pretrained_cfg(name.removeprefix("timm:")).input_size[-1]
     recipe = Recipe.model_validate({
         "model": {"arch": name, "num_classes": CLASSES}, "data": {"dataset": "image_folder", "image_size": size}})  # fmt: skip
-    network = new_network(recipe).eval()
+    network = plain_network(recipe).eval()
     generator = Generator().manual_seed(0)
     with torch.no_grad():
         for layer in network.modules():

@@ -16,6 +16,7 @@ from edcompress.monitor import Monitor
 from edcompress.networks.checkpoints import read_state_dict
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import evaluating
+from edcompress.networks.plain_weights import with_plain_weights
 from edcompress.networks.registry import build
 from edcompress.recipe import Recipe
 from edcompress.results import Accuracy
@@ -99,12 +100,17 @@ def new_network(recipe: Recipe, session: Session = DEFAULT) -> nn.Module:
     return network
 
 
+def plain_network(recipe: Recipe, session: Session = DEFAULT) -> nn.Module:
+    """`new_network` in the form that is pruned, and that run folders hold: every layer holds its weight as it uses it."""
+    return with_plain_weights(new_network(recipe, session))
+
+
 def read_network(recipe: Recipe, checkpoint: Path, session: Session = DEFAULT) -> nn.Module:
-    """The recipe's network with the checkpoint's weights, on the CPU."""
+    """The recipe's network with the checkpoint's weights, on the CPU, in the form that is pruned."""
     tensors = read_state_dict(checkpoint, trust_pickle=session.trust_pickle, ema=recipe.model.ema)
     network = new_network(recipe, session)
     load_into(network, tensors, source=str(checkpoint), reset_head=recipe.model.reset_head)
-    return network
+    return with_plain_weights(network)
 
 
 def find_space(recipe: Recipe, network: nn.Module) -> Space:

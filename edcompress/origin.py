@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edcompress.errors import BudgetError, InputError, NetworkError
-from edcompress.job import example_images, find_space, new_network, open_budget, read_network
+from edcompress.job import example_images, find_space, open_budget, plain_network, read_network
 from edcompress.networks.checkpoints import read_state_dict
 from edcompress.networks.fitting import load_into
 from edcompress.recipe import Recipe
@@ -80,7 +80,7 @@ def save_start(origin: Origin, folder: RunFolder) -> None:
 
 def read_saved(recipe: Recipe, path: Path, session: Session) -> nn.Module:
     """The recipe's network with the weights of a run's own file, on the CPU in eval mode."""
-    network = new_network(recipe, session)
+    network = plain_network(recipe, session)
     load_into(network, read_state_dict(path), source=str(path))
     return network.eval()
 

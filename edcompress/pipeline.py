@@ -31,6 +31,7 @@ from edcompress.job import (
     open_budget,
     open_job,
     pick_device,
+    plain_network,
     read_network,
 )
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
@@ -127,7 +128,7 @@ def run(
         if checkpoint is None:
             checkpoint = Path(scratch) / "trained.safetensors"
             if not (resume and folder.exists):
-                network = new_network(recipe, session)
+                network = plain_network(recipe, session)
                 open_budget(recipe, network, find_space(recipe, network))  # else a bad budget costs a training
                 train(recipe, checkpoint, session=session)
         prune(checkpoint, recipe, folder, resume=resume, force=force, session=session)
@@ -168,7 +169,7 @@ def inspect(
 
     With `onnx_latency` the network is exported, and each layer's share of the time in onnxruntime measured.
     """
-    network = new_network(recipe, session) if checkpoint is None else read_network(recipe, checkpoint, session)
+    network = plain_network(recipe, session) if checkpoint is None else read_network(recipe, checkpoint, session)
     return inspect_network(network, recipe, onnx_latency=onnx_latency)
 
 
@@ -186,7 +187,7 @@ def load(folder: Path | str, device: str = "cpu", *, trust_code: bool = False) -
     run, where = RunFolder(Path(folder)), pick_device(device)
     run.require_finished("load")
     recipe = run.read_recipe()
-    dense = new_network(recipe, Session(trust_code=trust_code))
+    dense = plain_network(recipe, Session(trust_code=trust_code))
     return _reload(run, dense).to(where)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from edcompress.networks import attention, cifar_resnet, registry
+from edcompress.networks import attention, cifar_resnet, plain_weights, registry
 from edcompress.recipe import Model
 from edcompress.surgery import cut, genes
 
@@ -81,7 +81,8 @@ _IMPORTS = (
     ("from pathlib import Path", "Path"), ("from typing import Any", "Any"), ("", ""),
     ("import timm", "timm"), ("import torch", "torch"), ("import torch.nn.functional as F", "F"),
     ("import torchvision", "torchvision"), ("from safetensors.torch import load_file", "load_file"),
-    ("from torch import Tensor, nn", "nn"), ("", ""),
+    ("from torch import Tensor, nn", "nn"), ("from torch.nn.utils import parametrize", "parametrize"),
+    ("from torch.overrides import TorchFunctionMode", "TorchFunctionMode"), ("", ""),
 )  # fmt: skip
 """Lines, and the name for whose sake each is there."""
 
@@ -132,6 +133,15 @@ def positions_kept(space: Any, plan: Any) -> dict[tuple[str, int], list[bool]]:
 
 
 def _construction(model: Model, network: nn.Module) -> _Construction:
+    """As `job.plain_network` makes the network."""
+    built = _built(model, network)
+    if not any(hasattr(layer, "weight_was_computed") for layer in network.modules()):
+        return built
+    definitions = [*built.definitions, *_definitions(plain_weights, "with_plain_weights")]
+    return _Construction([*built.lines, "with_plain_weights(network)"], built.package, definitions)
+
+
+def _built(model: Model, network: nn.Module) -> _Construction:
     """As `registry.build` makes the network."""
     if model.factory is not None:
         module, _, name = model.factory.partition(":")

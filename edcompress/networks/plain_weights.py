@@ -5,7 +5,6 @@ Such a weight depends on all its channels at once, so none could be removed. The
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,10 +14,14 @@ from torch.overrides import TorchFunctionMode
 
 
 def with_plain_weights(network: nn.Module) -> nn.Module:
-    """The network itself, with plain convolutions for those that compute their weight, and without torch's parametrizations."""
+    """The network itself, with plain convolutions for those that compute their weight, and without torch's parametrizations.
+
+    What was changed has an attribute `weight_was_computed`.
+    """
     for layer in list(network.modules()):
         for tensor in list(getattr(layer, "parametrizations", ())):
             parametrize.remove_parametrizations(layer, tensor)
+            layer.weight_was_computed = True  # type: ignore[assignment]
     for name, layer in list(network.named_modules()):
         if isinstance(layer, nn.Conv2d) and type(layer).forward is not nn.Conv2d.forward:
             network.set_submodule(name, _plain(layer))
@@ -28,15 +31,11 @@ def with_plain_weights(network: nn.Module) -> nn.Module:
 class _Watched(TorchFunctionMode):
     """Notes what the one convolution inside is called with."""
 
-    calls: list[tuple[Any, ...]]
-
     def __init__(self) -> None:
         super().__init__()
-        self.calls = []
+        self.calls: list[tuple[Any, ...]] = []
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func is torch.conv2d:
             self.calls.append(args)
         return func(*args, **(kwargs or {}))
@@ -61,6 +60,7 @@ def _plain(layer: nn.Conv2d) -> nn.Conv2d:
     plain.weight = nn.Parameter(weight.clone())
     if bias is not None:
         plain.bias = nn.Parameter(bias.clone())
+    plain.weight_was_computed = True  # type: ignore[assignment]
     return plain.train(layer.training)
 
 

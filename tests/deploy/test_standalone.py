@@ -15,6 +15,7 @@ from zoo import ZOO, images, randomised
 import edcompress
 from edcompress.deploy.standalone import positions_kept, standalone_source
 from edcompress.networks.checkpoints import save_tensors
+from edcompress.networks.plain_weights import with_plain_weights
 from edcompress.networks.registry import build
 from edcompress.recipe import Model
 from edcompress.surgery.genes import padded, side_index
@@ -122,10 +123,11 @@ def test_networks_of_every_origin_are_rebuilt_without_edcompress(tmp_path: Path)
         "heads": (Model(arch="vit_b_32", num_classes=3), 224),
         "auxiliary": (Model(arch="googlenet", num_classes=3), 64),
         "timm": (Model(arch="timm:test_vit", num_classes=3, in_channels=2), 160),
+        "standardised": (Model(arch="timm:test_nfnet", num_classes=3), 96),
     }
     for name, (model, size) in models.items():
         x = torch.randn(2, model.in_channels, size, size, generator=Generator().manual_seed(0))
-        written(tmp_path / name, model, build(model), x)
+        written(tmp_path / name, model, with_plain_weights(build(model)), x)
     (tmp_path / "mine.py").write_text(FACTORY)
     model = Model(factory="mine:net", num_classes=3)
     namespace: dict[str, type[nn.Module]] = {}
