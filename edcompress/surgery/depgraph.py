@@ -26,6 +26,7 @@ from edcompress.surgery.space import Group, Member
 Items = dict[tuple[Any, Any], dict[tuple[int, int], None]]
 """What goes with a layer's outputs: for each node of the graph and each way to prune it, pairs (position there, channel here)."""
 
+_MISREAD = "goes through views in the network's code that tracing misreads"
 _MOST_PAIRS = 1 << 16  # far more than any group has
 
 
@@ -52,7 +53,7 @@ PRUNERS = {PaddedShortcut: _ShortcutPruner()}
 def traced_groups(network: nn.Module, inputs: Sequence[Tensor]) -> list[Found]:
     """Coupled channels of every convolution and linear layer of `network`, traced with its `inputs` [N, ...].
 
-    NetworkError where torch-pruning cannot trace it, or misreads its views.
+    NetworkError where torch-pruning cannot trace it, or misreads all of it.
     """
     traced = copy.deepcopy(network)  # which may keep tensors of the traced run, with their graph
     try:
@@ -61,12 +62,15 @@ def traced_groups(network: nn.Module, inputs: Sequence[Tensor]) -> list[Found]:
                 traced, example_inputs=tuple(inputs), customized_pruners=PRUNERS, verbose=False
             )
             _map_splits(graph)
-            return [_read_group(graph, items) for items in _all_items(graph)]
+            found = list(_all_groups(graph))
     except Exception as error:
         shapes = " and ".join(str(tuple(tensor.shape)) for tensor in inputs)
         raise NetworkError(
             f"{type(network).__name__} cannot be traced with an input of shape {shapes}: {type(error).__name__}: {error}"
         ) from error
+    if all(reason == _MISREAD for _, reason in found):
+        raise NetworkError(f"{type(network).__name__} cannot be traced: every layer {_MISREAD}")
+    return found
 
 
 @contextmanager
@@ -85,35 +89,43 @@ def _map_splits(graph: Any) -> None:
             tp.dependency.index_mapping.update_split_index_mapping(graph, node)
 
 
-def _all_items(graph: Any) -> Iterator[Items]:
-    """What goes with the outputs of each convolution and linear layer; once where several layers share it."""
+def _all_groups(graph: Any) -> Iterator[Found]:
+    """The group of each convolution's and linear layer's outputs; once where several layers share it."""
     seen: set[nn.Module] = set()
     widest = max((layer_width(layer, side) for layer in graph.model.modules() for side in ("out", "in")), default=0)
     for layer, node in graph.module2node.items():
         if isinstance(layer, (*CONVS, nn.Linear)) and layer not in seen:
-            items = _follow(
-                node, graph.get_pruner_of_module(layer).prune_out_channels, layer_width(layer, "out"), widest
-            )
+            way = graph.get_pruner_of_module(layer).prune_out_channels
+            items: Items = {(node, way): {_same(channel): None for channel in range(layer_width(layer, "out"))}}
+            misread = not _follow(items, widest)
             seen |= {node.module for node, way in items if graph.is_out_channel_pruning_fn(way)}
-            yield items
+            yield _read_group(graph, items, _MISREAD if misread else None)
 
 
-def _follow(root: Any, way: Any, width: int, widest: int) -> Items:
-    """All that goes with the root's `width` channels; RecursionError where a position is beyond the `widest` layer."""
-    start = {tp._helpers._HybridIndex(channel, channel): None for channel in range(width)}
-    items: Items = {(root, way): start}
-    stack = [(root, way, list(start))]
+def _same(channel: int) -> Any:
+    """The pair (channel, channel)."""
+    return tp._helpers._HybridIndex(channel, channel)
+
+
+def _follow(items: Items, widest: int) -> bool:
+    """Add to the items of a root all that goes with them; False, and only a part of it, where pairs multiply without end.
+
+    That is so where a position is beyond the `widest` layer, or where there are more of them than any group has.
+    """
+    stack = [(node, way, list(pairs)) for (node, way), pairs in items.items()]
     while stack:
         node, way, pairs = stack.pop()
         for edge in node.dependencies:
             if edge.is_triggered_by(way):
-                fresh = _fresh(pairs, edge, items, widest)
+                fresh = _fresh(pairs, edge, items)
+                if len(items.get((edge.target, edge.handler), ())) > _MOST_PAIRS or any(p.idx >= widest for p in fresh):
+                    return False
                 if fresh:
                     stack.append((edge.target, edge.handler, fresh))
-    return items
+    return True
 
 
-def _fresh(pairs: list[Any], edge: Any, items: Items, widest: int) -> list[Any]:
+def _fresh(pairs: list[Any], edge: Any, items: Items) -> list[Any]:
     """Where the pairs come out at the edge's other end, as far as it was not known; they are known from now on."""
     for mapping in edge.index_mapping:
         pairs = pairs if mapping is None else mapping(pairs)
@@ -122,20 +134,18 @@ def _fresh(pairs: list[Any], edge: Any, items: Items, widest: int) -> list[Any]:
     known = items.setdefault((edge.target, edge.handler), {})
     fresh = [pair for pair in pairs if pair not in known]
     known.update(dict.fromkeys(fresh))
-    if len(known) > _MOST_PAIRS or max(pair.idx for pair in pairs) >= widest:
-        raise RecursionError("its views multiply the channels without end")
     return fresh
 
 
-def _read_group(graph: Any, items: Items) -> Found:
-    """The group in our words, and a reason to lock it if it holds something without a layer name."""
+def _read_group(graph: Any, items: Items, reason: str | None) -> Found:
+    """The group in our words, and a reason to lock it if there is one already or it holds something without a layer name."""
     names = graph._module2name
     channel_of = _tied(items)
-    members, reason = [], None
+    members = []
     for (node, way), pairs in items.items():
         module = node.module
         if isinstance(module, tp.ops._OutputOp):
-            reason = "feeds the network's outputs"
+            reason = reason or "feeds the network's outputs"
         elif isinstance(module, nn.Parameter):
             reason = reason or f"uses the bare parameter {graph._param_to_name[module]}"
         elif _cuts_channels(module):
