@@ -36,6 +36,7 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str,
     }
     if missing or unexpected or misfits:
         raise CheckpointError(f"{source}: {_explain(missing, unexpected, misfits, len(state.keys() & given))}")
+    _require_kinds(given, state, source)
     _require_finite(given, source)
     state.update(given)
     network.load_state_dict(state, strict=True)
@@ -63,6 +64,15 @@ def _other_head(given: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set
 
 def _is_unused_head(network: nn.Module, key: str) -> bool:
     return key.startswith(AUXILIARY) and getattr(network, "aux_logits", True) is False
+
+
+def _require_kinds(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() != state[key].is_floating_point():
+            raise CheckpointError(
+                f"{source}: {key} holds {tensor.dtype} values, the network's are {state[key].dtype}; "
+                "save the weights before any quantising or casting"
+            )
 
 
 def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
