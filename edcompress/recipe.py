@@ -260,7 +260,12 @@ class Gate(Section):
 class Recipe(Section):
     """One run, from a checkpoint to a gated ONNX file."""
 
-    name: str = Field("recipe", pattern=r"^[^./\\][^/\\]*$", description="of the run folder, runs/NAME")
+    name: str = Field(
+        "recipe",
+        max_length=100,
+        pattern=r"^[^./\\[:cntrl:]][^/\\[:cntrl:]]*$",
+        description="of the run folder, runs/NAME",
+    )
     preset: str | None = Field(None, description="values to start from, e.g. paper")
     model: Model
     data: Data

@@ -22,8 +22,23 @@ from edcompress.recipe import Recipe
 Tree = dict[str, Any]
 
 
-class _UniqueKeys(yaml.SafeLoader):
+LONGEST = 100_000
+"""Bytes of a recipe; `edcompress init` writes 10 000."""
+
+MOST_NODES = 20_000
+"""Keys and values of a recipe, each counted wherever an alias repeats it: a few nested aliases make billions."""
+
+_NONSENSE = (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What PyYAML raises of text that is no YAML, of values that are not what their tag says, and of nesting without end."""
+
+
+class _Loader(yaml.SafeLoader):
     """A section that is written twice is a fault: plain YAML would drop the first without a word."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        if _count(node, {}) > MOST_NODES:
+            raise yaml.constructor.ConstructorError(None, None, f"more than {MOST_NODES} values, with all its aliases")
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -32,6 +47,16 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """Nodes in a node, which is too many where it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = MOST_NODES + 1
+        items = () if isinstance(node, yaml.ScalarNode) else node.value
+        parts = (part for item in items for part in (item if isinstance(item, tuple) else (item,)))
+        known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(node)]
 
 
 def shelf() -> Path:
@@ -53,9 +78,12 @@ def presets() -> dict[str, Path]:
 
 def locate(name: str) -> Path:
     """The file of a recipe given as a path, or as the name of a shipped one with or without .yaml; else RecipeError."""
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
+    try:
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError) as error:  # a name too long for a file, or the home of nobody
+        raise RecipeError(f"recipe {_short(name)}: {error}") from error
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     if stem in shipped():
         return shipped()[stem]
@@ -63,6 +91,8 @@ def locate(name: str) -> Path:
         raise RecipeError(f"{stem} is a preset, which a recipe starts from: --recipe RECIPE --set preset={stem}")
     if path.is_dir():
         raise RecipeError(f"recipe {name!r} is a folder; give a .yaml file or one of: {', '.join(shipped())}")
+    if path.exists():
+        raise RecipeError(f"recipe {name!r} is a device, pipe or socket; copy the recipe to a file first")
     raise RecipeError(
         f"no recipe {name!r}: no such file, and shipped are {', '.join(shipped())}{_suggest(stem, shipped())}"
     )
@@ -100,7 +130,7 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
 
 def headline(path: Path) -> str:
     """The comment at the head of a recipe file, as one paragraph."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     return " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
 
 
@@ -115,12 +145,23 @@ def starter() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _load(path: Path) -> Tree:
+def read_text(path: Path) -> str:
+    """The text of a recipe file; RecipeError where it has none."""
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+        if (size := path.stat().st_size) > LONGEST:
+            raise RecipeError(f"{path}: has {size} bytes, a recipe has at most {LONGEST}; is this the right file?")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not valid YAML: {error}") from error
+
+
+def _load(path: Path) -> Tree:
+    text = read_text(path)
+    try:
+        tree = yaml.load(text, _Loader)
+    except _NONSENSE as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections, not {type(tree).__name__}")
@@ -133,7 +174,7 @@ def _with_preset(tree: Tree, source: Path) -> Tree:
         return tree
     if str(name) not in presets():
         raise RecipeError(
-            f"{source}: preset: no preset {name!r}; there is {', '.join(presets())}{_suggest(str(name), presets())}"
+            f"{source}: preset: no preset {_short(name)}; there is {', '.join(presets())}{_suggest(str(name), presets())}"
         )
     return _merge(_load(presets()[name]), tree)
 
@@ -153,8 +194,8 @@ def _override_tree(overrides: Iterable[str]) -> Tree:
         if not equals or not key.strip():
             raise RecipeError(f"--set {override}: write it as key=value, e.g. --set search.epochs=2")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = yaml.load(text, _Loader)
+        except _NONSENSE as error:
             raise RecipeError(f"--set {override}: the value is not valid YAML: {error}") from error
         for part in reversed(key.strip().split(".")):
             value = {part: value}
@@ -163,7 +204,8 @@ def _override_tree(overrides: Iterable[str]) -> Tree:
 
 
 def _fault(detail: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in detail["loc"]) or "recipe"
+    parts = (str(part) for part in detail["loc"])
+    key = ".".join(part if part.isprintable() else repr(part) for part in parts) or "recipe"
     if detail["type"] == "extra_forbidden":
         section = _section_at(detail["loc"][:-1])
         near = _suggest(str(detail["loc"][-1]), section.model_fields if section else ())
@@ -196,7 +238,10 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of more than 4300 digits
+        text = "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

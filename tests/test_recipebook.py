@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,24 @@ def test_a_preset_named_in_the_file_lies_under_the_file(written) -> None:
         (SMALL + "search: {epochs: 9}\nseed: 1\nsearch: {population: 8}\n", "'search' stands twice"),
         (SMALL + "preset: nothing\n", "preset: no preset 'nothing'"),
         (SMALL + "1: 2\n", "1: Keys should be strings"),
+        ("[" * 3000, "maximum recursion depth"),
+        (
+            "a: &a [x]\n" + "".join(f"k{n}: &k{n} [*k{n - 1}, *k{n - 1}]\n" for n in range(1, 30)).replace("*k0", "*a"),
+            "more than 20000 values",
+        ),
+        (SMALL + "search: &s {plan: *s}\n", "more than 20000 values"),
+        ("[a, b]: 1\n", "unhashable type: 'list'"),
+        (SMALL + "seed: 2020-13-45\n", "month must be in 1..12"),
+        (SMALL + "seed: !!bool maybe\n", "'maybe'"),
+        (SMALL + "seed: !!timestamp x\n", "not valid YAML"),
+        (
+            SMALL + "seed: 0x" + "f" * 5000,
+            "seed: Input should be less than 2147483648 (got a number of thousands of digits)",
+        ),
+        (SMALL + "#" * 100_000, "a recipe has at most 100000"),
+        (SMALL + "name: " + "x" * 101, "name: String should have at most 100 characters"),
+        (SMALL + 'name: "a\\0b"', "name: String should match pattern"),
+        (SMALL + '"a\\e[31m": 1', r"'a\x1b[31m': unknown key"),
     ],
 )
 def test_a_file_that_is_no_recipe_says_why(written, text: str, word: str) -> None:
@@ -189,3 +208,11 @@ def test_the_starter_passes_the_check_and_holds_every_default(written) -> None:
     assert all(set(values) == set(type(getattr(recipe, name)).model_fields) for name, values in sections.items())
     for field in recipe.search.__class__.model_fields.values():
         assert field.description in text
+
+
+def test_a_recipe_that_is_a_pipe_or_has_a_name_of_no_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert "is a device, pipe or socket" in faults(str(tmp_path / "pipe.yaml"))
+    assert "File name too long" in faults("x" * 5000)
+    assert "no recipe" in faults("a\0b")
+    assert "home directory" in faults("~nobody-has-this-name/recipe.yaml")
