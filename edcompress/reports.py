@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from edcompress.errors import InputError
 from edcompress.recipe import Gate
@@ -14,6 +13,28 @@ from edcompress.report.page import render_page
 from edcompress.report.verdict import judge
 from edcompress.results import Report, Verdict
 from edcompress.runs import RunFolder, parsed, read_report, write_text
+
+
+class _Group(BaseModel):
+    name: str
+    channels: int = Field(gt=0)
+    kept: list[int]
+
+
+class _Plan(BaseModel):
+    """What the page shows of plan.json; its own schema needs torch."""
+
+    groups: list[_Group]
+
+
+class _Generation(BaseModel):
+    """What the page shows of a line of search.jsonl."""
+
+    generation: int
+    budget: float | None = None
+    energy_best: float | None = None
+    energy_mean: float | None = None
+    diversity: float | None = None
 
 
 def gate(target: RunFolder | Path, limits: Gate | None = None) -> Verdict:
@@ -45,14 +66,16 @@ def render(folder: RunFolder) -> Report:
     """Write report.html from what the run folder holds, and return the report."""
     folder.require_finished("report")
     report = folder.read_report()
-    plan = parsed(folder / "plan.json", json.loads)
+    plan = parsed(folder / "plan.json", _Plan.model_validate_json).model_dump()
     write_text(folder / "report.html", render_page(report, _generations(folder), plan))
     return report
 
 
 def _generations(folder: RunFolder) -> list[dict[str, Any]]:
     log = folder / "search.jsonl"
-    return parsed(log, lambda text: [json.loads(line) for line in text.splitlines()]) if log.exists() else []
+    if not log.exists():
+        return []
+    return parsed(log, lambda text: [_Generation.model_validate_json(line).model_dump() for line in text.splitlines()])
 
 
 def _report_of(target: RunFolder | Path) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -99,7 +100,7 @@ class RunFolder:
 def read_report(path: Path) -> Report:
     """The report in a report.json; RunFolderError where it is none."""
     try:
-        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+        return Report.model_validate_json(_text(path))
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
@@ -113,9 +114,15 @@ def read_report(path: Path) -> Report:
 def parsed(path: Path, parse: Callable[[str], T], way_out: str = "prune again with --force") -> T:
     """What `parse` makes of the text of a run's file; RunFolderError, with the way out, where the file is missing or damaged."""
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return parse(_text(path))
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} is missing or damaged ({error}); {way_out}") from error
+
+
+def _text(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file", str(path))  # opening a pipe would wait for its other end
+    return path.read_text(encoding="utf-8")
 
 
 def newest(root: Path = Path("runs")) -> RunFolder:

@@ -27,11 +27,12 @@ def load_snapshot(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             skeleton = json.loads((file.metadata() or {})["tree"])
             tree = _unpack(skeleton, file)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        if not isinstance(tree, dict):
+            raise ValueError("its tree is no mapping")
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: is no snapshot of a run, or damaged ({error}); start over with --force"
         ) from error
-    assert isinstance(tree, dict)
     return tree
 
 

@@ -3,10 +3,14 @@ from pathlib import Path
 
 import pytest
 
+import edcompress
 from edcompress import reports, runs
-from edcompress.errors import RecipeError, RunFolderError
+from edcompress.errors import InputError, RecipeError, RunFolderError
 from edcompress.recipebook import dump, read_recipe
 from edcompress.runs import FILES, RunFolder
+
+NONSENSE = (b"", b"null\n", b"[]\n", b'"text"\n', b"{}\n", b'{"groups": 3}\n', b'{"groups": [null]}\n', b"[1, 2]\n",
+            b"\xff\xfe\x00", b"[" * 100_000)  # fmt: skip
 
 
 def begun(path: Path, age_s: float = 0.0) -> RunFolder:
@@ -121,3 +125,26 @@ def test_a_damaged_file_of_a_run_is_named(finished: Path, name: str) -> None:
     (finished / name).write_text('{"x":')
     with pytest.raises(RunFolderError, match=f"{name} is missing or damaged"):
         reports.render(RunFolder(finished))
+
+
+@pytest.mark.parametrize("name", ["space.json", "plan.json", "search.jsonl", "report.json", "pruned.safetensors"])
+def test_a_file_of_a_run_that_is_cut_or_nonsense_is_named(cli, finished: Path, name: str) -> None:
+    whole = (finished / name).read_bytes()
+    for content in (whole[: len(whole) // 3], whole[: len(whole) * 9 // 10], *NONSENSE):
+        (finished / name).write_bytes(content)
+        if name in ("space.json", "pruned.safetensors"):
+            with pytest.raises(InputError, match=name):
+                edcompress.load(finished)
+        else:
+            ended = cli("report", finished)
+            assert ended.code == (0 if (name, content) == ("search.jsonl", b"") else 2), (content[:40], ended)
+            assert ended.code == 0 or str(finished / name) in ended.err
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "plan.json", "search.jsonl", "report.json"])
+def test_a_pipe_in_place_of_a_file_does_not_hang(cli, finished: Path, name: str) -> None:
+    (finished / name).unlink()
+    os.mkfifo(finished / name)
+    ended = cli("report", finished)
+    assert ended.code == 2
+    assert name in ended.err or "has not finished pruning" in ended.err

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from edcompress.errors import CheckpointError
+from edcompress.networks.checkpoints import save_tensors
 from edcompress.snapshot import load_snapshot, save_snapshot
 
 DTYPES = (
@@ -119,3 +120,12 @@ def test_a_damaged_snapshot_says_so(tmp_path: Path, keep: int) -> None:
     (tmp_path / "s.safetensors").write_bytes((tmp_path / "s.safetensors").read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"damaged .*; start over with --force"):
         load_snapshot(tmp_path / "s.safetensors")
+
+
+@pytest.mark.parametrize(
+    "tree", ["", "null", "3", "[]", '{"value": 3}', '{"dict": 3}', '{"tensor": "x"}', "[" * 100_000]
+)
+def test_a_tree_of_nonsense_is_no_snapshot(tmp_path: Path, tree: str) -> None:
+    save_tensors(tmp_path / "latest.safetensors", {"0": torch.ones(1)}, {"tree": tree})
+    with pytest.raises(CheckpointError, match="is no snapshot of a run, or damaged"):
+        load_snapshot(tmp_path / "latest.safetensors")
