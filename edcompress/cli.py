@@ -108,7 +108,8 @@ def convert(run: RunPath = None, to: Annotated[str, typer.Option("--to", help="p
     folder = _finished(run, "convert")
     from edcompress import pipeline
 
-    path, proof = pipeline.convert(folder, to, output, force=force, session=Session(trust_code=trust_code))  # type: ignore[arg-type]
+    with Display(err, quiet=True):
+        path, proof = pipeline.convert(folder, to, output, force=force, session=Session(trust_code=trust_code))  # type: ignore[arg-type]
     views.say(f"{path}: largest difference {proof.max_abs_diff:.1e} at scale {proof.scale:.1e}, {proof.of}")
 
 
@@ -135,7 +136,8 @@ def evaluate(model: Annotated[Path, typer.Argument(help="A checkpoint, a run fol
     checked = recipebook.read_recipe(recipe, overrides or ())
     from edcompress import pipeline
 
-    accuracy = pipeline.evaluate(model, checked, Session(device, trust_code, trust_pickle))
+    with Display(err, quiet=True):
+        accuracy = pipeline.evaluate(model, checked, Session(device, trust_code, trust_pickle))
     views.show_value(accuracy, as_json, *(f"top-{k}  {c.correct} of {c.total}  ({c.fraction:.2%})"
                                      for k, c in ((1, accuracy.top1), (5, accuracy.top5))))  # fmt: skip
 
@@ -162,7 +164,9 @@ def inspect(recipe: RecipeName, checkpoint: Annotated[Path | None, typer.Argumen
     checked = recipebook.read_recipe(recipe, overrides or ())
     from edcompress import pipeline
 
-    found = pipeline.inspect(checkpoint, checked, Session("cpu", trust_code, trust_pickle), onnx_latency=onnx_latency)
+    with Display(err, quiet=True):
+        session = Session("cpu", trust_code, trust_pickle)
+        found = pipeline.inspect(checkpoint, checked, session, onnx_latency=onnx_latency)
     views.show_inspection(found, as_json=as_json)
 
 
@@ -220,7 +224,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe."
     """List the shipped recipes, or print one."""
     if name:
         path = recipebook.presets().get(name) or recipebook.locate(name)
-        views.say(path.read_text(encoding="utf-8").rstrip())
+        views.say(recipebook.read_text(path).rstrip())
         return
     table = Table("recipe", "what it is", box=None, pad_edge=False)
     presets = {f"{stem} (preset)": path for stem, path in recipebook.presets().items()}

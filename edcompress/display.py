@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,12 +21,13 @@ _FORMATS = {
 
 
 class Display:
-    """A monitor (see `edcompress.monitor`) that writes to stderr."""
+    """A monitor (see `edcompress.monitor`) that writes to stderr, and sends there what the user's code prints meanwhile."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console, self._quiet = console, quiet
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._prints = redirect_stdout(sys.stderr)
         self._title, self._epoch, self._epochs, self._accuracy = "", 0, 0, None
         if console.is_terminal and not quiet:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[figures]}"),
@@ -32,6 +35,7 @@ class Display:
             self._progress = Progress(*columns, console=console, transient=True, refresh_per_second=4)
 
     def __enter__(self) -> Self:
+        self._prints.__enter__()
         if self._progress:
             self._progress.start()
         return self
@@ -41,6 +45,7 @@ class Display:
     ) -> None:
         if self._progress:
             self._progress.stop()
+        self._prints.__exit__(kind, error, trace)
 
     def stage(self, text: str) -> None:
         """Say what begins."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -18,6 +20,7 @@ from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import evaluating
 from edcompress.networks.plain_weights import with_plain_weights
 from edcompress.networks.registry import build
+from edcompress.networks.user_code import users_code
 from edcompress.recipe import Recipe
 from edcompress.results import Accuracy
 from edcompress.search.budget import Budget
@@ -127,16 +130,25 @@ def open_budget(recipe: Recipe, network: nn.Module, space: Space) -> Budget:
 
 @torch.no_grad()
 def _check_forward(network: nn.Module, recipe: Recipe) -> None:
-    example = example_images(recipe)
-    size, classes = recipe.data.image_size, recipe.model.num_classes
-    try:
-        with evaluating(network):
-            logits = network(example)
-    except (RuntimeError, ValueError, AssertionError) as error:
+    example, model = example_images(recipe), recipe.model
+    size, classes = recipe.data.image_size, model.num_classes
+    taken = f"cannot take images of {model.in_channels}x{size}x{size}; see data.image_size and model.stem"
+    with (
+        users_code(f"{model.factory} {taken}") if model.factory else _library_code(f"{model.arch} {taken}"),
+        evaluating(network),
+    ):
+        logits = network(example)
+    if not isinstance(logits, Tensor):
         raise NetworkError(
-            f"{recipe.model.arch or recipe.model.factory} cannot take images of {recipe.model.in_channels}x{size}x{size}; "
-            f"see data.image_size and model.stem ({str(error).splitlines()[0]})"
-        ) from error
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if shape != (2, classes):
+            f"the network gives a {type(logits).__name__}, not one tensor of logits (2, {classes}) for two images"
+        )
+    if (shape := tuple(logits.shape)) != (2, classes):
         raise NetworkError(f"the network gives {shape} for two images, not (2, {classes}); see model.num_classes")
+
+
+@contextmanager
+def _library_code(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise NetworkError(f"{what} ({(str(error) or type(error).__name__).splitlines()[0]})") from error

@@ -8,15 +8,36 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
+import reprlib
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+import edcompress
 from edcompress.errors import NetworkError
+
+NOT_THEIRS = (*(f"{folder}{os.sep}" for package in (edcompress, torch) for folder in package.__path__), "<frozen ")
+"""How the paths of frames begin that say nothing about the user's code: ours, torch's and the import system's."""
+
+MOST_FRAMES = 20
+
+
+@contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """NetworkError with `what` and the user's part of the traceback where the block fails, if by sys.exit; Ctrl-C is Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise NetworkError(f"{what}: {_text(error)}{_their_traceback(error)}") from error
 
 
 @contextmanager
@@ -39,10 +60,8 @@ def call_factory(spec: str, *, trust_code: bool) -> nn.Module:
     with importable_working_directory():
         factory = _find(spec)
         _require_no_arguments(spec, factory)
-        try:
+        with users_code(f"model.factory: {spec}() failed in your code"):
             network = factory()
-        except (Exception, SystemExit) as error:
-            raise NetworkError(f"model.factory: {spec}() failed in your code: {_text(error)}") from error
     if not isinstance(network, nn.Module):
         raise NetworkError(f"model.factory: {spec}() must return a torch.nn.Module, it returned {_kind(network)}")
     return network
@@ -65,21 +84,23 @@ def _find(spec: str) -> Callable[..., Any]:
 
 
 def _import(spec: str, module_name: str) -> Any:
-    try:
-        return importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
-            raise NetworkError(
-                f"model.factory: {spec}: there is no module {error.name!r} in the working directory {Path.cwd()} "
-                "nor among the installed packages"
-            ) from error
-        raise NetworkError(f"model.factory: importing {module_name} failed in your code: {_text(error)}") from error
+    with users_code(f"model.factory: importing {module_name} failed in your code"):
+        try:
+            return importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if not error.name or not f"{module_name}.".startswith(f"{error.name}."):
+                raise
+            absent, cause = error.name, error
+    raise NetworkError(
+        f"model.factory: {spec}: there is no module {absent!r} in the working directory {Path.cwd()} "
+        "nor among the installed packages"
+    ) from cause
 
 
 def _require_no_arguments(spec: str, factory: Callable[..., Any]) -> None:
     try:
         signature = inspect.signature(factory)
-    except ValueError:  # a callable written in C has no signature to look at; calling it will tell
+    except (TypeError, ValueError):  # a callable written in C has no signature to look at; calling it will tell
         return
     try:
         signature.bind()
@@ -91,8 +112,18 @@ def _require_no_arguments(spec: str, factory: Callable[..., Any]) -> None:
 
 
 def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return traceback.format_exception_only(error)[-1].strip()
+
+
+def _their_traceback(error: BaseException) -> str:
+    """The traceback as Python prints it, from a new line on, of the last of the user's frames; nothing where there are none."""
+    shown = traceback.TracebackException.from_exception(error)
+    theirs = [frame for frame in shown.stack if not frame.filename.startswith(NOT_THEIRS)]
+    if not theirs and not isinstance(error, SyntaxError):
+        return ""
+    shown.stack = traceback.StackSummary.from_list(theirs[-MOST_FRAMES:])
+    return "\n" + "".join(shown.format(chain=False)).rstrip()
 
 
 def _kind(value: object) -> str:
-    return "None" if value is None else f"{type(value).__name__} {value!r:.60}"
+    return "None" if value is None else f"{type(value).__name__} {reprlib.repr(value)}"

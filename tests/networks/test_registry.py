@@ -1,3 +1,4 @@
+import json
 import sys
 from pathlib import Path
 
@@ -151,3 +152,91 @@ def test_factory_faults_are_reported_as_the_users(spec: str, says: str, cause: t
 def test_a_class_without_a_python_signature_can_be_a_factory() -> None:
     with pytest.raises(NetworkError, match="it returned dict"):
         from_factory("builtins:dict")
+
+
+FORWARDS = """
+import sys
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, what):
+        super().__init__()
+        self.what, self.fc = what, nn.Linear(256, 10)
+    def forward(self, images):
+        print("in forward")
+        return self.what(self.fc(images.flatten(1)))
+
+class Odd(BaseException): pass
+def strange(text): raise Odd(text)
+def odd(): strange("odd")
+def key(): return Net(lambda logits: {}["a"])
+def kind(): return Net(lambda logits: 1 + None)
+def zero(): return Net(lambda logits: 1 / 0)
+def leaving(): return Net(lambda logits: sys.exit(3))
+def wordless(): return Net(lambda logits: strange(""))
+def endless():
+    network = Net(None)
+    network.what = lambda logits: network.what(logits)
+    return network
+def pair(): return Net(lambda logits: (logits, logits))
+def named(): return Net(lambda logits: {"out": logits})
+def wide(): return Net(lambda logits: logits.repeat(1, 2))
+def printing():
+    print("in the factory")
+    return Net(lambda logits: logits)
+class NoImages(nn.Module):
+    def forward(self): return 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("factory", "says", "frame"),
+    [
+        ("raising", "failed in your code: RuntimeError: no weights today", "in raising"),
+        ("odd", "failed in your code: forwards.Odd: odd", "in strange"),
+        ("key", "cannot take images of 1x16x16; see data.image_size and model.stem: KeyError: 'a'", 'return Net(lambda logits: {}["a"])'),
+        ("kind", "TypeError: unsupported operand", "in forward"),
+        ("zero", "ZeroDivisionError: division by zero", "in forward"),
+        ("leaving", "SystemExit: 3", "sys.exit(3)"),
+        ("wordless", "forwards.Odd", "in strange"),
+        ("endless", "RecursionError: maximum recursion depth", "in <lambda>"),
+        ("NoImages", "forward() takes 1 positional argument but 2 were given", None),
+        ("pair", "the network gives a tuple, not one tensor of logits (2, 10)", None),
+        ("named", "the network gives a dict, not one tensor of logits (2, 10)", None),
+        ("wide", "the network gives (2, 20) for two images, not (2, 10)", None),
+        ("syntax", "importing syntax failed in your code: SyntaxError", "def network(:"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("user_folder")
+def test_faults_of_a_users_network_are_shown_with_the_users_frames(
+    cli, user_folder: Path, monkeypatch: pytest.MonkeyPatch, factory: str, says: str, frame: str | None
+) -> None:
+    ended = inspected(cli, user_folder, monkeypatch, factory)
+    assert (ended.code, ended.out) == (2, "")
+    assert says in ended.err
+    assert ("  File " in ended.err) == (frame is not None), ended.err
+    assert (frame or says) in ended.err
+    assert "edcompress/" not in ended.err
+    assert "torch/nn" not in ended.err
+    assert ended.err.count("\n") < 80
+
+
+@pytest.mark.usefixtures("user_folder")
+def test_what_a_users_network_prints_does_not_spoil_json(
+    cli, user_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = inspected(cli, user_folder, monkeypatch, "printing")
+    assert ended.code == 0
+    assert json.loads(ended.out)["network"] == "forwards:printing"
+    assert "in the factory\nin forward\n" in ended.err
+
+
+def inspected(cli, folder: Path, monkeypatch: pytest.MonkeyPatch, factory: str):
+    """How `inspect --json` ends with a factory of FORWARDS, or of the module `syntax`."""
+    (folder / "forwards.py").write_text(FORWARDS + 'def raising(): raise RuntimeError("no weights today")\n')
+    (folder / "syntax.py").write_text("def network(:\n")
+    for module in ("forwards", "syntax"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    spec = "syntax:network" if factory == "syntax" else f"forwards:{factory}"
+    given = ("--set", "model.arch=null", "--set", f"model.factory={spec}")
+    return cli("inspect", "--recipe", "digits", *given, "--trust-code", "--json")
