@@ -240,8 +240,8 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 def _short(value: object) -> str:
     try:
         text = repr(value)
-    except ValueError:  # Python writes no integers of more than 4300 digits
-        text = "a number of thousands of digits"
+    except (ValueError, RecursionError):  # an integer of more than 4300 digits, or nesting without end
+        text = "a value too large to show"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

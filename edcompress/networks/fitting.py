@@ -68,10 +68,10 @@ def _is_unused_head(network: nn.Module, key: str) -> bool:
 
 def _require_kinds(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() != state[key].is_floating_point():
+        if state[key].is_floating_point() and not tensor.is_floating_point():
             raise CheckpointError(
                 f"{source}: {key} holds {tensor.dtype} values, the network's are {state[key].dtype}; "
-                "save the weights before any quantising or casting"
+                "save the weights before any quantising"
             )
 
 
