@@ -181,7 +181,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def build(name: str) -> tuple[nn.Module, Tensor]:
-    """The network in eval mode with random batch-norm statistics, and four random images of the size it is made for."""
+    """The network in eval mode with random batch-norm statistics, and eight random images of the size it is made for."""
     size = SIZES.get(name, 224)
     if name.startswith("timm:"):
         import timm
@@ -199,7 +199,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
         for parameter in network.parameters():
             if parameter.abs().max() < 1e-3:  # layer scales and gates that begin near zero would hide their block
                 parameter.copy_(1 + 0.1 * torch.randn(parameter.shape, generator=generator))
-    return network, torch.randn(4, 3, size, size, generator=generator)
+    return network, torch.randn(8, 3, size, size, generator=generator)
 
 
 def open_budget(space: Any, costs: CostModel) -> tuple[Budget, float]:
