@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
 import math
-import mmap
 import os
-import pickle
 import re
-import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -26,7 +21,7 @@ from torch import Tensor, nn
 from edcompress.errors import CheckpointError
 from edcompress.networks.fitting import load_into
 from edcompress.networks.limits import bounded_memory
-from edcompress.networks.user_code import importable_working_directory
+from edcompress.networks.pickles import PICKLE, ZIP, first_line, read_torch
 
 __all__ = ["load_into", "read_state_dict", "save_tensors"]
 
@@ -51,9 +46,6 @@ MOST_WRAPPERS = 8
 PREFIX = re.compile(r"^(module\.)+|_orig_mod\.")
 # torchvision's own DenseNet files still hold names of before PyTorch 0.4.
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
-# How a pickle names a function that turns text into bytes, by codecs of which one takes minutes for a page.
-ENCODE = b"c_codecs\nencode\n"
-ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 # At offset 6: the end of a header length below 2**48, and the header, which is JSON.
 SAFETENSORS = b"\0\0{"
 
@@ -94,7 +86,7 @@ def _read(path: Path, head: bytes, *, trust_pickle: bool) -> object:
     if head[6:9] == SAFETENSORS:
         return _read_safetensors(path)
     if head.startswith((ZIP, PICKLE)):
-        return _read_torch(path, trust_pickle=trust_pickle)
+        return read_torch(path, trust_pickle=trust_pickle)
     what = "is a text file" if head.isascii() else "starts with unknown bytes"
     raise CheckpointError(
         f"{path}: is neither a PyTorch nor a safetensors file: it {what} ({head[:24]!r}); "
@@ -142,7 +134,7 @@ def _require_one_each(path: Path) -> None:
     try:
         json.loads(header, object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is a damaged or truncated safetensors file: {_first_line(error)}") from error
+        raise CheckpointError(f"{path}: is a damaged or truncated safetensors file: {first_line(error)}") from error
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -186,78 +178,6 @@ def _averaged(path: Path, content: object) -> object:
         if isinstance(items.get(key), Mapping | nn.Module):
             return items[key]
     raise CheckpointError(f"{path}: holds no averaged weights (none of {', '.join(EMA)}); leave model.ema out")
-
-
-def _read_torch(path: Path, *, trust_pickle: bool) -> object:
-    try:
-        if not trust_pickle:
-            _require_nothing_grows(path)
-        # Namespace is data alone, and reference training scripts put their arguments next to the weights.
-        # A file, not its path: torch.load would go by the path's suffix.
-        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            # torch warns of newer pickle protocols that it "might" not read; it then reads them, or raises.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            content: object = torch.load(file, map_location="cpu", weights_only=True)
-        return content
-    except pickle.UnpicklingError as error:
-        if _is_cut_short(path, str(error)):
-            raise CheckpointError(f"{path}: is truncated; copy or download it again") from error
-        if not trust_pickle:
-            raise CheckpointError(_holds_code(path, str(error))) from error
-    except (CheckpointError, MemoryError):
-        raise
-    except Exception as error:  # whatever torch and Python say of nonsense in place of a pickle
-        if "can't allocate memory" in str(error):
-            raise MemoryError from error
-        if "TorchScript" in str(error):
-            raise CheckpointError(f"{path}: is a TorchScript archive; save network.state_dict() instead") from error
-        raise CheckpointError(f"{path}: is damaged or truncated: {_first_line(error)}") from error
-    return _unpickle(path)
-
-
-def _require_nothing_grows(path: Path) -> None:
-    """Refuses what torch.load allows and of which a small file makes hours or gigabytes: compression, and encoding of text."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content.find(ENCODE) >= 0:
-            raise CheckpointError(_holds_code(path, "GLOBAL _codecs.encode"))
-        if content[: len(ZIP)] != ZIP:
-            return
-        with zipfile.ZipFile(file) as archive:
-            packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
-            if packed and not any(name.endswith("/constants.pkl") for name in archive.namelist()):  # TorchScript's mark
-                raise CheckpointError(
-                    f"{path}: {packed[0]} in it is compressed, which torch.save never does; unzip, and zip with -0"
-                )
-
-
-def _unpickle(path: Path) -> object:
-    """Runs whatever code the file holds; only after the user said so."""
-    try:
-        with path.open("rb") as file, importable_working_directory():
-            content: object = torch.load(file, map_location="cpu", weights_only=False)
-    except Exception as error:
-        raise CheckpointError(
-            f"{path}: the pickled object cannot be rebuilt here: {type(error).__name__}: {_first_line(error)}; "
-            "run where the code that made it can be imported, or save network.state_dict()"
-        ) from error
-    return content
-
-
-def _is_cut_short(path: Path, text: str) -> bool:
-    return "truncated" in text or "Ran out of input" in text or path.stat().st_size < len(PICKLE) + 1
-
-
-def _holds_code(path: Path, text: str) -> str:
-    found = re.search(r"GLOBAL ([\w.]+)", text)
-    what = f"a pickled object or code ({found[1]})" if found else "a pickled object or code"
-    return (
-        f"{path}: holds {what}, not only tensors, and loading it would run code from the file; nothing was run. "
-        "Save the weights alone, torch.save(network.state_dict(), ...), or add --trust-pickle if you trust its origin"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _unwrap(content: object) -> object:

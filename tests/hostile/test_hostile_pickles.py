@@ -119,6 +119,7 @@ def test_legacy_claims_are_held_against_the_file(refused: Refused, tmp_path: Pat
         (b"\x80\x02}q\x00U\x05modelh\x00s.", "holds no tensors by name"),
         (b"\x80\x02" + b"}U\x05model" * 50_000 + b"}" + b"s" * 50_000 + b".", "holds no tensors by name"),
         (b"\x80\x02}N" + b"\x85" * 20_000 + b"K\x01s.", "holds no tensors by name"),
+        (b"\x80\x02}N" + b"\x85" * 1_000_000 + b"K\x01s.", "holds more than 60000 tuples"),
         (b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", "holds a list"),
         (b"\x80\x02}(K\x01K\x02K\x03u.", "damaged"),
         (b"\x80\x02h\xff.", "damaged"),
@@ -126,7 +127,7 @@ def test_legacy_claims_are_held_against_the_file(refused: Refused, tmp_path: Pat
         (b".", "damaged"),
         (b"\xff" * 100, CODE),
     ],
-    ids=["contains itself", "50000 wrappers", "a deep key", "a deep list", "odd items", "no such memo", "cut", "stop", "ff"],
+    ids=["contains itself", "50000 wrappers", "a deep key", "deeper", "a deep list", "odd items", "no such memo", "cut", "stop", "ff"],
 )  # fmt: skip
 @pytest.mark.parametrize("write", [write_zip, write_legacy])
 def test_odd_pickles(refused: Refused, tmp_path: Path, write: Callable[..., Path], body: bytes, says: str) -> None:
