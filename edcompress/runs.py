@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from pydantic import ValidationError
 
 from edcompress import recipebook
 from edcompress.errors import RunFolderError
+from edcompress.files import replacing
 from edcompress.recipe import Recipe
 from edcompress.results import Report
 
@@ -143,14 +142,11 @@ def fresh(name: str, root: Path = Path("runs")) -> RunFolder:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RunFolderError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _known_runs(root: Path) -> str:

@@ -11,7 +11,7 @@ import edcompress
 ROOT = Path(edcompress.__file__).parent
 LAYERS = (
     ("errors",),
-    ("monitor",),
+    ("monitor", "files"),
     ("recipe", "results"),
     ("session", "recipebook"),
     ("networks", "data"),

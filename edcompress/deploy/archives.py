@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edcompress.errors import EdcompressError
+from edcompress.files import replacing
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
@@ -30,26 +30,25 @@ def save_archive(network: nn.Module, example: Tensor, path: Path, form: Form) ->
     complete or as it was.
     """
     frozen = on_cpu(network)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchscript is deprecated, and still asked for
-            again = _WRITERS[form](frozen, example, part)
-        with torch.no_grad():
+        with replacing(path) as part, torch.no_grad():
+            again = _write(form, frozen, example, part)
             images = torch.cat([example, example[:1]])
-            proof = require_equal(
-                compare_logits(frozen(images), again(images), f"network and {form} on {len(images)} images")
-            )
-        os.replace(part, path)
+            proof = compare_logits(frozen(images), again(images), f"network and {form} on {len(images)} images")
+            require_equal(proof)
     except EdcompressError:
         raise
     except Exception as error:
         raise EdcompressError(
             f"{path}: torch cannot write this network as {form}: {type(error).__name__}: {error}"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
     return proof
+
+
+def _write(form: Form, network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchscript is deprecated, and still asked for
+        return _WRITERS[form](network, example, path)
 
 
 def _pt2(network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:

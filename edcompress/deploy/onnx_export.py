@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from edcompress.errors import EdcompressError
+from edcompress.files import replacing
 from edcompress.networks.modes import on_cpu
 
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
@@ -40,7 +40,8 @@ def export_onnx(network: nn.Module, example: Tensor, path: Path, *, opset: int, 
     helper.set_model_props(model, {**metadata, FLUSHED_KEY: str(flushed)})
     _lower_ir_version(model)
     _verify(model, opset)
-    _write_atomically(model, path)
+    with replacing(path) as part:
+        onnx.save_model(model, str(part), format="protobuf")
 
 
 @torch.no_grad()
@@ -167,12 +168,3 @@ def _verify_interface(graph: onnx.GraphProto) -> None:
                 f"the batch dimension of {value.name!r} is {fixed} in the ONNX model, not symbolic; "
                 "the network's forward must not depend on the number of images"
             )
-
-
-def _write_atomically(model: onnx.ModelProto, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        onnx.save_model(model, str(temporary), format="protobuf")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from edcompress.errors import CheckpointError
+from edcompress.files import replacing
 from edcompress.networks.fitting import load_into
 from edcompress.networks.limits import bounded_memory
 from edcompress.networks.pickles import PICKLE, ZIP, first_line, read_torch
@@ -70,14 +70,11 @@ def read_state_dict(path: Path, *, trust_pickle: bool = False, ema: bool = False
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file that is complete or not there at all; tensors that share memory are written each."""
     own = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        safetensors.torch.save_file(own, part, dict(metadata) if metadata else None)
-        os.replace(part, path)
+        with replacing(path) as part:
+            safetensors.torch.save_file(own, part, dict(metadata) if metadata else None)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read(path: Path, head: bytes, *, trust_pickle: bool) -> object:
