@@ -108,6 +108,31 @@ class FixedParts(_Between):
         return value * torch.sigmoid(gate)
 
 
+class CrossStage(_Between):
+    """One half goes through a layer, and both are joined again (CSPNet)."""
+
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.inner = conv(2, 3)
+
+    def between(self, x: Tensor) -> Tensor:
+        value, rest = x.chunk(2, 1)
+        return torch.cat([value, F.relu(self.inner(rest))], 1)
+
+
+class Hierarchy(_Between):
+    """Parts of a width that stands in the code, each added to what the part before became (Res2Net)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = conv(2, 2)
+
+    def between(self, x: Tensor) -> Tensor:
+        first, second = torch.split(x, 2, 1)
+        done = F.relu(self.inner(first))
+        return torch.cat([done, F.relu(self.inner(done + second))], 1)
+
+
 class Twice(_Between):
     def __init__(self) -> None:
         super().__init__(8)
@@ -279,8 +304,8 @@ class LearnedInput(_Between):
 AWKWARD = {
     kind.__name__: kind
     for kind in (
-        ImageResidual, ImageConcat, ImageConcatFirst, Shuffle, Softmax, ChannelMean, Scale, Buffer, Halves, FixedParts, Glu, Twice, Flip,
-        Roll, Gather, FixedView, PixelShuffle, Transposed, GroupNorm, Multiplier, Tied, TiedApart, WeightNorm, Tokens, SingleBroadcast,
-        Outer, Unused, Remembering, LearnedInput,
+        ImageResidual, ImageConcat, ImageConcatFirst, Shuffle, Softmax, ChannelMean, Scale, Buffer, Halves, FixedParts, CrossStage,
+        Hierarchy, Glu, Twice, Flip, Roll, Gather, FixedView, PixelShuffle, Transposed, GroupNorm, Multiplier, Tied, TiedApart,
+        WeightNorm, Tokens, SingleBroadcast, Outer, Unused, Remembering, LearnedInput,
     )
 }  # fmt: skip
