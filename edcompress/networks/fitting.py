@@ -21,13 +21,16 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str,
     """Copies `tensors` into `network`, every one of them; CheckpointError (naming `source`) where they do not fit.
 
     Where all names have a prefix in common that the network's lack (a Lightning module's `model.`), it is dropped, and with it what
-    stands outside of it. With `reset_head` a classifier for another number of classes stays as it is in the network.
+    stands outside of it. With `reset_head` a classifier for another number of classes stays as it is in the network. Counters, tables of
+    indices and masks may be missing, as the network makes its own, and be more than the network has, and so may a profiler's counts.
     """
     state = network.state_dict()  # torch's own dictionary: it carries the version of each layer's layout
     given = {key: tensor for key, tensor in _unprefixed(tensors, state).items() if not _is_unused_head(network, key)}
     kept = _other_head(given, state) if reset_head else set()
-    given = {key: tensor for key, tensor in given.items() if key not in kept}
-    missing = [key for key in state if key not in given and key not in kept and not key.endswith("num_batches_tracked")]
+    given = {
+        key: tensor for key, tensor in given.items() if key not in kept and (key in state or not _is_aside(key, tensor))
+    }
+    missing = [key for key in state if key not in given and key not in kept and not _is_aside(key, state[key])]
     unexpected = [key for key in given if key not in state]
     misfits: Misfits = {
         key: (tuple(given[key].shape), tuple(old.shape))
@@ -64,6 +67,11 @@ def _other_head(given: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set
 
 def _is_unused_head(network: nn.Module, key: str) -> bool:
     return key.startswith(AUXILIARY) and getattr(network, "aux_logits", True) is False
+
+
+def _is_aside(key: str, tensor: Tensor) -> bool:
+    """Whether a tensor is beside the weights: none of whole numbers or truth values is one, nor what thop leaves in a network."""
+    return not tensor.is_floating_point() or key.rpartition(".")[2] in ("total_ops", "total_params")
 
 
 def _require_kinds(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:

@@ -260,6 +260,19 @@ def test_loads_all_even_without_batch_counters(state: dict[str, Tensor]) -> None
     assert same(network.state_dict(), state)
 
 
+def test_what_is_no_weight_may_be_missing_or_more() -> None:
+    network = Small()
+    network.register_buffer("places", torch.arange(4))
+    state = Small().state_dict()  # an older version of the same network, without the table
+    extra = {"relative_position_index": torch.arange(9), "conv.mask": torch.ones(3) > 0, "total_ops": torch.zeros(1)}
+    load_into(network, {**state, **extra, "conv.total_params": torch.zeros(1)}, source="w.pt")
+    assert same(network.state_dict(), {**state, "places": torch.arange(4)})
+    with pytest.raises(CheckpointError, match=r"missing bn\.running_var"):
+        load_into(network, {k: v for k, v in state.items() if k != "bn.running_var"}, source="w.pt")
+    with pytest.raises(CheckpointError, match=r"unexpected bn\.pixel_mean"):
+        load_into(network, {**state, "bn.pixel_mean": torch.zeros(3)}, source="w.pt")
+
+
 @pytest.mark.parametrize(
     ("other", "says"),
     [
