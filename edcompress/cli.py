@@ -156,7 +156,7 @@ def benchmark(models: Annotated[list[Path], typer.Argument(help=".onnx files, or
 
 
 @app.command()
-def inspect(recipe: RecipeName, checkpoint: Annotated[Path | None, typer.Argument(help="Weights; default: random ones.")] = None,
+def inspect(recipe: RecipeName, model: Annotated[Path | None, typer.Argument(help="A checkpoint or run; default: random weights.")] = None,
             overrides: Overrides = None,
             onnx_latency: Annotated[bool, typer.Option("--onnx-latency", help="Each layer's share of the time in onnxruntime.")] = False,
             trust_code: TrustCode = False, trust_pickle: TrustPickle = False, as_json: AsJson = False) -> None:  # fmt: skip
@@ -166,7 +166,7 @@ def inspect(recipe: RecipeName, checkpoint: Annotated[Path | None, typer.Argumen
 
     with Display(err, quiet=True):
         session = Session("cpu", trust_code, trust_pickle)
-        found = pipeline.inspect(checkpoint, checked, session, onnx_latency=onnx_latency)
+        found = pipeline.inspect(model, checked, session, onnx_latency=onnx_latency)
     views.show_inspection(found, as_json=as_json)
 
 

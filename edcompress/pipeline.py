@@ -140,7 +140,7 @@ def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accurac
     job = open_job(recipe, session)
     if model.suffix.lower() == ".onnx":
         return onnx_accuracy(model, eval_batches(job.splits.test, recipe.data))
-    network = _of_run(model, recipe, session) if model.is_dir() else read_network(recipe, model, session)
+    network = _network_of(model, recipe, session)
     return job.accuracy(network.to(job.precision.device))
 
 
@@ -163,13 +163,14 @@ def train(recipe: Recipe, output: Path, *, force: bool = False, session: Session
 
 
 def inspect(
-    checkpoint: Path | None, recipe: Recipe, session: Session = DEFAULT, *, onnx_latency: bool = False
+    model: Path | None, recipe: Recipe, session: Session = DEFAULT, *, onnx_latency: bool = False
 ) -> Inspection:
-    """What of the recipe's network can be pruned, and what is locked and why; nothing is trained and no data is read.
+    """What of the network of a checkpoint, a run folder or the recipe alone can be pruned, and what is locked and why.
 
+    Nothing is trained and no data is read.
     With `onnx_latency` the network is exported, and each layer's share of the time in onnxruntime measured.
     """
-    network = plain_network(recipe, session) if checkpoint is None else read_network(recipe, checkpoint, session)
+    network = plain_network(recipe, session) if model is None else _network_of(model, recipe, session)
     return inspect_network(network, recipe, onnx_latency=onnx_latency)
 
 
@@ -215,9 +216,12 @@ def convert(
     return output, save_archive(network, example_images(folder.read_recipe()), output, form)
 
 
-def _of_run(folder: Path, recipe: Recipe, session: Session) -> nn.Module:
-    network = load(folder, trust_code=session.trust_code)
-    require_same_model(RunFolder(folder), recipe)
+def _network_of(model: Path, recipe: Recipe, session: Session) -> nn.Module:
+    """The network of a checkpoint, or what a run has left of one."""
+    if not model.is_dir():
+        return read_network(recipe, model, session)
+    network = load(model, trust_code=session.trust_code)
+    require_same_model(RunFolder(model), recipe)
     return network
 
 

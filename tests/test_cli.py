@@ -302,6 +302,13 @@ def test_inspect_says_what_can_go_what_it_costs_and_why_not(cli) -> None:
     assert found["warnings"] == []
 
 
+def test_inspect_takes_a_run_for_what_is_left_of_its_network(cli, finished: Path) -> None:
+    found = json.loads(cli("inspect", finished, "--recipe", "digits", "--json").out)
+    size = json.loads((finished / "report.json").read_text())["pruned"]["size"]
+    assert (found["size"]["params"], found["size"]["macs"]) == (size["params"], size["macs"])
+    assert "is not a run folder" in cli("inspect", finished.parent, "--recipe", "digits").err
+
+
 def test_inspect_measures_which_layer_takes_which_share_of_the_time(cli) -> None:
     found = json.loads(cli("inspect", "--recipe", "digits", "--onnx-latency", "--json").out)
     layers = {layer["name"]: layer for layer in found["layers"]}
