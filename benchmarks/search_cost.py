@@ -33,9 +33,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from edcompress.job import open_job, read_network
+from edcompress.machine import processor
 from edcompress.monitor import Silent
 from edcompress.networks.registry import build
-from edcompress.pipeline import processor, prune
+from edcompress.pipeline import prune
 from edcompress.recipe import Constraints, Fit, Model, Search, Target
 from edcompress.recipebook import read_recipe
 from edcompress.runs import RunFolder

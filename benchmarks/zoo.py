@@ -34,7 +34,7 @@ from edcompress.deploy.onnx_export import export_onnx
 from edcompress.deploy.parity import compare_with_onnx
 from edcompress.errors import BudgetError, EdcompressError
 from edcompress.job import plain_network
-from edcompress.pipeline import processor
+from edcompress.machine import processor
 from edcompress.recipe import Constraints, Recipe, Target
 from edcompress.results import Proof
 from edcompress.search.budget import Budget

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from edcompress.deploy.layer_times import layer_times
+from edcompress.deploy.onnx_export import to_onnx
 from edcompress.errors import BudgetError
-from edcompress.job import example_images, find_space
+from edcompress.job import costs_and_target, example_images, find_space, latency_table
 from edcompress.networks.modes import on_cpu
 from edcompress.recipe import Recipe, Target
 from edcompress.results import GroupSummary, Inspection, LayerTime, Size
@@ -27,11 +28,11 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
     """
     example, space = example_images(recipe), find_space(recipe, network)
     size, layers = measure_size(network, example), layer_sizes(network, example)
-    costs = CostModel(space, network, example)
+    costs, target = costs_and_target(recipe, network, space, latency_table(recipe, network))
     warnings = _little_work(network, example, size)
     budget: Budget | None = None
     try:
-        budget = Budget(space, costs, recipe.target, recipe.constraints)
+        budget = Budget(space, costs, target, recipe.constraints)
     except BudgetError as error:
         warnings.append(str(error))
     return Inspection(
@@ -46,7 +47,8 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
 
 
 def _timed(network: nn.Module, recipe: Recipe, layers: dict[str, Size], size: Size) -> Iterator[LayerTime]:
-    times = layer_times(on_cpu(network), example_images(recipe), recipe.export.opset, recipe.benchmark)
+    frozen, example = on_cpu(network), example_images(recipe)
+    times = layer_times(frozen, to_onnx(frozen, example, recipe.export.opset), example, recipe.benchmark)
     for name, time in times.items():
         yield LayerTime(name=name, time=time, macs=layers[name].macs / size.macs if name in layers else 0.0)
 

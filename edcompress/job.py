@@ -13,19 +13,21 @@ import torch
 from torch import Generator, Tensor, nn
 
 from edcompress.data.splits import Splits, check_fits, eval_batches, open_splits
-from edcompress.errors import InputError, NetworkError
+from edcompress.deploy.latency_table import measure_table
+from edcompress.errors import BudgetError, InputError, NetworkError
 from edcompress.monitor import Monitor
 from edcompress.networks.checkpoints import read_state_dict
 from edcompress.networks.fitting import load_into
-from edcompress.networks.modes import evaluating
+from edcompress.networks.modes import evaluating, on_cpu
 from edcompress.networks.plain_weights import with_plain_weights
 from edcompress.networks.registry import build
 from edcompress.networks.user_code import users_code
-from edcompress.recipe import Recipe
+from edcompress.recipe import Recipe, Target
 from edcompress.results import Accuracy
 from edcompress.search.budget import Budget
 from edcompress.session import DEFAULT, Session
 from edcompress.surgery.costs import CostModel
+from edcompress.surgery.latency import LatencyTable
 from edcompress.surgery.probe import lock_untrue
 from edcompress.surgery.space import Space
 from edcompress.surgery.tracing import trace_space
@@ -123,9 +125,33 @@ def find_space(recipe: Recipe, network: nn.Module) -> Space:
     return lock_untrue(network, trace_space(network, example, constraints.ignore, constraints.only), example)
 
 
-def open_budget(recipe: Recipe, network: nn.Module, space: Space) -> Budget:
-    """What the recipe's target and constraints make of a space; BudgetError where they cannot be met."""
-    return Budget(space, CostModel(space, network, example_images(recipe)), recipe.target, recipe.constraints)
+def latency_table(recipe: Recipe, network: nn.Module) -> LatencyTable | None:
+    """Where the network's time in onnxruntime goes on this machine, measured now; None where the recipe's target is no latency."""
+    if not recipe.target or recipe.target.kind != "latency":
+        return None
+    return measure_table(on_cpu(network), example_images(recipe), recipe.export.opset, recipe.benchmark)
+
+
+def costs_and_target(
+    recipe: Recipe, network: nn.Module, space: Space, table: LatencyTable | None
+) -> tuple[CostModel, Target | None]:
+    """What states of the space cost, and the recipe's target as a share of the dense `network`; BudgetError for one above it."""
+    target = recipe.target
+    if table and target and target.latency_ms is not None and target.latency_ms >= table.milliseconds:
+        raise BudgetError(
+            f"target.latency_ms = {target.latency_ms:g}: the network takes {table.milliseconds:.3g} ms as it is; lower the target"
+        )
+    costs = CostModel(space, network, example_images(recipe), table)
+    return costs, target.of_dense(table.milliseconds) if table and target else target
+
+
+def open_budget(recipe: Recipe, network: nn.Module, space: Space, table: LatencyTable | None = None) -> Budget:
+    """What the recipe's target and constraints make of a space; BudgetError where they cannot be met.
+
+    `table` is the network's `latency_table`, which is measured where it is needed and not given.
+    """
+    costs, target = costs_and_target(recipe, network, space, table or latency_table(recipe, network))
+    return Budget(space, costs, target, recipe.constraints)
 
 
 @torch.no_grad()

@@ -13,16 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from edcompress.errors import BudgetError, InputError, NetworkError
-from edcompress.job import example_images, find_space, open_budget, plain_network, read_network
+from edcompress.job import costs_and_target, find_space, latency_table, open_budget, plain_network, read_network
 from edcompress.networks.checkpoints import read_state_dict
 from edcompress.networks.fitting import load_into
 from edcompress.recipe import Recipe
 from edcompress.recipebook import differences
-from edcompress.runs import RunFolder, parsed
+from edcompress.runs import RunFolder, parsed, write_text
 from edcompress.search.budget import Budget
 from edcompress.session import Session
 from edcompress.snapshot import load_snapshot, save_snapshot
 from edcompress.surgery.costs import CostModel, RestCosts
+from edcompress.surgery.latency import LatencyTable
 from edcompress.surgery.narrow import narrowed
 from edcompress.surgery.plan import Plan, extended
 from edcompress.surgery.remove import remove
@@ -43,36 +44,42 @@ class Origin:
     network: nn.Module
     space: Space
     budget: Budget
+    table: LatencyTable | None
 
 
 def open_origin(recipe: Recipe, source: Path, session: Session) -> Origin:
     """The origin of a run that starts from a checkpoint or from a finished run; an InputError where that cannot be."""
     earlier = RunFolder(source)
     if not earlier.exists:
-        return _new(recipe, read_network(recipe, source, session).eval())
+        dense = read_network(recipe, source, session).eval()
+        return _new(recipe, dense, latency_table(recipe, dense))
     earlier.require_finished("pruning it again")
     require_same_model(earlier, recipe)
     dense = read_saved(recipe, earlier / "dense.safetensors", session)
     found, plan = find_space(recipe, dense), read_plan(earlier)
     _require_same_groups(read_space(earlier), found, source)
     tensors = read_state_dict(earlier / "pruned.safetensors")
-    origin = _continued(recipe, dense, found, plan, tensors)
-    _require_less(origin, recipe, source)
+    origin = _continued(recipe, dense, found, plan, tensors, latency_table(recipe, dense))
+    _require_less(origin, source)
     return origin
 
 
 def reopen_origin(recipe: Recipe, folder: RunFolder, session: Session) -> Origin:
     """The origin of a run that was begun in `folder`, from what it saved itself."""
     dense = read_saved(recipe, folder / "dense.safetensors", session)
+    of_latency = recipe.target is not None and recipe.target.kind == "latency"
+    table = parsed(folder / "latency.json", LatencyTable.model_validate_json) if of_latency else None
     if not folder.start.is_file():
-        return _new(recipe, dense)
+        return _new(recipe, dense, table)
     saved = load_snapshot(folder.start)
     plan = Plan.model_validate(saved["plan"])
-    return _continued(recipe, dense, find_space(recipe, dense), plan, saved["network"])
+    return _continued(recipe, dense, find_space(recipe, dense), plan, saved["network"], table)
 
 
 def save_start(origin: Origin, folder: RunFolder) -> None:
     """Keep what `reopen_origin` needs beside dense.safetensors."""
+    if origin.table:
+        write_text(folder / "latency.json", origin.table.model_dump_json(indent=1) + "\n")
     if origin.network is not origin.dense:
         plan, network = origin.first.model_dump(mode="json"), origin.network.state_dict()
         save_snapshot(folder.start, {"plan": plan, "network": network})
@@ -102,18 +109,24 @@ def require_same_model(folder: RunFolder, recipe: Recipe) -> None:
         raise InputError(f"{folder.path} holds another network than the recipe's: {', '.join(changed)} differ")
 
 
-def _new(recipe: Recipe, dense: nn.Module) -> Origin:
+def _new(recipe: Recipe, dense: nn.Module, table: LatencyTable | None) -> Origin:
     space = find_space(recipe, dense)
-    return Origin(dense, space, extended(Plan(groups=()), space), dense, space, open_budget(recipe, dense, space))
+    budget = open_budget(recipe, dense, space, table)
+    return Origin(dense, space, extended(Plan(groups=()), space), dense, space, budget, table)
 
 
-def _continued(recipe: Recipe, dense: nn.Module, found: Space, plan: Plan, tensors: dict[str, Tensor]) -> Origin:
+def _continued(
+    recipe: Recipe, dense: nn.Module, found: Space, plan: Plan, tensors: dict[str, Tensor], table: LatencyTable | None
+) -> Origin:
     """What the recipe `found` locked stays locked to the search, whether or not the earlier plan cut it."""
     whole = _freed(found, plan)
     first = extended(plan, whole)
     network, space = remove(dense, first, whole), narrowed(found, first)
     load_into(network, tensors, source="the earlier run's pruned network")
-    return Origin(dense, whole, first, network.eval(), space, _rest_of_budget(recipe, dense, whole, first, space))
+    costs, target = costs_and_target(recipe, dense, whole, table)
+    rest, widths = _rest(costs, whole, first, space)
+    budget = Budget(space, rest, target, recipe.constraints, widths)
+    return Origin(dense, whole, first, network.eval(), space, budget, table)
 
 
 def _freed(found: Space, plan: Plan) -> Space:
@@ -122,12 +135,12 @@ def _freed(found: Space, plan: Plan) -> Space:
     return Space(groups=tuple(groups))
 
 
-def _rest_of_budget(recipe: Recipe, dense: nn.Module, whole: Space, first: Plan, space: Space) -> Budget:
+def _rest(costs: CostModel, whole: Space, first: Plan, space: Space) -> tuple[RestCosts, Tensor]:
+    """What states of the rest `space` cost, and how wide its groups [G] were in the dense network."""
     places = {group.name: place for place, group in enumerate(whole.free)}
     free = torch.tensor([places[group.name] for group in space.free], dtype=torch.int64)
     widths = torch.tensor([len(group.kept) for group in first.groups], dtype=torch.int64)
-    costs = RestCosts(CostModel(whole, dense, example_images(recipe)), widths, free)
-    return Budget(space, costs, recipe.target, recipe.constraints, torch.tensor(whole.widths, dtype=torch.int64)[free])
+    return RestCosts(costs, widths, free), torch.tensor(whole.widths, dtype=torch.int64)[free]
 
 
 def _require_same_groups(before: Space, found: Space, source: Path) -> None:
@@ -139,8 +152,8 @@ def _require_same_groups(before: Space, found: Space, source: Path) -> None:
         )
 
 
-def _require_less(origin: Origin, recipe: Recipe, source: Path) -> None:
-    target, left = recipe.target, origin.budget.largest
+def _require_less(origin: Origin, source: Path) -> None:
+    target, left = origin.budget.target, origin.budget.largest
     if target and target.fraction >= left:
         raise BudgetError(
             f"target.{target.kind} = {target.fraction:g} is not below {left:.4f}, which {source} has left of the {target.kind} of the "

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from edcompress import stages
+from edcompress.confirmation import confirmed
 from edcompress.data.splits import eval_batches
 from edcompress.deploy.archives import SUFFIXES, Form, save_archive
 from edcompress.deploy.latency import measure
@@ -34,6 +35,7 @@ from edcompress.job import (
     plain_network,
     read_network,
 )
+from edcompress.machine import processor
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
@@ -248,6 +250,8 @@ def _through_stages(run: Run) -> tuple[nn.Module, Measured]:
         run.save(measured, {"stage": "search", "epoch": 0})
     if saved.get("stage", "search") == "search":
         network, state, measured = stages.search(run, measured, saved)
+        state, share = confirmed(run.job, run.origin, network, state)
+        measured = measured.model_copy(update={"latency_share": share})
         smaller, measured = stages.operate(run, network, state, measured)
         saved = {}
         run.save(measured, {"stage": "finetune", "epoch": 0, "network": smaller.state_dict()})
@@ -291,7 +295,7 @@ def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, 
         masked=measured.masked,
         after_surgery=measured.after_surgery,
         pruned=pruned,
-        target=_target(run),
+        target=_target(run, measured.latency_share),
         proof=Proofs(masked_vs_pruned=measured.masked_vs_pruned, pruned_vs_reloaded=reloaded),
         search=measured.search,
         seconds=measured.seconds,
@@ -300,12 +304,13 @@ def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, 
     )
 
 
-def _target(run: Run) -> TargetResult:
-    target, budget = run.job.recipe.target, run.origin.budget
+def _target(run: Run, measured: float | None) -> TargetResult:
+    target, budget = run.origin.budget.target, run.origin.budget
     kept = {group.name: len(group.kept) for group in read_plan(run.folder).groups}
-    achieved = budget.share(torch.tensor([kept[group.name] for group in run.origin.space.free])).item()
+    share = budget.share(torch.tensor([kept[group.name] for group in run.origin.space.free])).item()
     kind, asked = (target.kind, target.fraction) if target else ("none", 1.0)
-    return TargetResult(kind=kind, asked=asked, achieved=achieved, round_to=budget.round_to)
+    achieved, predicted = (share, None) if measured is None else (measured, share)
+    return TargetResult(kind=kind, asked=asked, achieved=achieved, predicted=predicted, round_to=budget.round_to)
 
 
 def _with_onnx(folder: RunFolder, report: Report, proof: Proof, latency: dict[str, Latency]) -> Report:
@@ -352,16 +357,6 @@ def _machine(job: Job) -> dict[str, Any]:
         "precision": job.precision.name,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
-
-
-def processor() -> str:
-    """The CPU's model name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 Energy = Literal["margin", "normalised", "cross_entropy"]
-TargetKind = Literal["macs", "params", "channels"]
+TargetKind = Literal["macs", "params", "channels", "latency"]
 
 
 def _in_opset_range(opset: int) -> int:
@@ -104,6 +104,10 @@ class Target(Section):
     macs: Fraction | None = Field(None, description="share of the multiply-accumulates to keep at most")
     params: Fraction | None = Field(None, description="share of the parameters to keep at most")
     channels: Fraction | None = Field(None, description="share of the prunable channels to keep at most")
+    latency: Fraction | None = Field(
+        None, description="share of the median time in onnxruntime, measured as `benchmark` says"
+    )
+    latency_ms: float | None = Field(None, gt=0.0, description="the median time in onnxruntime, in milliseconds")
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
@@ -111,21 +115,26 @@ class Target(Section):
         if len(given) != 1:
             what = ", ".join(f"{name}={value}" for name, value in given.items()) or "none"
             raise ValueError(
-                f"give exactly one of macs, params, channels, not {what}; drop one with --set target.NAME=null"
+                f"give exactly one of {', '.join(Target.model_fields)}, not {what}; drop one with --set target.NAME=null"
             )
         return self
 
     @property
     def kind(self) -> TargetKind:
-        """Which of the three fractions was asked for."""
-        return "macs" if self.macs is not None else "params" if self.params is not None else "channels"
+        """Of what a share was asked for."""
+        kinds: tuple[TargetKind, ...] = ("macs", "params", "channels")
+        return next((kind for kind in kinds if getattr(self, kind) is not None), "latency")
 
     @property
     def fraction(self) -> float:
-        """The share of the dense network to keep, in (0, 1]."""
+        """The share of the dense network to keep, in (0, 1]; a target in milliseconds has one once the network was measured."""
         value = getattr(self, self.kind)
-        assert isinstance(value, float)
+        assert isinstance(value, float), "Target.of_dense gives milliseconds their share"
         return value
+
+    def of_dense(self, milliseconds: float) -> Target:
+        """The target as a share, for a dense network that takes so long."""
+        return self if self.latency_ms is None else Target(latency=min(1.0, self.latency_ms / milliseconds))
 
 
 class Constraints(Section):

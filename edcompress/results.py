@@ -87,12 +87,14 @@ class Proofs(Value):
 class TargetResult(Value):
     """The share of the dense network that was asked for, and the share that is physically left (of its MACs, without a target).
 
-    The kept channels of a group are a multiple of `round_to`, or all that there were.
+    Of latency it is the share that was measured after surgery, and `predicted` what the search went by. The kept channels of a group
+    are a multiple of `round_to`, or all that there were.
     """
 
-    kind: Literal["macs", "params", "channels", "none"]
+    kind: Literal["macs", "params", "channels", "latency", "none"]
     asked: float
     achieved: float
+    predicted: float | None = None
     round_to: int
 
 

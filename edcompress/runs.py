@@ -18,7 +18,7 @@ from edcompress.recipe import Recipe
 from edcompress.results import Report
 
 T = TypeVar("T")
-FILES = ("recipe.yaml", "space.json", "search.jsonl", "plan.json", "dense.safetensors", "pruned.safetensors",
+FILES = ("recipe.yaml", "space.json", "search.jsonl", "latency.json", "plan.json", "dense.safetensors", "pruned.safetensors",
           "load_pruned.py", "dense.onnx", "pruned.onnx", "report.json", "report.html")  # fmt: skip
 
 

@@ -56,6 +56,7 @@ class Measured(Value):
     after_surgery: ModelResult | None = None
     masked_vs_pruned: Proof | None = None
     search: SearchSummary | None = None
+    latency_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def chosen_once(run: Run) -> Tensor:
         importance = taylor(space, on_cpu(network).to(run.job.precision.device), islice(batches, TAYLOR_BATCHES))
     else:
         importance = magnitude(space, network)
-    share, limit = recipe.search.keep_probability, recipe.target.fraction if recipe.target else None
+    share, limit = recipe.search.keep_probability, budget.target.fraction if budget.target else None
     if method in ("magnitude", "taylor", "random"):
         return uniform_state(space, budget, importance, share, limit)
     if method == "lamp":
@@ -141,10 +142,11 @@ def given_state(recipe: Recipe, space: Space, budget: Budget) -> Tensor:
     assert recipe.search.plan is not None
     plan = parsed(recipe.search.plan, Plan.model_validate_json, "set search.plan to the plan.json of a finished run")
     state = state_of(plan, space)
-    if recipe.target and (share := budget.share(budget.widths(state)).item()) > recipe.target.fraction:
+    target = budget.target
+    if target and (share := budget.share(budget.widths(state)).item()) > target.fraction:
         raise BudgetError(
-            f"search.plan {recipe.search.plan} keeps {share:.4f} of the {recipe.target.kind}, more than "
-            f"target.{recipe.target.kind} = {recipe.target.fraction:g}; raise the target, or set target to null"
+            f"search.plan {recipe.search.plan} keeps {share:.4f} of the {target.kind}, more than "
+            f"target.{target.kind} = {target.fraction:g}; raise the target, or set target to null"
         )
     return state
 

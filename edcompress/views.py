@@ -67,7 +67,8 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
         out.print(table)
     target = report.target
     asked = f"{target.kind}: asked for at most {target.asked:.1%}" if target.kind != "none" else "macs: no target"
-    say(f"{asked}, {target.achieved:.1%} left; channels by multiples of {target.round_to}")
+    predicted = f" ({target.predicted:.1%} predicted)" if target.predicted is not None else ""
+    say(f"{asked}, {target.achieved:.1%} left{predicted}; channels by multiples of {target.round_to}")
     for name in runs.FILES:
         if (folder / name).exists():
             say(f"  {folder / name}")

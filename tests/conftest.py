@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the networks here are too small for two
+
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(
+    prefix="edcompress-tests-"
+)  # no times of other machines' or of the user's
 
 from edcompress.__main__ import main
 

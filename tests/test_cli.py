@@ -75,7 +75,7 @@ PRUNE = "prune {dense} --recipe digits -o out"
 BAD = [
     (f"{PRUNE} --set serach.epochs=1", ["serach: unknown key; did you mean 'search'?"]),
     (f"{PRUNE} --set target.macs=1.5", ["target.macs", "less than or equal to 1", "1.5"]),
-    (f"{PRUNE} --set target.params=0.5", ["exactly one of macs, params, channels"]),
+    (f"{PRUNE} --set target.params=0.5", ["exactly one of macs, params, channels, latency, latency_ms"]),
     (f"{PRUNE} --set target.macs=0.01", ["target.macs = 0.01 is below 0.016", "constraints.min_ratio"]),
     ("run --recipe digits -o out --set target.macs=0.01", ["target.macs = 0.01 is below 0.016"]),
     ("prune {none_pt} --recipe digits -o out", ["none.pt: there is no such file"]),

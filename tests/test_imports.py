@@ -11,7 +11,7 @@ import edcompress
 ROOT = Path(edcompress.__file__).parent
 LAYERS = (
     ("errors",),
-    ("monitor", "files"),
+    ("monitor", "files", "machine"),
     ("recipe", "results"),
     ("session", "recipebook"),
     ("networks", "data"),
@@ -23,6 +23,7 @@ LAYERS = (
     ("runs",),
     ("reports", "job"),
     ("inspection", "origin"),
+    ("confirmation",),
     ("stages",),
     ("pipeline",),
     ("display", "views"),

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from torch import Tensor, nn
 
-from edcompress.deploy.onnx_export import INPUT, to_onnx
+from edcompress.deploy.onnx_export import INPUT
 from edcompress.deploy.sessions import session
 from edcompress.recipe import Benchmark
 
@@ -22,12 +22,12 @@ CALLS = 10
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def layer_times(network: nn.Module, example: Tensor, opset: int, options: Benchmark) -> dict[str, float]:
+def layer_times(network: nn.Module, model: onnx.ModelProto, example: Tensor, options: Benchmark) -> dict[str, float]:
     """The share of the time in [0, 1] of each layer, by name, for images like `example` [N, ...], the dearest first.
 
-    What onnxruntime fuses into a convolution or linear layer counts as that layer; "" is what belongs to no layer (changes of layout).
+    `model` is what `to_onnx` made of the network. What onnxruntime fuses into a convolution or linear layer counts as that layer; "" is
+    what belongs to no layer (changes of layout).
     """
-    model = to_onnx(network, example, opset)
     layers = _Layers(model, {name for name, _ in network.named_modules()})
     spent: Counter[str] = Counter()
     for event in _events(model, example, options):
@@ -44,9 +44,15 @@ def _events(model: onnx.ModelProto, example: Tensor, options: Benchmark) -> Iter
         images = np.repeat(example[:1].numpy(), options.batch_size, axis=0)
         for _ in range(2 * CALLS):
             opened.run(None, {INPUT: images})
-        events = json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8"))
-    kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+        kernels = list(kernel_events(Path(opened.end_profiling())))
     yield from kernels[len(kernels) // 2 :]
+
+
+def kernel_events(profile: Path) -> Iterator[dict[str, Any]]:
+    """The runs of nodes in one of onnxruntime's profiles, in order: "name", "dur" in microseconds, "args" with "op_name"."""
+    for event in json.loads(profile.read_text(encoding="utf-8")):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            yield event
 
 
 class _Layers:

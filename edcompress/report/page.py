@@ -22,7 +22,8 @@ from edcompress.report.rows import (
 )
 from edcompress.results import Latency, Report, Verdict
 
-_KINDS = {"macs": "multiply-accumulates", "params": "parameters", "channels": "prunable channels"}
+_KINDS = {"macs": "multiply-accumulates", "params": "parameters", "channels": "prunable channels",
+          "latency": "time in onnxruntime"}  # fmt: skip
 
 
 def render_page(report: Report, generations: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> str:
@@ -77,6 +78,11 @@ def _asked(report: Report) -> str:
     return (
         f"Asked to keep at most {100 * target.asked:.1f} % of the {_KINDS[target.kind]}; "
         f"{100 * target.achieved:.1f} % are left, in channels by multiples of {target.round_to}."
+        + (
+            f" The search went by a prediction of {100 * target.predicted:.1f} %."
+            if target.predicted is not None
+            else ""
+        )
     )
 
 

@@ -51,6 +51,11 @@ class Budget:
         self._check_reachable()
 
     @property
+    def target(self) -> Target | None:
+        """What was asked for, as a share."""
+        return self._target
+
+    @property
     def round_to(self) -> int:
         """Kept channels per group are a multiple of this, or all; where a channel is a block of several, together they are."""
         return self._round_to

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -18,11 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edcompress.networks.modes import evaluating, frozen
 from edcompress.results import Size
+from edcompress.surgery.latency import LatencyModel, LatencyTable
 from edcompress.surgery.layers import is_attention
 from edcompress.surgery.space import Space
 
 _COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-Kind = Literal["macs", "params", "channels"]
+Kind = Literal["macs", "params", "channels", "latency"]
 
 
 def measure_size(network: nn.Module, example: Tensor) -> Size:
@@ -119,10 +120,10 @@ class CostModel:
 
     A layer with weight [out, in, k...] costs a x out x in. Both sides are linear in the widths n [G] of the free groups:
     out = b_out + A_out n. Vectors such as biases and norms cost c + w n parameters. An attention's products go with its heads; other
-    products that no layer computes cost the same for all.
+    products that no layer computes cost the same for all. Latency is told from a `table` of measured times, where one is given.
     """
 
-    def __init__(self, space: Space, network: nn.Module, example: Tensor) -> None:
+    def __init__(self, space: Space, network: nn.Module, example: Tensor, table: LatencyTable | None = None) -> None:
         self._widths = torch.tensor(space.widths, dtype=torch.float64)
         positions = _output_positions(network, example)
         names = {module: name for name, module in network.named_modules()}
@@ -135,13 +136,13 @@ class CostModel:
         self._pixels = torch.tensor([positions[layer] for layer in layers], dtype=torch.float64)
         self._vectors = _vector_params(space, network, layers)
         self._products = _by_group(space, _products(network, example, positions))
+        self._latency = LatencyModel(_in_order(table, self._names), self._pixels) if table else None
         self._dense: dict[Kind, Tensor] = {}
 
     def share(self, kind: Kind, widths: Tensor) -> Tensor:
         """Cost of widths [..., G] as a share of the dense network's, float64[...]."""
-        cost: Callable[[Tensor], Tensor] = {"macs": self._macs, "params": self._params, "channels": self._channels}[
-            kind
-        ]
+        costs = {"macs": self._macs, "params": self._params, "channels": self._channels, "latency": self._time}
+        cost: Callable[[Tensor], Tensor] = costs[kind]
         if kind not in self._dense:
             self._dense[kind] = cost(self._widths)
         return cost(widths.to(torch.float64)) / self._dense[kind]
@@ -160,6 +161,10 @@ class CostModel:
 
     def _channels(self, widths: Tensor) -> Tensor:
         return widths.sum(-1)
+
+    def _time(self, widths: Tensor) -> Tensor:
+        assert self._latency, "latency is a cost only where times were measured"
+        return self._latency.share(_affine(self._in, widths), _affine(self._out, widths))
 
     def _weights(self, widths: Tensor) -> Tensor:
         """Elements of each layer's weight, float64[..., L]."""
@@ -187,6 +192,11 @@ class RestCosts:
         every = self._widths.to(widths).expand(*widths.shape[:-1], -1).clone()
         every[..., self._free] = widths
         return every
+
+
+def _in_order(table: LatencyTable, names: Sequence[str]) -> LatencyTable:
+    layers = {layer.name: layer for layer in table.layers}
+    return table.model_copy(update={"layers": tuple(layers[name] for name in names)})
 
 
 def _affine(coefficients: Tensor, widths: Tensor) -> Tensor:

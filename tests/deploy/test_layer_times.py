@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edcompress.deploy.layer_times import layer_times
+from edcompress.deploy.onnx_export import to_onnx
 from edcompress.recipe import Benchmark
 
 
@@ -26,7 +27,8 @@ class Uneven(nn.Module):
 
 @pytest.mark.parametrize("opset", [18, 20])
 def test_the_time_goes_to_the_layer_that_takes_it(opset: int) -> None:
-    found = layer_times(Uneven().eval(), torch.randn(2, 3, 24, 24), opset, Benchmark())
+    network, images = Uneven().eval(), torch.randn(2, 3, 24, 24)
+    found = layer_times(network, to_onnx(network, images, opset), images, Benchmark())
     assert next(iter(found)) == "heavy"
     assert found["heavy"] > 0.5
     assert sum(found.values()) == pytest.approx(1)

@@ -1,0 +1,152 @@
+"""How well the time of a pruned network is predicted from its layers' times, and what choosing widths by time could give.
+
+    python benchmarks/latency_model.py [--networks resnet56 ...] [--states 8] [--runs 300]
+
+Each network, with random weights, is cut to half of its multiply-accumulates (MACs) in random feasible states, all of which are exported
+and timed interleaved with the dense one, on one pinned thread. The error is predicted over measured share of the dense time, less one.
+`least` is the smallest predicted share at half of the MACs that a small evolution of widths found, with no regard for accuracy. Lines go
+to benchmarks/latency_model.jsonl, and docs/latency-model.md is rewritten from the latest of each network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from edcompress.deploy.latency import measure
+from edcompress.deploy.latency_table import measure_table
+from edcompress.deploy.onnx_export import export_onnx
+from edcompress.job import example_images, find_space, plain_network
+from edcompress.machine import processor
+from edcompress.recipe import Benchmark, Constraints, Recipe, Target
+from edcompress.search.budget import Budget
+from edcompress.surgery.costs import CostModel
+from edcompress.surgery.plan import plan_of
+from edcompress.surgery.remove import remove
+
+HERE = Path(__file__).parent
+LOG = HERE / "latency_model.jsonl"
+PAGE = HERE.parent / "docs" / "latency-model.md"
+NETWORKS = {
+    "resnet56": 32,
+    "squeezenet1_1": 224,
+    "mobilenet_v2": 224,
+    "resnet18": 224,
+    "resnet50": 224,
+    "vit_b_32": 224,
+}
+"""And the image size of each."""
+
+SHARE = 0.5
+MEMBERS, KEPT, GENERATIONS, SPREAD = 64, 16, 60, 0.25
+HEAD = f"""# Time predicted from layers
+
+Written by `benchmarks/latency_model.py` from `benchmarks/latency_model.jsonl`; what is measured stands at its head. Median over the states
+(least to largest). `speed-up / MACs` is dense over pruned time, over dense over pruned MACs; in the last column by the prediction.
+
+| network | table measured in, s | states x calls | measured share of the time at {SHARE:.0%} of the MACs | error | speed-up / MACs | least predicted share | its speed-up / MACs |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def main() -> None:
+    """Measure and rewrite the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--states", type=int, default=8)
+    parser.add_argument("--runs", type=int, default=300)
+    options = parser.parse_args()
+    for name in options.networks:
+        line = of_network(name, options.states, Benchmark(runs=options.runs))
+        with LOG.open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(row(line), flush=True)
+    lines = {line["network"]: line for line in map(json.loads, LOG.read_text().splitlines())}
+    PAGE.write_text(HEAD + "".join(row(line) + "\n" for line in lines.values()) + foot(list(lines.values())))
+
+
+def of_network(name: str, states: int, options: Benchmark) -> dict[str, Any]:
+    """The network's line."""
+    recipe = Recipe.model_validate({
+        "model": {"arch": name, "num_classes": 10}, "data": {"dataset": "image_folder", "image_size": NETWORKS[name]}})  # fmt: skip
+    network, example = plain_network(recipe).eval(), example_images(recipe)
+    space, started = find_space(recipe, network), time.monotonic()
+    table = measure_table(network, example, recipe.export.opset, options)
+    seconds = time.monotonic() - started
+    costs = CostModel(space, network, example, table)
+    budget = Budget(space, costs, Target(macs=SHARE), Constraints())
+    generator = Generator().manual_seed(0)
+    predicted = []
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"dense": Path(folder) / "dense.onnx"}
+        export_onnx(network, example, files["dense"], opset=recipe.export.opset, metadata={})
+        for number in range(states):
+            shares = 0.3 + 0.7 * torch.rand(1, len(space.free), generator=generator)
+            state = budget.repair(shares, torch.rand(1, space.genes, generator=generator), SHARE)[0]
+            predicted.append(costs.share("latency", budget.widths(state)).item())
+            files[str(number)] = Path(folder) / f"{number}.onnx"
+            smaller = remove(network, plan_of(state, space), space)
+            export_onnx(smaller, example, files[str(number)], opset=recipe.export.opset, metadata={})
+        times = measure(files, options)
+    measured = [times[str(number)].p50 / times["dense"].p50 for number in range(states)]
+    return {
+        "network": name, "seconds": seconds, "predicted": predicted, "measured": measured, "macs": SHARE, "runs": options.runs,
+        "least": least(budget, costs, generator), "round_to": budget.round_to, "machine": processor(),
+        "onnxruntime": version("onnxruntime"), "date": date.today().isoformat(),
+    }  # fmt: skip
+
+
+def least(budget: Budget, costs: CostModel, generator: Generator) -> float:
+    """The smallest predicted share of the time among widths at the share of the MACs that an evolution met."""
+    wishes = 0.1 + 0.9 * torch.rand(MEMBERS, len(budget.channels), generator=generator)
+    best = 1.0
+    for _ in range(GENERATIONS):
+        widths = budget.widths(budget.repair(wishes, torch.rand(MEMBERS, int(budget.channels.sum())), SHARE))
+        shares = costs.share("latency", widths)
+        order = shares.argsort()[:KEPT]
+        best = min(best, shares[order[0]].item())
+        wishes = varied((widths[order] / budget.channels).float(), generator)
+    return best
+
+
+def varied(parents: Tensor, generator: Generator) -> Tensor:
+    """The parents, and as many times over with noise as make up the population."""
+    children = parents.repeat(MEMBERS // KEPT - 1, 1)
+    noise = torch.randn(children.shape, generator=generator)
+    return torch.cat([parents, (children * (SPREAD * noise).exp()).clamp(0.03, 1.0)])
+
+
+def row(line: dict[str, Any]) -> str:
+    """One network's row."""
+    pairs = list(zip(line["predicted"], line["measured"], strict=True))
+    error = spread([100 * (p / m - 1) for p, m in pairs], "+.1f")
+    ratio = spread([line["macs"] / m for _, m in pairs], ".2f")
+    return (
+        f"| {line['network']} | {line['seconds']:.0f} | {len(pairs)} x {line['runs']} | {spread(line['measured'], '.3f')} | {error} % | {ratio} | "
+        f"{line['least']:.3f} | {line['macs'] / line['least']:.2f} |"
+    )
+
+
+def spread(values: list[float], form: str) -> str:
+    """Median, and least to largest."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def foot(lines: list[dict[str, Any]]) -> str:
+    """What it was measured with."""
+    one = lines[-1]
+    return f"\n{one['machine']}, onnxruntime {one['onnxruntime']}, one pinned thread, batch 1, fp32, seed 0; {one['date']}.\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""A target in time is met by what was measured: the found state is exported and timed, and corrected where the prediction was off."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from edcompress.deploy.latency import measure
+from edcompress.deploy.onnx_export import export_onnx
+from edcompress.job import Job
+from edcompress.origin import Origin
+from edcompress.search.importance import magnitude, ranks
+from edcompress.surgery.plan import plan_of
+from edcompress.surgery.remove import remove
+
+TOLERANCE = 0.05
+"""How far the measured share may be from the target's, relative to it."""
+
+MOST_TRIALS = 4
+
+
+def confirmed(job: Job, origin: Origin, network: nn.Module, state: Tensor) -> tuple[Tensor, float | None]:
+    """A state bool[D] near `state` of the searched `network` (CPU) that takes the target's share of the dense network's time.
+
+    And the share that was measured; None, and the state itself, where the target is no latency. After MOST_TRIALS the nearest counts.
+    """
+    target = origin.budget.target
+    if origin.table is None or target is None:
+        return state, None
+    trials = []
+    with tempfile.TemporaryDirectory() as folder:
+        dense = _exported(job, origin.dense, Path(folder) / "dense.onnx")
+        for _ in range(MOST_TRIALS):
+            smaller = remove(network, plan_of(state, origin.space), origin.space)
+            share = _share(job, dense, _exported(job, smaller, Path(folder) / "pruned.onnx"))
+            predicted = origin.budget.share(origin.budget.widths(state)).item()
+            job.monitor.stage(
+                f"latency: {share:.1%} of the dense network's measured, {predicted:.1%} predicted, {target.fraction:.1%} asked for"
+            )
+            off = share / target.fraction
+            trials.append((abs(off - 1), state, share))
+            if abs(off - 1) <= TOLERANCE:
+                break
+            state = _resized(origin, network, state, predicted / off)
+    _, state, share = min(trials, key=lambda trial: trial[0])
+    return state, share
+
+
+def _exported(job: Job, network: nn.Module, path: Path) -> Path:
+    export_onnx(network, job.example, path, opset=job.recipe.export.opset, metadata={})
+    return path
+
+
+def _share(job: Job, dense: Path, pruned: Path) -> float:
+    times = measure({"dense": dense, "pruned": pruned}, job.recipe.benchmark)
+    return times["pruned"].p50 / times["dense"].p50
+
+
+def _resized(origin: Origin, network: nn.Module, state: Tensor, share: float) -> Tensor:
+    """The state with its groups' proportions that is predicted to take another share of the time; kept channels are kept first."""
+    budget = origin.budget
+    wish = budget.widths(state) / budget.channels
+    order = (ranks(origin.space, magnitude(origin.space, network)) + state) / 2
+    return budget.repair(wish.unsqueeze(0), order.unsqueeze(0), min(max(share, budget.smallest), budget.largest))[0]

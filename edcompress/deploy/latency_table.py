@@ -1,0 +1,130 @@
+"""Where a network's time in onnxruntime goes, and where it would go at other widths; what was measured once is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from edcompress.deploy.latency import measure
+from edcompress.deploy.layer_grid import Grid, LayerShape, measure_grid
+from edcompress.deploy.layer_times import layer_times
+from edcompress.deploy.onnx_export import to_onnx
+from edcompress.files import replacing
+from edcompress.machine import processor
+from edcompress.networks.modes import evaluating
+from edcompress.recipe import Benchmark
+from edcompress.surgery.latency import LatencyTable, LayerTime
+from edcompress.surgery.layers import CONVS
+
+MOST_WEIGHTS = 1 << 22
+"""Of a layer that is measured at other widths; the time of larger ones goes with their weights, which must all be read."""
+
+
+def measure_table(network: nn.Module, example: Tensor, opset: int, options: Benchmark) -> LatencyTable:
+    """The table of a network on the CPU in eval mode, for images like `example` [N, ...]."""
+    model = to_onnx(network, example, opset)
+    shares = layer_times(network, model, example, options)
+    cache = GridCache(options)
+    layers = []
+    for name, layer, image in _inputs(network, example):
+        outputs, inputs = layer.get_parameter("weight").shape[:2]
+        shape = layer_shape(layer, image)
+        grid = cache.grid(shape) if shape and name in shares else Grid((inputs,), (outputs,), ((1.0,),))
+        layers.append(
+            LayerTime(
+                name=name,
+                share=shares.get(name, 0.0),
+                inputs=grid.inputs,
+                outputs=grid.outputs,
+                times=grid.milliseconds,
+            )
+        )
+    cache.save()
+    return LatencyTable(layers=tuple(layers), milliseconds=_median(model, options))
+
+
+def _median(model: onnx.ModelProto, options: Benchmark) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dense.onnx"
+        onnx.save_model(model, str(path))
+        return measure({"dense": path}, options)["dense"].p50
+
+
+def layer_shape(layer: nn.Module, image: torch.Size) -> LayerShape | None:
+    """That of a layer that takes inputs [N, ...] of this size; None for one that is not measured alone."""
+    if isinstance(layer, nn.Linear) and layer.weight.numel() <= MOST_WEIGHTS:
+        return LayerShape(layer.in_features, layer.out_features, 1, (), (), (), (), tuple(image[1:-1]), linear=True)
+    if isinstance(layer, nn.Conv2d) and layer.weight.numel() <= MOST_WEIGHTS and isinstance(layer.padding, tuple):
+        return LayerShape(
+            layer.weight.shape[1], layer.out_channels, layer.groups, layer.kernel_size, layer.stride, layer.padding,
+            layer.dilation, tuple(image[2:]), linear=False)  # fmt: skip
+    return None
+
+
+@torch.no_grad()
+def _inputs(network: nn.Module, example: Tensor) -> Iterator[tuple[str, nn.Module, torch.Size]]:
+    """Each convolution and linear layer with the size of its input [N, ...], of the first call where there are several."""
+    sizes: dict[nn.Module, torch.Size] = {}
+
+    def note(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        sizes.setdefault(layer, args[0].shape)
+
+    counted = {name: layer for name, layer in network.named_modules() if isinstance(layer, (*CONVS, nn.Linear))}
+    hooks = [layer.register_forward_pre_hook(note) for layer in counted.values()]
+    try:
+        with evaluating(network):
+            network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    yield from ((name, layer, sizes[layer]) for name, layer in counted.items() if layer in sizes)
+
+
+class GridCache:
+    """Grids measured before with the same processor, provider, threads, batch size and version of onnxruntime."""
+
+    def __init__(self, options: Benchmark) -> None:
+        self._options = options
+        about = (
+            processor(),
+            options.provider,
+            options.threads,
+            options.batch_size,
+            onnxruntime.__version__,
+        )
+        name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self._path = root / "edcompress" / f"latency-{name}.json"
+        self._grids: dict[str, Grid] = self._read()
+
+    def grid(self, shape: LayerShape) -> Grid:
+        """That of the shape, measured now if it was not before."""
+        key = json.dumps(shape)
+        if key not in self._grids:
+            self._grids[key] = measure_grid(shape, self._options)
+        return self._grids[key]
+
+    def save(self) -> None:
+        """Keep what was measured."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self._path) as part:
+            part.write_text(json.dumps(self._grids), encoding="utf-8")
+
+    def _read(self) -> dict[str, Grid]:
+        """What is in the file; nothing where it is damaged, for it can be measured anew."""
+        if not self._path.is_file():
+            return {}
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            return {key: Grid(tuple(i), tuple(o), tuple(map(tuple, times))) for key, (i, o, times) in found.items()}
+        except (ValueError, TypeError, AttributeError):
+            return {}

@@ -1,0 +1,69 @@
+"""A target in time, from the recipe to the report."""
+
+import json
+from pathlib import Path
+
+import pytest
+from digits import ONE_EPOCH, Interrupter, digits, pruned
+
+from edcompress.errors import BudgetError
+from edcompress.origin import open_origin
+from edcompress.pipeline import inspect, load
+from edcompress.runs import RunFolder
+from edcompress.session import Session
+from edcompress.surgery.latency import LatencyTable
+
+IN_TIME = (*ONE_EPOCH, "target.macs=null", "constraints.round_to=2", "benchmark.runs=40")
+
+
+def test_a_share_of_the_time_is_predicted_measured_and_reported(dense: Path, tmp_path: Path) -> None:
+    report = pruned(dense, tmp_path / "run", digits(*IN_TIME, "target.latency=0.7"))
+    target = report.target
+    assert (target.kind, target.asked) == ("latency", 0.7)
+    assert target.predicted is not None
+    assert 0.2 < target.predicted < 1
+    assert (
+        0.2 < target.achieved < 1
+    )  # as measured, on a network of a tenth of a millisecond and a machine with other work
+    assert report.pruned.size.macs < report.dense.size.macs
+    table = LatencyTable.model_validate_json((tmp_path / "run" / "latency.json").read_text())
+    origin = open_origin(digits(*IN_TIME, "target.latency=0.7"), dense, Session("cpu"))
+    assert origin.table is not None
+    assert [layer.name for layer in table.layers] == [layer.name for layer in origin.table.layers]
+    kept = json.loads((tmp_path / "run" / "search.jsonl").read_text().splitlines()[-1])["budget"]
+    assert kept == 0.7
+    load(tmp_path / "run")
+
+
+def test_milliseconds_become_a_share(dense: Path) -> None:
+    whole = open_origin(digits(*IN_TIME, "target.latency=1.0"), dense, Session("cpu")).table
+    assert whole is not None
+    asked = 0.6 * whole.milliseconds
+    origin = open_origin(digits(*IN_TIME, f"target.latency_ms={asked}"), dense, Session("cpu"))
+    assert origin.table is not None
+    assert origin.budget.target is not None
+    assert origin.budget.target.fraction == pytest.approx(asked / origin.table.milliseconds)
+    with pytest.raises(BudgetError, match=r"target\.latency_ms = 1000: the network takes 0\.\d+ ms as it is; lower"):
+        open_origin(digits(*IN_TIME, "target.latency_ms=1000"), dense, Session("cpu"))
+
+
+def test_an_unreachable_time_names_what_binds() -> None:
+    warnings = inspect(None, digits(*IN_TIME, "target.latency=0.001"), Session("cpu")).warnings
+    assert any("target.latency = 0.001 is below" in warning for warning in warnings)
+
+
+def test_a_run_goes_on_with_the_times_it_began_with(dense: Path, tmp_path: Path) -> None:
+    recipe = digits(*IN_TIME, "target.latency=0.7")
+    with pytest.raises(KeyboardInterrupt):
+        pruned(dense, tmp_path / "run", recipe, Interrupter("finetune", 0))
+    before = (tmp_path / "run" / "latency.json").read_bytes()
+    assert pruned(dense, tmp_path / "run", recipe, resume=True).target.kind == "latency"
+    assert (tmp_path / "run" / "latency.json").read_bytes() == before
+
+
+def test_a_run_is_pruned_again_by_time(dense: Path, tmp_path: Path) -> None:
+    first = pruned(dense, tmp_path / "first", digits(*ONE_EPOCH, "target.macs=0.6", "constraints.round_to=2"))
+    second = pruned(tmp_path / "first", tmp_path / "second", digits(*IN_TIME, "target.latency=0.5"))
+    assert second.dense == first.dense
+    assert second.pruned.size.macs < first.pruned.size.macs
+    assert (RunFolder(tmp_path / "second") / "latency.json").is_file()
