@@ -52,9 +52,10 @@ MEMBERS, KEPT, GENERATIONS, SPREAD = 64, 16, 60, 0.25
 HEAD = f"""# Time predicted from layers
 
 Written by `benchmarks/latency_model.py` from `benchmarks/latency_model.jsonl`; what is measured stands at its head. Median over the states
-(least to largest). `speed-up / MACs` is dense over pruned time, over dense over pruned MACs; in the last column by the prediction.
+(least to largest); all at {SHARE:.0%} of the MACs. `speed-up / MACs` is dense over pruned time, over dense over pruned MACs; in the last
+column by the prediction.
 
-| network | table measured in, s | states x calls | measured share of the time at {SHARE:.0%} of the MACs | error | speed-up / MACs | least predicted share | its speed-up / MACs |
+| network | table, s | states x calls | time left | error of the prediction | speed-up / MACs | least time predicted | speed-up / MACs |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
@@ -131,10 +132,10 @@ def row(line: dict[str, Any]) -> str:
     pairs = list(zip(line["predicted"], line["measured"], strict=True))
     error = spread([100 * (p / m - 1) for p, m in pairs], "+.1f")
     ratio = spread([line["macs"] / m for _, m in pairs], ".2f")
-    return (
-        f"| {line['network']} | {line['seconds']:.0f} | {len(pairs)} x {line['runs']} | {spread(line['measured'], '.3f')} | {error} % | {ratio} | "
-        f"{line['least']:.3f} | {line['macs'] / line['least']:.2f} |"
-    )
+    cells = (
+        line["network"], f"{line['seconds']:.0f}", f"{len(pairs)} x {line['runs']}", spread(line["measured"], ".3f"), f"{error} %", ratio,
+        f"{line['least']:.3f}", f"{line['macs'] / line['least']:.2f}")  # fmt: skip
+    return f"| {' | '.join(cells)} |"
 
 
 def spread(values: list[float], form: str) -> str:

@@ -256,7 +256,9 @@ def page(found: list[dict[str, Any]]) -> str:
     for title, of in (("torchvision", False), ("timm", True)):
         rows = [line for line in found if line["network"].startswith("timm:") == of]
         proved = sum(line["status"] == "proved" for line in rows)
-        parts += [f"## {title}", "", f"{proved} of {len(rows)} proved.", "", *table(rows), ""]
+        left = sum(name.startswith("timm:") == of for name in names()) - len(rows)
+        later = f" {left} more were not run yet." if left else ""
+        parts += [f"## {title}", "", f"{proved} of {len(rows)} proved.{later}", "", *table(rows), ""]
     return "\n".join(parts)
 
 
