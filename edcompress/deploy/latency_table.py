@@ -20,7 +20,7 @@ from edcompress.deploy.layer_times import layer_times
 from edcompress.deploy.onnx_export import to_onnx
 from edcompress.files import replacing
 from edcompress.machine import processor
-from edcompress.networks.modes import evaluating
+from edcompress.networks.modes import run_once
 from edcompress.recipe import Benchmark
 from edcompress.surgery.latency import LatencyTable, LayerTime
 from edcompress.surgery.layers import CONVS
@@ -70,7 +70,6 @@ def layer_shape(layer: nn.Module, image: torch.Size) -> LayerShape | None:
     return None
 
 
-@torch.no_grad()
 def _inputs(network: nn.Module, example: Tensor) -> Iterator[tuple[str, nn.Module, torch.Size]]:
     """Each convolution and linear layer with the size of its input [N, ...], of the first call where there are several."""
     sizes: dict[nn.Module, torch.Size] = {}
@@ -79,13 +78,7 @@ def _inputs(network: nn.Module, example: Tensor) -> Iterator[tuple[str, nn.Modul
         sizes.setdefault(layer, args[0].shape)
 
     counted = {name: layer for name, layer in network.named_modules() if isinstance(layer, (*CONVS, nn.Linear))}
-    hooks = [layer.register_forward_pre_hook(note) for layer in counted.values()]
-    try:
-        with evaluating(network):
-            network(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_once(network, example, [layer.register_forward_pre_hook(note) for layer in counted.values()])
     yield from ((name, layer, sizes[layer]) for name, layer in counted.items() if layer in sizes)
 
 

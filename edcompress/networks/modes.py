@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
@@ -45,6 +46,17 @@ def _asking(network: nn.Module, flag: bool) -> Iterator[None]:
     finally:
         for parameter, before in flags:
             parameter.requires_grad_(before)
+
+
+@torch.no_grad()
+def run_once(network: nn.Module, images: Tensor, hooks: Iterable[RemovableHandle]) -> None:
+    """Run the network on images [N, ...] in eval mode for the sake of hooks that were put on its layers, and take these off again."""
+    try:
+        with evaluating(network):
+            network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def on_cpu(network: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edcompress.networks.modes import evaluating, frozen
+from edcompress.networks.modes import evaluating, frozen, run_once
 from edcompress.results import Size
 from edcompress.surgery.latency import LatencyModel, LatencyTable
 from edcompress.surgery.layers import is_attention
@@ -45,7 +45,6 @@ def _weight(layer: nn.Module) -> Tensor:
     return weight
 
 
-@torch.no_grad()
 def _output_positions(network: nn.Module, example: Tensor) -> dict[nn.Module, int]:
     """For each convolution and linear layer how often its weight is applied to one image (output pixels, tokens, calls)."""
     positions: Counter[nn.Module] = Counter()
@@ -53,13 +52,8 @@ def _output_positions(network: nn.Module, example: Tensor) -> dict[nn.Module, in
     def count(layer: nn.Module, _: object, output: Tensor) -> None:
         positions[layer] += output.numel() // _weight(layer).shape[0] // len(example)
 
-    hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, _COUNTED)]
-    try:
-        with evaluating(network):
-            network(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    counted = (layer for layer in network.modules() if isinstance(layer, _COUNTED))
+    run_once(network, example, [layer.register_forward_hook(count) for layer in counted])
     return dict(positions)
 
 

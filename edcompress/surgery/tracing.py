@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
-import torch
 from torch import Tensor, nn
 
 from edcompress.errors import NetworkError, RecipeError
-from edcompress.networks.modes import evaluating
+from edcompress.networks.modes import run_once
 from edcompress.surgery.blocks import Found, join_blocks
 from edcompress.surgery.depgraph import traced_groups
 from edcompress.surgery.heads import with_heads
@@ -84,13 +83,7 @@ def _inputs(network: nn.Module, example: Tensor) -> Inputs:
         plain = not kwargs and all(isinstance(arg, Tensor) for arg in args)
         calls[names[module]].append(tuple(arg for arg in args if isinstance(arg, Tensor)) if plain else None)
 
-    hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in names]
-    try:
-        with evaluating(network), torch.no_grad():
-            network(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_once(network, example, [module.register_forward_pre_hook(note, with_kwargs=True) for module in names])
     again = {name for name, made in calls.items() if len(made) > 1}
     return {
         name: made[0]
