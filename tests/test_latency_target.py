@@ -61,6 +61,16 @@ def test_a_run_goes_on_with_the_times_it_began_with(dense: Path, tmp_path: Path)
     assert (tmp_path / "run" / "latency.json").read_bytes() == before
 
 
+def test_a_given_plan_is_timed_and_not_corrected(dense: Path, tmp_path: Path) -> None:
+    quick = ("search.epochs=0", "finetune.epochs=0", "data.limit=200", "constraints.round_to=2", "benchmark.runs=40")
+    pruned(dense, tmp_path / "first", digits(*quick, "search.method=magnitude", "target.macs=0.2"))
+    plan = tmp_path / "first" / "plan.json"
+    given = (*quick, "search.method=plan", f"search.plan={plan}", "target.macs=null", "target.latency=0.99")
+    report = pruned(dense, tmp_path / "second", digits(*given))
+    assert (tmp_path / "second" / "plan.json").read_text() == plan.read_text()
+    assert report.target.predicted is not None
+
+
 def test_a_run_is_pruned_again_by_time(dense: Path, tmp_path: Path) -> None:
     first = pruned(dense, tmp_path / "first", digits(*ONE_EPOCH, "target.macs=0.6", "constraints.round_to=2"))
     second = pruned(tmp_path / "first", tmp_path / "second", digits(*IN_TIME, "target.latency=0.5"))
