@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,6 +74,10 @@ def start() -> Callable[..., subprocess.Popen[str]]:
 
     def begin(*arguments: object, **options: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "edcompress", *map(str, arguments)]
+        if (
+            signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        ):  # a shell's background job would hand it on, and Ctrl-C be deaf
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload, no-any-return]
 
     return begin
