@@ -55,7 +55,7 @@ SIZES = {"inception_v3": 299}
 SLICE = (
     "alexnet", "densenet121", "googlenet", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1",
     "vit_b_32", "timm:cs3darknet_s", "timm:eva02_tiny_patch14_224", "timm:ghostnet_050", "timm:gmixer_12_224", "timm:levit_128s",
-    "timm:repvgg_a0", "timm:test_coatnet", "timm:test_convnext", "timm:test_nfnet", "timm:test_vit", "timm:visformer_tiny",
+    "timm:repvgg_a0", "timm:test_coatnet", "timm:test_convnext", "timm:test_nfnet", "timm:test_vit", "timm:starnet_s050",
 )  # fmt: skip
 """Twenty that are quick, of twenty wirings."""
 FORK = multiprocessing.get_context("fork")
