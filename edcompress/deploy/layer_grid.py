@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edcompress.deploy.layer_times import kernel_events
-from edcompress.deploy.sessions import session
+from edcompress.deploy.layer_times import profiled
 from edcompress.recipe import Benchmark
 
 WARM_UP, CALLS = 5, 15
@@ -94,20 +91,10 @@ def _node(shape: LayerShape, name: str, given: str, groups: int) -> onnx.NodePro
 
 def _run(model: onnx.ModelProto, options: Benchmark) -> dict[str, float]:
     """Milliseconds of each node."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "grid.onnx"
-        onnx.save_model(model, str(path))
-        opened = session(path, options.threads, options.provider, profile=Path(folder) / "profile")
-        feed = {value.name: np.ones(value.shape, dtype=np.float32) for value in opened.get_inputs()}
-        for _ in range(WARM_UP + CALLS):
-            opened.run(None, feed)
-        times: dict[str, list[float]] = defaultdict(list)
-        for name, milliseconds in _nodes(Path(opened.end_profiling())):
-            times[name].append(milliseconds)
-    return {name: statistics.median(found[WARM_UP:]) for name, found in times.items()}
-
-
-def _nodes(profile: Path) -> Iterator[tuple[str, float]]:
-    for event in kernel_events(profile):
-        if event["args"]["op_name"] in ("Conv", "FusedConv", "MatMul", "Gemm"):
-            yield event["name"].removesuffix("_kernel_time").removesuffix("_nchwc"), event["dur"] / 1000
+    sizes = {given.name: [dim.dim_value for dim in given.type.tensor_type.shape.dim] for given in model.graph.input}
+    feed = {name: np.ones(size, dtype=np.float32) for name, size in sizes.items()}
+    times: dict[str, list[float]] = defaultdict(list)
+    for name, operation, microseconds in profiled(model, feed, options, WARM_UP, CALLS):
+        if operation in ("Conv", "FusedConv", "MatMul", "Gemm"):
+            times[name.removesuffix("_nchwc")].append(microseconds / 1000)
+    return {name: statistics.median(found) for name, found in times.items()}

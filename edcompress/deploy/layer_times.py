@@ -6,12 +6,12 @@ import ast
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edcompress.deploy.onnx_export import INPUT
@@ -30,29 +30,26 @@ def layer_times(network: nn.Module, model: onnx.ModelProto, example: Tensor, opt
     """
     layers = _Layers(model, {name for name, _ in network.named_modules()})
     spent: Counter[str] = Counter()
-    for event in _events(model, example, options):
-        spent[layers.of(event["name"].removesuffix("_kernel_time"), event["args"]["op_name"])] += event["dur"]
+    images = np.repeat(example[:1].numpy(), options.batch_size, axis=0)
+    for name, operation, microseconds in profiled(model, {INPUT: images}, options, CALLS, CALLS):
+        spent[layers.of(name, operation)] += microseconds
     return {layer: time / spent.total() for layer, time in spent.most_common()}
 
 
-def _events(model: onnx.ModelProto, example: Tensor, options: Benchmark) -> Iterator[dict[str, Any]]:
-    """onnxruntime's record of every node's run in CALLS calls, after as many that warm up."""
+def profiled(
+    model: onnx.ModelProto, feed: Mapping[str, NDArray[np.float32]], options: Benchmark, warm_up: int, calls: int
+) -> Iterator[tuple[str, str, int]]:
+    """Name, operation and microseconds of every node's run in `calls` calls, after `warm_up` others, in order."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         onnx.save_model(model, str(path))
         opened = session(path, options.threads, options.provider, profile=Path(folder) / "profile")
-        images = np.repeat(example[:1].numpy(), options.batch_size, axis=0)
-        for _ in range(2 * CALLS):
-            opened.run(None, {INPUT: images})
-        kernels = list(kernel_events(Path(opened.end_profiling())))
-    yield from kernels[len(kernels) // 2 :]
-
-
-def kernel_events(profile: Path) -> Iterator[dict[str, Any]]:
-    """The runs of nodes in one of onnxruntime's profiles, in order: "name", "dur" in microseconds, "args" with "op_name"."""
-    for event in json.loads(profile.read_text(encoding="utf-8")):
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            yield event
+        for _ in range(warm_up + calls):
+            opened.run(None, feed)
+        events = json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8"))
+    kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    for event in kernels[len(kernels) * warm_up // (warm_up + calls) :]:
+        yield event["name"].removesuffix("_kernel_time"), event["args"]["op_name"], event["dur"]
 
 
 class _Layers:
