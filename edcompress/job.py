@@ -127,7 +127,7 @@ def find_space(recipe: Recipe, network: nn.Module) -> Space:
 
 def latency_table(recipe: Recipe, network: nn.Module) -> LatencyTable | None:
     """Where the network's time in onnxruntime goes on this machine, measured now; None where the recipe's target is no latency."""
-    if not recipe.target or recipe.target.kind != "latency":
+    if not recipe.in_time:
         return None
     return measure_table(on_cpu(network), example_images(recipe), recipe.export.opset, recipe.benchmark)
 

@@ -67,8 +67,7 @@ def open_origin(recipe: Recipe, source: Path, session: Session) -> Origin:
 def reopen_origin(recipe: Recipe, folder: RunFolder, session: Session) -> Origin:
     """The origin of a run that was begun in `folder`, from what it saved itself."""
     dense = read_saved(recipe, folder / "dense.safetensors", session)
-    of_latency = recipe.target is not None and recipe.target.kind == "latency"
-    table = parsed(folder / "latency.json", LatencyTable.model_validate_json) if of_latency else None
+    table = parsed(folder / "latency.json", LatencyTable.model_validate_json) if recipe.in_time else None
     if not folder.start.is_file():
         return _new(recipe, dense, table)
     saved = load_snapshot(folder.start)

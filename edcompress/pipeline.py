@@ -58,8 +58,11 @@ from edcompress.stages import Measured, Run
 from edcompress.surgery.costs import measure_size
 from edcompress.surgery.remove import compare_logits, remove, require_equal
 
-_FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "export.", "benchmark.", "gate.", "preset")
+_FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "gate.", "preset")
 """Keys, or the beginnings of keys, that a resumed run may change: they do not change what `prune` computes."""
+
+_OF_TIMES = ("export.", "benchmark.")
+"""Keys that a resumed run may change too, but where the target is a time."""
 
 
 def prune(
@@ -341,7 +344,8 @@ def _metadata(report: Report, result: ModelResult) -> dict[str, str]:
 
 
 def _require_same(before: Recipe, now: Recipe) -> None:
-    changed = [key for key in differences(before, now) if not key.startswith(_FREE_ON_RESUME)]
+    free = _FREE_ON_RESUME if now.in_time else (*_FREE_ON_RESUME, *_OF_TIMES)
+    changed = [key for key in differences(before, now) if not key.startswith(free)]
     if changed:
         raise RunFolderError(
             f"--resume: the run was begun with another {', '.join(changed)}; resume it with its own recipe.yaml"

@@ -301,6 +301,11 @@ class Recipe(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
+    def in_time(self) -> bool:
+        """Whether the target is a latency, so that what `prune` finds depends on how times are measured."""
+        return self.target is not None and self.target.kind == "latency"
+
+    @property
     def search_epochs(self) -> int:
         """Most epochs trained under the search; methods that choose once have none."""
         return self.search.epochs if self.search.trains else 0

@@ -1,12 +1,13 @@
 """A target in time, from the recipe to the report."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from digits import ONE_EPOCH, Interrupter, digits, pruned
 
-from edcompress.errors import BudgetError
+from edcompress.errors import BudgetError, RunFolderError
 from edcompress.origin import open_origin
 from edcompress.pipeline import inspect, load
 from edcompress.runs import RunFolder
@@ -49,7 +50,10 @@ def test_milliseconds_become_a_share(dense: Path) -> None:
 
 def test_an_unreachable_time_names_what_binds() -> None:
     warnings = inspect(None, digits(*IN_TIME, "target.latency=0.001"), Session("cpu")).warnings
-    assert any("target.latency = 0.001 is below" in warning for warning in warnings)
+    (warning,) = (warning for warning in warnings if "target.latency = 0.001 is below" in warning)
+    shares = [float(share) for share in re.findall(r"([\d.]+)% \(", warning)]
+    assert len(shares) == 3
+    assert 0 < sum(shares) < 100
 
 
 def test_a_run_goes_on_with_the_times_it_began_with(dense: Path, tmp_path: Path) -> None:
@@ -59,6 +63,14 @@ def test_a_run_goes_on_with_the_times_it_began_with(dense: Path, tmp_path: Path)
     before = (tmp_path / "run" / "latency.json").read_bytes()
     assert pruned(dense, tmp_path / "run", recipe, resume=True).target.kind == "latency"
     assert (tmp_path / "run" / "latency.json").read_bytes() == before
+
+
+def test_a_run_by_time_is_not_resumed_with_other_threads(dense: Path, tmp_path: Path) -> None:
+    recipe = digits(*IN_TIME, "target.latency=0.7")
+    with pytest.raises(KeyboardInterrupt):
+        pruned(dense, tmp_path / "run", recipe, Interrupter("search", 0))
+    with pytest.raises(RunFolderError, match=r"begun with another benchmark\.batch_size"):
+        pruned(dense, tmp_path / "run", digits(*IN_TIME, "target.latency=0.7", "benchmark.batch_size=2"), resume=True)
 
 
 def test_a_given_plan_is_timed_and_not_corrected(dense: Path, tmp_path: Path) -> None:

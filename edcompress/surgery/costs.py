@@ -143,9 +143,13 @@ class CostModel:
 
     def by_layer(self, kind: Kind, widths: Tensor) -> dict[str, float]:
         """What the weights of each layer cost at widths [G], as a share of the whole dense network's cost; nothing of channels."""
+        each: dict[Kind, Callable[[Tensor], Tensor]] = {
+            "macs": lambda n: self._weights(n) * self._pixels, "params": self._weights, "latency": self._times}  # fmt: skip
+        if kind not in each:
+            return {}
         self.share(kind, widths)
-        each = self._weights(widths.to(torch.float64)) * (self._pixels if kind == "macs" else 1)
-        return {} if kind == "channels" else dict(zip(self._names, (each / self._dense[kind]).tolist(), strict=True))
+        shares = each[kind](widths.to(torch.float64)) / self._dense[kind]
+        return dict(zip(self._names, shares.tolist(), strict=True))
 
     def _macs(self, widths: Tensor) -> Tensor:
         return self._weights(widths) @ self._pixels + _affine(self._products, widths).squeeze(-1)
@@ -159,6 +163,11 @@ class CostModel:
     def _time(self, widths: Tensor) -> Tensor:
         assert self._latency, "latency is a cost only where times were measured"
         return self._latency.share(_affine(self._in, widths), _affine(self._out, widths))
+
+    def _times(self, widths: Tensor) -> Tensor:
+        """Each layer's share of the dense network's time, float64[..., L]."""
+        assert self._latency
+        return self._latency.by_layer(_affine(self._in, widths), _affine(self._out, widths))
 
     def _weights(self, widths: Tensor) -> Tensor:
         """Elements of each layer's weight, float64[..., L]."""

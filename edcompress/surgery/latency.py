@@ -48,12 +48,16 @@ class LatencyModel:
 
     def share(self, inputs: Tensor, outputs: Tensor) -> Tensor:
         """Of the dense network's time, float64[...], for the widths float64[..., L] of all layers."""
+        return self.by_layer(inputs, outputs).sum(-1) + self._rest * (outputs @ self._pixels) / self._written
+
+    def by_layer(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """Each layer's share of the dense network's time, float64[..., L], for the widths float64[..., L]."""
         layer = torch.arange(inputs.shape[-1])
         i, a = _between(self._inputs, inputs)
         o, b = _between(self._outputs, outputs)
         low = torch.lerp(self._times[layer, i, o], self._times[layer, i, o + 1], b)
         high = torch.lerp(self._times[layer, i + 1, o], self._times[layer, i + 1, o + 1], b)
-        return torch.lerp(low, high, a).sum(-1) + self._rest * (outputs @ self._pixels) / self._written
+        return torch.lerp(low, high, a)
 
 
 def _axis(widths: Sequence[int], points: int) -> Tensor:

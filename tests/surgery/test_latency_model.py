@@ -52,3 +52,5 @@ def test_a_network_costs_all_of_its_time_at_its_own_widths_and_less_at_others() 
     written = 64 * (2 + 3) + 3  # of 64 x (4 + 6) + 3 values
     expected = 0.5 / 8 + 0.2 / 2 + 0.2 / 2 + 0.1 * written / (64 * 10 + 3)
     assert costs.share("latency", torch.tensor([2, 3])).item() == pytest.approx(expected)
+    by_layer = costs.by_layer("latency", torch.tensor([2, 3]))
+    assert by_layer == pytest.approx({"conv1": 0.1, "conv2": 0.5 / 8, "fc": 0.1})
