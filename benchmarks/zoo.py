@@ -2,11 +2,12 @@
 
     python benchmarks/zoo.py [--only NAME ... | --slice] [--jobs 2] [--timeout 300] [--log FILE] [--table]
 
-Each network is built with random weights and random batch-norm statistics, its pruning space is found, a random feasible state at half of
-its multiply-accumulates is removed, and four logits are compared: masked, pruned, reloaded (the dense network cut again, with the pruned
-weights loaded) and ONNX. A network is proved when they are equal to 1e-4 of the logits' scale and the dense network's are not; else it is
-refused, with what a user is told. Each runs in a process of its own with a time limit. Finished ones stand in benchmarks/zoo.jsonl and
-are not run again; docs/zoo.md is rewritten from all lines. timm's networks are those of benchmarks/zoo_timm.txt.
+Each network is built with random weights and with batch-norm statistics scattered around those of random images, its pruning space is
+found, a random feasible state at half of its multiply-accumulates is removed, and four logits are compared: masked, pruned, reloaded
+(the dense network cut again, with the pruned weights loaded) and ONNX. A network is proved when they are equal to 1e-4 of the logits'
+scale and the dense network's are not; else it is refused, with what a user is told. Each runs in a process of its own with a time
+limit. Finished ones stand in benchmarks/zoo.jsonl and are not run again; docs/zoo.md is rewritten from all lines. timm's networks are
+those of benchmarks/zoo_timm.txt.
 """
 
 from __future__ import annotations
@@ -198,15 +199,31 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
         "model": {"arch": name, "num_classes": CLASSES}, "data": {"dataset": "image_folder", "image_size": size}})  # fmt: skip
     network = plain_network(recipe).eval()
     generator = Generator().manual_seed(0)
+    images = torch.randn(8, 3, size, size, generator=generator)
     with torch.no_grad():
-        for layer in network.modules():
-            if isinstance(getattr(layer, "running_mean", None), Tensor):
-                layer.running_mean.copy_(0.1 * torch.randn(layer.running_mean.shape, generator=generator))  # type: ignore[operator,union-attr,arg-type]
-                layer.running_var.copy_(0.5 + torch.rand(layer.running_var.shape, generator=generator))  # type: ignore[operator,union-attr,arg-type]
         for parameter in network.parameters():
             if parameter.abs().max() < 1e-3:  # layer scales and gates that begin near zero would hide their block
                 parameter.copy_(1 + 0.1 * torch.randn(parameter.shape, generator=generator))
-    return network, torch.randn(8, 3, size, size, generator=generator)
+        norms = [layer for layer in network.modules() if isinstance(getattr(layer, "running_mean", None), Tensor)]
+        take_statistics(network, norms, images)
+        for layer in norms:
+            mean, variance = layer.running_mean, layer.running_var
+            mean.add_(0.1 * variance.sqrt() * torch.randn(mean.shape, generator=generator))
+            variance.mul_(0.5 + torch.rand(variance.shape, generator=generator))
+    return network, images
+
+
+def take_statistics(network: nn.Module, norms: list[Any], images: Tensor) -> None:
+    """Give the norms the statistics of the images: with others, depth can turn a rounding error into a difference of logits."""
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 1.0
+        layer.train()
+    network(images)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+        layer.eval()
+        layer.running_var.clamp_(min=0.01)
 
 
 def open_budget(space: Any, costs: CostModel) -> tuple[Budget, float]:
