@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edcompress.errors import BudgetError, InputError, NetworkError
 from edcompress.job import costs_and_target, find_space, latency_table, open_budget, plain_network, read_network
-from edcompress.networks.checkpoints import read_state_dict
+from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.recipe import Recipe
 from edcompress.recipebook import differences
@@ -75,8 +75,10 @@ def reopen_origin(recipe: Recipe, folder: RunFolder, session: Session) -> Origin
     return _continued(recipe, dense, find_space(recipe, dense), plan, saved["network"], table)
 
 
-def save_start(origin: Origin, folder: RunFolder) -> None:
-    """Keep what `reopen_origin` needs beside dense.safetensors."""
+def save_origin(origin: Origin, folder: RunFolder) -> None:
+    """Keep what `reopen_origin` needs, and the space."""
+    save_tensors(folder / "dense.safetensors", origin.dense.state_dict())
+    write_text(folder / "space.json", origin.whole.model_dump_json(indent=1) + "\n")
     if origin.table:
         write_text(folder / "latency.json", origin.table.model_dump_json(indent=1) + "\n")
     if origin.network is not origin.dense:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 
 from edcompress import stages
-from edcompress.confirmation import confirmed
 from edcompress.data.splits import eval_batches
 from edcompress.deploy.archives import SUFFIXES, Form, save_archive
 from edcompress.deploy.latency import measure
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.deploy.parity import compare_with_onnx, onnx_accuracy
-from edcompress.deploy.standalone import standalone_source
 from edcompress.errors import InputError, RunFolderError
 from edcompress.inspection import inspect_network
 from edcompress.job import (
-    Job,
     example_images,
     find_space,
     new_network,
@@ -35,34 +28,19 @@ from edcompress.job import (
     plain_network,
     read_network,
 )
-from edcompress.machine import processor
-from edcompress.networks.checkpoints import read_state_dict, save_tensors
-from edcompress.networks.fitting import load_into
-from edcompress.networks.modes import on_cpu
+from edcompress.networks.checkpoints import save_tensors
 from edcompress.origin import (
     open_origin,
-    read_plan,
     read_saved,
-    read_space,
-    reopen_origin,
     require_same_model,
-    save_start,
 )
+from edcompress.pruning import prune_once, reloaded, versions
 from edcompress.recipe import Benchmark, Recipe
-from edcompress.recipebook import differences, dump
 from edcompress.reports import save_report
-from edcompress.results import Accuracy, Inspection, Latency, ModelResult, Proof, Proofs, Report, TargetResult
-from edcompress.runs import RunFolder, write_text
+from edcompress.results import Accuracy, Inspection, Latency, ModelResult, Proof, Report
+from edcompress.runs import RunFolder
 from edcompress.session import DEFAULT, Session
-from edcompress.stages import Measured, Run
-from edcompress.surgery.costs import measure_size
-from edcompress.surgery.remove import compare_logits, remove, require_equal
-
-_FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "gate.", "preset")
-"""Keys, or the beginnings of keys, that a resumed run may change: they do not change what `prune` computes."""
-
-_OF_TIMES = ("export.", "benchmark.")
-"""Keys that a resumed run may change too, but where the target is a time."""
+from edcompress.surgery.remove import require_equal
 
 
 def prune(
@@ -80,24 +58,10 @@ def prune(
     Every input is checked before the folder is touched. With `resume` a run goes on from its last finished epoch; one that is
     finished is only read. Raises InputError (and its kinds) for what the user gave, ProofError where an equality fails.
     """
-    started = time.monotonic()
-    resuming = resume and folder.exists
-    if resuming:
-        _require_same(folder.read_recipe(), recipe)
-        if folder.finished:
-            return folder.read_report()
-    elif folder.path.resolve() == checkpoint.resolve():
+    if not (resume and folder.exists) and folder.path.resolve() == checkpoint.resolve():
         raise RunFolderError(f"{folder.path} is the run to be pruned again; choose another run folder with -o")
-    job = open_job(recipe, session)
-    run = _open_run(job, folder, None if resuming else checkpoint, session, started)
-    if not resuming:
-        folder.create(force=force)
-        save_tensors(folder / "dense.safetensors", run.origin.dense.state_dict())
-        write_text(folder / "space.json", run.origin.whole.model_dump_json(indent=1) + "\n")
-        save_start(run.origin, folder)
-    write_text(folder / "recipe.yaml", dump(recipe))
-    tuned, measured = _through_stages(run)
-    return _conclude(run, tuned, measured, checkpoint)
+    begin = partial(open_origin, source=checkpoint, session=session)
+    return prune_once(recipe, folder, begin, checkpoint.name, resume=resume, force=force, session=session)
 
 
 def export(folder: RunFolder, *, opset: int | None = None, session: Session = DEFAULT) -> Report:
@@ -194,7 +158,7 @@ def load(folder: Path | str, device: str = "cpu", *, trust_code: bool = False) -
     run.require_finished("load")
     recipe = run.read_recipe()
     dense = plain_network(recipe, Session(trust_code=trust_code))
-    return _reload(run, dense).to(where)
+    return reloaded(run, dense).to(where)
 
 
 def convert(
@@ -230,92 +194,6 @@ def _network_of(model: Path, recipe: Recipe, session: Session) -> nn.Module:
     return network
 
 
-def _reload(run: RunFolder, dense: nn.Module) -> nn.Module:
-    network = remove(dense, read_plan(run), read_space(run))
-    load_into(network, read_state_dict(run / "pruned.safetensors"), source=str(run / "pruned.safetensors"))
-    return network.eval()
-
-
-def _open_run(job: Job, folder: RunFolder, source: Path | None, session: Session, started: float) -> Run:
-    """The run that starts from `source`, or goes on from what `folder` holds."""
-    job.monitor.stage("checking the network, its data and its pruning space")
-    origin = open_origin(job.recipe, source, session) if source else reopen_origin(job.recipe, folder, session)
-    if job.recipe.search.method == "plan":
-        stages.given_state(job.recipe, origin.space, origin.budget)  # else a bad plan costs the first stage
-    return Run(job, folder, origin, started)
-
-
-def _through_stages(run: Run) -> tuple[nn.Module, Measured]:
-    """From wherever the last snapshot stands to the fine-tuned network."""
-    measured, saved = stages.last_snapshot(run.folder) or (None, {})
-    if measured is None:
-        measured = stages.measure_dense(run)
-        run.save(measured, {"stage": "search", "epoch": 0})
-    if saved.get("stage", "search") == "search":
-        network, state, measured = stages.search(run, measured, saved)
-        state, share = confirmed(run.job, run.origin, network, state)
-        measured = measured.model_copy(update={"latency_share": share})
-        smaller, measured = stages.operate(run, network, state, measured)
-        saved = {}
-        run.save(measured, {"stage": "finetune", "epoch": 0, "network": smaller.state_dict()})
-    else:
-        smaller = remove(run.origin.dense, read_plan(run.folder), read_space(run.folder))
-        smaller.load_state_dict(saved["network"])
-    return stages.finetune(run, smaller, measured, saved), measured
-
-
-def _conclude(run: Run, tuned: nn.Module, measured: Measured, checkpoint: Path) -> Report:
-    job, folder = run.job, run.folder
-    job.monitor.stage("verification: save, reload, prove, accuracy on the test images")
-    save_tensors(folder / "pruned.safetensors", tuned.state_dict(), {"edcompress.recipe": job.recipe.digest})
-    reloaded = _reload(folder, run.origin.dense)
-    write_text(folder / "load_pruned.py", standalone_source(job.recipe.model, reloaded, job.example.shape[1:]))
-    with torch.no_grad():
-        images = job.proof_images
-        again = compare_logits(tuned(images), reloaded(images), f"pruned and reloaded network on {len(images)} images")
-    accuracy = job.accuracy(job.precision.place(on_cpu(reloaded)))
-    pruned = ModelResult(accuracy=accuracy, size=measure_size(reloaded, job.example))
-    report = _report(run, run.clock(measured), pruned, require_equal(again), checkpoint)
-    save_report(folder, report)
-    stages.clear_state(folder)
-    return report
-
-
-def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, checkpoint: Path) -> Report:
-    recipe = run.job.recipe
-    assert measured.dense
-    assert measured.masked
-    assert measured.after_surgery
-    assert measured.masked_vs_pruned
-    assert measured.search
-    return Report(
-        recipe=recipe.name,
-        recipe_hash=recipe.digest,
-        network=recipe.model.arch or str(recipe.model.factory),
-        seed=recipe.seed,
-        checkpoint=checkpoint.name,
-        dense=measured.dense,
-        masked=measured.masked,
-        after_surgery=measured.after_surgery,
-        pruned=pruned,
-        target=_target(run, measured.latency_share),
-        proof=Proofs(masked_vs_pruned=measured.masked_vs_pruned, pruned_vs_reloaded=reloaded),
-        search=measured.search,
-        seconds=measured.seconds,
-        machine=_machine(run.job),
-        versions=_versions(),
-    )
-
-
-def _target(run: Run, measured: float | None) -> TargetResult:
-    target, budget = run.origin.budget.target, run.origin.budget
-    kept = {group.name: len(group.kept) for group in read_plan(run.folder).groups}
-    share = budget.share(torch.tensor([kept[group.name] for group in run.origin.space.free])).item()
-    kind, asked = (target.kind, target.fraction) if target else ("none", 1.0)
-    achieved, predicted = (share, None) if measured is None else (measured, share)
-    return TargetResult(kind=kind, asked=asked, achieved=achieved, predicted=predicted, round_to=budget.round_to)
-
-
 def _with_onnx(folder: RunFolder, report: Report, proof: Proof, latency: dict[str, Latency]) -> Report:
     def completed(result: ModelResult, name: str) -> ModelResult:
         size = result.size.model_copy(update={"onnx_bytes": (folder / f"{name}.onnx").stat().st_size})
@@ -339,30 +217,5 @@ def _metadata(report: Report, result: ModelResult) -> dict[str, str]:
         "edcompress.network": report.network,
         "edcompress.top1": f"{top1.correct}/{top1.total}",
         "edcompress.top5": f"{result.accuracy.top5.correct}/{result.accuracy.top5.total}",
-        **{f"edcompress.version.{name}": number for name, number in _versions().items()},
+        **{f"edcompress.version.{name}": number for name, number in versions().items()},
     }
-
-
-def _require_same(before: Recipe, now: Recipe) -> None:
-    free = _FREE_ON_RESUME if now.in_time else (*_FREE_ON_RESUME, *_OF_TIMES)
-    changed = [key for key in differences(before, now) if not key.startswith(free)]
-    if changed:
-        raise RunFolderError(
-            f"--resume: the run was begun with another {', '.join(changed)}; resume it with its own recipe.yaml"
-        )
-
-
-def _machine(job: Job) -> dict[str, Any]:
-    device = job.precision.device
-    return {
-        "platform": platform.platform(),
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "precision": job.precision.name,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-    }
-
-
-def _versions() -> dict[str, str]:
-    packages = ("edcompress", "torch", "torchvision", "torch-pruning", "onnx", "onnxruntime")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -25,6 +25,7 @@ LAYERS = (
     ("inspection", "origin"),
     ("confirmation",),
     ("stages",),
+    ("pruning",),
     ("pipeline",),
     ("display", "views"),
     ("cli",),

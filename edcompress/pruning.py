@@ -1,0 +1,178 @@
+"""One pruning run, from its origin to its report: search, surgery, fine-tuning, verification."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+from edcompress import stages
+from edcompress.confirmation import confirmed
+from edcompress.deploy.standalone import standalone_source
+from edcompress.errors import RunFolderError
+from edcompress.job import Job, open_job
+from edcompress.machine import processor
+from edcompress.networks.checkpoints import read_state_dict, save_tensors
+from edcompress.networks.fitting import load_into
+from edcompress.networks.modes import on_cpu
+from edcompress.origin import Origin, read_plan, read_space, reopen_origin, save_origin
+from edcompress.recipe import Recipe
+from edcompress.recipebook import differences, dump
+from edcompress.reports import save_report
+from edcompress.results import ModelResult, Proof, Proofs, Report, TargetResult
+from edcompress.runs import RunFolder, write_text
+from edcompress.session import Session
+from edcompress.stages import Measured, Run
+from edcompress.surgery.costs import measure_size
+from edcompress.surgery.remove import compare_logits, remove, require_equal
+
+Begin = Callable[[Recipe], Origin]
+"""Opens what a run starts from; an InputError where the recipe does not fit it."""
+
+_FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "gate.", "preset")
+"""Keys, or the beginnings of keys, that a resumed run may change: they do not change what `prune` computes."""
+
+_OF_TIMES = ("export.", "benchmark.")
+"""Keys that a resumed run may change too, but where the target is a time."""
+
+
+def prune_once(
+    recipe: Recipe, folder: RunFolder, begin: Begin, checkpoint: str, *, resume: bool, force: bool, session: Session
+) -> Report:
+    """Prune what `begin` opens, called `checkpoint` in the report, to the recipe's target, into `folder`.
+
+    With `resume` a run goes on from what its folder holds; one that is finished is only read.
+    """
+    started = time.monotonic()
+    if resuming := resume and folder.exists:
+        require_same(folder.read_recipe(), recipe)
+        if folder.finished:
+            return folder.read_report()
+        begin = partial(reopen_origin, folder=folder, session=session)
+    run = _open_run(open_job(recipe, session), folder, begin, started)
+    if not resuming:
+        folder.create(force=force)
+        save_origin(run.origin, folder)
+    write_text(folder / "recipe.yaml", dump(recipe))
+    tuned, measured = _through_stages(run)
+    return _conclude(run, tuned, measured, checkpoint)
+
+
+def reloaded(run: RunFolder, dense: nn.Module) -> nn.Module:
+    """The pruned network of a finished run, in eval mode: its plan is replayed on `dense`, its tensors loaded."""
+    network = remove(dense, read_plan(run), read_space(run))
+    load_into(network, read_state_dict(run / "pruned.safetensors"), source=str(run / "pruned.safetensors"))
+    return network.eval()
+
+
+def require_same(before: Recipe, now: Recipe) -> None:
+    """Raise RunFolderError where a resumed run's recipe differs from its own in what `prune` computes."""
+    free = _FREE_ON_RESUME if now.in_time else (*_FREE_ON_RESUME, *_OF_TIMES)
+    changed = [key for key in differences(before, now) if not key.startswith(free)]
+    if changed:
+        raise RunFolderError(
+            f"--resume: the run was begun with another {', '.join(changed)}; resume it with its own recipe.yaml"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what the figures depend on."""
+    packages = ("edcompress", "torch", "torchvision", "torch-pruning", "onnx", "onnxruntime")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _open_run(job: Job, folder: RunFolder, begin: Begin, started: float) -> Run:
+    """The run that `begin` opens, checked."""
+    job.monitor.stage("checking the network, its data and its pruning space")
+    origin = begin(job.recipe)
+    if job.recipe.search.method == "plan":
+        stages.given_state(job.recipe, origin.space, origin.budget)  # else a bad plan costs the first stage
+    return Run(job, folder, origin, started)
+
+
+def _through_stages(run: Run) -> tuple[nn.Module, Measured]:
+    """From wherever the last snapshot stands to the fine-tuned network."""
+    measured, saved = stages.last_snapshot(run.folder) or (None, {})
+    if measured is None:
+        measured = stages.measure_dense(run)
+        run.save(measured, {"stage": "search", "epoch": 0})
+    if saved.get("stage", "search") == "search":
+        network, state, measured = stages.search(run, measured, saved)
+        state, share = confirmed(run.job, run.origin, network, state)
+        measured = measured.model_copy(update={"latency_share": share})
+        smaller, measured = stages.operate(run, network, state, measured)
+        saved = {}
+        run.save(measured, {"stage": "finetune", "epoch": 0, "network": smaller.state_dict()})
+    else:
+        smaller = remove(run.origin.dense, read_plan(run.folder), read_space(run.folder))
+        smaller.load_state_dict(saved["network"])
+    return stages.finetune(run, smaller, measured, saved), measured
+
+
+def _conclude(run: Run, tuned: nn.Module, measured: Measured, checkpoint: str) -> Report:
+    job, folder = run.job, run.folder
+    job.monitor.stage("verification: save, reload, prove, accuracy on the test images")
+    save_tensors(folder / "pruned.safetensors", tuned.state_dict(), {"edcompress.recipe": job.recipe.digest})
+    again = reloaded(folder, run.origin.dense)
+    write_text(folder / "load_pruned.py", standalone_source(job.recipe.model, again, job.example.shape[1:]))
+    with torch.no_grad():
+        images = job.proof_images
+        proof = compare_logits(tuned(images), again(images), f"pruned and reloaded network on {len(images)} images")
+    accuracy = job.accuracy(job.precision.place(on_cpu(again)))
+    pruned = ModelResult(accuracy=accuracy, size=measure_size(again, job.example))
+    report = _report(run, run.clock(measured), pruned, require_equal(proof), checkpoint)
+    save_report(folder, report)
+    stages.clear_state(folder)
+    return report
+
+
+def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, checkpoint: str) -> Report:
+    recipe = run.job.recipe
+    assert measured.dense
+    assert measured.masked
+    assert measured.after_surgery
+    assert measured.masked_vs_pruned
+    assert measured.search
+    return Report(
+        recipe=recipe.name,
+        recipe_hash=recipe.digest,
+        network=recipe.model.arch or str(recipe.model.factory),
+        seed=recipe.seed,
+        checkpoint=checkpoint,
+        dense=measured.dense,
+        masked=measured.masked,
+        after_surgery=measured.after_surgery,
+        pruned=pruned,
+        target=_target(run, measured.latency_share),
+        proof=Proofs(masked_vs_pruned=measured.masked_vs_pruned, pruned_vs_reloaded=reloaded),
+        search=measured.search,
+        seconds=measured.seconds,
+        machine=_machine(run.job),
+        versions=versions(),
+    )
+
+
+def _target(run: Run, measured: float | None) -> TargetResult:
+    target, budget = run.origin.budget.target, run.origin.budget
+    kept = {group.name: len(group.kept) for group in read_plan(run.folder).groups}
+    share = budget.share(torch.tensor([kept[group.name] for group in run.origin.space.free])).item()
+    kind, asked = (target.kind, target.fraction) if target else ("none", 1.0)
+    achieved, predicted = (share, None) if measured is None else (measured, share)
+    return TargetResult(kind=kind, asked=asked, achieved=achieved, predicted=predicted, round_to=budget.round_to)
+
+
+def _machine(job: Job) -> dict[str, Any]:
+    device = job.precision.device
+    return {
+        "platform": platform.platform(),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "precision": job.precision.name,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
