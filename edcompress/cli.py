@@ -291,7 +291,7 @@ def _resumable(folder: runs.RunFolder) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        saved = folder.snapshot.is_file()
+        saved = folder.resumable
         done = (
             "saved up to the last finished epoch; go on with the same command and --resume -o"
             if saved

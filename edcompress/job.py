@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
+from edcompress.data.images import ImageSet
 from edcompress.data.splits import Splits, check_fits, eval_batches, open_splits
 from edcompress.deploy.latency_table import measure_table
 from edcompress.errors import BudgetError, InputError, NetworkError
@@ -58,10 +59,10 @@ class Job:
         repeats = -(-PROOF_IMAGES // len(images))
         return images.repeat(repeats, 1, 1, 1)[:PROOF_IMAGES]
 
-    def accuracy(self, network: nn.Module, forward: Forward | None = None) -> Accuracy:
-        """Top-1 and top-5 of the network (or of `forward`, which uses it) on the test images, in fp32."""
+    def accuracy(self, network: nn.Module, forward: Forward | None = None, images: ImageSet | None = None) -> Accuracy:
+        """Top-1 and top-5 of the network (or of `forward`, which uses it) on the test images, or on `images`, in fp32."""
         with evaluating(network):
-            batches = eval_batches(self.splits.test, self.recipe.data)
+            batches = eval_batches(images or self.splits.test, self.recipe.data)
             return measure_accuracy(forward or network, batches, self.precision.device)
 
     def watched_accuracy(self, network: nn.Module, forward: Forward) -> Accuracy:
@@ -136,7 +137,7 @@ def costs_and_target(
     recipe: Recipe, network: nn.Module, space: Space, table: LatencyTable | None
 ) -> tuple[CostModel, Target | None]:
     """What states of the space cost, and the recipe's target as a share of the dense `network`; BudgetError for one above it."""
-    target = recipe.target
+    target = recipe.share_target
     if table and target and target.latency_ms is not None and target.latency_ms >= table.milliseconds:
         raise BudgetError(
             f"target.latency_ms = {target.latency_ms:g}: the network takes {table.milliseconds:.3g} ms as it is; lower the target"

@@ -41,6 +41,7 @@ from edcompress.results import Accuracy, Inspection, Latency, ModelResult, Proof
 from edcompress.runs import RunFolder
 from edcompress.session import DEFAULT, Session
 from edcompress.surgery.remove import require_equal
+from edcompress.trials import smallest_within
 
 
 def prune(
@@ -61,6 +62,8 @@ def prune(
     if not (resume and folder.exists) and folder.path.resolve() == checkpoint.resolve():
         raise RunFolderError(f"{folder.path} is the run to be pruned again; choose another run folder with -o")
     begin = partial(open_origin, source=checkpoint, session=session)
+    if recipe.target and recipe.target.max_top1_drop is not None:
+        return smallest_within(recipe, folder, begin, checkpoint.name, resume=resume, force=force, session=session)
     return prune_once(recipe, folder, begin, checkpoint.name, resume=resume, force=force, session=session)
 
 

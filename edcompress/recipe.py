@@ -82,7 +82,12 @@ class Data(Section):
     )
     crop_padding: int = Field(4, ge=0, le=64, description="pixels of zero padding for crop and crop_flip")
     search_fraction: float = Field(
-        0.1, gt=0.0, lt=0.9, description="share of the training images held out to judge states"
+        0.1, gt=0.0, lt=0.9, description="share of the images of search_from that is held out to judge states"
+    )
+    search_from: Literal["train", "test"] = Field(
+        "train",
+        description="training images judge states, or test images (for a checkpoint that was trained on all training images); the"
+        " others train, or report",
     )
     limit: int | None = Field(None, ge=8, description="use the first N training images only (quick runs)")
     batch_size: int = Field(128, ge=2, description="images per training step")
@@ -99,7 +104,7 @@ class Data(Section):
 
 
 class Target(Section):
-    """How small the network shall become: one fraction of the dense network, of one kind."""
+    """How small the network shall become: one fraction of the dense network, of one kind, or how much accuracy it may lose."""
 
     macs: Fraction | None = Field(None, description="share of the multiply-accumulates to keep at most")
     params: Fraction | None = Field(None, description="share of the parameters to keep at most")
@@ -108,20 +113,27 @@ class Target(Section):
         None, description="share of the median time in onnxruntime, measured as `benchmark` says"
     )
     latency_ms: float | None = Field(None, gt=0.0, description="the median time in onnxruntime, in milliseconds")
+    max_top1_drop: float | None = Field(
+        None,
+        ge=0.0,
+        lt=1.0,
+        description="the smallest network within this drop of top-1 (absolute) on the held-out images, found by trials",
+    )
+    trials: int = Field(5, ge=1, le=12, description="max_top1_drop only: networks that are pruned and fine-tuned")
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
-        given = {name: value for name, value in self if value is not None}
+        given = {name: value for name, value in self if value is not None and name != "trials"}
         if len(given) != 1:
             what = ", ".join(f"{name}={value}" for name, value in given.items()) or "none"
-            raise ValueError(
-                f"give exactly one of {', '.join(Target.model_fields)}, not {what}; drop one with --set target.NAME=null"
-            )
+            names = ", ".join(name for name in Target.model_fields if name != "trials")
+            raise ValueError(f"give exactly one of {names}, not {what}; drop one with --set target.NAME=null")
         return self
 
     @property
     def kind(self) -> TargetKind:
-        """Of what a share was asked for."""
+        """Of what a share was asked for; a drop of accuracy has none."""
+        assert self.max_top1_drop is None
         kinds: tuple[TargetKind, ...] = ("macs", "params", "channels")
         return next((kind for kind in kinds if getattr(self, kind) is not None), "latency")
 
@@ -293,6 +305,12 @@ class Recipe(Section):
         0, ge=0, lt=2**31, description="fixes the split, the order of images, augmentation and the search"
     )
 
+    @model_validator(mode="after")
+    def _trials_search(self) -> Self:
+        if self.target and self.target.max_top1_drop is not None and self.search.method == "plan":
+            raise ValueError("target.max_top1_drop looks for channels, and search.plan gives them; choose one of them")
+        return self
+
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON, in which a preset is resolved."""
@@ -303,7 +321,13 @@ class Recipe(Section):
     @property
     def in_time(self) -> bool:
         """Whether the target is a latency, so that what `prune` finds depends on how times are measured."""
-        return self.target is not None and self.target.kind == "latency"
+        target = self.target
+        return target is not None and (target.latency is not None or target.latency_ms is not None)
+
+    @property
+    def share_target(self) -> Target | None:
+        """The target that a single search can go for: a share or a time; the trials for a drop of accuracy set their own."""
+        return None if self.target is None or self.target.max_top1_drop is not None else self.target
 
     @property
     def search_epochs(self) -> int:

@@ -87,15 +87,34 @@ class Proofs(Value):
 class TargetResult(Value):
     """The share of the dense network that was asked for, and the share that is physically left (of its MACs, without a target).
 
-    Of latency it is the share that was measured after surgery, and `predicted` what the search went by. The kept channels of a group
-    are a multiple of `round_to`, or all that there were.
+    Of latency it is the share that was measured after surgery, and `predicted` what the search went by. Of max_top1_drop it is the drop
+    on the images that judge. The kept channels of a group are a multiple of `round_to`, or all that there were.
     """
 
-    kind: Literal["macs", "params", "channels", "latency", "none"]
+    kind: Literal["macs", "params", "channels", "latency", "max_top1_drop", "none"]
     asked: float
     achieved: float
     predicted: float | None = None
     round_to: int
+
+
+class Point(Value):
+    """One of several networks that one dense network was pruned to; its run folder has its name.
+
+    `macs` and `params` are the shares left, `top1_drop` is dense minus pruned on the test images, `judged_drop` on those that judge the
+    trials for a drop of accuracy. The `front` has the points that no other beats in both time and accuracy.
+    """
+
+    name: str
+    macs: float
+    params: float
+    p50_ms: float
+    speedup: float
+    top1: Count
+    top1_drop: float
+    judged_drop: float | None = None
+    front: bool = False
+    chosen: bool = False
 
 
 class GroupSummary(Value):
@@ -185,3 +204,4 @@ class Report(Value):
     machine: dict[str, Any]
     versions: dict[str, str]
     verdict: Verdict | None = None
+    points: tuple[Point, ...] = ()

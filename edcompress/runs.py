@@ -44,6 +44,20 @@ class RunFolder:
         return self.path / "state" / "start.safetensors"
 
     @property
+    def trials(self) -> Path:
+        """The runs among which a target in accuracy chose."""
+        return self.path / "trials"
+
+    @property
+    def resumable(self) -> bool:
+        """Whether anything is saved that a resumed run goes on from."""
+        return (
+            self.snapshot.is_file()
+            or any(self.trials.glob("*/report.json"))
+            or any(self.trials.glob("*/state/latest*"))
+        )
+
+    @property
     def exists(self) -> bool:
         """Whether a run was begun here."""
         return (self / "recipe.yaml").is_file()
@@ -73,7 +87,8 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} cannot be used as run folder: {error.strerror} ({error.filename})"
             ) from error
-        shutil.rmtree(self.path / "state", ignore_errors=True)
+        for part in (self.path / "state", self.trials):
+            shutil.rmtree(part, ignore_errors=True)
 
     def require_finished(self, need: str) -> None:
         """Raise RunFolderError unless pruning came to its end here; `need` says what for."""

@@ -58,15 +58,23 @@ def open_splits(data: Data, *, seed: int) -> Splits:
             f"data.mean and data.std have {len(data.mean)} values, the images are {_kind(C)}; give {values}"
         )
     n = min(len(everything), data.limit or len(everything))
+    judges, rest = _divided(n if data.search_from == "train" else len(test), data, seed)
+    if data.search_from == "test":
+        return Splits(everything.subset(torch.arange(n)), test.subset(judges), test.subset(rest), classes, C)
+    return Splits(everything.subset(rest), everything.subset(judges), test, classes, C)
+
+
+def _divided(n: int, data: Data, seed: int) -> tuple[Tensor, Tensor]:
+    """Which of n images judge states, and which stay with what they are for; DataError where too few would."""
     held_out = max(1, round(n * data.search_fraction))
     if n - held_out < FEWEST_TRAINING_IMAGES:
+        images, use = ("training", "train") if data.search_from == "train" else ("test", "report")
         raise DataError(
-            f"data.search_fraction: {data.search_fraction} of {n} training images leaves {max(0, n - held_out)} to "
-            f"train on; at least {FEWEST_TRAINING_IMAGES} are needed"
+            f"data.search_fraction: {data.search_fraction} of {n} {images} images leaves {max(0, n - held_out)} to "
+            f"{use} on; at least {FEWEST_TRAINING_IMAGES} are needed"
         )
     order = torch.randperm(n, generator=_generator(seed, "split"))
-    search, train = (part.sort().values for part in (order[:held_out], order[held_out:]))
-    return Splits(everything.subset(train), everything.subset(search), test, classes, C)
+    return order[:held_out].sort().values, order[held_out:].sort().values
 
 
 def check_fits(splits: Splits, model: Model) -> None:

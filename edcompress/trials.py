@@ -1,0 +1,198 @@
+"""The smallest network within a drop of accuracy: bounded trials in MACs, each pruned from the best network before it.
+
+A trial is a run of its own, in trials/ of the run folder. Budgets are halved between the least that the constraints allow and the
+smallest network found within the drop, on a logarithmic scale. The held-out images decide; the test images only report.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from edcompress.deploy.latency import measure
+from edcompress.deploy.onnx_export import export_onnx
+from edcompress.errors import EdcompressError, InputError
+from edcompress.files import replacing
+from edcompress.job import Job, open_job
+from edcompress.origin import Origin, open_origin, reopen_origin, save_origin
+from edcompress.points import point_of, with_front
+from edcompress.pruning import Begin, prune_once, reloaded, require_same
+from edcompress.recipe import Recipe, Target
+from edcompress.recipebook import dump
+from edcompress.reports import save_report
+from edcompress.results import Accuracy, Count, Point, Report, TargetResult
+from edcompress.runs import FILES, RunFolder, write_text
+from edcompress.session import Session
+
+FINEST = 0.98
+"""Two budgets whose ratio is above this are as good as one."""
+
+SURE = 3.0
+"""Standard errors by which a network must do better on the held-out images than on the test images to have been trained on them."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished trial, and how much top-1 it lost on the held-out images."""
+
+    folder: RunFolder
+    report: Report
+    drop: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """What all trials of a run share; `dense` is the dense network's count of held-out images."""
+
+    recipe: Recipe
+    folder: RunFolder
+    job: Job
+    origin: Origin
+    dense: Count
+    checkpoint: str
+    session: Session
+
+
+def smallest_within(
+    recipe: Recipe, folder: RunFolder, begin: Begin, checkpoint: str, *, resume: bool, force: bool, session: Session
+) -> Report:
+    """The report of the smallest network within target.max_top1_drop, whose files `folder` then holds, with all trials as points.
+
+    Raises InputError where the held-out images cannot judge, EdcompressError where no trial stayed within the drop.
+    """
+    started = time.monotonic()
+    if resuming := resume and folder.exists:
+        require_same(folder.read_recipe(), recipe)
+        if folder.finished:
+            return folder.read_report()
+        begin = partial(reopen_origin, folder=folder, session=session)
+    job = open_job(recipe, session)
+    finest = recipe.constraints.model_copy(update={"round_to": recipe.constraints.round_to or 1})
+    origin = begin(recipe.model_copy(update={"constraints": finest}))
+    dense = _judged_dense(job, origin)
+    if not resuming:
+        folder.create(force=force)
+        save_origin(origin, folder)
+    write_text(folder / "recipe.yaml", dump(recipe))
+    series = Series(recipe, folder, job, origin, dense, checkpoint, session)
+    return _conclude(series, _tried(series), started)
+
+
+def _tried(series: Series) -> list[Trial]:
+    assert series.recipe.target
+    least, best, trials = series.origin.budget.smallest, None, []
+    most = series.origin.budget.largest
+    for number in range(series.recipe.target.trials):
+        if least / most > FINEST:
+            break
+        share = round(math.sqrt(least * most), 4)
+        source = f"the network of {best.folder.path.name}" if best else "the dense network"
+        series.job.monitor.stage(f"trial {number + 1}: at most {share:.1%} of the MACs, from {source}")
+        trial = _one(series, number, share, best)
+        trials.append(trial)
+        if _within(series.recipe, trial):
+            best, most = trial, trial.report.target.achieved
+        else:
+            least = share
+    return trials
+
+
+def _one(series: Series, number: int, share: float, best: Trial | None) -> Trial:
+    recipe, session = series.recipe.model_copy(update={"target": Target(macs=share)}), series.session
+    folder = RunFolder(series.folder.trials / f"{number + 1}-macs={share:g}")
+    begin: Begin = partial(reopen_origin, folder=series.folder, session=session)
+    if best:
+        begin = partial(open_origin, source=best.folder.path, session=session)
+    report = prune_once(recipe, folder, begin, series.checkpoint, resume=True, force=True, session=session)
+    top1 = _judged(series.job, reloaded(folder, series.origin.dense)).top1
+    drop = series.dense.fraction - top1.fraction
+    series.job.monitor.stage(
+        f"trial {number + 1}: top-1 {drop:+.2%} below the dense network's on {top1.total} held-out images"
+    )
+    return Trial(folder, report, drop)
+
+
+def _drop(recipe: Recipe) -> float:
+    assert recipe.target
+    assert recipe.target.max_top1_drop is not None
+    return recipe.target.max_top1_drop
+
+
+def _within(recipe: Recipe, trial: Trial) -> bool:
+    return trial.drop <= _drop(recipe)
+
+
+def _judged(job: Job, network: nn.Module) -> Accuracy:
+    return job.accuracy(network.to(job.precision.device), images=job.splits.search)
+
+
+def _judged_dense(job: Job, origin: Origin) -> Count:
+    """The dense network's count of held-out images; InputError where they were among those that it was trained on."""
+    job.monitor.stage("dense network: accuracy on the held-out images and on the test images")
+    held, test = _judged(job, origin.dense).top1, job.accuracy(origin.dense).top1
+    origin.dense.to("cpu")
+    p = (held.correct + test.correct) / (held.total + test.total)
+    error = math.sqrt(p * (1 - p) * (1 / held.total + 1 / test.total))
+    if job.recipe.data.search_from == "train" and held.fraction - test.fraction > SURE * error:
+        raise InputError(
+            f"target.max_top1_drop: the network has {held.fraction:.1%} on the {held.total} held-out training images and "
+            f"{test.fraction:.1%} on the test images: it was trained on them, so they cannot tell what pruning costs; let a share of the "
+            "test images judge with data.search_from=test (the others report), or give a checkpoint of `edcompress train`"
+        )
+    return held
+
+
+def _conclude(series: Series, trials: list[Trial], started: float) -> Report:
+    recipe, folder = series.recipe, series.folder
+    good = [trial for trial in trials if _within(recipe, trial)]
+    if not good:
+        raise EdcompressError(_none_found(recipe, trials))
+    chosen = good[-1]
+    points = with_front(_points(series, trials, chosen))
+    _adopt(folder, chosen.folder)
+    target = TargetResult(kind="max_top1_drop", asked=_drop(recipe), achieved=chosen.drop,
+                          round_to=chosen.report.target.round_to)  # fmt: skip
+    about = {"recipe": recipe.name, "recipe_hash": recipe.digest, "seconds": time.monotonic() - started}
+    return save_report(folder, chosen.report.model_copy(update={**about, "target": target, "points": points}))
+
+
+def _none_found(recipe: Recipe, trials: list[Trial]) -> str:
+    nearest = min(trials, key=lambda trial: trial.drop, default=None)
+    tried = f"the nearest lost {nearest.drop:.2%}: {nearest.folder.path}" if nearest else "nothing can be removed"
+    return (
+        f"no network within target.max_top1_drop = {_drop(recipe):g} was found in {len(trials)} trials; {tried}; allow a larger drop, "
+        "more target.trials or more finetune.epochs"
+    )
+
+
+def _points(series: Series, trials: list[Trial], chosen: Trial) -> list[Point]:
+    """The trials side by side; all of them and the dense network are timed in one process, interleaved."""
+    series.job.monitor.stage("latency in onnxruntime of the dense network and of all trials, interleaved")
+    networks = {trial.folder.path.name: reloaded(trial.folder, series.origin.dense) for trial in trials}
+    with tempfile.TemporaryDirectory() as scratch:
+        files = {name: Path(scratch) / f"{name}.onnx" for name in ("dense", *networks)}
+        for name, network in {"dense": series.origin.dense, **networks}.items():
+            export_onnx(network, series.job.example, files[name], opset=series.recipe.export.opset, metadata={})
+        times = measure(files, series.recipe.benchmark)
+    return [
+        point_of(
+            trial.report, trial.folder.path.name, times["dense"].p50, times[trial.folder.path.name].p50
+        ).model_copy(update={"judged_drop": trial.drop, "chosen": trial is chosen})
+        for trial in trials
+    ]
+
+
+def _adopt(folder: RunFolder, chosen: RunFolder) -> None:
+    """Copy the chosen trial's files up, but for those that say what was asked."""
+    for name in FILES:
+        if name not in ("recipe.yaml", "report.json", "report.html") and (chosen / name).is_file():
+            with replacing(folder / name) as part:
+                shutil.copyfile(chosen / name, part)
+    shutil.rmtree(folder.snapshot.parent, ignore_errors=True)
