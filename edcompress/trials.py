@@ -39,6 +39,23 @@ SURE = 3.0
 
 
 @dataclass(frozen=True)
+class Bracket:
+    """Shares of the MACs: `most` has been reached within the drop, `least` has not or cannot be reached."""
+
+    least: float
+    most: float
+
+    @property
+    def share(self) -> float | None:
+        """What to try next, the middle on a logarithmic scale; None where both ends are as good as one."""
+        return None if self.least / self.most > FINEST else round(math.sqrt(self.least * self.most), 4)
+
+    def after(self, share: float, achieved: float | None) -> Bracket:
+        """What is left when `share` was tried, and `achieved` of the MACs were left within the drop (None: it was not within)."""
+        return Bracket(share, self.most) if achieved is None else Bracket(self.least, achieved)
+
+
+@dataclass(frozen=True)
 class Trial:
     """A finished trial, and how much top-1 it lost on the held-out images."""
 
@@ -87,20 +104,18 @@ def smallest_within(
 
 def _tried(series: Series) -> list[Trial]:
     assert series.recipe.target
-    least, best, trials = series.origin.budget.smallest, None, []
-    most = series.origin.budget.largest
+    budget = series.origin.budget
+    bracket, best, trials = Bracket(budget.smallest, budget.largest), None, []
     for number in range(series.recipe.target.trials):
-        if least / most > FINEST:
+        if (share := bracket.share) is None:
             break
-        share = round(math.sqrt(least * most), 4)
         source = f"the network of {best.folder.path.name}" if best else "the dense network"
         series.job.monitor.stage(f"trial {number + 1}: at most {share:.1%} of the MACs, from {source}")
         trial = _one(series, number, share, best)
         trials.append(trial)
-        if _within(series.recipe, trial):
-            best, most = trial, trial.report.target.achieved
-        else:
-            least = share
+        good = _within(series.recipe, trial)
+        best = trial if good else best
+        bracket = bracket.after(share, trial.report.target.achieved if good else None)
     return trials
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from edcompress import runs
 from edcompress.report import tables
 from edcompress.report.rows import human
-from edcompress.results import Inspection, Latency, Report, Verdict
+from edcompress.results import Inspection, Latency, Report, TargetResult, Verdict
 
 out = Console()
 
@@ -65,13 +65,20 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
         return
     for table in (tables.comparison_table(report), tables.stages_table(report), tables.proofs_table(report)):
         out.print(table)
-    target = report.target
-    asked = f"{target.kind}: asked for at most {target.asked:.1%}" if target.kind != "none" else "macs: no target"
-    predicted = f" ({target.predicted:.1%} predicted)" if target.predicted is not None else ""
-    say(f"{asked}, {target.achieved:.1%} left{predicted}; channels by multiples of {target.round_to}")
+    if report.points:
+        out.print(tables.points_table("Trials", report.points))
+    say(_achieved(report.target))
     for name in runs.FILES:
         if (folder / name).exists():
             say(f"  {folder / name}")
+
+
+def _achieved(target: TargetResult) -> str:
+    if target.kind == "max_top1_drop":
+        return f"top-1 drop on the held-out images: asked for at most {target.asked:.2%}, {target.achieved:.2%} lost"
+    asked = f"{target.kind}: asked for at most {target.asked:.1%}" if target.kind != "none" else "macs: no target"
+    predicted = f" ({target.predicted:.1%} predicted)" if target.predicted is not None else ""
+    return f"{asked}, {target.achieved:.1%} left{predicted}; channels by multiples of {target.round_to}"
 
 
 def show_verdict(verdict: Verdict, *, as_json: bool) -> None:

@@ -18,6 +18,15 @@ class Line(NamedTuple):
     points: Sequence[tuple[float, float]]
 
 
+class Dot(NamedTuple):
+    """A labelled point of a chart of points; those of the `front` are joined by a line."""
+
+    name: str
+    x: float
+    y: float
+    front: bool
+
+
 def line_chart(title: str, lines: Sequence[Line], x_name: str) -> str:
     """An HTML figure with the lines over a shared x axis; a sentence instead where no point is finite."""
     drawn = [line._replace(points=_visible(line.points)) for line in lines]
@@ -31,6 +40,21 @@ def line_chart(title: str, lines: Sequence[Line], x_name: str) -> str:
         f"<figure>{_caption(title, drawn)}<div class='plot'>{_y_labels(ticks)}"
         f"{_svg(title, drawn, ticks, frame)}{_x_labels(x_low, x_high)}</div>"
         f"<p class='axis'>{escape(x_name)}</p></figure>"
+    )
+
+
+def dot_chart(title: str, dots: Sequence[Dot], x_name: str) -> str:
+    """An HTML figure with named dots; the line joins the front."""
+    x_ticks = nice_ticks(*_bounds([dot.x for dot in dots]))
+    ticks = nice_ticks(*_bounds([dot.y for dot in dots]))
+    frame = (x_ticks[0], x_ticks[-1], ticks[0], ticks[-1])
+    front = Line("not beaten in both", "--pruned", sorted((dot.x, dot.y) for dot in dots if dot.front))
+    others = [Line(dot.name, "--dense", [(dot.x, dot.y)]) for dot in dots if not dot.front]
+    marks = [Line(dot.name, "--pruned", [(dot.x, dot.y)]) for dot in dots if dot.front]
+    return (
+        f"<figure class='dots'>{_caption(title, [front])}<div class='plot'>{_y_labels(ticks)}"
+        f"<div class='field'>{_svg(title, [front, *others, *marks], ticks, frame)}{_names(dots, frame)}</div>"
+        f"{_x_labels(x_ticks[0], x_ticks[-1])}</div><p class='axis'>{escape(x_name)}</p></figure>"
     )
 
 
@@ -92,6 +116,16 @@ def _polyline(line: Line, frame: tuple[float, float, float, float]) -> str:
         places *= 2  # a line of one point is drawn as a dot by its round caps
     text = " ".join(f"{x:.2f},{y:.2f}" for x, y in places)
     return f'<polyline points="{text}" style="stroke:var({line.color})"/>'
+
+
+def _names(dots: Sequence[Dot], frame: tuple[float, float, float, float]) -> str:
+    """The names beside their dots, on the side where there is more room."""
+    spans = []
+    for dot in dots:
+        x, y = _percent(dot.x, frame[0], frame[1]), _percent(dot.y, frame[2], frame[3])
+        side = f"right:{100 - x:.2f}%" if x > 50 else f"left:{x:.2f}%"
+        spans.append(f'<span style="{side};bottom:{y:.2f}%">{escape(dot.name)}</span>')
+    return "".join(spans)
 
 
 def _y_labels(ticks: Sequence[float]) -> str:

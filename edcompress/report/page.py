@@ -9,18 +9,20 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from edcompress.report.charts import Line, bar, line_chart
+from edcompress.report.charts import Dot, Line, bar, dot_chart, line_chart
 from edcompress.report.rows import (
     MISSING,
     PERCENTILES,
+    POINT_HEADINGS,
     check_rows,
     comparison_rows,
     milliseconds,
     percent,
+    point_rows,
     proof_rows,
     stages,
 )
-from edcompress.results import Latency, Report, Verdict
+from edcompress.results import Latency, Point, Report, Verdict
 
 _KINDS = {"macs": "multiply-accumulates", "params": "parameters", "channels": "prunable channels",
           "latency": "time in onnxruntime"}  # fmt: skip
@@ -36,6 +38,7 @@ def render_page(report: Report, generations: Sequence[Mapping[str, Any]], plan: 
         _header(report),
         _tiles(report),
         _section("Dense and pruned", _comparison(report)),
+        *([_section("Trials", points_body(report.points))] if report.points else []),
         _section("Latency in onnxruntime", _latency(report)),
         _section("Gate", _gate(report.verdict)),
         _section("Accuracy through the stages", _stages(report)),
@@ -75,6 +78,11 @@ def _asked(report: Report) -> str:
     target = report.target
     if target.kind == "none":
         return f"No target was set; the search left {100 * target.achieved:.1f} % of the network."
+    if target.kind == "max_top1_drop":
+        return (
+            f"Asked for the smallest network that loses at most {100 * target.asked:.2f} points of top-1; on the images that judge, "
+            f"this one loses {100 * target.achieved:.2f}."
+        )
     return (
         f"Asked to keep at most {100 * target.asked:.1f} % of the {_KINDS[target.kind]}; "
         f"{100 * target.achieved:.1f} % are left, in channels by multiples of {target.round_to}."
@@ -119,6 +127,13 @@ def _cell(text: str) -> str:
 
 def _comparison(report: Report) -> str:
     return _table(("", "dense", "pruned", "change"), comparison_rows(report))
+
+
+def points_body(points: Sequence[Point]) -> str:
+    """Several networks as a chart of top-1 over speed-up and as a table."""
+    dots = [Dot(point.name, point.speedup, 100 * point.top1.fraction, point.front) for point in points]
+    chart = dot_chart("Top-1 on the test images, per cent", dots, "speed-up in onnxruntime")
+    return chart + _table(POINT_HEADINGS, point_rows(points))
 
 
 def _latency(report: Report) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from edcompress.results import Check, Count, Inspection, Latency, ModelResult, Proof, Report, Verdict
+from edcompress.results import Check, Count, Inspection, Latency, ModelResult, Point, Proof, Report, Verdict
 
 MISSING = "–"
 PERCENTILES = ("p50", "p90", "p99")
+POINT_HEADINGS = ("", "MACs", "params", "p50", "speed-up", "top-1", "test", "held out", "")
+"""Of `point_rows`: `test` and `held out` are the changes of top-1 on those images."""
 _CHECK_NAMES = {"top1_drop": "top-1 drop", "top5_drop": "top-5 drop", "size_ratio": "size ratio"}
 _UNITS = ((1e9, "G"), (1e5, "M"), (1e3, "k"))
 _SCALES = {"G": 1e9, "M": 1e6, "k": 1e3}
@@ -49,6 +52,20 @@ class CheckRow(NamedTuple):
     limit: str
     margin: str
     answer: str
+
+
+class PointRow(NamedTuple):
+    """One of several networks of one dense network."""
+
+    name: str
+    macs: str
+    params: str
+    p50: str
+    speedup: str
+    top1: str
+    change: str
+    judged: str
+    mark: str
 
 
 class GroupRow(NamedTuple):
@@ -149,6 +166,17 @@ def group_rows(found: Inspection) -> list[GroupRow]:
 def layer_rows(found: Inspection) -> list[tuple[str, str, str]]:
     """Name, share of the time and share of the multiply-accumulates of each layer."""
     return [(layer.name or "(between layers)", f"{layer.time:.1%}", f"{layer.macs:.1%}") for layer in found.layers]
+
+
+def point_rows(points_: Sequence[Point]) -> list[PointRow]:
+    """A row per point; the mark says which was chosen, and which are on the front."""
+    return [
+        PointRow(
+            point.name, f"{point.macs:.1%}", f"{point.params:.1%}", milliseconds(point.p50_ms), f"{point.speedup:.2f}x",
+            percent(point.top1), points(-point.top1_drop), MISSING if point.judged_drop is None else points(-point.judged_drop),
+            "chosen" if point.chosen else "front" if point.front else "")
+        for point in points_
+    ]  # fmt: skip
 
 
 def check_rows(verdict: Verdict) -> list[CheckRow]:

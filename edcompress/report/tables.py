@@ -8,8 +8,17 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from edcompress.report.rows import check_rows, comparison_rows, group_rows, layer_rows, proof_rows, stage_rows
-from edcompress.results import Inspection, Report, Verdict
+from edcompress.report.rows import (
+    POINT_HEADINGS,
+    check_rows,
+    comparison_rows,
+    group_rows,
+    layer_rows,
+    point_rows,
+    proof_rows,
+    stage_rows,
+)
+from edcompress.results import Inspection, Point, Report, Verdict
 
 
 def comparison_table(report: Report) -> Table:
@@ -26,6 +35,17 @@ def proofs_table(report: Report) -> Table:
     """How far apart the logits are of the networks that must be equal."""
     table = _table("Proofs", ("", "largest diff", "relative", "of"), proof_rows(report))
     table.columns[3].justify, table.columns[3].no_wrap = "left", False
+    return table
+
+
+def points_table(title: str, points: Sequence[Point]) -> Table:
+    """Several networks side by side, smallest first."""
+    judged = any(point.judged_drop is not None for point in points)
+    keep = [place for place in range(len(POINT_HEADINGS)) if judged or place != 7]
+    rows = [[row[place] for place in keep] for row in point_rows(points)]
+    table = _table(title, [POINT_HEADINGS[place] for place in keep], rows)
+    for row, point in zip(table.rows, points, strict=True):
+        row.style = "bold" if point.chosen else None if point.front else "dim"
     return table
 
 

@@ -51,6 +51,16 @@ def test_limit_comes_before_the_split_and_meets_every_class(folder_data: Data) -
     assert sorted(used) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
+def test_test_images_can_judge_and_then_do_not_report(folder_data: Data) -> None:
+    from_train, from_test = (open_splits(with_(folder_data, search_from=where), seed=0) for where in ("train", "test"))
+    train, search, test = (set(part.paths) for part in (from_test.train, from_test.search, from_test.test))  # type: ignore[attr-defined]
+    assert train == {*from_train.train.paths, *from_train.search.paths}  # type: ignore[attr-defined]
+    assert search | test == set(from_train.test.paths)  # type: ignore[attr-defined]
+    assert (len(train), len(search), len(test)) == (12, 2, 4)
+    with pytest.raises(DataError, match=r"0\.8 of 6 test images leaves 1 to report on"):
+        open_splits(with_(folder_data, search_from="test", search_fraction=0.8), seed=0)
+
+
 def test_epochs_differ_and_repeat() -> None:
     assert equal(epoch_of(DIGITS), epoch_of(DIGITS))
     assert not torch.equal(epoch_of(DIGITS)[0][0], epoch_of(DIGITS, epoch=1)[0][0])
