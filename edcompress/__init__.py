@@ -13,6 +13,7 @@ _HOMES = {
     "export": "pipeline",
     "convert": "pipeline",
     "run": "pipeline",
+    "sweep": "sweeps",
     "evaluate": "pipeline",
     "benchmark": "pipeline",
     "inspect": "pipeline",

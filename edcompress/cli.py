@@ -201,6 +201,25 @@ def run(recipe: RecipeName, checkpoint: OptionalWeights = None,
 
 
 @app.command()
+def sweep(recipe: RecipeName, checkpoint: OptionalWeights = None,
+          output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Default: runs/NAME-sweep.")] = None,
+          overrides: Overrides = None, device: Device = "auto", trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
+          quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
+    """A run per value of --set key=value,value,...; side by side. The same command again does what is left to do."""
+    recipes = recipebook.variants(recipe, overrides or ())
+    folder = output or Path("runs") / f"{next(iter(recipes.values())).name}-sweep"
+    from edcompress import sweeps
+
+    with Display(err, quiet=quiet) as monitor:
+        try:
+            found = sweeps.sweep(recipes, folder, checkpoint, Session(device, trust_code, trust_pickle, monitor))
+        except KeyboardInterrupt:
+            views.say(f"\ninterrupted: go on with the same command; what is finished stays in {folder}", err)
+            raise
+    views.show_sweep(found, folder, as_json=as_json)
+
+
+@app.command()
 def demo(output: Output = None, overrides: Overrides = None, force: Force = False, quiet: Quiet = False) -> None:
     """Train, compress, prove, export, measure and gate a small network on digits: no files, no network, about a minute."""
     checked = recipebook.read_recipe("digits", overrides or ())

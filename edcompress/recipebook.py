@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from itertools import takewhile
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -106,6 +106,31 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     command_line = _override_tree(overrides)
     tree = _merge(tree, _with_preset(command_line, Path("--set")))
     return check(tree, str(path) if not overrides else f"{path} with --set")
+
+
+def variants(name: str, overrides: Sequence[str]) -> dict[str, Recipe]:
+    """The checked recipes of overrides with several values, such as `target.macs=0.7,0.5`: every combination, by what is its own.
+
+    Raises RecipeError for every fault of every combination, and where no override has several values.
+    """
+    choices = [_choices(override) for override in overrides]
+    several = [place for place, values in enumerate(choices) if len(values) > 1]
+    if not several:
+        raise RecipeError("--set: nothing to sweep; give a key several values, e.g. --set target.macs=0.7,0.5,0.3")
+    combined = [(",".join(one[place] for place in several), one) for one in product(*choices)]
+    return {label: read_recipe(name, one) for label, one in combined}
+
+
+def _choices(override: str) -> list[str]:
+    """The single overrides that one stands for: values are parted by commas outside brackets and quotes."""
+    key, equals, text = override.partition("=")
+    try:
+        values = yaml.load(f"[{text}]", _Loader) if "," in text else []
+    except _NONSENSE:
+        values = []  # read_recipe says what is wrong with it
+    if len(values) < 2:
+        return [override]
+    return [f"{key}{equals}{_flow(value)}" for value in values]
 
 
 def check(tree: Tree, source: str) -> Recipe:
@@ -253,6 +278,11 @@ def _changed(one: Any, other: Any, path: tuple[str, ...]) -> Iterable[str]:
         yield ".".join(path)
 
 
+def _flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).replace("\n...\n", "").strip()
+
+
 def _describe(section: BaseModel, values: Tree, depth: int, lines: list[str]) -> None:
     pad = "  " * depth
     for name, field in type(section).model_fields.items():
@@ -261,5 +291,4 @@ def _describe(section: BaseModel, values: Tree, depth: int, lines: list[str]) ->
             lines += ["", f"{pad}{name}:"]
             _describe(child, value, depth + 1, lines)
         else:
-            text = yaml.safe_dump(value, default_flow_style=True, width=1000).replace("\n...\n", "").strip()
-            lines.append(f"{pad}{name}: {text}" + (f"  # {field.description}" if field.description else ""))
+            lines.append(f"{pad}{name}: {_flow(value)}" + (f"  # {field.description}" if field.description else ""))

@@ -102,7 +102,7 @@ class Point(Value):
     """One of several networks that one dense network was pruned to; its run folder has its name.
 
     `macs` and `params` are the shares left, `top1_drop` is dense minus pruned on the test images, `judged_drop` on those that judge the
-    trials for a drop of accuracy. The `front` has the points that no other beats in both time and accuracy.
+    trials for a drop of accuracy. The `front` has the points that no other beats in both time and accuracy; `passed` is the gate's answer.
     """
 
     name: str
@@ -115,6 +115,7 @@ class Point(Value):
     judged_drop: float | None = None
     front: bool = False
     chosen: bool = False
+    passed: bool | None = None
 
 
 class GroupSummary(Value):
@@ -205,3 +206,13 @@ class Report(Value):
     versions: dict[str, str]
     verdict: Verdict | None = None
     points: tuple[Point, ...] = ()
+
+
+class Sweep(Value):
+    """sweep.json: the points of a sweep, smallest first, and the network that all of them began with."""
+
+    schema_version: Literal[1] = 1
+    network: str
+    checkpoint: str
+    dense: ModelResult
+    points: tuple[Point, ...]

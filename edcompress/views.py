@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,7 +16,7 @@ from rich.table import Table
 from edcompress import runs
 from edcompress.report import tables
 from edcompress.report.rows import human
-from edcompress.results import Inspection, Latency, Report, TargetResult, Verdict
+from edcompress.results import Inspection, Latency, Report, Sweep, TargetResult, Verdict
 
 out = Console()
 
@@ -79,6 +80,17 @@ def _achieved(target: TargetResult) -> str:
     asked = f"{target.kind}: asked for at most {target.asked:.1%}" if target.kind != "none" else "macs: no target"
     predicted = f" ({target.predicted:.1%} predicted)" if target.predicted is not None else ""
     return f"{asked}, {target.achieved:.1%} left{predicted}; channels by multiples of {target.round_to}"
+
+
+def show_sweep(found: Sweep, folder: Path, *, as_json: bool) -> None:
+    """The points side by side, and the files of the sweep."""
+    if as_json:
+        print_json(found.model_dump())
+        return
+    top1 = found.dense.accuracy.top1
+    out.print(tables.points_table(f"{found.network}, dense {top1.fraction:.2%} of {top1.total}", found.points))
+    for name in ("sweep.json", "sweep.html"):
+        say(f"  {folder / name}")
 
 
 def show_verdict(verdict: Verdict, *, as_json: bool) -> None:

@@ -27,6 +27,7 @@ COMMANDS = (
     "check",
     "init",
     "report",
+    "sweep",
     "demo",
 )
 LIMITS = ("--max-top1-drop", "1", "--min-speedup", "0.001", "--max-parity", "0.0001")

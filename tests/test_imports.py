@@ -29,6 +29,7 @@ LAYERS = (
     ("pruning",),
     ("trials",),
     ("pipeline",),
+    ("sweeps",),
     ("display", "views"),
     ("cli",),
     ("__main__",),

@@ -22,7 +22,7 @@ from edcompress.report.rows import (
     proof_rows,
     stages,
 )
-from edcompress.results import Latency, Point, Report, Verdict
+from edcompress.results import Latency, Point, Report, Sweep, Verdict
 
 _KINDS = {"macs": "multiply-accumulates", "params": "parameters", "channels": "prunable channels",
           "latency": "time in onnxruntime"}  # fmt: skip
@@ -38,7 +38,7 @@ def render_page(report: Report, generations: Sequence[Mapping[str, Any]], plan: 
         _header(report),
         _tiles(report),
         _section("Dense and pruned", _comparison(report)),
-        *([_section("Trials", points_body(report.points))] if report.points else []),
+        *([_section("Trials", _points(report.points))] if report.points else []),
         _section("Latency in onnxruntime", _latency(report)),
         _section("Gate", _gate(report.verdict)),
         _section("Accuracy through the stages", _stages(report)),
@@ -48,6 +48,14 @@ def render_page(report: Report, generations: Sequence[Mapping[str, Any]], plan: 
         _section("Run it again", _reproduce(report)),
     ]
     return _document(f"{report.network} – edcompress", "\n".join(parts))
+
+
+def render_sweep(found: Sweep) -> str:
+    """The whole HTML document of a sweep."""
+    top1, n = found.dense.accuracy.top1, len(found.points)
+    lead = f"{n} networks pruned from {found.checkpoint}, which has {percent(top1)} on {top1.total} test images."
+    head = f'<header><p class="eyebrow">edcompress · sweep</p><h1>{escape(found.network)}</h1><p class="lead">{escape(lead)}</p></header>'
+    return _document(f"{found.network} – edcompress sweep", head + _section("Side by side", _points(found.points)))
 
 
 def _document(title: str, body: str) -> str:
@@ -129,7 +137,7 @@ def _comparison(report: Report) -> str:
     return _table(("", "dense", "pruned", "change"), comparison_rows(report))
 
 
-def points_body(points: Sequence[Point]) -> str:
+def _points(points: Sequence[Point]) -> str:
     """Several networks as a chart of top-1 over speed-up and as a table."""
     dots = [Dot(point.name, point.speedup, 100 * point.top1.fraction, point.front) for point in points]
     chart = dot_chart("Top-1 on the test images, per cent", dots, "speed-up in onnxruntime")

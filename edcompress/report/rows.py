@@ -174,9 +174,14 @@ def point_rows(points_: Sequence[Point]) -> list[PointRow]:
         PointRow(
             point.name, f"{point.macs:.1%}", f"{point.params:.1%}", milliseconds(point.p50_ms), f"{point.speedup:.2f}x",
             percent(point.top1), points(-point.top1_drop), MISSING if point.judged_drop is None else points(-point.judged_drop),
-            "chosen" if point.chosen else "front" if point.front else "")
+            ", ".join(_marks(point)))
         for point in points_
     ]  # fmt: skip
+
+
+def _marks(point: Point) -> list[str]:
+    gate = [] if point.passed is None else ["pass" if point.passed else "FAIL"]
+    return gate + ["chosen"] * point.chosen + ["front"] * (point.front and not point.chosen)
 
 
 def check_rows(verdict: Verdict) -> list[CheckRow]:

@@ -41,9 +41,13 @@ def proofs_table(report: Report) -> Table:
 def points_table(title: str, points: Sequence[Point]) -> Table:
     """Several networks side by side, smallest first."""
     judged = any(point.judged_drop is not None for point in points)
-    keep = [place for place in range(len(POINT_HEADINGS)) if judged or place != 7]
+    left_out = (
+        {"params", "test"} if judged else {"params", "p50", "held out"}
+    )  # the page has them all; this fits 80 columns
+    keep = [place for place, heading in enumerate(POINT_HEADINGS) if heading not in left_out]
     rows = [[row[place] for place in keep] for row in point_rows(points)]
     table = _table(title, [POINT_HEADINGS[place] for place in keep], rows)
+    table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
     for row, point in zip(table.rows, points, strict=True):
         row.style = "bold" if point.chosen else None if point.front else "dim"
     return table

@@ -1,0 +1,125 @@
+"""Several runs of one checkpoint, side by side."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+
+from edcompress.errors import RecipeError
+from edcompress.points import with_front
+from edcompress.recipebook import variants
+from edcompress.results import Count, Point
+
+AT_ONCE = ("--recipe", "digits", "--set", "search.method=magnitude", "--set", "search.epochs=0", "--set", "finetune.epochs=0",
+           "--set", "data.limit=100", "--set", "benchmark.runs=20", "--set", "constraints.round_to=2")  # fmt: skip
+TWO = ("--set", "target.macs=0.7,0.4")
+
+
+@pytest.fixture(scope="module")
+def swept(dense: Path, cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweeps") / "sweep"
+    ended = cli("sweep", dense, *AT_ONCE, *TWO, "-o", folder)
+    assert ended.code == 0, ended.err
+    assert "target.macs=0.4" in ended.out
+    return folder
+
+
+def test_a_sweep_is_a_run_per_value_side_by_side(swept: Path) -> None:
+    found = json.loads((swept / "sweep.json").read_text())
+    small, large = found["points"]
+    assert (small["name"], large["name"]) == ("target.macs=0.4", "target.macs=0.7")
+    assert small["macs"] <= 0.4 < large["macs"] <= 0.7
+    for point in (small, large):
+        report = json.loads((swept / point["name"] / "report.json").read_text())
+        assert point["top1"] == report["pruned"]["accuracy"]["top1"]
+        assert point["speedup"] == report["dense"]["latency_ms"]["p50"] / report["pruned"]["latency_ms"]["p50"]
+        assert point["passed"] == report["verdict"]["passed"]
+        assert report["dense"]["accuracy"] == found["dense"]["accuracy"]
+    page = (swept / "sweep.html").read_text()
+    assert page.count("target.macs=0.4") == 2  # beside its dot, and in the table
+    assert "http" not in page
+
+
+def test_what_is_done_is_not_done_again(swept: Path, dense: Path, cli: Cli) -> None:
+    before = (swept / "sweep.json").read_bytes()
+    files = {path: path.stat().st_mtime_ns for path in swept.glob("*/p*.*")}
+    (swept / "target.macs=0.4" / "report.html").unlink()
+    again = cli("sweep", dense, *AT_ONCE, *TWO, "-o", swept, "--json")
+    assert json.loads(again.out) == json.loads(before)
+    assert {path: path.stat().st_mtime_ns for path in swept.glob("*/p*.*")} == files
+    assert (swept / "target.macs=0.4" / "report.html").is_file()
+
+
+def test_what_cannot_be_swept_is_said_before_any_run(dense: Path, cli: Cli, tmp_path: Path) -> None:
+    def refused(*arguments: object) -> str:
+        ended = cli("sweep", *arguments, "-o", tmp_path / "sweep")
+        assert ended.code == 2
+        assert not (tmp_path / "sweep").exists()
+        return ended.err
+
+    assert "give a key several values, e.g. --set target.macs=0.7,0.5,0.3" in refused(dense, *AT_ONCE)
+    assert "target.macs: Input should be less than or equal to 1" in refused(
+        dense, *AT_ONCE, "--set", "target.macs=0.5,5"
+    )
+    assert "target.macs = 0.001 is below" in refused(dense, *AT_ONCE, "--set", "target.macs=0.5,0.001")
+    assert "seed=1: without a checkpoint one network is trained for all points, but seed differ" in refused(
+        *AT_ONCE, "--set", "seed=0,1"
+    )
+
+
+def test_a_folder_of_another_sweep_is_left_alone(swept: Path, cli: Cli, tmp_path: Path) -> None:
+    before = (swept / "sweep.json").read_bytes()
+    other = cli("sweep", tmp_path / "other.pt", *AT_ONCE, *TWO, "-o", swept)
+    assert (other.code, (swept / "sweep.json").read_bytes()) == (2, before)
+    assert "holds a sweep of dense.safetensors; choose another folder with -o" in other.err
+    (tmp_path / "file").touch()
+    assert (
+        "is a file; choose another folder"
+        in cli("sweep", tmp_path / "other.pt", *AT_ONCE, *TWO, "-o", tmp_path / "file").err
+    )
+
+
+def test_values_are_parted_outside_brackets_and_quotes() -> None:
+    assert list(variants("digits", ["target.macs=0.7, 0.5", "seed=1", "search.method=random,magnitude"])) == [
+        "target.macs=0.7,search.method=random", "target.macs=0.7,search.method=magnitude",
+        "target.macs=0.5,search.method=random", "target.macs=0.5,search.method=magnitude"]  # fmt: skip
+    one, other = variants("digits", ["data.mean=[0.1],[0.2]", "constraints.ignore=['a,b']"]).values()
+    assert (one.data.mean, other.data.mean) == ((0.1,), (0.2,))
+    assert one.constraints.ignore == ("a,b",)
+    none, some = variants("digits", ["target=null,{macs: 0.3}"]).values()
+    assert none.target is None
+    assert some.target is not None
+    assert some.target.macs == 0.3
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        variants("digits", ["target.macs=0.5,[", "seed=0,1"])
+
+
+def test_the_front_has_what_no_other_beats() -> None:
+    def point(name: str, speedup: float, drop: float) -> Point:
+        return Point(
+            name=name,
+            macs=1 / speedup,
+            params=0.5,
+            p50_ms=1.0,
+            speedup=speedup,
+            top1=Count(correct=1, total=2),
+            top1_drop=drop,
+        )
+
+    points = with_front(
+        [
+            point("a", 2.0, 0.01),
+            point("b", 1.5, 0.02),
+            point("c", 3.0, 0.05),
+            point("d", 2.0, 0.01),
+            point("e", 2.0, 0.02),
+        ]
+    )
+    assert [(one.name, one.front) for one in points] == [
+        ("c", True),
+        ("a", True),
+        ("d", True),
+        ("e", False),
+        ("b", False),
+    ]
