@@ -5,9 +5,11 @@ Accuracies and ratios are fractions in [0, 1]; units stand in the names; `macs` 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+Number = Annotated[int, Field(ge=0)]
 
 
 class Value(BaseModel):
@@ -38,10 +40,10 @@ class Accuracy(Value):
 class Pairs(Value):
     """Of the same images, how many the dense network and another one classify correctly: both, one of them only, and neither."""
 
-    both: int
-    dense_only: int
-    other_only: int
-    neither: int
+    both: Number
+    dense_only: Number
+    other_only: Number
+    neither: Number
 
     @property
     def total(self) -> int:
@@ -54,7 +56,7 @@ class Paired(Value):
 
     top1: Pairs
     top5: Pairs
-    same_class: int
+    same_class: Number
 
     @property
     def agreement(self) -> float:
@@ -195,13 +197,28 @@ class SearchSummary(Value):
 
 
 class Check(Value):
-    """One limit of the gate: `margin` is how far `value` is inside the limit (negative: outside)."""
+    """One limit of the gate: `margin` is how far the figure is inside the limit (negative: outside).
+
+    The figure is `value`, or the bad end of its `interval` where the verdict goes by bounds. Of drops, `pairs` are the images behind
+    it, and `p_value` is McNemar's exact test that there is no drop.
+    """
 
     name: str
     value: float
     limit: float
     margin: float
     passed: bool
+    interval: Interval | None = None
+    pairs: Pairs | None = None
+    p_value: float | None = None
+
+
+class Skipped(Value):
+    """A limit that could not be held, and why; it fails nothing."""
+
+    name: str
+    limit: float
+    reason: str
 
 
 class Verdict(Value):
@@ -209,6 +226,18 @@ class Verdict(Value):
 
     passed: bool
     checks: tuple[Check, ...]
+    skipped: tuple[Skipped, ...] = ()
+    confidence: Literal["estimate", "bound"] = "estimate"
+
+
+class Exported(Value):
+    """On what the ONNX files were measured: the processor and onnxruntime, and the test images, with a digest of their labels."""
+
+    processor: str
+    onnxruntime: str
+    dataset: str
+    images: int
+    labels_sha256: str
 
 
 class Report(Value):
@@ -230,6 +259,7 @@ class Report(Value):
     seconds: float
     machine: dict[str, Any]
     versions: dict[str, str]
+    exported: Exported | None = None
     verdict: Verdict | None = None
 
     @property
