@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import tempfile
 import time
@@ -51,7 +52,7 @@ from edcompress.origin import (
 from edcompress.recipe import Benchmark, Recipe
 from edcompress.recipebook import differences, dump
 from edcompress.reports import save_report
-from edcompress.results import Accuracy, Inspection, Latency, ModelResult, Proof, Proofs, Report, TargetResult
+from edcompress.results import Accuracy, Exported, Inspection, Latency, ModelResult, Proof, Proofs, Report, TargetResult
 from edcompress.runs import RunFolder, write_text
 from edcompress.session import DEFAULT, Session
 from edcompress.stages import Measured, Run
@@ -118,7 +119,8 @@ def export(folder: RunFolder, *, opset: int | None = None, session: Session = DE
     latency = measure(files, recipe.benchmark)
     job.monitor.stage("accuracy of dense.onnx and pruned.onnx on the test images, in onnxruntime")
     found = predict(files, job.test_batches("test images"))
-    return save_report(folder, _with_onnx(folder, report, proofs["pruned"], latency, found))
+    exported = _exported(recipe, found["dense"])
+    return save_report(folder, _with_onnx(folder, report, proofs["pruned"], latency, found, exported))
 
 
 def run(
@@ -319,7 +321,12 @@ def _target(run: Run, measured: float | None) -> TargetResult:
 
 
 def _with_onnx(
-    folder: RunFolder, report: Report, proof: Proof, latency: dict[str, Latency], found: dict[str, Predictions]
+    folder: RunFolder,
+    report: Report,
+    proof: Proof,
+    latency: dict[str, Latency],
+    found: dict[str, Predictions],
+    exported: Exported,
 ) -> Report:
     def completed(result: ModelResult, name: str) -> ModelResult:
         update = {
@@ -335,8 +342,19 @@ def _with_onnx(
             "dense": completed(report.dense, "dense"),
             "pruned": completed(report.pruned, "pruned"),
             "proof": report.proof.model_copy(update={"pruned_vs_onnx": proof}),
+            "exported": exported,
             "verdict": None,
         }
+    )
+
+
+def _exported(recipe: Recipe, found: Predictions) -> Exported:
+    return Exported(
+        processor=processor(),
+        onnxruntime=version("onnxruntime"),
+        dataset=recipe.data.dataset,
+        images=len(found.labels),
+        labels_sha256=hashlib.sha256(found.labels.numpy().tobytes()).hexdigest()[:16],
     )
 
 

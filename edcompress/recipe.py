@@ -259,10 +259,27 @@ class Gate(Section):
 
     max_top1_drop: Unit | None = Field(0.01, description="dense minus pruned top-1, absolute")
     max_top5_drop: Unit | None = Field(None, description="dense minus pruned top-5, absolute")
+    min_agreement: Unit | None = Field(
+        None, description="share of the test images to which both ONNX files give the same class"
+    )
     min_speedup: float | None = Field(1.0, gt=0.0, description="dense over pruned p50 latency")
+    max_latency_ms: float | None = Field(None, gt=0.0, description="p50 latency of pruned.onnx, in milliseconds")
     max_size_ratio: Fraction | None = Field(None, description="pruned over dense bytes of the ONNX files")
+    max_size_bytes: int | None = Field(None, gt=0, description="bytes of pruned.onnx")
     max_parity: float | None = Field(
         1e-4, gt=0.0, description="largest logit difference of ONNX and PyTorch, relative to their scale"
+    )
+    confidence: Literal["estimate", "bound"] = Field(
+        "estimate",
+        description="of the drops and the speed-up, what a limit is held against: the estimate, or the bad end of its interval",
+    )
+    level: float = Field(0.95, ge=0.5, lt=1.0, description="confidence level of the intervals")
+    max_top1_regression: Unit | None = Field(0.01, description="gate --baseline: its pruned top-1 minus this one's")
+    max_latency_regression: float | None = Field(
+        0.1, ge=0.0, description="gate --baseline: by what share pruned.onnx may be slower than its"
+    )
+    max_size_regression: float | None = Field(
+        0.05, ge=0.0, description="gate --baseline: by what share pruned.onnx may be larger than its"
     )
 
 

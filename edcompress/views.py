@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,8 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from edcompress import runs
-from edcompress.report import tables
-from edcompress.report.rows import human
+from edcompress.errors import InputError
+from edcompress.report import github, tables
+from edcompress.report.junit import junit
+from edcompress.report.rows import check_notes, human
 from edcompress.results import Inspection, Latency, Report, Verdict
 
 out = Console()
@@ -75,11 +79,38 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
 
 
 def show_verdict(verdict: Verdict, *, as_json: bool) -> None:
-    """Each limit with its margin."""
+    """Each limit with its margin, and what is known of how sure the figures are."""
     if as_json:
         print_json(verdict.model_dump())
         return
     out.print(tables.verdict_table(verdict))
+    for note in check_notes(verdict):
+        say(note)
+
+
+def require_junit_place(path: Path | None) -> None:
+    """Raise InputError where the JUnit file cannot be written; only a file named .xml is replaced."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".xml" or path.is_dir():
+        raise InputError(f"--junit {path}: name an .xml file")
+    if not path.parent.is_dir():
+        raise InputError(f"--junit {path}: there is no folder {path.parent}; make it first")
+
+
+def tell_ci(verdict: Verdict, name: str, junit_file: Path | None) -> None:
+    """The verdict as a JUnit file, where one is asked for, and in GitHub Actions as annotations (stderr) and the step's summary."""
+    if junit_file:
+        runs.write_text(junit_file, junit(verdict, name))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in github.workflow_commands(verdict):
+            sys.stderr.write(line + "\n")
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        try:
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(github.summary(verdict, name))
+        except OSError as error:
+            raise InputError(f"GITHUB_STEP_SUMMARY: {path} cannot be written: {error.strerror}") from error
 
 
 def show_value(value: BaseModel, as_json: bool, *lines: str) -> None:

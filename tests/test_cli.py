@@ -115,6 +115,14 @@ BAD = [
     ("gate {unfinished}", ["has not finished pruning"]),
     ("gate {text_pt}", ["text.pt is not a report of edcompress", "Invalid JSON"]),
     ("gate {run} --max-top1-drop 3", ["--max-top1-drop 3", "less than or equal to 1"]),
+    ("gate {run} --confidence perhaps", ["--confidence perhaps", "'estimate' or 'bound'"]),
+    ("gate {run} --level 1", ["--level 1", "less than 1"]),
+    ("gate {run} --max-size-bytes 0", ["--max-size-bytes 0", "greater than 0"]),
+    ("gate {run} --junit report.txt", ["--junit report.txt: name an .xml file"]),
+    ("gate {run} --junit nowhere/gate.xml", ["there is no folder nowhere; make it first"]),
+    ("gate {run} --baseline nowhere", ["no run folder nowhere"]),
+    ("gate {run} --baseline {unfinished}", ["has not finished pruning"]),
+    ("gate {run} --baseline {text_pt}", ["text.pt is not a report of edcompress"]),
     ("gate {run} --min-speedup nan", ["--min-speedup nan", "finite"]),
     ("evaluate {text_pt} --recipe digits", ["is a text file"]),
     ("evaluate {shelf} --recipe digits", ["is not a run folder"]),
@@ -180,10 +188,18 @@ def test_a_real_process_says_bad_input_without_a_traceback(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["prune", "--help"], ["check", "digits"], ["recipes"], ["gate", "REPORT", *LIMITS]]
+    "arguments",
+    [
+        ["--help"],
+        ["prune", "--help"],
+        ["check", "digits"],
+        ["recipes"],
+        ["gate", "{run}/report.json", *LIMITS],
+        ["gate", "{run}", *LIMITS, "--baseline", "{run}", "--junit", "{run}/gate.xml"],
+    ],
 )
 def test_light_commands_load_no_torch(finished: Path, arguments: list[str]) -> None:
-    given = [str(finished / "report.json") if word == "REPORT" else word for word in arguments]
+    given = [word.format(run=finished) for word in arguments]
     program = f"""
 import sys
 from edcompress.__main__ import main

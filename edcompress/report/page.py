@@ -13,6 +13,7 @@ from edcompress.report.charts import Line, bar, line_chart
 from edcompress.report.rows import (
     MISSING,
     PERCENTILES,
+    check_notes,
     check_rows,
     comparison_rows,
     milliseconds,
@@ -146,7 +147,8 @@ def _gate(verdict: Verdict | None) -> str:
         return _note("Not judged yet: run edcompress gate.")
     # The answer stands next to the name, so that a phone shows it without scrolling.
     rows = ((row.name, row.answer, row.value, row.limit, row.margin) for row in check_rows(verdict))
-    return _table(("", "answer", "value", "limit", "margin"), rows)
+    notes = "".join(_note(text) for text in check_notes(verdict))
+    return _table(("", "answer", "value", "limit", "margin"), rows) + notes
 
 
 def _stages(report: Report) -> str:

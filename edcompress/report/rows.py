@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
-from edcompress.results import Check, Count, Inspection, Latency, ModelResult, Proof, Report, Verdict
+from edcompress.results import Accuracy, Check, Count, Inspection, Latency, ModelResult, Proof, Report, Verdict
 
 MISSING = "–"
 PERCENTILES = ("p50", "p90", "p99")
-_CHECK_NAMES = {"top1_drop": "top-1 drop", "top5_drop": "top-5 drop", "size_ratio": "size ratio"}
 _UNITS = ((1e9, "G"), (1e5, "M"), (1e3, "k"))
 _SCALES = {"G": 1e9, "M": 1e6, "k": 1e3}
 
@@ -49,6 +49,26 @@ class CheckRow(NamedTuple):
     limit: str
     margin: str
     answer: str
+
+    @property
+    def sentence(self) -> str:
+        """The row as one line of text."""
+        return f"{self.name} {self.value}, limit {self.limit}, margin {self.margin}: {self.answer}"
+
+
+class SkippedRow(NamedTuple):
+    """One limit that could not be held, and why."""
+
+    name: str
+    reason: str
+
+
+class CheckForm(NamedTuple):
+    """How a limit of the gate is shown: its name, and its numbers."""
+
+    name: str
+    text: Callable[[float], str]
+    sign: str = "≤"
 
 
 class GroupRow(NamedTuple):
@@ -101,6 +121,7 @@ def comparison_rows(report: Report) -> list[Comparison]:
     return [
         _accuracy_row("top-1", dense.accuracy.top1, pruned.accuracy.top1),
         _accuracy_row("top-5", dense.accuracy.top5, pruned.accuracy.top5),
+        *_onnx_accuracy_rows(dense.onnx_accuracy, pruned.onnx_accuracy),
         _cost_row("parameters", dense.size.params, pruned.size.params, "", "fewer/more"),
         _cost_row("MACs", dense.size.macs, pruned.size.macs, "", "fewer/more"),
         _cost_row("ONNX size", dense.size.onnx_bytes, pruned.size.onnx_bytes, "B", "smaller/larger"),
@@ -156,10 +177,27 @@ def check_rows(verdict: Verdict) -> list[CheckRow]:
     return [_check_row(check) for check in verdict.checks]
 
 
+def check_notes(verdict: Verdict) -> list[str]:
+    """What stands below the checks: intervals and tests of those that have them, and why limits were skipped."""
+    notes = [_check_note(check) for check in verdict.checks if check.interval]
+    if verdict.confidence == "bound" and notes:
+        notes.append("Where there is an interval, its bad end is held against the limit.")
+    return notes + [f"{row.name}: skipped, {row.reason}" for row in skipped_rows(verdict)]
+
+
+def skipped_rows(verdict: Verdict) -> list[SkippedRow]:
+    """The limits that were skipped."""
+    return [SkippedRow(_form(one.name).name, one.reason) for one in verdict.skipped]
+
+
 def _accuracy_row(name: str, dense: Count, pruned: Count) -> Comparison:
     known = dense.total and pruned.total
     change = points(pruned.fraction - dense.fraction) if known else MISSING
     return Comparison(name, percent(dense), percent(pruned), change)
+
+
+def _onnx_accuracy_rows(dense: Accuracy | None, pruned: Accuracy | None) -> list[Comparison]:
+    return [_accuracy_row("top-1 of the files", dense.top1, pruned.top1)] if dense and pruned else []
 
 
 def _cost_row(name: str, dense: int | None, pruned: int | None, unit: str, words: str) -> Comparison:
@@ -185,16 +223,48 @@ def _tiny(value: float) -> str:
 
 
 def _check_row(check: Check) -> CheckRow:
-    sign = "≥" if check.name == "speedup" else "≤"
-    value, limit, margin = (_check_text(check.name, number) for number in (check.value, check.limit, check.margin))
+    form = _form(check.name)
+    value, limit, margin = (form.text(number) for number in (check.value, check.limit, check.margin))
     signed = margin if margin.startswith(("-", "+")) or math.isnan(check.margin) else f"+{margin}"
-    name, answer = _CHECK_NAMES.get(check.name, check.name), "pass" if check.passed else "FAIL"
-    return CheckRow(name, value, f"{sign} {limit}", signed, answer)
+    return CheckRow(form.name, value, f"{form.sign} {limit}", signed, "pass" if check.passed else "FAIL")
 
 
-def _check_text(name: str, value: float) -> str:
-    if name.endswith("_drop"):
-        return points(value, 3).removeprefix("+")
-    if name == "speedup":
-        return f"{value:.3f}x"
-    return f"{100 * value:.2f} %" if name == "size_ratio" else _tiny(value)
+def _check_note(check: Check) -> str:
+    form, interval = _form(check.name), check.interval
+    assert interval
+    note = (
+        f"{form.name}: {100 * interval.confidence:g} % interval {form.text(interval.low)} to {form.text(interval.high)}"
+    )
+    if check.pairs is None or check.p_value is None:
+        return note
+    pairs = check.pairs
+    return (
+        f"{note}; right in dense.onnx alone {pairs.dense_only}, in pruned.onnx alone {pairs.other_only} of {pairs.total} "
+        f"images, McNemar's exact p = {check.p_value:.2g}"
+    )
+
+
+def _form(name: str) -> CheckForm:
+    return _CHECK_FORMS.get(name, CheckForm(name, _tiny))
+
+
+def _points(value: float) -> str:
+    return points(value, 3).removeprefix("+")
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+_CHECK_FORMS = {
+    "top1_drop": CheckForm("top-1 drop", _points),
+    "top5_drop": CheckForm("top-5 drop", _points),
+    "agreement": CheckForm("agreement", _share, "≥"),
+    "speedup": CheckForm("speedup", lambda value: f"{value:.3f}x", "≥"),
+    "latency_ms": CheckForm("latency p50", milliseconds),
+    "size_ratio": CheckForm("size ratio", _share),
+    "size_bytes": CheckForm("ONNX size", lambda value: f"{value:.0f} B"),
+    "top1_regression": CheckForm("top-1 regression", _points),
+    "latency_regression": CheckForm("latency regression", _share),
+    "size_regression": CheckForm("size regression", _share),
+}

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edcompress.recipe import Gate
-from edcompress.report.rows import comparison_rows, human, points, times
+from edcompress.report.rows import check_notes, comparison_rows, human, points, times
 from edcompress.report.tables import comparison_table, proofs_table, stages_table, verdict_table
 from edcompress.report.verdict import judge
 from edcompress.results import Report
@@ -62,6 +62,20 @@ def test_verdict_shows_value_limit_margin_and_answer(report: Report) -> None:
     assert "+0.540x" in lines["speedup"]
     assert "+9.66 %" in lines["size ratio"]
     assert "Gate: FAIL" in text
+
+
+def test_every_check_fits_the_terminal_and_is_explained(report: Report) -> None:
+    limits = Gate(min_agreement=0.9, max_latency_ms=5, max_size_ratio=0.6, max_size_bytes=2_000_000)
+    later = report.model_copy(update={"exported": report.exported.model_copy(update={"processor": "another"})})
+    text = printed(verdict_table(judge(report, limits, report)))
+    for shown in ("96.88 %", "3.272 ms", "1752060 B", "+247940 B", "latency regression", "≤ 10.00 %"):
+        assert shown in text
+    drop, skipped = check_notes(judge(report, limits, later))
+    assert drop == (
+        "top-1 drop: 95 % interval 0.612 pp to 1.089 pp; right in dense.onnx alone 115, in pruned.onnx alone 31 of 10000 images,"
+        " McNemar's exact p = 1.5e-12"
+    )
+    assert skipped == "latency regression: skipped, the baseline was measured with processor another, here a processor"
 
 
 @pytest.mark.parametrize(
