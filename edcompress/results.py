@@ -43,8 +43,20 @@ class Size(Value):
     onnx_bytes: int | None = None
 
 
+class Interval(Value):
+    """An estimate, and the bounds that hold the true value in the share `confidence` of all measurements."""
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+
+
 class Latency(Value):
-    """Percentiles, in milliseconds, of `n` onnxruntime calls at one batch size."""
+    """Percentiles, in milliseconds, of `n` onnxruntime calls at one batch size.
+
+    `speedup` is how many times faster the median call is than that of the first model measured beside it; None for that one.
+    """
 
     p50: float
     p90: float
@@ -53,6 +65,7 @@ class Latency(Value):
     batch_size: int
     threads: int
     provider: str
+    speedup: Interval | None = None
 
 
 class ModelResult(Value):
@@ -185,3 +198,8 @@ class Report(Value):
     machine: dict[str, Any]
     versions: dict[str, str]
     verdict: Verdict | None = None
+
+    @property
+    def speedup(self) -> Interval | None:
+        """Dense over pruned p50 latency with its confidence interval; None where it was not measured, or by an earlier version."""
+        return self.pruned.latency_ms.speedup if self.pruned.latency_ms else None
