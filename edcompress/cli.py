@@ -165,14 +165,15 @@ def evaluate(model: Annotated[Path, typer.Argument(help="A checkpoint, a run fol
 
 @app.command()
 def benchmark(models: Annotated[list[Path], typer.Argument(help=".onnx files, or a run folder for its pair.")],
-              batch_size: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
-              threads: Annotated[int, typer.Option(min=1, help="Threads, each pinned to a core.")] = 1,
-              runs_: Annotated[int, typer.Option("--runs", min=20, help="Measured calls per model.")] = 300,
+              batch_size: Annotated[list[int] | None, typer.Option(min=1, help="Images per call; default: 1. Repeatable.")] = None,
+              threads: Annotated[list[int] | None, typer.Option(min=1, help="Each pinned to a core; default: 1. Repeatable.")] = None,
+              runs_: Annotated[int | None, typer.Option("--runs", min=20, help="Calls per model; default: 200 and 3 s at least.")] = None,
               as_json: AsJson = False) -> None:  # fmt: skip
-    """Latency of ONNX files in onnxruntime, interleaved in one fresh process."""
+    """Latency of ONNX files in onnxruntime, interleaved in fresh processes, and how much faster each is than the first."""
     from edcompress import pipeline
 
-    latency = pipeline.benchmark(models, Benchmark(batch_size=batch_size, threads=threads, runs=runs_))
+    sizes, counts = (tuple(dict.fromkeys(given or (1,))) for given in (batch_size, threads))
+    latency = pipeline.benchmark(models, Benchmark(batch_size=sizes, threads=counts, runs=runs_))
     views.show_latency(latency, as_json=as_json)
 
 

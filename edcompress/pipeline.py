@@ -18,7 +18,7 @@ from torch import nn
 from edcompress import stages
 from edcompress.confirmation import confirmed
 from edcompress.deploy.archives import SUFFIXES, Form, save_archive
-from edcompress.deploy.latency import measure
+from edcompress.deploy.latency import measure_all
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.deploy.parity import compare_with_onnx
 from edcompress.deploy.predictions import Predictions, predict
@@ -116,7 +116,7 @@ def export(folder: RunFolder, *, opset: int | None = None, session: Session = DE
         export_onnx(network, job.example, files[name], opset=number, metadata=_metadata(report, result))
         proofs[name] = require_equal(compare_with_onnx(network, files[name], job.proof_images))
     job.monitor.stage("latency in onnxruntime, dense and pruned interleaved")
-    latency = measure(files, recipe.benchmark)
+    latency = measure_all(files, recipe.benchmark)
     job.monitor.stage("accuracy of dense.onnx and pruned.onnx on the test images, in onnxruntime")
     found = predict(files, job.test_batches("test images"))
     exported = _exported(recipe, found["dense"])
@@ -183,13 +183,16 @@ def inspect(
     return inspect_network(network, recipe, onnx_latency=onnx_latency)
 
 
-def benchmark(models: Sequence[Path], options: Benchmark) -> dict[str, Latency]:
-    """Latency of .onnx files, or of a run's pair, from interleaved calls; by path."""
+def benchmark(models: Sequence[Path], options: Benchmark) -> dict[str, tuple[Latency, ...]]:
+    """Latency of .onnx files, or of a run's pair, from interleaved calls: by path, at every setting; speed-ups are over the first file.
+
+    Raises InputError for a file that cannot be opened, and for inputs that cannot be made up.
+    """
     files: dict[str, Path] = {}
     for model in models:
         for path in [model / "dense.onnx", model / "pruned.onnx"] if model.is_dir() else [model]:
             files[str(path)] = path
-    return measure(files, options)
+    return measure_all(files, options)
 
 
 def load(folder: Path | str, device: str = "cpu", *, trust_code: bool = False) -> nn.Module:
@@ -324,14 +327,16 @@ def _with_onnx(
     folder: RunFolder,
     report: Report,
     proof: Proof,
-    latency: dict[str, Latency],
+    latency: dict[str, tuple[Latency, ...]],
     found: dict[str, Predictions],
     exported: Exported,
 ) -> Report:
     def completed(result: ModelResult, name: str) -> ModelResult:
+        first, *more = latency[name]
         update = {
             "size": result.size.model_copy(update={"onnx_bytes": (folder / f"{name}.onnx").stat().st_size}),
-            "latency_ms": latency[name],
+            "latency_ms": first,
+            "more_latency_ms": tuple(more),
             "onnx_accuracy": found[name].accuracy,
             "paired": None if name == "dense" else found[name].beside(found["dense"]),
         }

@@ -81,10 +81,26 @@ class Interval(Value):
     confidence: float
 
 
+class Environment(Value):
+    """What a latency was measured on: `cores` are those that the threads were pinned to, none where the system pins nothing.
+
+    `governor` steers their clock rate; None where the system names none, as virtual machines do.
+    """
+
+    processor: str
+    cores: tuple[int, ...]
+    governor: str | None
+    system: str
+    python: str
+    onnxruntime: str
+
+
 class Latency(Value):
-    """Percentiles, in milliseconds, of `n` onnxruntime calls at one batch size.
+    """Percentiles, in milliseconds, of `n` onnxruntime calls at one batch size, from some fresh `processes`.
 
     `speedup` is how many times faster the median call is than that of the first model measured beside it; None for that one.
+    `peak_bytes` is the most memory that a process took for this model alone, weights, file and images included, the interpreter and
+    onnxruntime itself not; None where the system does not tell.
     """
 
     p50: float
@@ -94,7 +110,10 @@ class Latency(Value):
     batch_size: int
     threads: int
     provider: str
+    processes: int = 1
     speedup: Interval | None = None
+    peak_bytes: int | None = None
+    environment: Environment | None = None
 
 
 class ModelResult(Value):
@@ -102,6 +121,7 @@ class ModelResult(Value):
 
     `accuracy` is of the PyTorch network, `onnx_accuracy` of the ONNX file in onnxruntime, and `paired` its images beside the dense
     network's file.
+    `more_latency_ms` is of the further batch sizes and threads, where the recipe lists several.
     """
 
     accuracy: Accuracy
@@ -109,6 +129,7 @@ class ModelResult(Value):
     latency_ms: Latency | None = None
     onnx_accuracy: Accuracy | None = None
     paired: Paired | None = None
+    more_latency_ms: tuple[Latency, ...] = ()
 
 
 class Proof(Value):

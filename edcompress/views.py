@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from edcompress import runs
 from edcompress.errors import InputError
 from edcompress.report import github, tables
 from edcompress.report.junit import junit
-from edcompress.report.rows import check_notes, human
+from edcompress.report.rows import check_notes, human, measured_with
 from edcompress.results import Inspection, Latency, Report, Verdict
 
 out = Console()
@@ -29,16 +27,15 @@ def say(text: str, console: Console = out) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def show_latency(latency: Mapping[str, Latency], *, as_json: bool) -> None:
-    """Percentiles per file."""
+def show_latency(latency: Mapping[str, Sequence[Latency]], *, as_json: bool) -> None:
+    """A table of files for each setting, and what they were measured with."""
     if as_json:
-        print_json({name: value.model_dump() for name, value in latency.items()})
+        print_json({name: [value.model_dump() for value in values] for name, values in latency.items()})
         return
-    table = Table("model", "p50 ms", "p90 ms", "p99 ms", "n", "provider")
-    for name, value in latency.items():
-        times = (f"{ms:.3f}" for ms in (value.p50, value.p90, value.p99))
-        table.add_row(escape(name), *times, str(value.n), value.provider)
-    out.print(table)
+    settings = list(zip(*latency.values(), strict=True))
+    for values in settings:
+        out.print(tables.latency_table(dict(zip(latency, values, strict=True))))
+    say(measured_with(settings[0][0]))
 
 
 def show_inspection(found: Inspection, *, as_json: bool) -> None:
@@ -69,6 +66,8 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
         return
     for table in (tables.comparison_table(report), tables.stages_table(report), tables.proofs_table(report)):
         out.print(table)
+    if report.pruned.more_latency_ms:
+        out.print(tables.settings_table(report))
     target = report.target
     asked = f"{target.kind}: asked for at most {target.asked:.1%}" if target.kind != "none" else "macs: no target"
     predicted = f" ({target.predicted:.1%} predicted)" if target.predicted is not None else ""

@@ -13,12 +13,17 @@ from edcompress.report.charts import Line, bar, line_chart
 from edcompress.report.rows import (
     MISSING,
     PERCENTILES,
+    calls,
     check_notes,
     check_rows,
     comparison_rows,
+    measured_with,
     milliseconds,
     percent,
     proof_rows,
+    setting,
+    setting_rows,
+    speedup,
     stages,
 )
 from edcompress.results import Latency, Report, Verdict
@@ -128,10 +133,19 @@ def _latency(report: Report) -> str:
         return _note("Not measured yet: run edcompress export --onnx.")
     longest = max(getattr(latency, kind) for latency in (dense, pruned) for kind in PERCENTILES)
     pairs = "".join(_latency_pair(kind, dense, pruned, longest) for kind in PERCENTILES)
-    threads = "1 thread" if pruned.threads == 1 else f"{pruned.threads} threads"
-    setting = f"batch {pruned.batch_size}, {threads}, {pruned.provider}"
-    how = f"{pruned.n} interleaved calls per model, {setting}."
-    return f'{_note(how)}<div class="pairs">{pairs}</div>'
+    how = f"{calls(pruned)}, {setting(pruned)}; {measured_with(pruned)}."
+    return f'{_note(how)}{_interval(pruned)}<div class="pairs">{pairs}</div>{_settings(report)}'
+
+
+def _interval(pruned: Latency) -> str:
+    found = pruned.speedup
+    return _note(f"Speed-up {speedup(found)}, {100 * found.confidence:g} % confidence.") if found else ""
+
+
+def _settings(report: Report) -> str:
+    if not report.pruned.more_latency_ms:
+        return ""
+    return _table(("", "dense p50", "pruned p50", "speed-up"), setting_rows(report))
 
 
 def _latency_pair(kind: str, dense: Latency, pruned: Latency, longest: float) -> str:

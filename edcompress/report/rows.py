@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from edcompress.results import Accuracy, Check, Count, Inspection, Latency, ModelResult, Proof, Report, Verdict
+from edcompress.results import (
+    Accuracy,
+    Check,
+    Count,
+    Inspection,
+    Interval,
+    Latency,
+    ModelResult,
+    Proof,
+    Report,
+    Verdict,
+)
 
 MISSING = "–"
 PERCENTILES = ("p50", "p90", "p99")
@@ -71,6 +82,26 @@ class CheckForm(NamedTuple):
     sign: str = "≤"
 
 
+class LatencyRow(NamedTuple):
+    """One model of some that were measured side by side."""
+
+    name: str
+    p50: str
+    p90: str
+    p99: str
+    peak: str
+    speedup: str
+
+
+class SettingRow(NamedTuple):
+    """The dense and the pruned network at one batch size and number of threads."""
+
+    setting: str
+    dense: str
+    pruned: str
+    speedup: str
+
+
 class GroupRow(NamedTuple):
     """One group of channels that go together."""
 
@@ -115,6 +146,34 @@ def times(dense: float, pruned: float, better: str, worse: str) -> str:
     return "same" if f"{factor:.2f}" == "1.00" else f"{factor:.2f}x {word}"
 
 
+def speedup(interval: Interval | None) -> str:
+    """For example "1.58x (1.55 to 1.61)"; an en dash where there is none."""
+    return f"{interval.estimate:.2f}x ({interval.low:.2f} to {interval.high:.2f})" if interval else MISSING
+
+
+def setting(latency: Latency) -> str:
+    """For example "batch 8, 2 threads"."""
+    return f"batch {latency.batch_size}, {latency.threads} thread{'s' if latency.threads > 1 else ''}"
+
+
+def calls(latency: Latency) -> str:
+    """For example "1070 interleaved calls per model in 5 processes"."""
+    processes = f" in {latency.processes} processes" if latency.processes > 1 else ""
+    return f"{latency.n} interleaved calls per model{processes}"
+
+
+def measured_with(latency: Latency) -> str:
+    """The provider, and versions and machine where they are known."""
+    about = latency.environment
+    if about is None:
+        return latency.provider
+    cores = f", cores {', '.join(map(str, about.cores))}" if about.cores else ", not pinned"
+    return (
+        f"{latency.provider} of onnxruntime {about.onnxruntime}, Python {about.python}, {about.processor}{cores}, "
+        f"governor {about.governor or 'unknown'}, {about.system}"
+    )
+
+
 def comparison_rows(report: Report) -> list[Comparison]:
     """Accuracy, cost and latency of the dense and the pruned network; what is not measured yet is an en dash."""
     dense, pruned = report.dense, report.pruned
@@ -126,6 +185,31 @@ def comparison_rows(report: Report) -> list[Comparison]:
         _cost_row("MACs", dense.size.macs, pruned.size.macs, "", "fewer/more"),
         _cost_row("ONNX size", dense.size.onnx_bytes, pruned.size.onnx_bytes, "B", "smaller/larger"),
         *(_latency_row(kind, dense.latency_ms, pruned.latency_ms) for kind in PERCENTILES),
+        _cost_row("peak memory", _peak_of(dense.latency_ms), _peak_of(pruned.latency_ms), "B", "smaller/larger"),
+    ]
+
+
+def latency_rows(latency: Mapping[str, Latency]) -> list[LatencyRow]:
+    """A row per model, by name."""
+    return [
+        LatencyRow(
+            name,
+            milliseconds(found.p50),
+            milliseconds(found.p90),
+            milliseconds(found.p99),
+            MISSING if found.peak_bytes is None else human(found.peak_bytes, "B"),
+            speedup(found.speedup),
+        )
+        for name, found in latency.items()
+    ]
+
+
+def setting_rows(report: Report) -> list[SettingRow]:
+    """A row per batch size and number of threads that was measured."""
+    pairs = zip(*(_latencies(model) for model in (report.dense, report.pruned)), strict=True)
+    return [
+        SettingRow(setting(dense), milliseconds(dense.p50), milliseconds(pruned.p50), speedup(pruned.speedup))
+        for dense, pruned in pairs
     ]
 
 
@@ -209,7 +293,18 @@ def _cost_row(name: str, dense: int | None, pruned: int | None, unit: str, words
 def _latency_row(kind: str, dense: Latency | None, pruned: Latency | None) -> Comparison:
     values = [math.nan if latency is None else float(getattr(latency, kind)) for latency in (dense, pruned)]
     texts = [milliseconds(value) if math.isfinite(value) else MISSING for value in values]
-    return Comparison(f"latency {kind}", texts[0], texts[1], times(values[0], values[1], "faster", "slower"))
+    change = times(values[0], values[1], "faster", "slower")
+    if kind == "p50" and pruned and pruned.speedup:
+        change = speedup(pruned.speedup)
+    return Comparison(f"latency {kind}", texts[0], texts[1], change)
+
+
+def _latencies(model: ModelResult) -> tuple[Latency, ...]:
+    return (model.latency_ms, *model.more_latency_ms) if model.latency_ms else ()
+
+
+def _peak_of(latency: Latency | None) -> int | None:
+    return latency.peak_bytes if latency else None
 
 
 def _equality(name: str, proof: Proof | None) -> Equality:
