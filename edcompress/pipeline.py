@@ -52,7 +52,7 @@ from edcompress.origin import (
 from edcompress.recipe import Benchmark, Recipe
 from edcompress.recipebook import differences, dump
 from edcompress.reports import save_report
-from edcompress.results import Accuracy, Exported, Inspection, Latency, ModelResult, Proof, Proofs, Report, TargetResult
+from edcompress.results import Accuracy, Images, Inspection, Latency, ModelResult, Proof, Proofs, Report, TargetResult
 from edcompress.runs import RunFolder, write_text
 from edcompress.session import DEFAULT, Session
 from edcompress.stages import Measured, Run
@@ -119,8 +119,8 @@ def export(folder: RunFolder, *, opset: int | None = None, session: Session = DE
     latency = measure_all(files, recipe.benchmark)
     job.monitor.stage("accuracy of dense.onnx and pruned.onnx on the test images, in onnxruntime")
     found = predict(files, job.test_batches("test images"))
-    exported = _exported(recipe, found["dense"])
-    return save_report(folder, _with_onnx(folder, report, proofs["pruned"], latency, found, exported))
+    report = report.model_copy(update={"tested_on": _tested_on(recipe, found["dense"])})
+    return save_report(folder, _with_onnx(folder, report, proofs["pruned"], latency, found))
 
 
 def run(
@@ -329,7 +329,6 @@ def _with_onnx(
     proof: Proof,
     latency: dict[str, tuple[Latency, ...]],
     found: dict[str, Predictions],
-    exported: Exported,
 ) -> Report:
     def completed(result: ModelResult, name: str) -> ModelResult:
         first, *more = latency[name]
@@ -347,20 +346,14 @@ def _with_onnx(
             "dense": completed(report.dense, "dense"),
             "pruned": completed(report.pruned, "pruned"),
             "proof": report.proof.model_copy(update={"pruned_vs_onnx": proof}),
-            "exported": exported,
             "verdict": None,
         }
     )
 
 
-def _exported(recipe: Recipe, found: Predictions) -> Exported:
-    return Exported(
-        processor=processor(),
-        onnxruntime=version("onnxruntime"),
-        dataset=recipe.data.dataset,
-        images=len(found.labels),
-        labels_sha256=hashlib.sha256(found.labels.numpy().tobytes()).hexdigest()[:16],
-    )
+def _tested_on(recipe: Recipe, found: Predictions) -> Images:
+    digest = hashlib.sha256(found.labels.numpy().tobytes()).hexdigest()[:16]
+    return Images(dataset=recipe.data.dataset, count=len(found.labels), labels_sha256=digest)
 
 
 def _metadata(report: Report, result: ModelResult) -> dict[str, str]:

@@ -251,13 +251,11 @@ class Verdict(Value):
     confidence: Literal["estimate", "bound"] = "estimate"
 
 
-class Exported(Value):
-    """On what the ONNX files were measured: the processor and onnxruntime, and the test images, with a digest of their labels."""
+class Images(Value):
+    """On which images accuracies were measured: of what data set, how many, and a digest of their labels in order."""
 
-    processor: str
-    onnxruntime: str
     dataset: str
-    images: int
+    count: int
     labels_sha256: str
 
 
@@ -280,7 +278,7 @@ class Report(Value):
     seconds: float
     machine: dict[str, Any]
     versions: dict[str, str]
-    exported: Exported | None = None
+    tested_on: Images | None = None
     verdict: Verdict | None = None
 
     @property

@@ -15,8 +15,9 @@ from rich.console import Console
 from edcompress import runs
 from edcompress.errors import InputError
 from edcompress.report import github, tables
+from edcompress.report.checks import check_notes
 from edcompress.report.junit import junit
-from edcompress.report.rows import check_notes, human, measured_with
+from edcompress.report.rows import human, measured_with
 from edcompress.results import Inspection, Latency, Report, Verdict
 
 out = Console()

@@ -108,11 +108,11 @@ def test_a_run_is_compared_with_a_baseline_folder_or_report(cli, finished: Path,
 def test_a_baseline_that_cannot_be_used_is_refused_by_name(cli, finished: Path, tmp_path: Path) -> None:
     base = tmp_path / "base.json"
     shutil.copy(finished / "report.json", base)
-    exported = json.loads(base.read_text())["exported"]
+    images = json.loads(base.read_text())["tested_on"]
     before = (finished / "report.json").read_bytes()
     for changes, words in (
-        ({"exported": exported | {"dataset": "cifar10"}}, "images of cifar10"),
-        ({"exported": None}, "the baseline has no record of its test images; run `edcompress export --onnx`"),
+        ({"tested_on": images | {"dataset": "cifar10"}}, "images of cifar10"),
+        ({"tested_on": None}, "the baseline has no record of its test images; run `edcompress export --onnx`"),
         ({"schema_version": 2}, "base.json has schema_version 2, this edcompress reads another"),
     ):
         rewritten(base, **changes)
@@ -128,7 +128,7 @@ def test_a_report_of_an_earlier_version_is_to_be_exported_again(cli, finished: P
     for name in ("onnx_accuracy", "paired"):
         for stage in ("dense", "masked", "after_surgery", "pruned"):
             del content[stage][name]
-    del content["exported"]
+    del content["tested_on"]
     report.write_text(json.dumps(content))
     ended = cli("gate", finished, *LOOSE)
     assert ended.code == 2

@@ -8,17 +8,17 @@ from typing import TypeVar
 
 from edcompress.errors import InputError
 from edcompress.report.figures import Figure, ratio
-from edcompress.results import Count, Exported, Latency, Report
+from edcompress.results import Count, Environment, Images, Latency, Report
 
 T = TypeVar("T")
 
 
 def require_comparable(report: Report, baseline: Report) -> None:
     """Raise InputError unless both runs were measured on the same test images."""
-    now, before = _both(report, baseline, lambda one: one.exported, "record of its test images")
-    if (now.dataset, now.images, now.labels_sha256) != (before.dataset, before.images, before.labels_sha256):
+    now, before = _both(report, baseline, lambda one: one.tested_on, "record of its test images")
+    if now != before:
         raise InputError(
-            f"the baseline was tested on {_images(before)}, this run on {_images(now)}; compare runs of the same test images"
+            f"the baseline was tested on {_words(before)}, this run on {_words(now)}; compare runs of the same test images"
         )
 
 
@@ -31,7 +31,7 @@ def top1_regression(report: Report, baseline: Report) -> Figure:
 def latency_regression(report: Report, baseline: Report) -> Figure | str:
     """By what share pruned.onnx is slower than the baseline's (p50); or why the two times cannot be compared."""
     now, before = _both(report, baseline, lambda one: one.pruned.latency_ms, "latency")
-    here, there = _both(report, baseline, lambda one: one.exported, "record of its machine")
+    here, there = _both(report, baseline, _environment, "record of its machine")
     differing = [
         f"{name} {one}, here {other}"
         for (name, one), other in zip(_setting(there, before).items(), _setting(here, now).values(), strict=True)
@@ -72,15 +72,20 @@ def _share(count: Count) -> Fraction:
     return Fraction(count.correct, count.total)
 
 
-def _images(exported: Exported) -> str:
-    return f"{exported.images} images of {exported.dataset} (labels {exported.labels_sha256})"
+def _words(images: Images) -> str:
+    return f"{images.count} images of {images.dataset} (labels {images.labels_sha256})"
 
 
-def _setting(exported: Exported, latency: Latency) -> dict[str, str | int]:
+def _environment(report: Report) -> Environment | None:
+    return report.pruned.latency_ms.environment if report.pruned.latency_ms else None
+
+
+def _setting(environment: Environment, latency: Latency) -> dict[str, str | int | None]:
     """What two latencies must have in common to be compared."""
     return {
-        "processor": exported.processor,
-        "onnxruntime": exported.onnxruntime,
+        "processor": environment.processor,
+        "governor": environment.governor,
+        "onnxruntime": environment.onnxruntime,
         "provider": latency.provider,
         "batch size": latency.batch_size,
         "threads": latency.threads,

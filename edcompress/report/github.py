@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edcompress.report.rows import check_notes, check_rows, skipped_rows
+from edcompress.report.checks import check_notes, check_rows, skipped_rows
 from edcompress.results import Verdict
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from edcompress.report.rows import check_notes, check_rows, skipped_rows
+from edcompress.report.checks import check_notes, check_rows, skipped_rows
 from edcompress.results import Verdict
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

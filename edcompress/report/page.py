@@ -10,12 +10,11 @@ from importlib.resources import files
 from typing import Any
 
 from edcompress.report.charts import Line, bar, line_chart
+from edcompress.report.checks import check_notes, check_rows
 from edcompress.report.rows import (
     MISSING,
     PERCENTILES,
     calls,
-    check_notes,
-    check_rows,
     comparison_rows,
     measured_with,
     milliseconds,

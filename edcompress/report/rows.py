@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from edcompress.results import (
     Accuracy,
-    Check,
     Count,
     Inspection,
     Interval,
@@ -16,7 +15,6 @@ from edcompress.results import (
     ModelResult,
     Proof,
     Report,
-    Verdict,
 )
 
 MISSING = "–"
@@ -50,36 +48,6 @@ class Equality(NamedTuple):
     difference: str
     relative: str
     of: str
-
-
-class CheckRow(NamedTuple):
-    """One limit of the gate."""
-
-    name: str
-    value: str
-    limit: str
-    margin: str
-    answer: str
-
-    @property
-    def sentence(self) -> str:
-        """The row as one line of text."""
-        return f"{self.name} {self.value}, limit {self.limit}, margin {self.margin}: {self.answer}"
-
-
-class SkippedRow(NamedTuple):
-    """One limit that could not be held, and why."""
-
-    name: str
-    reason: str
-
-
-class CheckForm(NamedTuple):
-    """How a limit of the gate is shown: its name, and its numbers."""
-
-    name: str
-    text: Callable[[float], str]
-    sign: str = "≤"
 
 
 class LatencyRow(NamedTuple):
@@ -136,6 +104,11 @@ def points(share: float, digits: int = 2) -> str:
     """A difference of fractions as signed percentage points, for example "-0.84 pp"; zero has no sign."""
     text = f"{100 * share:+.{digits}f} pp"
     return text[1:] if float(text[:-3]) == 0 else text
+
+
+def tiny(value: float) -> str:
+    """For example "3.4e-06"."""
+    return "0" if value == 0 else f"{value:.1e}"
 
 
 def times(dense: float, pruned: float, better: str, worse: str) -> str:
@@ -256,24 +229,6 @@ def layer_rows(found: Inspection) -> list[tuple[str, str, str]]:
     return [(layer.name or "(between layers)", f"{layer.time:.1%}", f"{layer.macs:.1%}") for layer in found.layers]
 
 
-def check_rows(verdict: Verdict) -> list[CheckRow]:
-    """Value, limit, margin and pass/FAIL of each check."""
-    return [_check_row(check) for check in verdict.checks]
-
-
-def check_notes(verdict: Verdict) -> list[str]:
-    """What stands below the checks: intervals and tests of those that have them, and why limits were skipped."""
-    notes = [_check_note(check) for check in verdict.checks if check.interval]
-    if verdict.confidence == "bound" and notes:
-        notes.append("Where there is an interval, its bad end is held against the limit.")
-    return notes + [f"{row.name}: skipped, {row.reason}" for row in skipped_rows(verdict)]
-
-
-def skipped_rows(verdict: Verdict) -> list[SkippedRow]:
-    """The limits that were skipped."""
-    return [SkippedRow(_form(one.name).name, one.reason) for one in verdict.skipped]
-
-
 def _accuracy_row(name: str, dense: Count, pruned: Count) -> Comparison:
     known = dense.total and pruned.total
     change = points(pruned.fraction - dense.fraction) if known else MISSING
@@ -310,56 +265,4 @@ def _peak_of(latency: Latency | None) -> int | None:
 def _equality(name: str, proof: Proof | None) -> Equality:
     if proof is None:
         return Equality(name, MISSING, MISSING, "not exported yet")
-    return Equality(name, _tiny(proof.max_abs_diff), _tiny(proof.relative), proof.of)
-
-
-def _tiny(value: float) -> str:
-    return "0" if value == 0 else f"{value:.1e}"
-
-
-def _check_row(check: Check) -> CheckRow:
-    form = _form(check.name)
-    value, limit, margin = (form.text(number) for number in (check.value, check.limit, check.margin))
-    signed = margin if margin.startswith(("-", "+")) or math.isnan(check.margin) else f"+{margin}"
-    return CheckRow(form.name, value, f"{form.sign} {limit}", signed, "pass" if check.passed else "FAIL")
-
-
-def _check_note(check: Check) -> str:
-    form, interval = _form(check.name), check.interval
-    assert interval
-    note = (
-        f"{form.name}: {100 * interval.confidence:g} % interval {form.text(interval.low)} to {form.text(interval.high)}"
-    )
-    if check.pairs is None or check.p_value is None:
-        return note
-    pairs = check.pairs
-    return (
-        f"{note}; right in dense.onnx alone {pairs.dense_only}, in pruned.onnx alone {pairs.other_only} of {pairs.total} "
-        f"images, McNemar's exact p = {check.p_value:.2g}"
-    )
-
-
-def _form(name: str) -> CheckForm:
-    return _CHECK_FORMS.get(name, CheckForm(name, _tiny))
-
-
-def _points(value: float) -> str:
-    return points(value, 3).removeprefix("+")
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.2f} %"
-
-
-_CHECK_FORMS = {
-    "top1_drop": CheckForm("top-1 drop", _points),
-    "top5_drop": CheckForm("top-5 drop", _points),
-    "agreement": CheckForm("agreement", _share, "≥"),
-    "speedup": CheckForm("speedup", lambda value: f"{value:.3f}x", "≥"),
-    "latency_ms": CheckForm("latency p50", milliseconds),
-    "size_ratio": CheckForm("size ratio", _share),
-    "size_bytes": CheckForm("ONNX size", lambda value: f"{value:.0f} B"),
-    "top1_regression": CheckForm("top-1 regression", _points),
-    "latency_regression": CheckForm("latency regression", _share),
-    "size_regression": CheckForm("size regression", _share),
-}
+    return Equality(name, tiny(proof.max_abs_diff), tiny(proof.relative), proof.of)

@@ -8,9 +8,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from edcompress.report.checks import check_rows
 from edcompress.report.rows import (
     calls,
-    check_rows,
     comparison_rows,
     group_rows,
     latency_rows,

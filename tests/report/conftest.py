@@ -8,6 +8,15 @@ import pytest
 
 from edcompress.results import Report
 
+ENVIRONMENT = {
+    "processor": "a processor",
+    "cores": [0],
+    "governor": None,
+    "system": "Linux",
+    "python": "3.12.1",
+    "onnxruntime": "1.32.0",
+}
+
 
 def model(top1: int, top5: int, params: int, macs: int, onnx_bytes: int, latency: tuple[float, float, float]) -> dict:
     p50, p90, p99 = latency
@@ -15,7 +24,7 @@ def model(top1: int, top5: int, params: int, macs: int, onnx_bytes: int, latency
     return {
         "accuracy": {"top1": {"correct": top1, "total": 10000}, "top5": {"correct": top5, "total": 10000}},
         "size": {"params": params, "macs": macs, "onnx_bytes": onnx_bytes},
-        "latency_ms": {**measured, "provider": "CPUExecutionProvider"},
+        "latency_ms": {**measured, "provider": "CPUExecutionProvider", "environment": dict(ENVIRONMENT)},
     }
 
 
@@ -68,13 +77,7 @@ def content() -> dict[str, Any]:
         "seconds": 1310.0,
         "machine": {"cpu": "a processor", "cores": 2, "gpu": None},
         "versions": {"torch": "2.15.0", "onnxruntime": "1.32.0"},
-        "exported": {
-            "processor": "a processor",
-            "onnxruntime": "1.32.0",
-            "dataset": "cifar10",
-            "images": 10000,
-            "labels_sha256": "0123456789abcdef",
-        },
+        "tested_on": {"dataset": "cifar10", "count": 10000, "labels_sha256": "0123456789abcdef"},
     }
 
 
@@ -90,5 +93,5 @@ def unexported(content: dict[str, Any]) -> Report:
         content[name]["latency_ms"] = None
         content[name]["size"]["onnx_bytes"] = None
         content[name]["onnx_accuracy"] = content[name]["paired"] = None
-    content["proof"]["pruned_vs_onnx"] = content["exported"] = None
+    content["proof"]["pruned_vs_onnx"] = content["tested_on"] = None
     return Report.model_validate(content)

@@ -57,8 +57,9 @@ def test_a_regression_at_its_limit_passes_and_beyond_it_fails(
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [
-        (("exported", "processor"), "another", "processor another, here a processor"),
-        (("exported", "onnxruntime"), "1.23.0", "onnxruntime 1.23.0, here 1.32.0"),
+        (("pruned", "latency_ms", "environment", "processor"), "another", "processor another, here a processor"),
+        (("pruned", "latency_ms", "environment", "onnxruntime"), "1.23.0", "onnxruntime 1.23.0, here 1.32.0"),
+        (("pruned", "latency_ms", "environment", "governor"), "powersave", "governor powersave, here None"),
         (("pruned", "latency_ms", "threads"), 4, "threads 4, here 1"),
         (("pruned", "latency_ms", "batch_size"), 8, "batch size 8, here 1"),
     ],
@@ -79,11 +80,11 @@ def test_times_of_another_machine_or_setting_are_not_compared(
     assert beside(content, earlier, max_latency_regression=None).skipped == ()
 
 
-@pytest.mark.parametrize(("key", "value"), [("dataset", "digits"), ("images", 359), ("labels_sha256", "f" * 16)])
+@pytest.mark.parametrize(("key", "value"), [("dataset", "digits"), ("count", 359), ("labels_sha256", "f" * 16)])
 def test_a_baseline_of_other_test_images_is_refused(
     content: dict[str, Any], earlier: dict[str, Any], key: str, value: Any
 ) -> None:
-    earlier["exported"][key] = value
+    earlier["tested_on"][key] = value
     with pytest.raises(
         InputError, match=f"the baseline was tested on .*{value}.*, this run on 10000 images of cifar10"
     ):
@@ -93,9 +94,10 @@ def test_a_baseline_of_other_test_images_is_refused(
 @pytest.mark.parametrize(
     ("path", "what"),
     [
-        (("exported",), "record of its test images"),
+        (("tested_on",), "record of its test images"),
         (("pruned", "onnx_accuracy"), "accuracy of its ONNX file"),
         (("pruned", "latency_ms"), "latency"),
+        (("pruned", "latency_ms", "environment"), "record of its machine"),
         (("pruned", "size", "onnx_bytes"), "ONNX file"),
     ],
 )

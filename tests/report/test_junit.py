@@ -34,7 +34,7 @@ def check_schema(element: ElementTree.Element) -> None:
 def verdict(content: dict[str, Any]) -> Verdict:
     """Five checks pass, one fails, one is skipped."""
     earlier = copy.deepcopy(content)
-    earlier["exported"]["processor"] = "an <older> one"
+    earlier["pruned"]["latency_ms"]["environment"]["processor"] = "an <older> one"
     limits = Gate(min_speedup=2.0, max_size_bytes=2_000_000)
     return judge(Report.model_validate(content), limits, Report.model_validate(earlier))
 

@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edcompress.recipe import Gate
-from edcompress.report.rows import check_notes, comparison_rows, human, points, times
+from edcompress.report.checks import check_notes
+from edcompress.report.rows import comparison_rows, human, points, times
 from edcompress.report.tables import (
     comparison_table,
     latency_table,
@@ -106,13 +107,13 @@ def test_verdict_shows_value_limit_margin_and_answer(report: Report) -> None:
     assert "Gate: FAIL" in text
 
 
-def test_every_check_fits_the_terminal_and_is_explained(report: Report) -> None:
+def test_every_check_fits_the_terminal_and_is_explained(report: Report, content: dict[str, Any]) -> None:
     limits = Gate(min_agreement=0.9, max_latency_ms=5, max_size_ratio=0.6, max_size_bytes=2_000_000)
-    later = report.model_copy(update={"exported": report.exported.model_copy(update={"processor": "another"})})
     text = printed(verdict_table(judge(report, limits, report)))
     for shown in ("96.88 %", "3.272 ms", "1752060 B", "+247940 B", "latency regression", "≤ 10.00 %"):
         assert shown in text
-    drop, skipped = check_notes(judge(report, limits, later))
+    content["pruned"]["latency_ms"]["environment"]["processor"] = "another"
+    drop, skipped = check_notes(judge(report, limits, Report.model_validate(content)))
     assert drop == (
         "top-1 drop: 95 % interval 0.612 pp to 1.089 pp; right in dense.onnx alone 115, in pruned.onnx alone 31 of 10000 images,"
         " McNemar's exact p = 1.5e-12"
