@@ -41,8 +41,8 @@ class CheckForm(NamedTuple):
 
 
 def check_rows(verdict: Verdict) -> list[CheckRow]:
-    """Value, limit, margin and pass/FAIL of each check."""
-    return [_check_row(check) for check in verdict.checks]
+    """Value, limit, margin and pass/FAIL of each check; by bounds the value goes with the end of its interval that was held."""
+    return [_check_row(check, by_bound=verdict.confidence == "bound") for check in verdict.checks]
 
 
 def check_notes(verdict: Verdict) -> list[str]:
@@ -58,10 +58,12 @@ def skipped_rows(verdict: Verdict) -> list[SkippedRow]:
     return [SkippedRow(_form(one.name).name, one.reason) for one in verdict.skipped]
 
 
-def _check_row(check: Check) -> CheckRow:
+def _check_row(check: Check, *, by_bound: bool) -> CheckRow:
     form = _form(check.name)
     value, limit, margin = (form.text(number) for number in (check.value, check.limit, check.margin))
     signed = margin if margin.startswith(("-", "+")) or math.isnan(check.margin) else f"+{margin}"
+    if by_bound and check.interval:
+        value += f" to {form.text(check.interval.high if form.sign == '≤' else check.interval.low)}"
     return CheckRow(form.name, value, f"{form.sign} {limit}", signed, "pass" if check.passed else "FAIL")
 
 

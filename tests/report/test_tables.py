@@ -121,6 +121,16 @@ def test_every_check_fits_the_terminal_and_is_explained(report: Report, content:
     assert skipped == "latency regression: skipped, the baseline was measured with processor another, here a processor"
 
 
+def test_by_bound_the_end_that_was_held_is_shown(report: Report) -> None:
+    verdict = judge(
+        report, Gate(max_top1_drop=0.01, max_size_bytes=2_000_000, min_speedup=None, confidence="bound"), report
+    )
+    text = printed(verdict_table(verdict))
+    assert "0.840 pp to 1.089 pp" in text
+    assert "-0.089 pp" in text
+    assert check_notes(verdict)[-1] == "Where there is an interval, its bad end is held against the limit."
+
+
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
     [
