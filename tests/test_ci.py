@@ -62,7 +62,9 @@ def test_the_action_passes_a_run_beside_its_baseline(project: Path) -> None:
 
 
 def test_the_action_fails_with_the_gate_and_warns_of_a_baseline_that_is_not_there(project: Path) -> None:
-    done = run_action(run="runs/new", baseline="$(touch sprung)", options="--min-speedup 1000", junit="out.xml")
+    done = run_action(
+        run="runs/new", baseline="$(touch sprung)", options="--max-top1-drop 1\n--min-speedup 1000\n", junit="out.xml"
+    )
     assert done.returncode == 1
     assert "::warning title=edcompress gate::there is no baseline $(touch sprung) yet" in done.stdout
     assert "::error title=edcompress gate%3A speedup::" in done.stderr
