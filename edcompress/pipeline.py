@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,11 +12,11 @@ from pathlib import Path
 from torch import nn
 
 from edcompress import stages
-from edcompress.data.splits import eval_batches
 from edcompress.deploy.archives import SUFFIXES, Form, save_archive
-from edcompress.deploy.latency import measure
+from edcompress.deploy.latency import measure_all
 from edcompress.deploy.onnx_export import export_onnx
-from edcompress.deploy.parity import compare_with_onnx, onnx_accuracy
+from edcompress.deploy.parity import compare_with_onnx
+from edcompress.deploy.predictions import Predictions, predict
 from edcompress.errors import InputError, RunFolderError
 from edcompress.inspection import inspect_network
 from edcompress.job import (
@@ -37,7 +38,7 @@ from edcompress.origin import (
 from edcompress.pruning import prune_once, reloaded, versions
 from edcompress.recipe import Benchmark, Recipe
 from edcompress.reports import save_report
-from edcompress.results import Accuracy, Inspection, Latency, ModelResult, Proof, Report
+from edcompress.results import Accuracy, Images, Inspection, Latency, ModelResult, Proof, Report
 from edcompress.runs import RunFolder
 from edcompress.session import DEFAULT, Session
 from edcompress.surgery.remove import require_equal
@@ -68,22 +69,25 @@ def prune(
 
 
 def export(folder: RunFolder, *, opset: int | None = None, session: Session = DEFAULT) -> Report:
-    """Write dense.onnx and pruned.onnx of a finished run, prove pruned == ONNX, measure both latencies; the completed report."""
+    """Write dense.onnx and pruned.onnx of a finished run, prove pruned == ONNX, measure both files; the completed report."""
     folder.require_finished("export")
     recipe, report = folder.read_recipe(), folder.read_report()
     job = open_job(recipe, replace(session, device="cpu"))
     dense = read_saved(recipe, folder / "dense.safetensors", session)
     pruned = load(folder.path, trust_code=session.trust_code)
     number = recipe.export.opset if opset is None else opset
+    files = {name: folder / f"{name}.onnx" for name in ("dense", "pruned")}
     proofs = {}
     for name, network, result in (("dense", dense, report.dense), ("pruned", pruned, report.pruned)):
         job.monitor.stage(f"export {name}.onnx (opset {number}), prove it equal to PyTorch")
-        path = folder / f"{name}.onnx"
-        export_onnx(network, job.example, path, opset=number, metadata=_metadata(report, result))
-        proofs[name] = require_equal(compare_with_onnx(network, path, job.proof_images))
+        export_onnx(network, job.example, files[name], opset=number, metadata=_metadata(report, result))
+        proofs[name] = require_equal(compare_with_onnx(network, files[name], job.proof_images))
     job.monitor.stage("latency in onnxruntime, dense and pruned interleaved")
-    latency = measure({"dense": folder / "dense.onnx", "pruned": folder / "pruned.onnx"}, recipe.benchmark)
-    return save_report(folder, _with_onnx(folder, report, proofs["pruned"], latency))
+    latency = measure_all(files, recipe.benchmark)
+    job.monitor.stage("accuracy of dense.onnx and pruned.onnx on the test images, in onnxruntime")
+    found = predict(files, job.test_batches("test images"))
+    report = report.model_copy(update={"tested_on": _tested_on(recipe, found["dense"])})
+    return save_report(folder, _with_onnx(folder, report, proofs["pruned"], latency, found))
 
 
 def run(
@@ -111,7 +115,7 @@ def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accurac
     """Top-1 and top-5 on the recipe's test images of a checkpoint, a run folder, or an .onnx file, in fp32."""
     job = open_job(recipe, session)
     if model.suffix.lower() == ".onnx":
-        return onnx_accuracy(model, eval_batches(job.splits.test, recipe.data))
+        return predict({"": model}, job.test_batches(model.name))[""].accuracy
     network = _network_of(model, recipe, session)
     return job.accuracy(network.to(job.precision.device))
 
@@ -146,13 +150,16 @@ def inspect(
     return inspect_network(network, recipe, onnx_latency=onnx_latency)
 
 
-def benchmark(models: Sequence[Path], options: Benchmark) -> dict[str, Latency]:
-    """Latency of .onnx files, or of a run's pair, from interleaved calls; by path."""
+def benchmark(models: Sequence[Path], options: Benchmark) -> dict[str, tuple[Latency, ...]]:
+    """Latency of .onnx files, or of a run's pair, from interleaved calls: by path, at every setting; speed-ups are over the first file.
+
+    Raises InputError for a file that cannot be opened, and for inputs that cannot be made up.
+    """
     files: dict[str, Path] = {}
     for model in models:
         for path in [model / "dense.onnx", model / "pruned.onnx"] if model.is_dir() else [model]:
             files[str(path)] = path
-    return measure(files, options)
+    return measure_all(files, options)
 
 
 def load(folder: Path | str, device: str = "cpu", *, trust_code: bool = False) -> nn.Module:
@@ -197,10 +204,23 @@ def _network_of(model: Path, recipe: Recipe, session: Session) -> nn.Module:
     return network
 
 
-def _with_onnx(folder: RunFolder, report: Report, proof: Proof, latency: dict[str, Latency]) -> Report:
+def _with_onnx(
+    folder: RunFolder,
+    report: Report,
+    proof: Proof,
+    latency: dict[str, tuple[Latency, ...]],
+    found: dict[str, Predictions],
+) -> Report:
     def completed(result: ModelResult, name: str) -> ModelResult:
-        size = result.size.model_copy(update={"onnx_bytes": (folder / f"{name}.onnx").stat().st_size})
-        return result.model_copy(update={"size": size, "latency_ms": latency[name]})
+        first, *more = latency[name]
+        update = {
+            "size": result.size.model_copy(update={"onnx_bytes": (folder / f"{name}.onnx").stat().st_size}),
+            "latency_ms": first,
+            "more_latency_ms": tuple(more),
+            "onnx_accuracy": found[name].accuracy,
+            "paired": None if name == "dense" else found[name].beside(found["dense"]),
+        }
+        return result.model_copy(update=update)
 
     return report.model_copy(
         update={
@@ -210,6 +230,11 @@ def _with_onnx(folder: RunFolder, report: Report, proof: Proof, latency: dict[st
             "verdict": None,
         }
     )
+
+
+def _tested_on(recipe: Recipe, found: Predictions) -> Images:
+    digest = hashlib.sha256(found.labels.numpy().tobytes()).hexdigest()[:16]
+    return Images(dataset=recipe.data.dataset, count=len(found.labels), labels_sha256=digest)
 
 
 def _metadata(report: Report, result: ModelResult) -> dict[str, str]:

@@ -37,15 +37,19 @@ class _Generation(BaseModel):
     diversity: float | None = None
 
 
-def gate(target: RunFolder | Path, limits: Gate | None = None) -> Verdict:
-    """The verdict on a run (then saved in its report) or on a report.json alone; limits default to the recipe's."""
-    judged = judge(_report_of(target), limits or limits_of(target, {}))
+def gate(target: RunFolder | Path, limits: Gate | None = None, *, baseline: RunFolder | Path | None = None) -> Verdict:
+    """The verdict on a run (then saved in its report) or on a report.json alone; limits default to the recipe's.
+
+    With a `baseline`, such as main's run, the limits on regressions are held too.
+    """
+    earlier = None if baseline is None else _report_of(baseline)
+    judged = judge(_report_of(target), limits or limits_of(target, {}), earlier)
     if isinstance(target, RunFolder):
         save_report(target, target.read_report().model_copy(update={"verdict": judged}))
     return judged
 
 
-def limits_of(target: RunFolder | Path, given: dict[str, float]) -> Gate:
+def limits_of(target: RunFolder | Path, given: dict[str, Any]) -> Gate:
     """The limits of the recipe beside the report (else the defaults), with those `given` in their place."""
     folder = target if isinstance(target, RunFolder) else RunFolder(target.parent)
     base = folder.read_recipe().gate if folder.exists else Gate()

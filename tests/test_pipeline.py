@@ -261,6 +261,34 @@ def test_load_gives_the_module_that_was_measured(finished: Path) -> None:
     assert edcompress.load(finished).state_dict().keys() == network.state_dict().keys()
 
 
+def test_the_files_own_accuracy_is_measured_and_paired(finished: Path) -> None:
+    folder = RunFolder(finished)
+    report, recipe = folder.read_report(), folder.read_recipe()
+    assert report.dense.onnx_accuracy == evaluate(finished / "dense.onnx", recipe)
+    assert report.pruned.onnx_accuracy == evaluate(finished / "pruned.onnx", recipe)
+    assert report.dense.paired is None
+    paired = report.pruned.paired
+    assert paired
+    for kind in ("top1", "top5"):
+        pairs = getattr(paired, kind)
+        dense, pruned = (getattr(model.onnx_accuracy, kind) for model in (report.dense, report.pruned))
+        assert (pairs.both + pairs.dense_only, pairs.both + pairs.other_only) == (dense.correct, pruned.correct)
+        assert pairs.total == dense.total == pruned.total
+    assert paired.top1.both <= paired.same_class <= paired.top1.both + paired.top1.neither
+
+
+def test_whoever_watches_is_told_of_every_batch_of_test_images() -> None:
+    told: list[tuple[int, int]] = []
+
+    class Listener(Silent):
+        def step(self, step: int, steps: int, figures: dict[str, Any]) -> None:  # noqa: ARG002
+            told.append((step, steps))
+
+    job = open_job(digits("data.eval_batch_size=100"), Session("cpu", monitor=Listener()))
+    assert sum(len(labels) for _, labels in job.test_batches("test images")) == len(job.splits.test)
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
 def test_what_is_loaded_can_be_trained_on(finished: Path) -> None:
     network = load(finished).train()
     before = [parameter.clone() for parameter in network.parameters()]
