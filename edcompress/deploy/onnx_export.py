@@ -15,6 +15,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from edcompress.deploy.flat_attention import FlatAttention
 from edcompress.errors import EdcompressError
 from edcompress.files import replacing
 from edcompress.networks.modes import on_cpu
@@ -64,7 +65,7 @@ def _two_images(example: Tensor) -> Tensor:
 def to_onnx(network: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
     """What the exporter makes of a network on the CPU in eval mode; EdcompressError, with the cause, where it fails."""
     try:
-        with _quiet():
+        with _quiet(), FlatAttention():
             program = torch.onnx.export(
                 network,
                 (_two_images(example),),

@@ -6,10 +6,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edcompress.deploy import onnx_export
 from edcompress.deploy.onnx_export import export_onnx, flush_denormals
-from edcompress.deploy.parity import run_onnx
+from edcompress.deploy.parity import compare_with_onnx, run_onnx
 from edcompress.errors import EdcompressError
 
 
@@ -96,3 +97,32 @@ def test_a_fixed_batch_is_an_error(onnx_file: Path) -> None:
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 2
     with pytest.raises(EdcompressError, match="'logits' is 2 in the ONNX model, not symbolic"):
         onnx_export._verify(model, 18)
+
+
+class Windows(nn.Module):
+    """Attention within windows: five dimensions with heads, or three without, and a mask that is broadcast."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads, self.packed, self.classify = heads, nn.Linear(8, 24), nn.Linear(8, 5)
+        self.bias = nn.Parameter(torch.randn(max(heads, 1), 16, 16))
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.packed(images.flatten(2).transpose(1, 2)).unflatten(1, (4, 16))  # [B, windows, 16, 24]
+        if self.heads:
+            q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(2, 3) for part in tokens.chunk(3, -1))
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias).transpose(2, 3).flatten(3)
+        else:
+            q, k, v = (part.flatten(0, 1) for part in tokens.chunk(3, -1))
+            mixed = functional.scaled_dot_product_attention(q, k, v, self.bias, is_causal=False).unflatten(0, (-1, 4))
+        logits: Tensor = self.classify(mixed.mean((1, 2)))
+        return logits
+
+
+@pytest.mark.parametrize("heads", [0, 2])
+def test_attention_over_other_than_four_dimensions_is_exported(heads: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, path = Windows(heads).eval(), tmp_path / "windows.onnx"
+    export_onnx(network, torch.randn(2, 8, 8, 8), path, opset=20, metadata={})
+    images = torch.randn(9, 8, 8, 8)
+    assert compare_with_onnx(network, path, images).relative < 1e-5
