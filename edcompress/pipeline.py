@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from torch import nn
@@ -153,12 +154,14 @@ def inspect(
 def benchmark(models: Sequence[Path], options: Benchmark) -> dict[str, tuple[Latency, ...]]:
     """Latency of .onnx files, or of a run's pair, from interleaved calls: by path, at every setting; speed-ups are over the first file.
 
-    Raises InputError for a file that cannot be opened, and for inputs that cannot be made up.
+    A file that is given twice is measured twice, as "FILE" and "FILE (2)". Raises InputError for a file that cannot be opened, and for
+    inputs that cannot be made up.
     """
+    pairs = ([model / "dense.onnx", model / "pruned.onnx"] if model.is_dir() else [model] for model in models)
     files: dict[str, Path] = {}
-    for model in models:
-        for path in [model / "dense.onnx", model / "pruned.onnx"] if model.is_dir() else [model]:
-            files[str(path)] = path
+    for path in chain.from_iterable(pairs):
+        times = 1 + list(files.values()).count(path)
+        files[str(path) if times == 1 else f"{path} ({times})"] = path
     return measure_all(files, options)
 
 

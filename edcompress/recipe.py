@@ -298,7 +298,7 @@ class Benchmark(Section):
         (1,), description="intra-op threads, each pinned to a core, or a list; each is measured with each batch size"
     )
     runs: int | None = Field(
-        None, ge=20, description="measured calls per model; null: 200 at least, and 3 seconds per model at least"
+        None, ge=20, description="measured calls per model; null: 200 at least, and 3 seconds per model in all at least"
     )
     provider: Literal["CPUExecutionProvider", "CUDAExecutionProvider"] = Field("CPUExecutionProvider", description="")
 

@@ -99,8 +99,8 @@ class Latency(Value):
     """Percentiles, in milliseconds, of `n` onnxruntime calls at one batch size, from some fresh `processes`.
 
     `speedup` is how many times faster the median call is than that of the first model measured beside it; None for that one.
-    `peak_bytes` is the most memory that a process took for this model alone, weights, file and images included, the interpreter and
-    onnxruntime itself not; None where the system does not tell.
+    `peak_bytes` is the most resident memory of a process that opened and ran this model alone, less what it held before it opened the
+    file; None where the system does not tell.
     """
 
     p50: float

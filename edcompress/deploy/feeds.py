@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,10 @@ def _sizes(shape: Sizes, batch: int | str | None, batch_size: int) -> list[int |
 
 def _open_sizes(path: Path, name: str, shape: Sizes, sizes: Sequence[int | None]) -> str:
     wish = ",".join(str(size or f"SIZE{position}") for position, size in enumerate(sizes))
+    names = shlex.join(["--input_name", name, "--input_shape", wish, str(path)])
     return (
-        f"{path}: input {name!r} has shape {list(shape)}; only the batch may be symbolic, the first size. Fix the others first: "
-        f"python -m onnxruntime.tools.make_dynamic_shape_fixed --input_name {name} --input_shape {wish} {path} FIXED.onnx"
+        f"{path}: input {name!r} has shape {list(shape)}; only the batch may be symbolic, the first size. "
+        f"Fix the others first: python -m onnxruntime.tools.make_dynamic_shape_fixed {names} FIXED.onnx"
     )
 
 

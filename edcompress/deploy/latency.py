@@ -25,7 +25,7 @@ from edcompress.results import Environment, Latency
 WORKER = "edcompress.deploy.latency_worker"
 TIMEOUT_SECONDS = 1800.0
 LEAST_RUNS, LEAST_SECONDS = 200, 3.0
-"""Of each model, where the recipe says no number of runs."""
+"""Where the recipe says no number of runs: calls of each model, and the seconds of all calls together for each of the models."""
 
 PROCESSES = 5
 RUNS_PER_PROCESS = 40
@@ -51,12 +51,11 @@ def measure_all(
     """
     _check(models, benchmark)
     common = {"models": {name: str(path.resolve()) for name, path in models.items()}, "provider": benchmark.provider}
-    probed = _ask_worker({**common, "task": "probe", "settings": benchmark.settings}, timeout_seconds)
-    timed = [
-        _at_setting(setting, peaks, [_ask_worker({**common, **part}, timeout_seconds) for part in parts])
-        for setting, peaks in zip(benchmark.settings, probed["peak_bytes"], strict=True)
-        for parts in [_parts(setting, benchmark.runs, len(models))]
-    ]
+    probed = _ask_worker(common | {"task": "probe", "settings": benchmark.settings}, timeout_seconds)
+    timed = []
+    for setting, peaks in zip(benchmark.settings, probed["peak_bytes"], strict=True):
+        parts = _parts(setting, benchmark.runs, len(models))
+        timed.append(_at_setting(setting, peaks, [_ask_worker(common | part, timeout_seconds) for part in parts]))
     return {name: tuple(latencies[name] for latencies in timed) for name in models}
 
 
@@ -110,24 +109,22 @@ def _ask_worker(specification: Mapping[str, Any], timeout_seconds: float) -> dic
 def _at_setting(setting: Setting, peaks: Mapping[str, int | None], answers: list[dict[str, Any]]) -> dict[str, Latency]:
     """The latency of each model, by name, from the answers of the processes."""
     blocks: dict[str, list[Blocks]] = {name: [answer["blocks"][name] for answer in answers] for name in peaks}
-    first = next(iter(blocks))
+    first = next(iter(blocks.values()))
+    about = {**setting._asdict(), "processes": len(answers), "provider": answers[0]["provider"],
+             "environment": Environment.model_validate(answers[0]["environment"])}  # fmt: skip
     return {
-        name: _latency(found, setting, answers[0]).model_copy(
-            update={
-                "processes": len(answers),
-                "speedup": None if name == first else speedup_interval(blocks[first], found),
-                "peak_bytes": peaks[name],
-            }
+        name: Latency(
+            **_percentiles(found),
+            **about,
+            speedup=None if found is first else speedup_interval(first, found),
+            peak_bytes=peaks[name],
         )
         for name, found in blocks.items()
     }
 
 
-def _latency(blocks: list[Blocks], setting: Setting, answer: Mapping[str, Any]) -> Latency:
-    """Percentiles of calls in nanoseconds, and what they were measured with."""
+def _percentiles(blocks: list[Blocks]) -> dict[str, Any]:
+    """Percentiles in milliseconds of calls in nanoseconds, and how many calls there are."""
     calls = pooled(blocks)
     p50, p90, p99 = (np.percentile(calls, [50, 90, 99]) / 1e6).tolist()
-    environment = Environment.model_validate(answer["environment"])
-    return Latency(
-        p50=p50, p90=p90, p99=p99, n=len(calls), batch_size=setting.batch_size, threads=setting.threads,
-        provider=answer["provider"], environment=environment)  # fmt: skip
+    return {"p50": p50, "p90": p90, "p99": p99, "n": len(calls)}

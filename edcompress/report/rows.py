@@ -196,7 +196,7 @@ def latency_rows(latency: Mapping[str, Latency]) -> list[LatencyRow]:
 
 def setting_rows(report: Report) -> list[SettingRow]:
     """A row per batch size and number of threads that was measured."""
-    pairs = zip(*(_latencies(model) for model in (report.dense, report.pruned)), strict=True)
+    pairs = zip(*(_latencies(model) for model in (report.dense, report.pruned)), strict=False)
     return [
         SettingRow(setting(dense), milliseconds(dense.p50), milliseconds(pruned.p50), speedup(pruned.speedup))
         for dense, pruned in pairs

@@ -40,10 +40,9 @@ def latency_table(latency: Mapping[str, Latency]) -> Table:
     """Models that were measured side by side, by name: percentiles, memory, and the speed-up over the first."""
     one = next(iter(latency.values()))
     rows = [[escape(text) for text in row] for row in latency_rows(latency)]
-    headings = ("model", "p50", "p90", "p99", "peak memory", "speed-up")
+    headings = ("model", "p50", "p90", "p99", "memory", "speed-up")
     table = _table(f"{setting(one)}: {calls(one)}", headings, rows)
     table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
-    table.columns[4].no_wrap = False
     return table
 
 

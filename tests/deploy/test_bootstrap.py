@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -8,9 +10,13 @@ TRUE = 1.5
 
 
 def measured(random: np.random.Generator, processes: int, spread: float) -> Interval:
-    """The interval of a pair of true speed-up 1.5, where each process has a speed-up of its own, and each block a clock of its own."""
-    first, second = [], []
-    for own in random.normal(0, spread, processes):
+    """The interval of a pair of true speed-up 1.5, where each block has a clock of its own, and each process a speed-up of its own.
+
+    Successive processes' speed-ups have a correlation of 0.35.
+    """
+    first, second, own = [], [], random.normal(0, spread)
+    for _ in range(processes):
+        own = 0.35 * own + random.normal(0, spread * math.sqrt(1 - 0.35**2))
         clock = 1 + 0.2 * random.random((4, 1))
         calls = clock * (1 + 0.02 * random.random((2, 4, 10)))
         first.append((calls[0] * TRUE * (1 + own)).tolist())
