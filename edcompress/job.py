@@ -35,6 +35,7 @@ from edcompress.training.accuracy import Forward, measure_accuracy
 from edcompress.training.precision import Precision, choose_precision
 
 PROOF_IMAGES = 8
+PARITY_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,13 @@ class Job:
         images, _ = next(iter(eval_batches(self.splits.search, self.recipe.data)))
         repeats = -(-PROOF_IMAGES // len(images))
         return images.repeat(repeats, 1, 1, 1)[:PROOF_IMAGES]
+
+    @cached_property
+    def parity_images(self) -> Tensor:
+        """256 real images [N, C, H, W] spread over the test split, or all of a smaller one, to hold ONNX files against PyTorch on."""
+        test = self.splits.test
+        chosen = torch.linspace(0, len(test) - 1, min(len(test), PARITY_IMAGES)).long()
+        return torch.cat([images for images, _ in eval_batches(test.subset(chosen), self.recipe.data)])
 
     def accuracy(self, network: nn.Module, forward: Forward | None = None) -> Accuracy:
         """Top-1 and top-5 of the network (or of `forward`, which uses it) on the test images, in fp32."""

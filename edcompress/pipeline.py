@@ -113,10 +113,10 @@ def export(folder: RunFolder, *, opset: int | None = None, session: Session = DE
         job.monitor.stage(f"export {name}.onnx (opset {number}), prove it equal to PyTorch")
         path = folder / f"{name}.onnx"
         export_onnx(network, job.example, path, opset=number, metadata=_metadata(report, result))
-        proofs[name] = require_equal(compare_with_onnx(network, path, job.proof_images))
+        proofs[name] = require_equal(compare_with_onnx(network, path, job.parity_images))
     job.monitor.stage("latency in onnxruntime, dense and pruned interleaved")
     latency = measure({"dense": folder / "dense.onnx", "pruned": folder / "pruned.onnx"}, recipe.benchmark)
-    return save_report(folder, _with_onnx(folder, report, proofs["pruned"], latency))
+    return save_report(folder, _with_onnx(folder, report, proofs, latency))
 
 
 def run(
@@ -316,7 +316,7 @@ def _target(run: Run, measured: float | None) -> TargetResult:
     return TargetResult(kind=kind, asked=asked, achieved=achieved, predicted=predicted, round_to=budget.round_to)
 
 
-def _with_onnx(folder: RunFolder, report: Report, proof: Proof, latency: dict[str, Latency]) -> Report:
+def _with_onnx(folder: RunFolder, report: Report, proofs: dict[str, Proof], latency: dict[str, Latency]) -> Report:
     def completed(result: ModelResult, name: str) -> ModelResult:
         size = result.size.model_copy(update={"onnx_bytes": (folder / f"{name}.onnx").stat().st_size})
         return result.model_copy(update={"size": size, "latency_ms": latency[name]})
@@ -325,7 +325,7 @@ def _with_onnx(folder: RunFolder, report: Report, proof: Proof, latency: dict[st
         update={
             "dense": completed(report.dense, "dense"),
             "pruned": completed(report.pruned, "pruned"),
-            "proof": report.proof.model_copy(update={"pruned_vs_onnx": proof}),
+            "proof": report.proof.model_copy(update={f"{name}_vs_onnx": proof for name, proof in proofs.items()}),
             "verdict": None,
         }
     )

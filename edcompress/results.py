@@ -64,11 +64,16 @@ class ModelResult(Value):
 
 
 class Proof(Value):
-    """Largest absolute difference of two models' logits on the same images, and the logits' largest magnitude `scale`."""
+    """Largest absolute difference of two models' logits on the same images, and the logits' largest magnitude `scale`.
+
+    Of ONNX files also the mean absolute difference, and on how many of the images both models' best class is the same.
+    """
 
     max_abs_diff: float
     scale: float
     of: str
+    mean_abs_diff: float | None = None
+    agreeing: Count | None = None
 
     @property
     def relative(self) -> float:
@@ -81,6 +86,7 @@ class Proofs(Value):
 
     masked_vs_pruned: Proof
     pruned_vs_reloaded: Proof
+    dense_vs_onnx: Proof | None = None
     pruned_vs_onnx: Proof | None = None
 
 

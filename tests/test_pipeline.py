@@ -18,6 +18,7 @@ from edcompress.monitor import Silent
 from edcompress.origin import read_plan
 from edcompress.pipeline import evaluate, export, load
 from edcompress.recipe import Target
+from edcompress.results import Count
 from edcompress.runs import FILES, RunFolder
 from edcompress.session import Session
 from edcompress.stages import last_snapshot
@@ -275,7 +276,10 @@ def test_a_run_holds_the_files_of_the_design_and_no_pickle(finished: Path) -> No
     for path in finished.iterdir():
         assert not zipfile.is_zipfile(path)
         assert not is_pickle(path.read_bytes()), path
-    assert RunFolder(finished).read_report().proof.pruned_vs_onnx is not None
+    proofs = RunFolder(finished).read_report().proof
+    for proof in (proofs.dense_vs_onnx, proofs.pruned_vs_onnx):
+        assert proof is not None
+        assert proof.agreeing == Count(correct=256, total=256)
     lines = (finished / "search.jsonl").read_text().splitlines()
     assert [json.loads(line)["generation"] for line in lines] == list(range(1, len(lines) + 1))
 

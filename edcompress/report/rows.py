@@ -127,11 +127,12 @@ def stage_rows(report: Report) -> list[Stage]:
 
 
 def proof_rows(report: Report) -> list[Equality]:
-    """The equalities of the run; the ONNX one is an en dash until the export."""
+    """The equalities of the run; those of ONNX files are an en dash until the export."""
     proof = report.proof
     return [
         _equality("masked = pruned", proof.masked_vs_pruned),
         _equality("pruned = reloaded", proof.pruned_vs_reloaded),
+        _equality("dense = ONNX", proof.dense_vs_onnx),
         _equality("pruned = ONNX", proof.pruned_vs_onnx),
     ]
 
@@ -177,7 +178,13 @@ def _latency_row(kind: str, dense: Latency | None, pruned: Latency | None) -> Co
 def _equality(name: str, proof: Proof | None) -> Equality:
     if proof is None:
         return Equality(name, MISSING, MISSING, "not exported yet")
-    return Equality(name, _tiny(proof.max_abs_diff), _tiny(proof.relative), proof.of)
+    return Equality(name, _tiny(proof.max_abs_diff), _tiny(proof.relative), proof.of + _agreement(proof))
+
+
+def _agreement(proof: Proof) -> str:
+    if proof.mean_abs_diff is None or proof.agreeing is None:
+        return ""
+    return f"; mean {_tiny(proof.mean_abs_diff)}, same top-1 on {proof.agreeing.correct} of {proof.agreeing.total}"
 
 
 def _tiny(value: float) -> str:
