@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from edcompress.data.splits import Splits, check_fits, eval_batches, open_splits
+from edcompress.data.splits import Batch, Splits, check_fits, eval_batches, open_splits
 from edcompress.deploy.latency_table import measure_table
 from edcompress.errors import BudgetError, InputError, NetworkError
 from edcompress.monitor import Monitor
@@ -71,6 +71,14 @@ class Job:
         with evaluating(network):
             batches = eval_batches(self.splits.test, self.recipe.data)
             return measure_accuracy(forward or network, batches, self.precision.device)
+
+    def test_batches(self, phase: str) -> Iterator[Batch]:
+        """The test images, batch by batch; the monitor is told of each as a step of `phase`."""
+        batches = eval_batches(self.splits.test, self.recipe.data)
+        self.monitor.epoch(phase, 0, 1)
+        for step, batch in enumerate(batches, 1):
+            yield batch
+            self.monitor.step(step, len(batches), {})
 
     def watched_accuracy(self, network: nn.Module, forward: Forward) -> Accuracy:
         """What is shown while training: accuracy of `forward`, which uses the network, on about 2000 images of the search split."""

@@ -16,11 +16,11 @@ from torch import nn
 
 from edcompress import stages
 from edcompress.confirmation import confirmed
-from edcompress.data.splits import eval_batches
 from edcompress.deploy.archives import SUFFIXES, Form, save_archive
 from edcompress.deploy.latency import measure
 from edcompress.deploy.onnx_export import export_onnx
-from edcompress.deploy.parity import compare_with_onnx, onnx_accuracy
+from edcompress.deploy.parity import compare_with_onnx
+from edcompress.deploy.predictions import Predictions, predict
 from edcompress.deploy.standalone import standalone_source
 from edcompress.errors import InputError, RunFolderError
 from edcompress.inspection import inspect_network
@@ -101,22 +101,24 @@ def prune(
 
 
 def export(folder: RunFolder, *, opset: int | None = None, session: Session = DEFAULT) -> Report:
-    """Write dense.onnx and pruned.onnx of a finished run, prove pruned == ONNX, measure both latencies; the completed report."""
+    """Write dense.onnx and pruned.onnx of a finished run, prove pruned == ONNX, measure both files; the completed report."""
     folder.require_finished("export")
     recipe, report = folder.read_recipe(), folder.read_report()
     job = open_job(recipe, replace(session, device="cpu"))
     dense = read_saved(recipe, folder / "dense.safetensors", session)
     pruned = load(folder.path, trust_code=session.trust_code)
     number = recipe.export.opset if opset is None else opset
+    files = {name: folder / f"{name}.onnx" for name in ("dense", "pruned")}
     proofs = {}
     for name, network, result in (("dense", dense, report.dense), ("pruned", pruned, report.pruned)):
         job.monitor.stage(f"export {name}.onnx (opset {number}), prove it equal to PyTorch")
-        path = folder / f"{name}.onnx"
-        export_onnx(network, job.example, path, opset=number, metadata=_metadata(report, result))
-        proofs[name] = require_equal(compare_with_onnx(network, path, job.parity_images))
+        export_onnx(network, job.example, files[name], opset=number, metadata=_metadata(report, result))
+        proofs[name] = require_equal(compare_with_onnx(network, files[name], job.parity_images))
     job.monitor.stage("latency in onnxruntime, dense and pruned interleaved")
-    latency = measure({"dense": folder / "dense.onnx", "pruned": folder / "pruned.onnx"}, recipe.benchmark)
-    return save_report(folder, _with_onnx(folder, report, proofs, latency))
+    latency = measure(files, recipe.benchmark)
+    job.monitor.stage("accuracy of dense.onnx and pruned.onnx on the test images, in onnxruntime")
+    found = predict(files, job.test_batches("test images"))
+    return save_report(folder, _with_onnx(folder, report, proofs, latency, found))
 
 
 def run(
@@ -144,7 +146,7 @@ def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accurac
     """Top-1 and top-5 on the recipe's test images of a checkpoint, a run folder, or an .onnx file, in fp32."""
     job = open_job(recipe, session)
     if model.suffix.lower() == ".onnx":
-        return onnx_accuracy(model, eval_batches(job.splits.test, recipe.data))
+        return predict({"": model}, job.test_batches(model.name))[""].accuracy
     network = _network_of(model, recipe, session)
     return job.accuracy(network.to(job.precision.device))
 
@@ -316,10 +318,21 @@ def _target(run: Run, measured: float | None) -> TargetResult:
     return TargetResult(kind=kind, asked=asked, achieved=achieved, predicted=predicted, round_to=budget.round_to)
 
 
-def _with_onnx(folder: RunFolder, report: Report, proofs: dict[str, Proof], latency: dict[str, Latency]) -> Report:
+def _with_onnx(
+    folder: RunFolder,
+    report: Report,
+    proofs: dict[str, Proof],
+    latency: dict[str, Latency],
+    found: dict[str, Predictions],
+) -> Report:
     def completed(result: ModelResult, name: str) -> ModelResult:
-        size = result.size.model_copy(update={"onnx_bytes": (folder / f"{name}.onnx").stat().st_size})
-        return result.model_copy(update={"size": size, "latency_ms": latency[name]})
+        update = {
+            "size": result.size.model_copy(update={"onnx_bytes": (folder / f"{name}.onnx").stat().st_size}),
+            "latency_ms": latency[name],
+            "onnx_accuracy": found[name].accuracy,
+            "paired": None if name == "dense" else found[name].beside(found["dense"]),
+        }
+        return result.model_copy(update=update)
 
     return report.model_copy(
         update={

@@ -35,6 +35,33 @@ class Accuracy(Value):
     top5: Count
 
 
+class Pairs(Value):
+    """Of the same images, how many the dense network and another one classify correctly: both, one of them only, and neither."""
+
+    both: int
+    dense_only: int
+    other_only: int
+    neither: int
+
+    @property
+    def total(self) -> int:
+        """All images."""
+        return self.both + self.dense_only + self.other_only + self.neither
+
+
+class Paired(Value):
+    """A model beside the dense one on the same images; `same_class` counts those to which both give the same top class."""
+
+    top1: Pairs
+    top5: Pairs
+    same_class: int
+
+    @property
+    def agreement(self) -> float:
+        """Share of the images with the same top class in [0, 1]."""
+        return self.same_class / self.top1.total
+
+
 class Size(Value):
     """What a network costs for one image: parameters, multiply-accumulates, and bytes of its ONNX file once exported."""
 
@@ -56,11 +83,17 @@ class Latency(Value):
 
 
 class ModelResult(Value):
-    """All that is known of one model; what has not been measured yet is None."""
+    """All that is known of one model; what has not been measured yet is None.
+
+    `accuracy` is of the PyTorch network, `onnx_accuracy` of the ONNX file in onnxruntime, and `paired` its images beside the dense
+    network's file.
+    """
 
     accuracy: Accuracy
     size: Size
     latency_ms: Latency | None = None
+    onnx_accuracy: Accuracy | None = None
+    paired: Paired | None = None
 
 
 class Proof(Value):

@@ -262,6 +262,22 @@ def test_load_gives_the_module_that_was_measured(finished: Path) -> None:
     assert edcompress.load(finished).state_dict().keys() == network.state_dict().keys()
 
 
+def test_the_files_own_accuracy_is_measured_and_paired(finished: Path) -> None:
+    folder = RunFolder(finished)
+    report, recipe = folder.read_report(), folder.read_recipe()
+    assert report.dense.onnx_accuracy == evaluate(finished / "dense.onnx", recipe)
+    assert report.pruned.onnx_accuracy == evaluate(finished / "pruned.onnx", recipe)
+    assert report.dense.paired is None
+    paired = report.pruned.paired
+    assert paired
+    for kind in ("top1", "top5"):
+        pairs = getattr(paired, kind)
+        dense, pruned = (getattr(model.onnx_accuracy, kind) for model in (report.dense, report.pruned))
+        assert (pairs.both + pairs.dense_only, pairs.both + pairs.other_only) == (dense.correct, pruned.correct)
+        assert pairs.total == dense.total == pruned.total
+    assert paired.top1.both <= paired.same_class <= paired.top1.both + paired.top1.neither
+
+
 def test_what_is_loaded_can_be_trained_on(finished: Path) -> None:
     network = load(finished).train()
     before = [parameter.clone() for parameter in network.parameters()]

@@ -1,8 +1,7 @@
-"""An ONNX file's logits against the PyTorch network's, and its accuracy, through onnxruntime."""
+"""An ONNX file's logits against the PyTorch network's, through onnxruntime."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import onnxruntime
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 from edcompress.deploy.sessions import session
 from edcompress.errors import InputError
 from edcompress.networks.modes import on_cpu
-from edcompress.results import Accuracy, Count, Proof
-from edcompress.training.accuracy import count_correct
+from edcompress.results import Count, Proof
 
-__all__ = ["compare_with_onnx", "onnx_accuracy", "run_onnx", "session"]
+__all__ = ["compare_with_onnx", "run_onnx", "session"]
 
 BATCH_SIZES = (1, 2, 5)
 FEWEST_IMAGES = 8
@@ -69,18 +67,3 @@ def compare_with_onnx(network: nn.Module, path: Path, images: Tensor) -> Proof:
         of=f"logits of {len(images)} images, of {FEWEST_IMAGES} at batch 1, 2 and 5 too",
         agreeing=Count(correct=agreeing, total=len(images)),
     )
-
-
-def onnx_accuracy(path: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
-    """Top-1 and top-5 counts of an ONNX file over batches of (images [N, C, H, W], labels [N]).
-
-    Raises InputError when the file cannot be loaded or there are no images.
-    """
-    opened = session(path)
-    top1 = top5 = total = 0
-    for images, labels in batches:
-        hits = count_correct(run_onnx(opened, images), labels.to("cpu"))
-        top1, top5, total = top1 + hits[0], top5 + hits[1], total + len(labels)
-    if total == 0:
-        raise InputError(f"{path}: no images to measure the accuracy on")
-    return Accuracy(top1=Count(correct=top1, total=total), top5=Count(correct=top5, total=total))

@@ -13,14 +13,22 @@ Forward = Callable[[Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
+def top_classes(logits: Tensor) -> Tensor:
+    """The top five classes, or all of fewer, of logits [N, classes]: int64 [N, K], the top one first.
+
+    An image with a NaN or infinite logit has no answer: its classes are all -1.
+    """
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    return ranked.where(logits.isfinite().all(dim=1, keepdim=True), -1)
+
+
 def count_correct(logits: Tensor, labels: Tensor) -> tuple[int, int]:
     """How many of labels [N] are the top class, and among the top five classes, of logits [N, classes].
 
     With fewer than five classes the second count is over all of them; an image with a NaN or infinite logit counts
     as wrong in both.
     """
-    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hits = (ranked == labels.unsqueeze(1)) & logits.isfinite().all(dim=1, keepdim=True)
+    hits = top_classes(logits) == labels.unsqueeze(1)
     return int(hits[:, 0].sum()), int(hits.sum())
 
 

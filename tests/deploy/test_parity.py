@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edcompress.deploy.parity import compare_with_onnx, onnx_accuracy, run_onnx, session
+from edcompress.deploy.parity import compare_with_onnx, run_onnx, session
 from edcompress.errors import InputError
 from edcompress.results import Count
-from edcompress.training.accuracy import count_correct
 
 
 def test_the_file_gives_the_networks_logits(network: nn.Sequential, onnx_file: Path, images: Tensor) -> None:
@@ -56,20 +55,6 @@ def test_parity_wants_at_least_eight_images(network: nn.Sequential, onnx_file: P
         compare_with_onnx(network, onnx_file, images[:7])
 
 
-def test_accuracy_counts_over_batches(onnx_file: Path, images: Tensor) -> None:
-    best = run_onnx(onnx_file, images).argmax(dim=1)
-    labels = best.clone()
-    labels[0] = (labels[0] + 1) % 4
-    accuracy = onnx_accuracy(onnx_file, [(images[:5], labels[:5]), (images[5:], labels[5:])])
-    assert (accuracy.top1.correct, accuracy.top1.total) == (7, 8)
-    assert (accuracy.top5.correct, accuracy.top5.total) == (8, 8)
-
-
-def test_accuracy_over_nothing_is_an_error(onnx_file: Path) -> None:
-    with pytest.raises(InputError, match="no images"):
-        onnx_accuracy(onnx_file, [])
-
-
 def test_images_of_another_shape_are_an_error(onnx_file: Path, images: Tensor) -> None:
     for wrong in (images[:, :, :4], images[0]):
         with pytest.raises(InputError, match=r"images \['batch', 3, 8, 8\]"):
@@ -91,8 +76,3 @@ def test_missing_and_broken_files_are_named(tmp_path: Path, onnx_file: Path) -> 
 def test_an_absent_provider_lists_the_available_ones(onnx_file: Path) -> None:
     with pytest.raises(InputError, match=r"NoSuchProvider is not available.*CPUExecutionProvider"):
         session(onnx_file, provider="NoSuchProvider")
-
-
-def test_count_correct_counts_ranks_and_no_nan() -> None:
-    logits = torch.tensor([[6.0, 5, 4, 3, 2, 1], [6, 5, 4, 3, 2, 1], [6, 5, 4, 3, 2, 1], [float("nan"), 0, 0, 0, 0, 0]])
-    assert count_correct(logits, torch.tensor([0, 4, 5, 0])) == (1, 2)

@@ -1,0 +1,86 @@
+"""What ONNX files answer in onnxruntime, image by image, and how often two of them answer alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from edcompress.deploy.parity import run_onnx
+from edcompress.deploy.sessions import session
+from edcompress.errors import InputError
+from edcompress.results import Accuracy, Count, Paired, Pairs
+from edcompress.training.accuracy import top_classes
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Of N images in their order: `labels` int64 [N], and the top classes of their logits (see `top_classes`), int64 [N, K]."""
+
+    labels: Tensor
+    classes: Tensor
+
+    @property
+    def right1(self) -> Tensor:
+        """bool[N]: whether the label is the top class."""
+        return self.classes[:, 0] == self.labels
+
+    @property
+    def right5(self) -> Tensor:
+        """bool[N]: whether the label is among the top five classes."""
+        return (self.classes == self.labels.unsqueeze(1)).any(dim=1)
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """Top-1 and top-5 counts."""
+        total = len(self.labels)
+        return Accuracy(
+            top1=Count(correct=int(self.right1.sum()), total=total),
+            top5=Count(correct=int(self.right5.sum()), total=total),
+        )
+
+    def beside(self, dense: Predictions) -> Paired:
+        """These predictions paired with the dense network's on the same images; an image with no answer agrees with nothing."""
+        assert torch.equal(self.labels, dense.labels), "predictions of different images cannot be paired"
+        top, dense_top = self.classes[:, 0], dense.classes[:, 0]
+        return Paired(
+            top1=_pairs(dense.right1, self.right1),
+            top5=_pairs(dense.right5, self.right5),
+            same_class=int(((top == dense_top) & (top >= 0)).sum()),
+        )
+
+
+def predict(models: Mapping[str, Path], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Predictions]:
+    """The predictions of each named ONNX file over batches of (images [N, C, H, W], labels [N]), every batch read once.
+
+    Runs on the CPU in fp32 with as many threads as torch uses. Raises InputError when a file cannot be loaded, does not take the
+    images or gives no logits [N, classes], and when there are no images.
+    """
+    opened = {name: session(path, torch.get_num_threads()) for name, path in models.items()}
+    found: dict[str, list[Tensor]] = {name: [] for name in models}
+    labels = []
+    for images, truth in batches:
+        labels.append(truth.to("cpu"))
+        for name, model in opened.items():
+            logits = run_onnx(model, images)
+            if logits.ndim != 2 or len(logits) != len(images):
+                raise InputError(
+                    f"{models[name]}: gives {list(logits.shape)} for {len(images)} images, not their logits"
+                )
+            found[name].append(top_classes(logits))
+    if not labels:
+        raise InputError(f"{', '.join(map(str, models.values()))}: no images to measure the accuracy on")
+    return {name: Predictions(torch.cat(labels), torch.cat(classes)) for name, classes in found.items()}
+
+
+def _pairs(dense: Tensor, other: Tensor) -> Pairs:
+    """The counts of two bool[N]."""
+    return Pairs(
+        both=int((dense & other).sum()),
+        dense_only=int((dense & ~other).sum()),
+        other_only=int((~dense & other).sum()),
+        neither=int((~dense & ~other).sum()),
+    )
