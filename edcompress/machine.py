@@ -1,8 +1,9 @@
-"""The machine at hand."""
+"""The machine at hand, and what is installed on it."""
 
 from __future__ import annotations
 
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
 
@@ -14,3 +15,9 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of what measures and writes models."""
+    packages = ("edcompress", "torch", "torchvision", "torch-pruning", "onnx", "onnxruntime")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from edcompress import stages
 from edcompress.confirmation import confirmed
 from edcompress.deploy.archives import SUFFIXES, Form, save_archive
 from edcompress.deploy.latency import measure
-from edcompress.deploy.onnx_export import export_onnx
-from edcompress.deploy.parity import compare_with_onnx
 from edcompress.deploy.predictions import Predictions, predict
 from edcompress.deploy.standalone import standalone_source
 from edcompress.errors import InputError, RunFolderError
@@ -35,10 +32,11 @@ from edcompress.job import (
     plain_network,
     read_network,
 )
-from edcompress.machine import processor
+from edcompress.machine import processor, versions
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
+from edcompress.onnx_files import write_card, write_onnx
 from edcompress.origin import (
     open_origin,
     read_plan,
@@ -107,18 +105,15 @@ def export(folder: RunFolder, *, opset: int | None = None, session: Session = DE
     job = open_job(recipe, replace(session, device="cpu"))
     dense = read_saved(recipe, folder / "dense.safetensors", session)
     pruned = load(folder.path, trust_code=session.trust_code)
-    number = recipe.export.opset if opset is None else opset
-    files = {name: folder / f"{name}.onnx" for name in ("dense", "pruned")}
-    proofs = {}
-    for name, network, result in (("dense", dense, report.dense), ("pruned", pruned, report.pruned)):
-        job.monitor.stage(f"export {name}.onnx (opset {number}), prove it equal to PyTorch")
-        export_onnx(network, job.example, files[name], opset=number, metadata=_metadata(report, result))
-        proofs[name] = require_equal(compare_with_onnx(network, files[name], job.parity_images))
+    options = recipe.export if opset is None else recipe.export.model_copy(update={"opset": opset})
+    files, proofs = write_onnx(job, folder, report, {"dense": dense, "pruned": pruned}, options)
     job.monitor.stage("latency in onnxruntime, dense and pruned interleaved")
     latency = measure(files, recipe.benchmark)
     job.monitor.stage("accuracy of dense.onnx and pruned.onnx on the test images, in onnxruntime")
     found = predict(files, job.test_batches("test images"))
-    return save_report(folder, _with_onnx(folder, report, proofs, latency, found))
+    report = save_report(folder, _with_onnx(folder, report, proofs, latency, found))
+    write_card(job, folder, report)
+    return report
 
 
 def run(
@@ -305,7 +300,7 @@ def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, 
         search=measured.search,
         seconds=measured.seconds,
         machine=_machine(run.job),
-        versions=_versions(),
+        versions=versions(),
     )
 
 
@@ -344,18 +339,6 @@ def _with_onnx(
     )
 
 
-def _metadata(report: Report, result: ModelResult) -> dict[str, str]:
-    top1 = result.accuracy.top1
-    return {
-        "edcompress.recipe": report.recipe,
-        "edcompress.recipe_hash": report.recipe_hash,
-        "edcompress.network": report.network,
-        "edcompress.top1": f"{top1.correct}/{top1.total}",
-        "edcompress.top5": f"{result.accuracy.top5.correct}/{result.accuracy.top5.total}",
-        **{f"edcompress.version.{name}": number for name, number in _versions().items()},
-    }
-
-
 def _require_same(before: Recipe, now: Recipe) -> None:
     free = _FREE_ON_RESUME if now.in_time else (*_FREE_ON_RESUME, *_OF_TIMES)
     changed = [key for key in differences(before, now) if not key.startswith(free)]
@@ -374,8 +357,3 @@ def _machine(job: Job) -> dict[str, Any]:
         "precision": job.precision.name,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
-
-
-def _versions() -> dict[str, str]:
-    packages = ("edcompress", "torch", "torchvision", "torch-pruning", "onnx", "onnxruntime")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -123,6 +123,25 @@ class Proofs(Value):
     pruned_vs_onnx: Proof | None = None
 
 
+class Preprocessing(Value):
+    """What is done to an image before the network sees it; it travels in the ONNX files and the model card.
+
+    `resize` is the short side in pixels before the centre crop to the square of `image_size`; without it the image is resized to that
+    square. Then (pixels / 255 - mean) / std, channel by channel, in the order of `channels`.
+    """
+
+    channels: Literal["RGB", "L"]
+    image_size: int
+    resize: int | None
+    crop: Literal["center"] | None
+    interpolation: Literal["bilinear"] = "bilinear"
+    antialias: Literal[True] = True
+    value_range: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    layout: Literal["NCHW"] = "NCHW"
+
+
 class TargetResult(Value):
     """The share of the dense network that was asked for, and the share that is physically left (of its MACs, without a target).
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("report",),
     ("runs",),
     ("reports", "job"),
-    ("inspection", "origin"),
+    ("inspection", "origin", "onnx_files"),
     ("confirmation",),
     ("stages",),
     ("pipeline",),

@@ -6,19 +6,23 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import safetensors.torch
 import torch
 from digits import ONE_EPOCH, TWO_EPOCHS, Interrupter, digits, outcome, pruned
+from PIL import Image
 
 import edcompress
+from edcompress.data.splits import eval_batches
+from edcompress.data.transforms import Geometry
 from edcompress.errors import BudgetError, EdcompressError, NetworkError, RunFolderError
 from edcompress.job import open_job
 from edcompress.monitor import Silent
 from edcompress.origin import read_plan
 from edcompress.pipeline import evaluate, export, load
 from edcompress.recipe import Target
-from edcompress.results import Count
+from edcompress.results import Count, Preprocessing
 from edcompress.runs import FILES, RunFolder
 from edcompress.session import Session
 from edcompress.stages import last_snapshot
@@ -300,6 +304,31 @@ def test_a_run_holds_the_files_of_the_design_and_no_pickle(finished: Path) -> No
     assert [json.loads(line)["generation"] for line in lines] == list(range(1, len(lines) + 1))
 
 
+def test_the_files_and_the_card_say_how_to_feed_them(finished: Path) -> None:
+    recipe = RunFolder(finished).read_recipe()
+    for name in ("dense.onnx", "pruned.onnx"):
+        told = {entry.key: entry.value for entry in onnx.load(finished / name).metadata_props}
+        assert json.loads(told["edcompress.classes"]) == list("0123456789")
+        preprocessing = Preprocessing.model_validate_json(told["edcompress.preprocessing"])
+        assert (preprocessing.channels, preprocessing.image_size) == ("L", recipe.data.image_size)
+        assert (preprocessing.mean, preprocessing.std) == (recipe.data.mean, recipe.data.std)
+
+
+def test_the_cards_program_gives_pytorchs_logits_of_a_real_image(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = open_job(RunFolder(finished).read_recipe(), Session("cpu")).splits.test
+    Image.fromarray(test.read([7], Geometry(None))[0, 0].numpy()).save(finished / "image.png")
+    program = (finished / "model_card.md").read_text().partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(finished)
+    exec(program, {})
+    logits = json.loads(capsys.readouterr().out.rpartition(" ")[0])
+    images, _ = next(iter(eval_batches(test.subset(torch.tensor([7])), RunFolder(finished).read_recipe().data)))
+    with torch.no_grad():
+        expected = load(finished)(images)
+    assert (torch.tensor(logits) - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
 def is_pickle(content: bytes) -> bool:
     try:
         return sum(1 for _ in pickletools.genops(content)) > 0
@@ -308,8 +337,6 @@ def is_pickle(content: bytes) -> bool:
 
 
 def test_export_again_with_another_opset_replaces_the_files(finished: Path) -> None:
-    import onnx
-
     export(RunFolder(finished), opset=18)
     model = onnx.load(finished / "pruned.onnx")
     assert [one.version for one in model.opset_import if one.domain in ("", "ai.onnx")] == [18]

@@ -53,10 +53,12 @@ def compare_with_onnx(network: nn.Module, path: Path, images: Tensor) -> Proof:
         raise InputError(f"comparing with ONNX needs at least {FEWEST_IMAGES} images, not {len(images)}")
     images = images.to("cpu", torch.float32)
     frozen, opened = on_cpu(network), session(path)
-    logits = torch.cat([frozen(batch) for batch in images.split(CHUNK)])
-    found = torch.cat([run_onnx(opened, batch) for batch in images.split(CHUNK)])
+    logits = torch.cat([frozen(batch) for batch in torch.split(images, CHUNK)])
+    found = torch.cat([run_onnx(opened, batch) for batch in torch.split(images, CHUNK)])
     few = images[:FEWEST_IMAGES]
-    again = torch.stack([torch.cat([run_onnx(opened, batch) for batch in few.split(size)]) for size in BATCH_SIZES])
+    again = torch.stack(
+        [torch.cat([run_onnx(opened, batch) for batch in torch.split(few, size)]) for size in BATCH_SIZES]
+    )
     differences = (found - logits).abs()
     largest = torch.stack([differences.max(), (again - logits[:FEWEST_IMAGES]).abs().max()]).max()
     agreeing = int((found.argmax(dim=1) == logits.argmax(dim=1)).sum())
