@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
+from edcompress.data.images import ImageSet
 from edcompress.data.splits import Batch, Splits, check_fits, eval_batches, open_splits
 from edcompress.deploy.latency_table import measure_table
 from edcompress.errors import BudgetError, InputError, NetworkError
@@ -35,7 +36,7 @@ from edcompress.training.accuracy import Forward, measure_accuracy
 from edcompress.training.precision import Precision, choose_precision
 
 PROOF_IMAGES = 8
-PARITY_IMAGES = 256
+REAL_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,16 @@ class Job:
     @cached_property
     def parity_images(self) -> Tensor:
         """256 real images [N, C, H, W] spread over the test split, or all of a smaller one, to hold ONNX files against PyTorch on."""
-        test = self.splits.test
-        chosen = torch.linspace(0, len(test) - 1, min(len(test), PARITY_IMAGES)).long()
-        return torch.cat([images for images, _ in eval_batches(test.subset(chosen), self.recipe.data)])
+        return self._spread_over(self.splits.test)
+
+    @property
+    def calibration_images(self) -> Tensor:
+        """256 real images [N, C, H, W] spread over the search split, or all of a smaller one, whose activations int8 is scaled to."""
+        return self._spread_over(self.splits.search)
+
+    def _spread_over(self, images: ImageSet) -> Tensor:
+        chosen = torch.linspace(0, len(images) - 1, min(len(images), REAL_IMAGES)).long()
+        return torch.cat([batch for batch, _ in eval_batches(images.subset(chosen), self.recipe.data)])
 
     def accuracy(self, network: nn.Module, forward: Forward | None = None) -> Accuracy:
         """Top-1 and top-5 of the network (or of `forward`, which uses it) on the test images, in fp32."""

@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
 
 from edcompress.data.transforms import as_told
+from edcompress.deploy.half import halve
+from edcompress.deploy.int8 import quantize
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.deploy.parity import compare_with_onnx
 from edcompress.job import Job
 from edcompress.machine import versions
-from edcompress.recipe import Export
 from edcompress.report.card import render_card
 from edcompress.results import ModelResult, Proof, Report
 from edcompress.runs import RunFolder, write_text
 from edcompress.surgery.remove import require_equal
 
+VARIANTS = {"fp16": 0.01, "int8": math.inf}
+"""Other precisions of pruned.onnx, and how far, relative to their scale, logits may be off: int8's accuracy is for the gate to judge."""
+
 
 def write_onnx(
-    job: Job, folder: RunFolder, report: Report, networks: Mapping[str, nn.Module], options: Export
+    job: Job, folder: RunFolder, report: Report, networks: Mapping[str, nn.Module]
 ) -> tuple[dict[str, Path], dict[str, Proof]]:
-    """dense.onnx and pruned.onnx of the `networks` of these names: the files, and how far each is from PyTorch.
+    """dense.onnx and pruned.onnx of the `networks` of these names, and the variants "fp16" and "int8" that the recipe asks for.
 
-    Raises EdcompressError where a network cannot be exported, ProofError where a file is not equal.
+    The files, and how far each is from PyTorch in fp32. Variants of an earlier export that are not asked for are removed.
+    Raises EdcompressError where a file cannot be made, ProofError where one is not equal to its network.
     """
-    files, proofs = {}, {}
+    options, files, proofs = job.recipe.export, {}, {}
     for name, network in networks.items():
         job.monitor.stage(f"export {name}.onnx (opset {options.opset}), hold it against PyTorch")
         files[name] = folder / f"{name}.onnx"
         told = metadata(job, report, getattr(report, name))
-        export_onnx(network, job.example, files[name], opset=options.opset, metadata=told)
+        export_onnx(network, job.example, files[name], opset=options.opset, metadata=told, batch=options.batch)
         proofs[name] = require_equal(compare_with_onnx(network, files[name], job.parity_images))
+    for name, tolerance in VARIANTS.items():
+        path = folder / f"pruned.{name}.onnx"
+        path.unlink(missing_ok=True)
+        if getattr(options, name):
+            job.monitor.stage(f"export {path.name}, hold it against PyTorch")
+            _write_variant(name, job, files["pruned"], path, metadata(job, report, report.pruned))
+            files[name] = path
+            proofs[name] = require_equal(compare_with_onnx(networks["pruned"], path, job.parity_images), tolerance)
     return files, proofs
+
+
+def _write_variant(name: str, job: Job, plain: Path, path: Path, told: Mapping[str, str]) -> None:
+    if name == "fp16":
+        halve(plain, path, told)
+    else:
+        quantize(plain, path, job.calibration_images, told)
 
 
 def write_card(job: Job, folder: RunFolder, report: Report) -> None:

@@ -36,7 +36,7 @@ from edcompress.machine import processor, versions
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
-from edcompress.onnx_files import write_card, write_onnx
+from edcompress.onnx_files import VARIANTS, write_card, write_onnx
 from edcompress.origin import (
     open_origin,
     read_plan,
@@ -47,9 +47,10 @@ from edcompress.origin import (
     save_start,
 )
 from edcompress.recipe import Benchmark, Recipe
-from edcompress.recipebook import differences, dump
+from edcompress.recipebook import check, differences, dump
+from edcompress.report.shipping import recommend
 from edcompress.reports import save_report
-from edcompress.results import Accuracy, Inspection, Latency, ModelResult, Proof, Proofs, Report, TargetResult
+from edcompress.results import Accuracy, Inspection, Latency, ModelResult, Proof, Proofs, Report, TargetResult, Variant
 from edcompress.runs import RunFolder, write_text
 from edcompress.session import DEFAULT, Session
 from edcompress.stages import Measured, Run
@@ -98,20 +99,36 @@ def prune(
     return _conclude(run, tuned, measured, checkpoint)
 
 
-def export(folder: RunFolder, *, opset: int | None = None, session: Session = DEFAULT) -> Report:
-    """Write dense.onnx and pruned.onnx of a finished run, prove pruned == ONNX, measure both files; the completed report."""
+def export(
+    folder: RunFolder,
+    *,
+    opset: int | None = None,
+    batch: int | str | None = None,
+    fp16: bool | None = None,
+    int8: bool | None = None,
+    with_preprocessing: bool | None = None,
+    session: Session = DEFAULT,
+) -> Report:
+    """Write dense.onnx and pruned.onnx of a finished run, prove pruned == ONNX, measure the files; the completed report.
+
+    What is None is as the recipe's `export` says; fp16, int8 and with_preprocessing make further files of pruned.onnx. Raises
+    InputError for values that cannot be, EdcompressError where a file cannot be made, ProofError where one is not equal.
+    """
     folder.require_finished("export")
-    recipe, report = folder.read_recipe(), folder.read_report()
+    asked = {"opset": opset, "batch": batch, "fp16": fp16, "int8": int8, "with_preprocessing": with_preprocessing}
+    recipe, report = _exporting(folder.read_recipe(), asked), folder.read_report()
     job = open_job(recipe, replace(session, device="cpu"))
     dense = read_saved(recipe, folder / "dense.safetensors", session)
     pruned = load(folder.path, trust_code=session.trust_code)
-    options = recipe.export if opset is None else recipe.export.model_copy(update={"opset": opset})
-    files, proofs = write_onnx(job, folder, report, {"dense": dense, "pruned": pruned}, options)
-    job.monitor.stage("latency in onnxruntime, dense and pruned interleaved")
+    files, proofs = write_onnx(job, folder, report, {"dense": dense, "pruned": pruned})
+    job.monitor.stage(f"latency in onnxruntime, {', '.join(files)} interleaved")
     latency = measure(files, recipe.benchmark)
-    job.monitor.stage("accuracy of dense.onnx and pruned.onnx on the test images, in onnxruntime")
+    job.monitor.stage(
+        f"accuracy of {', '.join(path.name for path in files.values())} on the test images, in onnxruntime"
+    )
     found = predict(files, job.test_batches("test images"))
-    report = save_report(folder, _with_onnx(folder, report, proofs, latency, found))
+    report = _with_onnx(files, report, proofs, latency, found)
+    report = save_report(folder, report.model_copy(update={"ship": recommend(report, recipe.gate)}))
     write_card(job, folder, report)
     return report
 
@@ -313,8 +330,19 @@ def _target(run: Run, measured: float | None) -> TargetResult:
     return TargetResult(kind=kind, asked=asked, achieved=achieved, predicted=predicted, round_to=budget.round_to)
 
 
+def _exporting(recipe: Recipe, asked: dict[str, Any]) -> Recipe:
+    """The recipe with what is asked of the export; a fixed batch size is also the one that is measured."""
+    tree = recipe.model_dump(mode="json")
+    tree["export"] |= {key: value for key, value in asked.items() if value is not None}
+    checked = check(tree, "export")
+    if checked.export.batch != "dynamic":
+        measured = checked.benchmark.model_copy(update={"batch_size": checked.export.batch})
+        checked = checked.model_copy(update={"benchmark": measured})
+    return checked
+
+
 def _with_onnx(
-    folder: RunFolder,
+    files: dict[str, Path],
     report: Report,
     proofs: dict[str, Proof],
     latency: dict[str, Latency],
@@ -322,7 +350,7 @@ def _with_onnx(
 ) -> Report:
     def completed(result: ModelResult, name: str) -> ModelResult:
         update = {
-            "size": result.size.model_copy(update={"onnx_bytes": (folder / f"{name}.onnx").stat().st_size}),
+            "size": result.size.model_copy(update={"onnx_bytes": files[name].stat().st_size}),
             "latency_ms": latency[name],
             "onnx_accuracy": found[name].accuracy,
             "paired": None if name == "dense" else found[name].beside(found["dense"]),
@@ -333,7 +361,12 @@ def _with_onnx(
         update={
             "dense": completed(report.dense, "dense"),
             "pruned": completed(report.pruned, "pruned"),
-            "proof": report.proof.model_copy(update={f"{name}_vs_onnx": proof for name, proof in proofs.items()}),
+            "proof": report.proof.model_copy(update={f"{name}_vs_onnx": proofs[name] for name in ("dense", "pruned")}),
+            "variants": {
+                name: Variant(file=files[name].name, measured=completed(report.pruned, name), parity=proofs[name])
+                for name in files
+                if name in VARIANTS
+            },
             "verdict": None,
         }
     )

@@ -142,6 +142,21 @@ class Preprocessing(Value):
     layout: Literal["NCHW"] = "NCHW"
 
 
+class Variant(Value):
+    """A file made of pruned.onnx in another precision, measured beside it; `parity` holds it against the PyTorch network in fp32."""
+
+    file: str
+    measured: ModelResult
+    parity: Proof
+
+
+class Shipping(Value):
+    """The file to ship, None where none is inside the gate's limits, and why."""
+
+    file: str | None
+    why: str
+
+
 class TargetResult(Value):
     """The share of the dense network that was asked for, and the share that is physically left (of its MACs, without a target).
 
@@ -242,4 +257,6 @@ class Report(Value):
     seconds: float
     machine: dict[str, Any]
     versions: dict[str, str]
+    variants: dict[Literal["fp16", "int8"], Variant] = {}
+    ship: Shipping | None = None
     verdict: Verdict | None = None

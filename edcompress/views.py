@@ -14,7 +14,7 @@ from rich.table import Table
 
 from edcompress import runs
 from edcompress.report import tables
-from edcompress.report.rows import human
+from edcompress.report.rows import human, ship_line
 from edcompress.results import Inspection, Latency, Report, Verdict
 
 out = Console()
@@ -65,10 +65,14 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
         return
     for table in (tables.comparison_table(report), tables.stages_table(report), tables.proofs_table(report)):
         out.print(table)
+    if report.variants:
+        out.print(tables.variants_table(report))
     target = report.target
     asked = f"{target.kind}: asked for at most {target.asked:.1%}" if target.kind != "none" else "macs: no target"
     predicted = f" ({target.predicted:.1%} predicted)" if target.predicted is not None else ""
     say(f"{asked}, {target.achieved:.1%} left{predicted}; channels by multiples of {target.round_to}")
+    if line := ship_line(report):
+        say(line)
     for name in runs.FILES:
         if (folder / name).exists():
             say(f"  {folder / name}")

@@ -108,6 +108,8 @@ BAD = [
     ("frobnicate", ["frobnicate"]),
     ("export {unfinished} --onnx", ["has not finished pruning", "--resume"]),
     ("export {run} --opset 99", ["--opset 99 is not supported; choose 18 to 23"]),
+    ("export {run} --batch 0", ["export.batch: give dynamic, or a number from 1 to 4096 (got '0')"]),
+    ("export {run} --batch all", ["export.batch: give dynamic, or a number from 1 to 4096 (got 'all')"]),
     ("export {shelf}", ["is not a run folder"]),
     ("export", ["no run under runs/"]),
     ("export nowhere", ["no run folder nowhere"]),

@@ -3,6 +3,7 @@ import pickletools
 import signal
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ from edcompress.surgery.costs import measure_size
 
 PUBLIC = ["prune", "export", "convert", "run", "evaluate", "benchmark", "inspect", "train", "load", "gate", "read_recipe", "RunFolder",
           "EdcompressError"]  # fmt: skip
+
+
+OPTIONAL = {"latency.json", "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx"}
+"""Files of a target in time, and those that export is asked for."""
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +297,7 @@ def test_what_is_loaded_can_be_trained_on(finished: Path) -> None:
 
 
 def test_a_run_holds_the_files_of_the_design_and_no_pickle(finished: Path) -> None:
-    assert {path.name for path in finished.iterdir()} == set(FILES) - {"latency.json"}  # that is of a target in time
+    assert {path.name for path in finished.iterdir()} == set(FILES) - OPTIONAL
     for path in finished.iterdir():
         assert not zipfile.is_zipfile(path)
         assert not is_pickle(path.read_bytes()), path
@@ -336,11 +341,31 @@ def is_pickle(content: bytes) -> bool:
         return False
 
 
-def test_export_again_with_another_opset_replaces_the_files(finished: Path) -> None:
-    export(RunFolder(finished), opset=18)
-    model = onnx.load(finished / "pruned.onnx")
-    assert [one.version for one in model.opset_import if one.domain in ("", "ai.onnx")] == [18]
-    assert {entry.key for entry in model.metadata_props} >= {"edcompress.recipe_hash", "edcompress.top1"}
+def test_export_again_with_other_settings_replaces_the_files(
+    finished: Path, cli: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Opset 18, four images per call, and all variants; what a later export is not asked for goes."""
+    ended = cli("export", finished, "--opset", 18, "--batch", 4, "--int8", "--fp16", "--quiet")
+    assert (ended.code, ended.err, capfd.readouterr()) == (0, "", ("", ""))
+    names = ["dense", "pruned", "pruned.fp16", "pruned.int8"]
+    for model in (onnx.load(finished / f"{name}.onnx") for name in names):
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+        assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
+        assert {entry.key for entry in model.metadata_props} >= {"edcompress.recipe_hash", "edcompress.preprocessing"}
+    report = RunFolder(finished).read_report()
+    assert set(report.variants) == {"fp16", "int8"}
+    for variant in report.variants.values():
+        assert variant.measured.size.onnx_bytes == (finished / variant.file).stat().st_size
+        assert variant.measured.latency_ms is not None
+        assert variant.measured.latency_ms.batch_size == 4
+        assert variant.measured.paired is not None
+        assert variant.measured.paired.top1.total == 359
+    assert report.ship is not None
+    assert "Files to ship" in ended.out
+    assert "pruned.int8.onnx" in (finished / "report.html").read_text()
+    export(RunFolder(finished))
+    assert not (finished / "pruned.int8.onnx").exists()
+    assert RunFolder(finished).read_report().variants == {}
 
 
 def test_the_public_names_are_ten_or_so_and_all_there() -> None:

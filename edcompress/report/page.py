@@ -13,12 +13,15 @@ from edcompress.report.charts import Line, bar, line_chart
 from edcompress.report.rows import (
     MISSING,
     PERCENTILES,
+    VARIANT_HEADINGS,
     check_rows,
     comparison_rows,
     milliseconds,
     percent,
     proof_rows,
+    ship_line,
     stages,
+    variant_rows,
 )
 from edcompress.results import Latency, Report, Verdict
 
@@ -37,6 +40,7 @@ def render_page(report: Report, generations: Sequence[Mapping[str, Any]], plan: 
         _tiles(report),
         _section("Dense and pruned", _comparison(report)),
         _section("Latency in onnxruntime", _latency(report)),
+        *([_section("Files to ship", _shipped(report))] if report.ship else []),
         _section("Gate", _gate(report.verdict)),
         _section("Accuracy through the stages", _stages(report)),
         _section("Proofs", _proofs(report)),
@@ -139,6 +143,11 @@ def _latency_pair(kind: str, dense: Latency, pruned: Latency, longest: float) ->
         for name, value in (("dense", getattr(dense, kind)), ("pruned", getattr(pruned, kind)))
     )
     return f"<div><h3>{kind}</h3>{''.join(bars)}</div>"
+
+
+def _shipped(report: Report) -> str:
+    rows = variant_rows(report)
+    return _note(ship_line(report)) + (_table(VARIANT_HEADINGS, rows) if rows else "")
 
 
 def _gate(verdict: Verdict | None) -> str:

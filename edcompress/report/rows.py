@@ -9,6 +9,7 @@ from edcompress.results import Check, Count, Inspection, Latency, ModelResult, P
 
 MISSING = "–"
 PERCENTILES = ("p50", "p90", "p99")
+VARIANT_HEADINGS = ("file", "top-1", "size", "p50", "than dense", "off PyTorch")
 _CHECK_NAMES = {"top1_drop": "top-1 drop", "top5_drop": "top-5 drop", "size_ratio": "size ratio"}
 _UNITS = ((1e9, "G"), (1e5, "M"), (1e3, "k"))
 _SCALES = {"G": 1e9, "M": 1e6, "k": 1e3}
@@ -21,6 +22,17 @@ class Comparison(NamedTuple):
     dense: str
     pruned: str
     change: str
+
+
+class VariantRow(NamedTuple):
+    """A file to ship: what it scores, how large and how fast it is."""
+
+    file: str
+    top1: str
+    size: str
+    p50: str
+    change: str
+    relative: str
 
 
 class Stage(NamedTuple):
@@ -106,6 +118,30 @@ def comparison_rows(report: Report) -> list[Comparison]:
         _cost_row("ONNX size", dense.size.onnx_bytes, pruned.size.onnx_bytes, "B", "smaller/larger"),
         *(_latency_row(kind, dense.latency_ms, pruned.latency_ms) for kind in PERCENTILES),
     ]
+
+
+def variant_rows(report: Report) -> list[VariantRow]:
+    """pruned.onnx and its variants, where there are any; how much faster is against the dense file, and the difference PyTorch's."""
+    if not report.variants:
+        return []
+    proof = report.proof.pruned_vs_onnx
+    assert proof is not None, "a variant is made of an exported network"
+    variants = [(variant.file, variant.measured, variant.parity) for variant in report.variants.values()]
+    return [_variant_row(report, *row) for row in (("pruned.onnx", report.pruned, proof), *variants)]
+
+
+def _variant_row(report: Report, file: str, measured: ModelResult, parity: Proof) -> VariantRow:
+    top1 = (measured.onnx_accuracy or measured.accuracy).top1
+    latency = _latency_row("p50", report.dense.latency_ms, measured.latency_ms)
+    size = human(measured.size.onnx_bytes or 0, "B")
+    return VariantRow(file, percent(top1), size, latency.pruned, latency.change, _tiny(parity.relative))
+
+
+def ship_line(report: Report) -> str:
+    """What to ship and why; "" before the export."""
+    if report.ship is None:
+        return ""
+    return f"ship {report.ship.file}: {report.ship.why}" if report.ship.file else f"ship nothing: {report.ship.why}"
 
 
 def stages(report: Report) -> list[tuple[str, ModelResult]]:

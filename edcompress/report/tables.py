@@ -8,13 +8,27 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from edcompress.report.rows import check_rows, comparison_rows, group_rows, layer_rows, proof_rows, stage_rows
+from edcompress.report.rows import (
+    VARIANT_HEADINGS,
+    check_rows,
+    comparison_rows,
+    group_rows,
+    layer_rows,
+    proof_rows,
+    stage_rows,
+    variant_rows,
+)
 from edcompress.results import Inspection, Report, Verdict
 
 
 def comparison_table(report: Report) -> Table:
     """Dense against pruned: accuracy, cost and latency, and the change of each."""
     return _table("Dense and pruned", ("", "dense", "pruned", "change"), comparison_rows(report))
+
+
+def variants_table(report: Report) -> Table:
+    """pruned.onnx and what was made of it."""
+    return _table("Files to ship", VARIANT_HEADINGS, variant_rows(report))
 
 
 def stages_table(report: Report) -> Table:
