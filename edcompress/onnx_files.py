@@ -13,13 +13,14 @@ from edcompress.data.transforms import as_told
 from edcompress.deploy.half import halve
 from edcompress.deploy.int8 import quantize
 from edcompress.deploy.onnx_export import export_onnx
-from edcompress.deploy.parity import compare_with_onnx
+from edcompress.deploy.parity import compare_with_onnx, run_onnx
+from edcompress.deploy.pixels import with_normalisation
 from edcompress.job import Job
 from edcompress.machine import versions
 from edcompress.report.card import render_card
 from edcompress.results import ModelResult, Proof, Report
 from edcompress.runs import RunFolder, write_text
-from edcompress.surgery.remove import require_equal
+from edcompress.surgery.remove import compare_logits, require_equal
 
 VARIANTS = {"fp16": 0.01, "int8": math.inf}
 """Other precisions of pruned.onnx, and how far, relative to their scale, logits may be off: int8's accuracy is for the gate to judge."""
@@ -30,7 +31,8 @@ def write_onnx(
 ) -> tuple[dict[str, Path], dict[str, Proof]]:
     """dense.onnx and pruned.onnx of the `networks` of these names, and the variants "fp16" and "int8" that the recipe asks for.
 
-    The files, and how far each is from PyTorch in fp32. Variants of an earlier export that are not asked for are removed.
+    The files, and how far each is from PyTorch in fp32; and where the recipe asks for pruned.pixels.onnx, how far "pixels", that file, is
+    from pruned.onnx. What an earlier export wrote and is not asked for now is removed.
     Raises EdcompressError where a file cannot be made, ProofError where one is not equal to its network.
     """
     options, files, proofs = job.recipe.export, {}, {}
@@ -48,7 +50,25 @@ def write_onnx(
             _write_variant(name, job, files["pruned"], path, metadata(job, report, report.pruned))
             files[name] = path
             proofs[name] = require_equal(compare_with_onnx(networks["pruned"], path, job.parity_images), tolerance)
+    proofs.update(
+        _write_pixels(job, files["pruned"], folder / "pruned.pixels.onnx", metadata(job, report, report.pruned))
+    )
     return files, proofs
+
+
+def _write_pixels(job: Job, plain: Path, path: Path, told: Mapping[str, str]) -> dict[str, Proof]:
+    """Where the recipe asks for it, pruned.onnx behind its normalisation, and the proof "pixels" that it gives the same logits."""
+    path.unlink(missing_ok=True)
+    if not job.recipe.export.with_preprocessing:
+        return {}
+    job.monitor.stage(f"export {path.name}, hold it against {plain.name}")
+    with_normalisation(plain, path, as_told(job.recipe.data, job.splits.channels), told)
+    pixels = job.parity_pixels
+    found = run_onnx(path, pixels.permute(0, 2, 3, 1))
+    proof = compare_logits(
+        run_onnx(plain, job.parity_images), found, f"logits of {len(pixels)} images of {plain.name} and {path.name}"
+    )
+    return {"pixels": require_equal(proof)}
 
 
 def _write_variant(name: str, job: Job, plain: Path, path: Path, told: Mapping[str, str]) -> None:

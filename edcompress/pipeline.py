@@ -361,7 +361,13 @@ def _with_onnx(
         update={
             "dense": completed(report.dense, "dense"),
             "pruned": completed(report.pruned, "pruned"),
-            "proof": report.proof.model_copy(update={f"{name}_vs_onnx": proofs[name] for name in ("dense", "pruned")}),
+            "proof": report.proof.model_copy(
+                update={
+                    "dense_vs_onnx": proofs["dense"],
+                    "pruned_vs_onnx": proofs["pruned"],
+                    "onnx_vs_pixels": proofs.get("pixels"),
+                }
+            ),
             "variants": {
                 name: Variant(file=files[name].name, measured=completed(report.pruned, name), parity=proofs[name])
                 for name in files

@@ -121,6 +121,7 @@ class Proofs(Value):
     pruned_vs_reloaded: Proof
     dense_vs_onnx: Proof | None = None
     pruned_vs_onnx: Proof | None = None
+    onnx_vs_pixels: Proof | None = None
 
 
 class Preprocessing(Value):

@@ -17,11 +17,12 @@ from PIL import Image
 import edcompress
 from edcompress.data.splits import eval_batches
 from edcompress.data.transforms import Geometry
+from edcompress.deploy.parity import run_onnx
 from edcompress.errors import BudgetError, EdcompressError, NetworkError, RunFolderError
 from edcompress.job import open_job
 from edcompress.monitor import Silent
 from edcompress.origin import read_plan
-from edcompress.pipeline import evaluate, export, load
+from edcompress.pipeline import evaluate, load
 from edcompress.recipe import Target
 from edcompress.results import Count, Preprocessing
 from edcompress.runs import FILES, RunFolder
@@ -33,8 +34,8 @@ PUBLIC = ["prune", "export", "convert", "run", "evaluate", "benchmark", "inspect
           "EdcompressError"]  # fmt: skip
 
 
-OPTIONAL = {"latency.json", "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx"}
-"""Files of a target in time, and those that export is asked for."""
+OPTIONAL = {"latency.json", "pruned.fp16.onnx"}
+"""Of a target in time, and not asked for in the fixture."""
 
 
 @pytest.fixture(scope="module")
@@ -341,31 +342,49 @@ def is_pickle(content: bytes) -> bool:
         return False
 
 
+def test_an_eight_bit_file_is_measured_beside_the_plain_one(finished: Path) -> None:
+    report = RunFolder(finished).read_report()
+    (variant,) = report.variants.values()
+    assert variant.file == "pruned.int8.onnx"
+    assert variant.measured.size.onnx_bytes == (finished / variant.file).stat().st_size
+    assert variant.measured.latency_ms is not None
+    assert variant.measured.onnx_accuracy == evaluate(finished / variant.file, RunFolder(finished).read_recipe())
+    assert variant.measured.paired is not None
+    assert variant.measured.paired.top1.total == 359
+    assert 1e-4 < variant.parity.relative < 0.2
+    assert report.ship is not None
+    assert "pruned.int8.onnx" in (finished / "report.html").read_text()
+
+
+def test_pixels_may_be_given_to_the_file_as_they_are(finished: Path) -> None:
+    proof = RunFolder(finished).read_report().proof.onnx_vs_pixels
+    assert proof is not None
+    assert proof.relative < 1e-6
+    job = open_job(RunFolder(finished).read_recipe(), Session("cpu"))
+    pixels = job.parity_pixels[:3].permute(0, 2, 3, 1)  # [3, H, W, 1]
+    with torch.no_grad():
+        expected = load(finished)(job.parity_images[:3])
+    assert torch.allclose(run_onnx(finished / "pruned.pixels.onnx", pixels), expected, atol=1e-4)
+
+
 def test_export_again_with_other_settings_replaces_the_files(
     finished: Path, cli: Callable[..., Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Opset 18, four images per call, and all variants; what a later export is not asked for goes."""
-    ended = cli("export", finished, "--opset", 18, "--batch", 4, "--int8", "--fp16", "--quiet")
+    """Opset 18, four images per call, fp16; what was exported before and is not asked for now goes."""
+    ended = cli("export", finished, "--opset", 18, "--batch", 4, "--fp16", "--quiet")
     assert (ended.code, ended.err, capfd.readouterr()) == (0, "", ("", ""))
-    names = ["dense", "pruned", "pruned.fp16", "pruned.int8"]
+    names = ["dense", "pruned", "pruned.fp16"]
+    assert {path.stem for path in finished.glob("*.onnx")} == set(names)
     for model in (onnx.load(finished / f"{name}.onnx") for name in names):
         assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
         assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
         assert {entry.key for entry in model.metadata_props} >= {"edcompress.recipe_hash", "edcompress.preprocessing"}
     report = RunFolder(finished).read_report()
-    assert set(report.variants) == {"fp16", "int8"}
-    for variant in report.variants.values():
-        assert variant.measured.size.onnx_bytes == (finished / variant.file).stat().st_size
-        assert variant.measured.latency_ms is not None
-        assert variant.measured.latency_ms.batch_size == 4
-        assert variant.measured.paired is not None
-        assert variant.measured.paired.top1.total == 359
-    assert report.ship is not None
+    assert set(report.variants) == {"fp16"}
+    assert report.variants["fp16"].measured.latency_ms is not None
+    assert report.variants["fp16"].measured.latency_ms.batch_size == 4
+    assert report.proof.onnx_vs_pixels is None
     assert "Files to ship" in ended.out
-    assert "pruned.int8.onnx" in (finished / "report.html").read_text()
-    export(RunFolder(finished))
-    assert not (finished / "pruned.int8.onnx").exists()
-    assert RunFolder(finished).read_report().variants == {}
 
 
 def test_the_public_names_are_ten_or_so_and_all_there() -> None:

@@ -22,17 +22,20 @@ CHUNK = 32
 
 
 def run_onnx(model: Path | onnxruntime.InferenceSession, images: Tensor) -> Tensor:
-    """The logits [N, classes] of images [N, C, H, W], fp32 on the CPU, from onnxruntime; in several calls where its batch is fixed.
+    """The logits [N, classes] of images [N, C, H, W], or of uint8 pixels [N, H, W, C], from onnxruntime on the CPU in fp32.
+
+    A model whose batch is fixed is called several times.
 
     Raises InputError when the model cannot be loaded or does not take one input of this shape.
     """
     opened = session(model) if isinstance(model, Path) else model
     taken = opened.get_inputs()
     fits = len(taken) == 1 and len(taken[0].shape) == images.ndim and _same_shape(taken[0].shape, images)
-    if not fits or taken[0].type != "tensor(float)":
+    pixels = images.dtype == torch.uint8
+    if not fits or taken[0].type != ("tensor(uint8)" if pixels else "tensor(float)"):
         wanted = [f"{value.name} {value.shape} of {value.type}" for value in taken]
         raise InputError(f"the ONNX model takes {', '.join(wanted)}, not images of shape {list(images.shape)}")
-    images = images.detach().to("cpu", torch.float32)
+    images = images.detach().to("cpu", torch.uint8 if pixels else torch.float32)
     return torch.cat([_run_batch(opened, batch) for batch in torch.split(images, fixed_batch(opened) or len(images))])
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from edcompress.recipe import Recipe
-from edcompress.report.rows import comparison_rows, proof_rows
+from edcompress.recipe import Batch, Recipe
+from edcompress.report.rows import VARIANT_HEADINGS, comparison_rows, proof_rows, ship_line, variant_rows
 from edcompress.results import Preprocessing, Report
 
 MOST_CLASSES = 20
@@ -20,17 +20,18 @@ def render_card(report: Report, recipe: Recipe, preprocessing: Preprocessing, cl
         "## Figures",
         _figures(report, recipe),
         "## Input and output",
-        _interface(recipe, preprocessing, classes),
+        _interface(report, recipe, preprocessing, classes),
         "## Use it",
         "With `numpy`, `pillow` and `onnxruntime`, in this folder:",
-        f"```python\n{snippet(preprocessing)}```",
+        f"```python\n{snippet(preprocessing, recipe.export.batch)}```",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def snippet(preprocessing: Preprocessing) -> str:
+def snippet(preprocessing: Preprocessing, batch: Batch = "dynamic") -> str:
     """A Python program that prints the logits and the top class of image.png by pruned.onnx."""
     size, channels = preprocessing.image_size, len(preprocessing.mean)
+    count, repeated = (1, "") if batch == "dynamic" else (batch, f".repeat({batch}, 0)")
     return f"""import numpy as np
 import onnxruntime
 from PIL import Image
@@ -39,9 +40,9 @@ image = Image.open("image.png").convert("{preprocessing.channels}")
 {_resizing(preprocessing)}
 pixels = np.asarray(image, np.float32).reshape({size}, {size}, {channels}) / 255
 pixels = (pixels - {list(preprocessing.mean)}) / {list(preprocessing.std)}
-images = np.float32(pixels.transpose(2, 0, 1)[None])  # [1, {channels}, {size}, {size}]
+images = np.float32(pixels.transpose(2, 0, 1)[None]){repeated}  # [{count}, {channels}, {size}, {size}]
 logits = onnxruntime.InferenceSession("pruned.onnx").run(None, {{"images": images}})[0]
-print(logits.tolist(), logits.argmax())
+print(logits[0].tolist(), logits[0].argmax())
 """
 
 
@@ -73,20 +74,35 @@ def _figures(report: Report, recipe: Recipe) -> str:
         f"onnxruntime {report.versions.get('onnxruntime', '')} on {report.machine.get('processor')}.\n\n"
         + _table(("", "dense", "pruned", "change"), comparison_rows(report))
         + "\n\n"
+        + (_table(VARIANT_HEADINGS, variant_rows(report)) + "\n\n" if report.variants else "")
+        + (f"Of these files, {ship_line(report)}.\n\n" if report.ship else "")
         + _table(("proof", "largest difference", "relative", "of"), proof_rows(report))
     )
 
 
-def _interface(recipe: Recipe, preprocessing: Preprocessing, classes: Sequence[str]) -> str:
+def _interface(report: Report, recipe: Recipe, preprocessing: Preprocessing, classes: Sequence[str]) -> str:
     size, channels = preprocessing.image_size, len(preprocessing.mean)
+    batch = "batch" if recipe.export.batch == "dynamic" else recipe.export.batch
+    lines = [
+        f"Input `images`: float32 [{batch}, {channels}, {size}, {size}], channels {preprocessing.channels}.",
+        f"Before: {_geometry(preprocessing)}, bilinear with antialiasing as Pillow does it; then (pixels / 255 - mean) / std with mean "
+        f"{list(preprocessing.mean)} and std {list(preprocessing.std)}.",
+        f"Output `logits`: float32 [{batch}, {recipe.model.num_classes}]; softmax makes them probabilities.",
+        f"Classes: {_named(classes)}.",
+        "The same is in the metadata of the ONNX files, as JSON: `edcompress.preprocessing` and `edcompress.classes`.",
+    ]
+    if report.proof.onnx_vs_pixels:
+        lines.append(
+            f"`pruned.pixels.onnx` takes `pixels` instead: uint8 [{batch}, {size}, {size}, {channels}], resized and cropped as above, "
+            "which it normalises itself."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _named(classes: Sequence[str]) -> str:
     names = ", ".join(f"{number} {name}" for number, name in enumerate(classes[:MOST_CLASSES]))
-    rest = f", and {len(classes) - MOST_CLASSES} more in the metadata" if len(classes) > MOST_CLASSES else ""
-    return f"""- Input `images`: float32 [batch, {channels}, {size}, {size}], channels {preprocessing.channels}.
-- Before: {_geometry(preprocessing)}, bilinear with antialiasing (as Pillow does it); then (pixels / 255 - mean) / std with mean
-  {list(preprocessing.mean)} and std {list(preprocessing.std)}.
-- Output `logits`: float32 [batch, {recipe.model.num_classes}]; softmax makes them probabilities.
-- Classes: {names}{rest}.
-- The same is in the ONNX file's metadata, as JSON: `edcompress.preprocessing` and `edcompress.classes`."""
+    more = len(classes) - MOST_CLASSES
+    return names + (f", and {more} more in the metadata" if more > 0 else "")
 
 
 def _geometry(preprocessing: Preprocessing) -> str:

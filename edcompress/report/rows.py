@@ -170,6 +170,7 @@ def proof_rows(report: Report) -> list[Equality]:
         _equality("pruned = reloaded", proof.pruned_vs_reloaded),
         _equality("dense = ONNX", proof.dense_vs_onnx),
         _equality("pruned = ONNX", proof.pruned_vs_onnx),
+        *([_equality("ONNX = from pixels", proof.onnx_vs_pixels)] if proof.onnx_vs_pixels else []),
     ]
 
 

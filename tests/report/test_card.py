@@ -20,7 +20,7 @@ from edcompress.report.card import render_card, snippet
 from edcompress.results import Report
 
 
-def printed(program: str, folder: Path) -> tuple[list[list[float]], int]:
+def printed(program: str, folder: Path) -> tuple[list[float], int]:
     """The logits and the class that the card's program prints when it runs in `folder`."""
     out = io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(out):
@@ -52,9 +52,14 @@ def test_the_program_makes_of_a_file_what_the_test_images_are_made_of(
     flattening(tmp_path, channels, 16)
     read = FileImages((str(tmp_path / "image.png"),), torch.tensor([0]), channels).read([0], as_tested(data))
     logits, top = printed(snippet(as_told(data, channels)), tmp_path)
-    expected = normalised(read, data).flatten(1)
+    expected = normalised(read, data).flatten()
     assert torch.allclose(torch.tensor(logits), expected, rtol=0, atol=1e-6)
     assert top == int(torch.tensor(logits).argmax())
+
+
+def test_the_program_fills_a_fixed_batch() -> None:
+    program = snippet(as_told(Data(dataset="digits", image_size=16), 1), 4)
+    assert "[None]).repeat(4, 0)  # [4, 1, 16, 16]" in program
 
 
 def test_the_card_says_what_was_measured_and_on_what(report: Report) -> None:
