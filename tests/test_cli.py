@@ -122,6 +122,7 @@ BAD = [
     ("evaluate {shelf} --recipe digits", ["is not a run folder"]),
     ("evaluate {run} --recipe digits --set model.arch=resnet20", ["another network", "model.arch"]),
     ("evaluate {run}/pruned.onnx --recipe digits --set data.image_size=20", ["takes images", "20, 20"]),
+    ("evaluate {run}/pruned.pixels.onnx --recipe digits", ["takes pixels", "tensor(uint8), not images"]),
     ("evaluate nowhere.onnx --recipe digits", ["nowhere.onnx: no such ONNX file"]),
     ("benchmark {text_pt}", ["cannot load it as an ONNX model"]),
     ("benchmark {unfinished}", ["dense.onnx: no such ONNX file"]),
