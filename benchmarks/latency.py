@@ -111,7 +111,7 @@ def measured(name: str, folders: list[Path], options: argparse.Namespace) -> lis
     """A line per run folder: MACs of the dense and the pruned network, and their p50 in milliseconds in each repetition."""
     files = [folders[0] / "dense.onnx", *(folder / "pruned.onnx" for folder in folders)]
     repeats = [benchmark(files, Benchmark(runs=options.runs)) for _ in range(options.repeats)]
-    p50 = {file: [latency[str(file)].p50 for latency in repeats] for file in files}
+    p50 = {file: [latency[str(file)][0].p50 for latency in repeats] for file in files}
     return [
         {**facts(name, folder), "p50_ms": {"dense": p50[files[0]], "pruned": p50[folder / "pruned.onnx"]}, "n": options.runs}
         for folder in folders

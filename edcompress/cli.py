@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,7 +17,8 @@ from rich.table import Table
 from edcompress import recipebook, reports, runs, views
 from edcompress.display import Display
 from edcompress.errors import InputError
-from edcompress.recipe import MAX_OPSET, MIN_OPSET, Benchmark
+from edcompress.recipe import MAX_OPSET, MIN_OPSET, Benchmark, Gate
+from edcompress.results import Verdict
 from edcompress.session import Session
 
 app = typer.Typer(
@@ -56,14 +57,31 @@ Weights = Annotated[
 OptionalWeights = Annotated[Path | None, typer.Argument(help="Weights; default: train the recipe's network first.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="RUN", help="Run folder; default: runs/NAME.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last finished epoch of this run.")]
-Drop = Annotated[
-    float | None, typer.Option("--max-top1-drop", help="Dense minus pruned top-1, absolute (0.01 = 1 point).")
+
+
+def _limit(key: str) -> Any:
+    """The option of a limit of the gate, which says what the recipe's key says."""
+    return typer.Option(f"--{key.replace('_', '-')}", help=Gate.model_fields[key].description)
+
+
+Drop = Annotated[float | None, _limit("max_top1_drop")]
+Drop5 = Annotated[float | None, _limit("max_top5_drop")]
+Agreement = Annotated[float | None, _limit("min_agreement")]
+Speedup = Annotated[float | None, _limit("min_speedup")]
+LatencyMs = Annotated[float | None, _limit("max_latency_ms")]
+SizeRatio = Annotated[float | None, _limit("max_size_ratio")]
+SizeBytes = Annotated[int | None, _limit("max_size_bytes")]
+Parity = Annotated[float | None, _limit("max_parity")]
+Confidence = Annotated[str | None, _limit("confidence")]
+Level = Annotated[float | None, _limit("level")]
+Top1Regression = Annotated[float | None, _limit("max_top1_regression")]
+LatencyRegression = Annotated[float | None, _limit("max_latency_regression")]
+SizeRegression = Annotated[float | None, _limit("max_size_regression")]
+Baseline = Annotated[
+    Path | None, typer.Option("--baseline", metavar="RUN", help="A run folder or report.json to compare with: main's.")
 ]
-Drop5 = Annotated[float | None, typer.Option("--max-top5-drop", help="Dense minus pruned top-5, absolute.")]
-Speedup = Annotated[float | None, typer.Option("--min-speedup", help="Dense over pruned p50 latency.")]
-SizeRatio = Annotated[float | None, typer.Option("--max-size-ratio", help="Pruned over dense bytes of the ONNX files.")]
-Parity = Annotated[
-    float | None, typer.Option("--max-parity", help="Largest logit difference of ONNX and PyTorch, relative.")
+JUnit = Annotated[
+    Path | None, typer.Option("--junit", metavar="FILE.xml", help="Write (or replace) a JUnit file, a test per limit.")
 ]
 OnnxFlag = Annotated[bool, typer.Option("--onnx", help="Write ONNX files (the one format so far).")]
 Opset = Annotated[
@@ -129,17 +147,20 @@ def convert(run: RunPath = None, to: Annotated[str, typer.Option("--to", help="p
 
 @app.command()
 def gate(run: RunOrReport = None,
-         max_top1_drop: Drop = None, max_top5_drop: Drop5 = None, min_speedup: Speedup = None, max_size_ratio: SizeRatio = None,
-         max_parity: Parity = None, as_json: AsJson = False) -> None:  # fmt: skip
-    """Hold a run to its limits: exit code 0 when all hold, 1 when one fails."""
-    given = {"max_top1_drop": max_top1_drop, "max_top5_drop": max_top5_drop, "min_speedup": min_speedup,
-             "max_size_ratio": max_size_ratio, "max_parity": max_parity}  # fmt: skip
-    target = run if run is not None and run.is_file() else _finished(run, "gate")
-    verdict = reports.gate(
-        target, reports.limits_of(target, {key: value for key, value in given.items() if value is not None})
-    )
-    views.show_verdict(verdict, as_json=as_json)
-    raise typer.Exit(0 if verdict.passed else 1)
+         max_top1_drop: Drop = None, max_top5_drop: Drop5 = None, min_agreement: Agreement = None, min_speedup: Speedup = None,
+         max_latency_ms: LatencyMs = None, max_size_ratio: SizeRatio = None, max_size_bytes: SizeBytes = None,
+         max_parity: Parity = None, confidence: Confidence = None, level: Level = None, baseline: Baseline = None,
+         max_top1_regression: Top1Regression = None, max_latency_regression: LatencyRegression = None,
+         max_size_regression: SizeRegression = None, junit: JUnit = None, as_json: AsJson = False) -> None:  # fmt: skip
+    """Hold a run to its limits: exit code 0 when all hold, 1 when one fails.
+
+    In GitHub Actions failed limits are annotated, and the step's summary gets a table.
+    """
+    given = {key: value for key, value in locals().items() if key in Gate.model_fields and value is not None}
+    target, earlier = _run_or_report(run), baseline and _run_or_report(baseline)
+    views.require_junit_place(junit)
+    verdict = reports.gate(target, reports.limits_of(target, given), baseline=earlier)
+    _answer(verdict, target, junit, as_json=as_json)
 
 
 @app.command()
@@ -158,14 +179,15 @@ def evaluate(model: Annotated[Path, typer.Argument(help="A checkpoint, a run fol
 
 @app.command()
 def benchmark(models: Annotated[list[Path], typer.Argument(help=".onnx files, or a run folder for its pair.")],
-              batch_size: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
-              threads: Annotated[int, typer.Option(min=1, help="Threads, each pinned to a core.")] = 1,
-              runs_: Annotated[int, typer.Option("--runs", min=20, help="Measured calls per model.")] = 300,
+              batch_size: Annotated[list[int] | None, typer.Option(min=1, help="Images per call; default: 1. Repeatable.")] = None,
+              threads: Annotated[list[int] | None, typer.Option(min=1, help="Each pinned to a core; default: 1. Repeatable.")] = None,
+              runs_: Annotated[int | None, typer.Option("--runs", min=20, help="Calls per model; default: 200 and 3 s at least.")] = None,
               as_json: AsJson = False) -> None:  # fmt: skip
-    """Latency of ONNX files in onnxruntime, interleaved in one fresh process."""
+    """Latency of ONNX files in onnxruntime, interleaved in fresh processes, and how much faster each is than the first."""
     from edcompress import pipeline
 
-    latency = pipeline.benchmark(models, Benchmark(batch_size=batch_size, threads=threads, runs=runs_))
+    sizes, counts = (tuple(dict.fromkeys(given or (1,))) for given in (batch_size, threads))
+    latency = pipeline.benchmark(models, Benchmark(batch_size=sizes, threads=counts, runs=runs_))
     views.show_latency(latency, as_json=as_json)
 
 
@@ -294,6 +316,10 @@ def _finished(run: Path | None, need: str) -> runs.RunFolder:
     return folder
 
 
+def _run_or_report(path: Path | None) -> runs.RunFolder | Path:
+    return path if path is not None and path.is_file() else _finished(path, "gate")
+
+
 def _check_opset(opset: int | None) -> None:
     if opset is not None and not MIN_OPSET <= opset <= MAX_OPSET:
         raise InputError(f"--opset {opset} is not supported; choose {MIN_OPSET} to {MAX_OPSET}")
@@ -318,5 +344,14 @@ def _resumable(folder: runs.RunFolder) -> Iterator[None]:
 def _finish_with_gate(folder: runs.RunFolder) -> None:
     verdict = reports.gate(folder)
     views.show_report(folder.read_report(), folder, as_json=False)
-    views.show_verdict(verdict, as_json=False)
+    _answer(verdict, folder)
+
+
+def _answer(
+    verdict: Verdict, target: runs.RunFolder | Path, junit: Path | None = None, *, as_json: bool = False
+) -> None:
+    """Show the gate's answer to people, machines and CI servers, and end with its exit code."""
+    views.show_verdict(verdict, as_json=as_json)
+    path = target if isinstance(target, Path) else target.path
+    views.tell_ci(verdict, str(path).encode(errors="replace").decode(), junit)
     raise typer.Exit(0 if verdict.passed else 1)

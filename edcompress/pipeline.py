@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import tempfile
 import time
@@ -16,7 +17,7 @@ from torch import nn
 from edcompress import stages
 from edcompress.confirmation import confirmed
 from edcompress.deploy.archives import SUFFIXES, Form, save_archive
-from edcompress.deploy.latency import measure
+from edcompress.deploy.latency import measure_all
 from edcompress.deploy.predictions import Predictions, predict
 from edcompress.deploy.standalone import standalone_source
 from edcompress.errors import InputError, RunFolderError
@@ -50,7 +51,18 @@ from edcompress.recipe import Benchmark, Recipe
 from edcompress.recipebook import check, differences, dump
 from edcompress.report.shipping import recommend
 from edcompress.reports import save_report
-from edcompress.results import Accuracy, Inspection, Latency, ModelResult, Proof, Proofs, Report, TargetResult, Variant
+from edcompress.results import (
+    Accuracy,
+    Images,
+    Inspection,
+    Latency,
+    ModelResult,
+    Proof,
+    Proofs,
+    Report,
+    TargetResult,
+    Variant,
+)
 from edcompress.runs import RunFolder, write_text
 from edcompress.session import DEFAULT, Session
 from edcompress.stages import Measured, Run
@@ -122,11 +134,12 @@ def export(
     pruned = load(folder.path, trust_code=session.trust_code)
     files, proofs = write_onnx(job, folder, report, {"dense": dense, "pruned": pruned})
     job.monitor.stage(f"latency in onnxruntime, {', '.join(files)} interleaved")
-    latency = measure(files, recipe.benchmark)
+    latency = measure_all(files, recipe.benchmark)
     job.monitor.stage(
         f"accuracy of {', '.join(path.name for path in files.values())} on the test images, in onnxruntime"
     )
     found = predict(files, job.test_batches("test images"))
+    report = report.model_copy(update={"tested_on": _tested_on(recipe, found["dense"])})
     report = _with_onnx(files, report, proofs, latency, found)
     report = save_report(folder, report.model_copy(update={"ship": recommend(report, recipe.gate)}))
     write_card(job, folder, report)
@@ -193,13 +206,16 @@ def inspect(
     return inspect_network(network, recipe, onnx_latency=onnx_latency)
 
 
-def benchmark(models: Sequence[Path], options: Benchmark) -> dict[str, Latency]:
-    """Latency of .onnx files, or of a run's pair, from interleaved calls; by path."""
+def benchmark(models: Sequence[Path], options: Benchmark) -> dict[str, tuple[Latency, ...]]:
+    """Latency of .onnx files, or of a run's pair, from interleaved calls: by path, at every setting; speed-ups are over the first file.
+
+    Raises InputError for a file that cannot be opened, and for inputs that cannot be made up.
+    """
     files: dict[str, Path] = {}
     for model in models:
         for path in [model / "dense.onnx", model / "pruned.onnx"] if model.is_dir() else [model]:
             files[str(path)] = path
-    return measure(files, options)
+    return measure_all(files, options)
 
 
 def load(folder: Path | str, device: str = "cpu", *, trust_code: bool = False) -> nn.Module:
@@ -336,7 +352,7 @@ def _exporting(recipe: Recipe, asked: dict[str, Any]) -> Recipe:
     tree["export"] |= {key: value for key, value in asked.items() if value is not None}
     checked = check(tree, "export")
     if checked.export.batch != "dynamic":
-        measured = checked.benchmark.model_copy(update={"batch_size": checked.export.batch})
+        measured = checked.benchmark.model_copy(update={"batch_size": (checked.export.batch,)})
         checked = checked.model_copy(update={"benchmark": measured})
     return checked
 
@@ -345,13 +361,15 @@ def _with_onnx(
     files: dict[str, Path],
     report: Report,
     proofs: dict[str, Proof],
-    latency: dict[str, Latency],
+    latency: dict[str, tuple[Latency, ...]],
     found: dict[str, Predictions],
 ) -> Report:
     def completed(result: ModelResult, name: str) -> ModelResult:
+        first, *more = latency[name]
         update = {
             "size": result.size.model_copy(update={"onnx_bytes": files[name].stat().st_size}),
-            "latency_ms": latency[name],
+            "latency_ms": first,
+            "more_latency_ms": tuple(more),
             "onnx_accuracy": found[name].accuracy,
             "paired": None if name == "dense" else found[name].beside(found["dense"]),
         }
@@ -376,6 +394,11 @@ def _with_onnx(
             "verdict": None,
         }
     )
+
+
+def _tested_on(recipe: Recipe, found: Predictions) -> Images:
+    digest = hashlib.sha256(found.labels.numpy().tobytes()).hexdigest()[:16]
+    return Images(dataset=recipe.data.dataset, count=len(found.labels), labels_sha256=digest)
 
 
 def _require_same(before: Recipe, now: Recipe) -> None:

@@ -38,17 +38,21 @@ class _Generation(BaseModel):
     diversity: float | None = None
 
 
-def gate(target: RunFolder | Path, limits: Gate | None = None) -> Verdict:
-    """The verdict on a run (then saved in its report) or on a report.json alone; limits default to the recipe's."""
+def gate(target: RunFolder | Path, limits: Gate | None = None, *, baseline: RunFolder | Path | None = None) -> Verdict:
+    """The verdict on a run (then saved in its report) or on a report.json alone; limits default to the recipe's.
+
+    With a `baseline`, such as main's run, the limits on regressions are held too.
+    """
+    earlier = None if baseline is None else _report_of(baseline)
     report, limits = _report_of(target), limits or limits_of(target, {})
-    judged = judge(report, limits)
+    judged = judge(report, limits, earlier)
     if isinstance(target, RunFolder):
         ship = recommend(report, limits) if report.pruned.latency_ms else None
         save_report(target, report.model_copy(update={"verdict": judged, "ship": ship}))
     return judged
 
 
-def limits_of(target: RunFolder | Path, given: dict[str, float]) -> Gate:
+def limits_of(target: RunFolder | Path, given: dict[str, Any]) -> Gate:
     """The limits of the recipe beside the report (else the defaults), with those `given` in their place."""
     folder = target if isinstance(target, RunFolder) else RunFolder(target.parent)
     base = folder.read_recipe().gate if folder.exists else Gate()

@@ -5,9 +5,11 @@ Accuracies and ratios are fractions in [0, 1]; units stand in the names; `macs` 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+Number = Annotated[int, Field(ge=0)]
 
 
 class Value(BaseModel):
@@ -38,10 +40,10 @@ class Accuracy(Value):
 class Pairs(Value):
     """Of the same images, how many the dense network and another one classify correctly: both, one of them only, and neither."""
 
-    both: int
-    dense_only: int
-    other_only: int
-    neither: int
+    both: Number
+    dense_only: Number
+    other_only: Number
+    neither: Number
 
     @property
     def total(self) -> int:
@@ -54,7 +56,7 @@ class Paired(Value):
 
     top1: Pairs
     top5: Pairs
-    same_class: int
+    same_class: Number
 
     @property
     def agreement(self) -> float:
@@ -70,8 +72,36 @@ class Size(Value):
     onnx_bytes: int | None = None
 
 
+class Interval(Value):
+    """An estimate, and the bounds that hold the true value in the share `confidence` of all measurements."""
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+
+
+class Environment(Value):
+    """What a latency was measured on: `cores` are those that the threads were pinned to, none where the system pins nothing.
+
+    `governor` steers their clock rate; None where the system names none, as virtual machines do.
+    """
+
+    processor: str
+    cores: tuple[int, ...]
+    governor: str | None
+    system: str
+    python: str
+    onnxruntime: str
+
+
 class Latency(Value):
-    """Percentiles, in milliseconds, of `n` onnxruntime calls at one batch size."""
+    """Percentiles, in milliseconds, of `n` onnxruntime calls at one batch size, from some fresh `processes`.
+
+    `speedup` is how many times faster the median call is than that of the first model measured beside it; None for that one.
+    `peak_bytes` is the most memory that a process took for this model alone, weights, file and images included, the interpreter and
+    onnxruntime itself not; None where the system does not tell.
+    """
 
     p50: float
     p90: float
@@ -80,6 +110,10 @@ class Latency(Value):
     batch_size: int
     threads: int
     provider: str
+    processes: int = 1
+    speedup: Interval | None = None
+    peak_bytes: int | None = None
+    environment: Environment | None = None
 
 
 class ModelResult(Value):
@@ -87,6 +121,7 @@ class ModelResult(Value):
 
     `accuracy` is of the PyTorch network, `onnx_accuracy` of the ONNX file in onnxruntime, and `paired` its images beside the dense
     network's file.
+    `more_latency_ms` is of the further batch sizes and threads, where the recipe lists several.
     """
 
     accuracy: Accuracy
@@ -94,6 +129,7 @@ class ModelResult(Value):
     latency_ms: Latency | None = None
     onnx_accuracy: Accuracy | None = None
     paired: Paired | None = None
+    more_latency_ms: tuple[Latency, ...] = ()
 
 
 class Proof(Value):
@@ -223,13 +259,28 @@ class SearchSummary(Value):
 
 
 class Check(Value):
-    """One limit of the gate: `margin` is how far `value` is inside the limit (negative: outside)."""
+    """One limit of the gate: `margin` is how far the figure is inside the limit (negative: outside).
+
+    The figure is `value`, or the bad end of its `interval` where the verdict goes by bounds. Of drops, `pairs` are the images behind
+    it, and `p_value` is McNemar's exact test that there is no drop.
+    """
 
     name: str
     value: float
     limit: float
     margin: float
     passed: bool
+    interval: Interval | None = None
+    pairs: Pairs | None = None
+    p_value: float | None = None
+
+
+class Skipped(Value):
+    """A limit that could not be held, and why; it fails nothing."""
+
+    name: str
+    limit: float
+    reason: str
 
 
 class Verdict(Value):
@@ -237,6 +288,16 @@ class Verdict(Value):
 
     passed: bool
     checks: tuple[Check, ...]
+    skipped: tuple[Skipped, ...] = ()
+    confidence: Literal["estimate", "bound"] = "estimate"
+
+
+class Images(Value):
+    """On which images accuracies were measured: of what data set, how many, and a digest of their labels in order."""
+
+    dataset: str
+    count: int
+    labels_sha256: str
 
 
 class Report(Value):
@@ -260,4 +321,10 @@ class Report(Value):
     versions: dict[str, str]
     variants: dict[Literal["fp16", "int8"], Variant] = {}
     ship: Shipping | None = None
+    tested_on: Images | None = None
     verdict: Verdict | None = None
+
+    @property
+    def speedup(self) -> Interval | None:
+        """Dense over pruned p50 latency with its confidence interval; None where it was not measured, or by an earlier version."""
+        return self.pruned.latency_ms.speedup if self.pruned.latency_ms else None

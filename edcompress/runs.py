@@ -106,6 +106,10 @@ def read_report(path: Path) -> Report:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if key == "schema_version":
+            raise RunFolderError(
+                f"{path} has schema_version {first['input']!r}, this edcompress reads another; use the version that wrote it"
+            ) from error
         raise RunFolderError(f"{path} is not a report of edcompress: {key and key + ': '}{first['msg']}") from error
     except UnicodeDecodeError as error:
         raise RunFolderError(f"{path} is not a report of edcompress: it is not UTF-8 text") from error

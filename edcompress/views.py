@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from edcompress import runs
-from edcompress.report import tables
-from edcompress.report.rows import human, ship_line
+from edcompress.errors import InputError
+from edcompress.report import github, tables
+from edcompress.report.checks import check_notes
+from edcompress.report.junit import junit
+from edcompress.report.rows import human, measured_with, ship_line
 from edcompress.results import Inspection, Latency, Report, Verdict
 
 out = Console()
@@ -25,16 +28,15 @@ def say(text: str, console: Console = out) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def show_latency(latency: Mapping[str, Latency], *, as_json: bool) -> None:
-    """Percentiles per file."""
+def show_latency(latency: Mapping[str, Sequence[Latency]], *, as_json: bool) -> None:
+    """A table of files for each setting, and what they were measured with."""
     if as_json:
-        print_json({name: value.model_dump() for name, value in latency.items()})
+        print_json({name: [value.model_dump() for value in values] for name, values in latency.items()})
         return
-    table = Table("model", "p50 ms", "p90 ms", "p99 ms", "n", "provider")
-    for name, value in latency.items():
-        times = (f"{ms:.3f}" for ms in (value.p50, value.p90, value.p99))
-        table.add_row(escape(name), *times, str(value.n), value.provider)
-    out.print(table)
+    settings = list(zip(*latency.values(), strict=True))
+    for values in settings:
+        out.print(tables.latency_table(dict(zip(latency, values, strict=True))))
+    say(measured_with(settings[0][0]))
 
 
 def show_inspection(found: Inspection, *, as_json: bool) -> None:
@@ -65,6 +67,8 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
         return
     for table in (tables.comparison_table(report), tables.stages_table(report), tables.proofs_table(report)):
         out.print(table)
+    if report.pruned.more_latency_ms:
+        out.print(tables.settings_table(report))
     if report.variants:
         out.print(tables.variants_table(report))
     target = report.target
@@ -79,11 +83,38 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
 
 
 def show_verdict(verdict: Verdict, *, as_json: bool) -> None:
-    """Each limit with its margin."""
+    """Each limit with its margin, and what is known of how sure the figures are."""
     if as_json:
         print_json(verdict.model_dump())
         return
     out.print(tables.verdict_table(verdict))
+    for note in check_notes(verdict):
+        say(note)
+
+
+def require_junit_place(path: Path | None) -> None:
+    """Raise InputError where the JUnit file cannot be written; only a file named .xml is replaced."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".xml" or path.is_dir():
+        raise InputError(f"--junit {path}: name an .xml file")
+    if not path.parent.is_dir():
+        raise InputError(f"--junit {path}: there is no folder {path.parent}; make it first")
+
+
+def tell_ci(verdict: Verdict, name: str, junit_file: Path | None) -> None:
+    """The verdict as a JUnit file, where one is asked for, and in GitHub Actions as annotations (stderr) and the step's summary."""
+    if junit_file:
+        runs.write_text(junit_file, junit(verdict, name))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in github.workflow_commands(verdict):
+            sys.stderr.write(line + "\n")
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        try:
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(github.summary(verdict, name))
+        except OSError as error:
+            raise InputError(f"GITHUB_STEP_SUMMARY: {path} cannot be written: {error.strerror}") from error
 
 
 def show_value(value: BaseModel, as_json: bool, *lines: str) -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,14 @@ BAD = [
     ("gate {unfinished}", ["has not finished pruning"]),
     ("gate {text_pt}", ["text.pt is not a report of edcompress", "Invalid JSON"]),
     ("gate {run} --max-top1-drop 3", ["--max-top1-drop 3", "less than or equal to 1"]),
+    ("gate {run} --confidence perhaps", ["--confidence perhaps", "'estimate' or 'bound'"]),
+    ("gate {run} --level 1", ["--level 1", "less than 1"]),
+    ("gate {run} --max-size-bytes 0", ["--max-size-bytes 0", "greater than 0"]),
+    ("gate {run} --junit report.txt", ["--junit report.txt: name an .xml file"]),
+    ("gate {run} --junit nowhere/gate.xml", ["there is no folder nowhere; make it first"]),
+    ("gate {run} --baseline nowhere", ["no run folder nowhere"]),
+    ("gate {run} --baseline {unfinished}", ["has not finished pruning"]),
+    ("gate {run} --baseline {text_pt}", ["text.pt is not a report of edcompress"]),
     ("gate {run} --min-speedup nan", ["--min-speedup nan", "finite"]),
     ("evaluate {text_pt} --recipe digits", ["is a text file"]),
     ("evaluate {shelf} --recipe digits", ["is not a run folder"]),
@@ -127,6 +136,8 @@ BAD = [
     ("benchmark {text_pt}", ["cannot load it as an ONNX model"]),
     ("benchmark {unfinished}", ["dense.onnx: no such ONNX file"]),
     ("benchmark {run} --runs 3", ["--runs", "20"]),
+    ("benchmark {run} --batch-size 1 --batch-size 0", ["--batch-size", "1"]),
+    ("benchmark {run} --threads 1 --threads 9999", ["benchmark.threads is 9999", "lower it"]),
     ("train --recipe digits -o out.pt", ["written as safetensors", "out.safetensors"]),
     ("train --recipe digits -o {dense}", ["exists", "--force"]),
     ("train --recipe digits -o {dense}/x.safetensors", ["cannot be made a folder"]),
@@ -183,10 +194,18 @@ def test_a_real_process_says_bad_input_without_a_traceback(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["prune", "--help"], ["check", "digits"], ["recipes"], ["gate", "REPORT", *LIMITS]]
+    "arguments",
+    [
+        ["--help"],
+        ["prune", "--help"],
+        ["check", "digits"],
+        ["recipes"],
+        ["gate", "{run}/report.json", *LIMITS],
+        ["gate", "{run}", *LIMITS, "--baseline", "{run}", "--junit", "{run}/gate.xml"],
+    ],
 )
 def test_light_commands_load_no_torch(finished: Path, arguments: list[str]) -> None:
-    given = [str(finished / "report.json") if word == "REPORT" else word for word in arguments]
+    given = [word.format(run=finished) for word in arguments]
     program = f"""
 import sys
 from edcompress.__main__ import main
@@ -250,8 +269,10 @@ def test_results_as_json(cli, dense: Path, finished: Path) -> None:
     of_dense = json.loads(cli("evaluate", dense, "--recipe", "digits", "--json").out)
     assert of_run == of_onnx == report["pruned"]["accuracy"]
     assert of_dense == report["dense"]["accuracy"]
-    latency = json.loads(cli("benchmark", finished, "--runs", "20", "--json").out)
-    assert {Path(name).name: value["n"] for name, value in latency.items()} == {"dense.onnx": 20, "pruned.onnx": 20}
+    latency = json.loads(cli("benchmark", finished, "--runs", "20", "--batch-size", 1, "--batch-size", 3, "--json").out)
+    settings = [(1, 1, 20), (3, 1, 20)]
+    assert {Path(name).name: [(at["batch_size"], at["threads"], at["n"]) for at in found] for name, found in latency.items()} == {
+        "dense.onnx": settings, "pruned.onnx": settings}  # fmt: skip
     found = json.loads(cli("inspect", dense, "--recipe", "digits", "--json").out)
     space = json.loads((finished / "space.json").read_text())
     keys = ("name", "channels", "locked")
@@ -284,6 +305,14 @@ def test_convert_writes_what_pytorch_reads(cli, finished: Path, tmp_path: Path, 
 def test_convert_refuses_what_it_cannot_write(cli, finished: Path, tmp_path: Path) -> None:
     assert "choose pt2, torchscript, safetensors" in cli("convert", finished, "--to", "tflite").err
     assert "there is no folder" in cli("convert", finished, "-o", tmp_path / "nowhere" / "net.pt2").err
+
+
+def test_benchmark_shows_any_two_files_with_the_speed_up_and_what_measured_it(cli, finished: Path) -> None:
+    ended = cli("benchmark", finished / "pruned.onnx", finished / "dense.onnx", "--runs", "20")
+    assert ended.code == 0, ended.err
+    assert "batch 1, 1 thread: 20 interleaved calls per model" in ended.out
+    assert len(re.findall(r"\d\.\d\dx \(\d\.\d\d to \d\.\d\d\)", ended.out)) == 1
+    assert re.search(r"CPUExecutionProvider of onnxruntime [\d.]+, Python [\d.]+, .*, governor \w+, ", ended.out)
 
 
 def test_inspect_says_what_can_go_what_it_costs_and_why_not(cli) -> None:

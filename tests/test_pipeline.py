@@ -288,6 +288,18 @@ def test_the_files_own_accuracy_is_measured_and_paired(finished: Path) -> None:
     assert paired.top1.both <= paired.same_class <= paired.top1.both + paired.top1.neither
 
 
+def test_whoever_watches_is_told_of_every_batch_of_test_images() -> None:
+    told: list[tuple[int, int]] = []
+
+    class Listener(Silent):
+        def step(self, step: int, steps: int, figures: dict[str, Any]) -> None:  # noqa: ARG002
+            told.append((step, steps))
+
+    job = open_job(digits("data.eval_batch_size=100"), Session("cpu", monitor=Listener()))
+    assert sum(len(labels) for _, labels in job.test_batches("test images")) == len(job.splits.test)
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
 def test_what_is_loaded_can_be_trained_on(finished: Path) -> None:
     network = load(finished).train()
     before = [parameter.clone() for parameter in network.parameters()]

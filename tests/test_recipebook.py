@@ -101,6 +101,11 @@ def test_all_faults_are_said_at_once_each_with_its_dotted_key(written) -> None:
         ("preset=[paper]", "--set: preset: no preset ['paper']"),
         ("search.epochs", "--set search.epochs: write it as key=value"),
         ("=2", "--set =2: write it as key=value"),
+        ("benchmark.batch_size=[1,0]", "benchmark.batch_size.1: Input should be greater than or equal to 1 (got 0)"),
+        ("benchmark.batch_size=0", "benchmark.batch_size.0: Input should be greater than or equal to 1 (got 0)"),
+        ("benchmark.threads=[]", "benchmark.threads: Tuple should have at least 1 item"),
+        ("benchmark.threads=[2,2]", "benchmark.threads: a number stands twice; give each once (got [2, 2])"),
+        ("benchmark.runs=19", "benchmark.runs: Input should be greater than or equal to 20 (got 19)"),
         ("search.epochs={", "--set search.epochs={: the value is not valid YAML"),
         ("search.epochs" + 3000 * ".deep" + "=2", "search.epochs: Input should be a valid integer (got a value too large to show)"),
         ("search.epochs.deep=2", "search.epochs: Input should be a valid integer (got {'deep': 2})"),
@@ -118,6 +123,17 @@ def test_overrides_are_read_as_yaml_values() -> None:
     assert recipe.constraints.ignore == ("layer1.*", "fc")
     assert (recipe.search.parent_energies, recipe.finetune.lr, recipe.data.root) == ("stored", 1e-3, Path("~/images"))
     assert read_recipe("digits", ["target=null"]).target is None
+
+
+def test_batch_sizes_and_threads_are_one_or_several(written) -> None:
+    one = read_recipe("digits", ["benchmark.batch_size=4"])
+    assert one.benchmark.settings == (one.benchmark.first,) == ((4, 1),)
+    assert "  batch_size: 4\n" in dump(one)
+    several = read_recipe("digits", ["benchmark.batch_size=[1, 8]", "benchmark.threads=[2, 1]"])
+    assert several.benchmark.settings == ((1, 2), (1, 1), (8, 2), (8, 1))
+    assert several.benchmark.first == (1, 2)
+    assert read_recipe(written(dump(several))).benchmark == several.benchmark
+    assert differences(one, several) == ["benchmark.batch_size", "benchmark.threads"]
 
 
 def test_layers_lie_file_under_preset_of_the_command_line_under_set(written) -> None:

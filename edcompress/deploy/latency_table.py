@@ -90,8 +90,8 @@ class GridCache:
         about = (
             processor(),
             options.provider,
-            options.threads,
-            options.batch_size,
+            options.first.threads,
+            options.first.batch_size,
             onnxruntime.__version__,
         )
         name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]

@@ -1,6 +1,7 @@
-"""The process that measures latency: a specification (JSON) on stdin, the percentiles (JSON) on stdout.
+"""The process that measures latency: a specification (JSON) on stdin, what was measured (JSON) on stdout.
 
-It imports no torch, whose thread pool would fight onnxruntime's. `edcompress.deploy.latency` starts it.
+It imports no torch, whose thread pool would fight onnxruntime's. `edcompress.deploy.latency` starts it, for one task: `probe` opens and
+runs each model alone, `time` times them all.
 """
 
 from __future__ import annotations
@@ -8,108 +9,155 @@ from __future__ import annotations
 import gc
 import json
 import os
+import platform
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
-from edcompress.deploy.sessions import session
+from edcompress.deploy.feeds import made_inputs
+from edcompress.deploy.sessions import ORT_ERRORS, session
 from edcompress.errors import InputError
+from edcompress.machine import governor, processor, resident_bytes, usable_cores
 
-WINDOW = 10  # calls per warm-up window, and per measured block of one model
+WINDOW = 10  # calls per warm-up window, and the least of a measured block of one model
+BLOCKS = 50  # about so many of one model at most: calls of microseconds come in longer ones
 MIN_WARMUP, MAX_WARMUP, MAX_WARMUP_SECONDS = 2 * WINDOW, 20 * WINDOW, 5.0
 STEADY = 0.05  # relative difference of two successive windows' medians
+PROBES = 3  # calls after which a model's memory has been seen
 
 
 class Contestant:
-    """One open model, its fixed input, and the milliseconds of its measured calls."""
+    """One open model, its fixed input, and the nanoseconds of its measured calls, block by block."""
 
-    def __init__(self, path: Path, specification: dict[str, Any]) -> None:
-        """Open `path` and make its input; raises InputError unless it takes one [batch, fixed ...] fp32 tensor."""
-        self.session = session(path, specification["threads"], specification["provider"])
-        self.feed = _feed(self.session, path, specification["batch_size"])
-        self.milliseconds: list[float] = []
+    def __init__(self, path: Path, batch_size: int, threads: int, provider: str) -> None:
+        """Open `path` and make its inputs; raises InputError where it cannot be opened or its inputs not be made."""
+        self.session = session(path, threads, provider)
+        self.feed = made_inputs(self.session, path, batch_size)
+        self.typical = 0.0  # nanoseconds of a call, by the end of the warm-up
+        self.blocks: list[list[int]] = []
 
-    def call(self) -> float:
-        """Run the model once; returns the milliseconds it took, with the copies to and from the provider."""
+    def call(self) -> int:
+        """Run the model once; returns the nanoseconds it took, with the copies to and from the provider."""
         started = time.perf_counter_ns()
         self.session.run(None, self.feed)
-        return (time.perf_counter_ns() - started) / 1e6
+        return time.perf_counter_ns() - started
 
     def warm_up(self) -> None:
-        """Call until two successive windows agree, at least 20 times; then stop at 200 calls or 5 seconds."""
+        """Call until two successive windows agree, at least 20 times; but stop at 200 calls or 5 seconds."""
         deadline = time.perf_counter() + MAX_WARMUP_SECONDS
-        times = [self.call() for _ in range(MIN_WARMUP)]
+        times = [self.call()]
         while not _steady(times) and len(times) < MAX_WARMUP and time.perf_counter() < deadline:
-            times += [self.call() for _ in range(WINDOW)]
+            times.append(self.call())
+        self.typical = float(np.median(times[-WINDOW:]))
 
-    def run_block(self, runs: int) -> None:
-        """Measure one window of calls, or what is left of `runs`, after one unmeasured call that refills the caches."""
+    def run_block(self, calls: int) -> None:
+        """Measure a block of calls, after one unmeasured call that refills the caches."""
         self.call()
-        self.milliseconds += [self.call() for _ in range(min(WINDOW, runs - len(self.milliseconds)))]
-
-    def percentiles(self) -> dict[str, float]:
-        """p50, p90 and p99 in milliseconds of the measured calls."""
-        values = np.percentile(self.milliseconds, [50, 90, 99])
-        return dict(zip(("p50", "p90", "p99"), values.tolist(), strict=True))
+        self.blocks.append([self.call() for _ in range(calls)])
 
 
-def measure_all(specification: dict[str, Any]) -> dict[str, Any]:
-    """{"provider": ..., "models": {name: percentiles}} of interleaved blocks; who goes first alternates."""
-    _pin(specification["threads"])
-    contestants = {name: Contestant(Path(path), specification) for name, path in specification["models"].items()}
-    for contestant in contestants.values():
-        contestant.warm_up()
-    order = list(contestants.values())
-    gc.disable()
-    for _ in range(0, specification["runs"], WINDOW):
-        for contestant in order:
-            contestant.run_block(specification["runs"])
-        order.reverse()
+def probe(specification: dict[str, Any]) -> dict[str, Any]:
+    """{"peak_bytes": for each setting {name: bytes or None}}; each model is opened and run in a process that holds no other."""
+    provider, models = specification["provider"], specification["models"].items()
     return {
-        "provider": order[0].session.get_providers()[0],
-        "models": {name: contestant.percentiles() for name, contestant in contestants.items()},
+        "peak_bytes": [
+            {name: _peak_of(Path(path), batch_size, threads, provider) for name, path in models}
+            for batch_size, threads in specification["settings"]
+        ]
     }
 
 
-def _pin(threads: int) -> None:
-    """Bind this process to `threads` of the cores it may use; raises InputError when there are fewer."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    if threads > len(cores):
-        raise InputError(f"benchmark.threads is {threads}, but only {len(cores)} cores may be used; lower it")
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores[:threads])
+def _peak_of(path: Path, batch_size: int, threads: int, provider: str) -> int | None:
+    """What `_peak` says in a fork of this process, so that it starts without the memory of the models before."""
+    if resident_bytes("VmHWM") is None:
+        return _peak(path, batch_size, threads, provider)
+    with ProcessPoolExecutor(1, get_context("fork")) as alone:
+        return alone.submit(_peak, path, batch_size, threads, provider).result()
 
 
-def _feed(opened: onnxruntime.InferenceSession, path: Path, batch_size: int) -> dict[str, NDArray[np.float32]]:
-    inputs = opened.get_inputs()
-    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or not inputs[0].shape:
-        found = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs)
-        raise InputError(f"{path}: expected one fp32 input with a batch dimension, found: {found or 'none'}")
-    batch, *rest = inputs[0].shape
-    if not all(isinstance(size, int) for size in rest):
-        raise InputError(
-            f"{path}: input {inputs[0].name!r} has shape {inputs[0].shape}; only the batch may be symbolic"
-        )
-    if isinstance(batch, int) and batch != batch_size:
-        raise InputError(f"{path}: its batch size is fixed at {batch}, but benchmark.batch_size is {batch_size}")
-    images = np.random.default_rng(0).standard_normal((batch_size, *rest), dtype=np.float32)
-    return {inputs[0].name: images}
+def _peak(path: Path, batch_size: int, threads: int, provider: str) -> int | None:
+    """The most memory in bytes that this process held while it opened and ran the model, less what it held before."""
+    before = resident_bytes("VmRSS")
+    contestant = Contestant(path, batch_size, threads, provider)
+    try:
+        for _ in range(PROBES):
+            contestant.call()
+    except ORT_ERRORS as error:
+        raise InputError(f"{path}: onnxruntime cannot run it on made-up inputs: {error}") from error
+    most = resident_bytes("VmHWM")
+    return None if before is None or most is None else most - before
 
 
-def _steady(times: list[float]) -> bool:
+def time_all(specification: dict[str, Any]) -> dict[str, Any]:
+    """{"provider", "environment", "blocks": {name: nanoseconds}} of interleaved blocks; who goes first alternates."""
+    cores = _pin(specification["threads"])
+    options = [specification[key] for key in ("batch_size", "threads", "provider")]
+    contestants = {name: Contestant(Path(path), *options) for name, path in specification["models"].items()}
+    for contestant in contestants.values():
+        contestant.warm_up()
+    interleave(list(contestants.values()), specification["runs"], specification["seconds"])
+    return {
+        "provider": next(iter(contestants.values())).session.get_providers()[0],
+        "environment": _environment(cores),
+        "blocks": {name: contestant.blocks for name, contestant in contestants.items()},
+    }
+
+
+def interleave(contestants: Sequence[Contestant], runs: int, seconds: float) -> None:
+    """Measure blocks of all in turn: just `runs` calls of each, or where seconds are given at least so many and so long in all."""
+    order, done, spent = list(contestants), 0, 0.0
+    expected = max(runs, seconds * 1e9 / sum(contestant.typical for contestant in order))
+    window = max(WINDOW, int(expected / BLOCKS))
+    gc.disable()
+    while done < runs or spent < seconds:
+        calls = window if seconds else min(window, runs - done)
+        for contestant in order:
+            contestant.run_block(calls)
+            spent += sum(contestant.blocks[-1]) / 1e9
+        order.reverse()
+        done += calls
+
+
+def _pin(threads: int) -> tuple[int, ...]:
+    """Bind this process to the first cores that it may use, one for each thread; none where the system cannot."""
+    if not hasattr(os, "sched_setaffinity"):
+        return ()
+    cores = tuple(usable_cores()[:threads])
+    os.sched_setaffinity(0, cores)
+    return cores
+
+
+def _environment(cores: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "processor": processor(),
+        "cores": cores,
+        "governor": governor(cores or usable_cores()),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def _steady(times: Sequence[int]) -> bool:
+    if len(times) < MIN_WARMUP or len(times) % WINDOW:
+        return False
     before, after = np.median(times[-2 * WINDOW : -WINDOW]), np.median(times[-WINDOW:])
     return bool(abs(after - before) <= STEADY * before)
 
 
 def main() -> None:
     """Answer one specification; what the user can mend is {"input_error": message}, all else a traceback."""
+    specification = json.load(sys.stdin)
+    tasks = {"probe": probe, "time": time_all}
     try:
-        answer = measure_all(json.load(sys.stdin))
+        answer = tasks[specification["task"]](specification)
     except InputError as error:
         answer = {"input_error": str(error)}
     json.dump(answer, sys.stdout)

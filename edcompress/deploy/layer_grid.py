@@ -49,7 +49,7 @@ def measure_grid(shape: LayerShape, options: Benchmark) -> Grid:
     blocks = shape.outputs // shape.groups if shape.groups > 1 else _BLOCK
     outputs = _widths(shape.outputs, blocks)
     inputs = (shape.inputs,) if shape.groups > 1 else _widths(shape.inputs, _BLOCK)
-    times = _run(_model(shape, inputs, outputs, options.batch_size), options)
+    times = _run(_model(shape, inputs, outputs, options.first.batch_size), options)
     return Grid(inputs, outputs, tuple(tuple(times[_name(i, o)] for o in outputs) for i in inputs))
 
 

@@ -30,7 +30,7 @@ def layer_times(network: nn.Module, model: onnx.ModelProto, example: Tensor, opt
     """
     layers = _Layers(model, {name for name, _ in network.named_modules()})
     spent: Counter[str] = Counter()
-    images = np.repeat(example[:1].numpy(), options.batch_size, axis=0)
+    images = np.repeat(example[:1].numpy(), options.first.batch_size, axis=0)
     for name, operation, microseconds in profiled(model, {INPUT: images}, options, CALLS, CALLS):
         spent[layers.of(name, operation)] += microseconds
     return {layer: time / spent.total() for layer, time in spent.most_common()}
@@ -43,7 +43,7 @@ def profiled(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         onnx.save_model(model, str(path))
-        opened = session(path, options.threads, options.provider, profile=Path(folder) / "profile")
+        opened = session(path, options.first.threads, options.provider, profile=Path(folder) / "profile")
         for _ in range(warm_up + calls):
             opened.run(None, feed)
         events = json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8"))

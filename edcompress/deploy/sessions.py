@@ -10,7 +10,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from edcompress.errors import EdcompressError, InputError
 
 ERRORS_ONLY = 3  # onnxruntime's log severity; its warnings speak of optimisations, not of results
-_LOAD_ERRORS = (
+ORT_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
     ort_errors.InvalidGraph,
@@ -60,5 +60,5 @@ def _options(threads: int, profile: Path | None) -> onnxruntime.SessionOptions:
 def _load(path: Path, provider: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    except _LOAD_ERRORS as error:
+    except ORT_ERRORS as error:
         raise InputError(f"{path}: onnxruntime cannot load it as an ONNX model: {error}") from error

@@ -10,16 +10,21 @@ from importlib.resources import files
 from typing import Any
 
 from edcompress.report.charts import Line, bar, line_chart
+from edcompress.report.checks import check_notes, check_rows
 from edcompress.report.rows import (
     MISSING,
     PERCENTILES,
     VARIANT_HEADINGS,
-    check_rows,
+    calls,
     comparison_rows,
+    measured_with,
     milliseconds,
     percent,
     proof_rows,
+    setting,
+    setting_rows,
     ship_line,
+    speedup,
     stages,
     variant_rows,
 )
@@ -131,10 +136,19 @@ def _latency(report: Report) -> str:
         return _note("Not measured yet: run edcompress export --onnx.")
     longest = max(getattr(latency, kind) for latency in (dense, pruned) for kind in PERCENTILES)
     pairs = "".join(_latency_pair(kind, dense, pruned, longest) for kind in PERCENTILES)
-    threads = "1 thread" if pruned.threads == 1 else f"{pruned.threads} threads"
-    setting = f"batch {pruned.batch_size}, {threads}, {pruned.provider}"
-    how = f"{pruned.n} interleaved calls per model, {setting}."
-    return f'{_note(how)}<div class="pairs">{pairs}</div>'
+    how = f"{calls(pruned)}, {setting(pruned)}; {measured_with(pruned)}."
+    return f'{_note(how)}{_interval(pruned)}<div class="pairs">{pairs}</div>{_settings(report)}'
+
+
+def _interval(pruned: Latency) -> str:
+    found = pruned.speedup
+    return _note(f"Speed-up {speedup(found)}, {100 * found.confidence:g} % confidence.") if found else ""
+
+
+def _settings(report: Report) -> str:
+    if not report.pruned.more_latency_ms:
+        return ""
+    return _table(("", "dense p50", "pruned p50", "speed-up"), setting_rows(report))
 
 
 def _latency_pair(kind: str, dense: Latency, pruned: Latency, longest: float) -> str:
@@ -155,7 +169,8 @@ def _gate(verdict: Verdict | None) -> str:
         return _note("Not judged yet: run edcompress gate.")
     # The answer stands next to the name, so that a phone shows it without scrolling.
     rows = ((row.name, row.answer, row.value, row.limit, row.margin) for row in check_rows(verdict))
-    return _table(("", "answer", "value", "limit", "margin"), rows)
+    notes = "".join(_note(text) for text in check_notes(verdict))
+    return _table(("", "answer", "value", "limit", "margin"), rows) + notes
 
 
 def _stages(report: Report) -> str:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from edcompress.results import Check, Count, Inspection, Latency, ModelResult, Proof, Report, Verdict
+from edcompress.results import (
+    Accuracy,
+    Count,
+    Inspection,
+    Interval,
+    Latency,
+    ModelResult,
+    Proof,
+    Report,
+)
 
 MISSING = "–"
 PERCENTILES = ("p50", "p90", "p99")
 VARIANT_HEADINGS = ("file", "top-1", "size", "p50", "than dense", "off PyTorch")
-_CHECK_NAMES = {"top1_drop": "top-1 drop", "top5_drop": "top-5 drop", "size_ratio": "size ratio"}
 _UNITS = ((1e9, "G"), (1e5, "M"), (1e3, "k"))
 _SCALES = {"G": 1e9, "M": 1e6, "k": 1e3}
 
@@ -53,14 +62,24 @@ class Equality(NamedTuple):
     of: str
 
 
-class CheckRow(NamedTuple):
-    """One limit of the gate."""
+class LatencyRow(NamedTuple):
+    """One model of some that were measured side by side."""
 
     name: str
-    value: str
-    limit: str
-    margin: str
-    answer: str
+    p50: str
+    p90: str
+    p99: str
+    peak: str
+    speedup: str
+
+
+class SettingRow(NamedTuple):
+    """The dense and the pruned network at one batch size and number of threads."""
+
+    setting: str
+    dense: str
+    pruned: str
+    speedup: str
 
 
 class GroupRow(NamedTuple):
@@ -99,6 +118,11 @@ def points(share: float, digits: int = 2) -> str:
     return text[1:] if float(text[:-3]) == 0 else text
 
 
+def tiny(value: float) -> str:
+    """For example "3.4e-06"."""
+    return "0" if value == 0 else f"{value:.1e}"
+
+
 def times(dense: float, pruned: float, better: str, worse: str) -> str:
     """For example "2.01x fewer": how many times less the pruned network takes, or "1.10x more" if it takes more."""
     if not (math.isfinite(dense) and math.isfinite(pruned)) or min(dense, pruned) <= 0:
@@ -107,16 +131,70 @@ def times(dense: float, pruned: float, better: str, worse: str) -> str:
     return "same" if f"{factor:.2f}" == "1.00" else f"{factor:.2f}x {word}"
 
 
+def speedup(interval: Interval | None) -> str:
+    """For example "1.58x (1.55 to 1.61)"; an en dash where there is none."""
+    return f"{interval.estimate:.2f}x ({interval.low:.2f} to {interval.high:.2f})" if interval else MISSING
+
+
+def setting(latency: Latency) -> str:
+    """For example "batch 8, 2 threads"."""
+    return f"batch {latency.batch_size}, {latency.threads} thread{'s' if latency.threads > 1 else ''}"
+
+
+def calls(latency: Latency) -> str:
+    """For example "1070 interleaved calls per model in 5 processes"."""
+    processes = f" in {latency.processes} processes" if latency.processes > 1 else ""
+    return f"{latency.n} interleaved calls per model{processes}"
+
+
+def measured_with(latency: Latency) -> str:
+    """The provider, and versions and machine where they are known."""
+    about = latency.environment
+    if about is None:
+        return latency.provider
+    cores = f", cores {', '.join(map(str, about.cores))}" if about.cores else ", not pinned"
+    return (
+        f"{latency.provider} of onnxruntime {about.onnxruntime}, Python {about.python}, {about.processor}{cores}, "
+        f"governor {about.governor or 'unknown'}, {about.system}"
+    )
+
+
 def comparison_rows(report: Report) -> list[Comparison]:
     """Accuracy, cost and latency of the dense and the pruned network; what is not measured yet is an en dash."""
     dense, pruned = report.dense, report.pruned
     return [
         _accuracy_row("top-1", dense.accuracy.top1, pruned.accuracy.top1),
         _accuracy_row("top-5", dense.accuracy.top5, pruned.accuracy.top5),
+        *_onnx_accuracy_rows(dense.onnx_accuracy, pruned.onnx_accuracy),
         _cost_row("parameters", dense.size.params, pruned.size.params, "", "fewer/more"),
         _cost_row("MACs", dense.size.macs, pruned.size.macs, "", "fewer/more"),
         _cost_row("ONNX size", dense.size.onnx_bytes, pruned.size.onnx_bytes, "B", "smaller/larger"),
         *(_latency_row(kind, dense.latency_ms, pruned.latency_ms) for kind in PERCENTILES),
+        _cost_row("peak memory", _peak_of(dense.latency_ms), _peak_of(pruned.latency_ms), "B", "smaller/larger"),
+    ]
+
+
+def latency_rows(latency: Mapping[str, Latency]) -> list[LatencyRow]:
+    """A row per model, by name."""
+    return [
+        LatencyRow(
+            name,
+            milliseconds(found.p50),
+            milliseconds(found.p90),
+            milliseconds(found.p99),
+            MISSING if found.peak_bytes is None else human(found.peak_bytes, "B"),
+            speedup(found.speedup),
+        )
+        for name, found in latency.items()
+    ]
+
+
+def setting_rows(report: Report) -> list[SettingRow]:
+    """A row per batch size and number of threads that was measured."""
+    pairs = zip(*(_latencies(model) for model in (report.dense, report.pruned)), strict=True)
+    return [
+        SettingRow(setting(dense), milliseconds(dense.p50), milliseconds(pruned.p50), speedup(pruned.speedup))
+        for dense, pruned in pairs
     ]
 
 
@@ -134,7 +212,7 @@ def _variant_row(report: Report, file: str, measured: ModelResult, parity: Proof
     top1 = (measured.onnx_accuracy or measured.accuracy).top1
     latency = _latency_row("p50", report.dense.latency_ms, measured.latency_ms)
     size = human(measured.size.onnx_bytes or 0, "B")
-    return VariantRow(file, percent(top1), size, latency.pruned, latency.change, _tiny(parity.relative))
+    return VariantRow(file, percent(top1), size, latency.pruned, latency.change, tiny(parity.relative))
 
 
 def ship_line(report: Report) -> str:
@@ -189,15 +267,14 @@ def layer_rows(found: Inspection) -> list[tuple[str, str, str]]:
     return [(layer.name or "(between layers)", f"{layer.time:.1%}", f"{layer.macs:.1%}") for layer in found.layers]
 
 
-def check_rows(verdict: Verdict) -> list[CheckRow]:
-    """Value, limit, margin and pass/FAIL of each check."""
-    return [_check_row(check) for check in verdict.checks]
-
-
 def _accuracy_row(name: str, dense: Count, pruned: Count) -> Comparison:
     known = dense.total and pruned.total
     change = points(pruned.fraction - dense.fraction) if known else MISSING
     return Comparison(name, percent(dense), percent(pruned), change)
+
+
+def _onnx_accuracy_rows(dense: Accuracy | None, pruned: Accuracy | None) -> list[Comparison]:
+    return [_accuracy_row("top-1 of the files", dense.top1, pruned.top1)] if dense and pruned else []
 
 
 def _cost_row(name: str, dense: int | None, pruned: int | None, unit: str, words: str) -> Comparison:
@@ -209,36 +286,27 @@ def _cost_row(name: str, dense: int | None, pruned: int | None, unit: str, words
 def _latency_row(kind: str, dense: Latency | None, pruned: Latency | None) -> Comparison:
     values = [math.nan if latency is None else float(getattr(latency, kind)) for latency in (dense, pruned)]
     texts = [milliseconds(value) if math.isfinite(value) else MISSING for value in values]
-    return Comparison(f"latency {kind}", texts[0], texts[1], times(values[0], values[1], "faster", "slower"))
+    change = times(values[0], values[1], "faster", "slower")
+    if kind == "p50" and pruned and pruned.speedup:
+        change = speedup(pruned.speedup)
+    return Comparison(f"latency {kind}", texts[0], texts[1], change)
+
+
+def _latencies(model: ModelResult) -> tuple[Latency, ...]:
+    return (model.latency_ms, *model.more_latency_ms) if model.latency_ms else ()
+
+
+def _peak_of(latency: Latency | None) -> int | None:
+    return latency.peak_bytes if latency else None
 
 
 def _equality(name: str, proof: Proof | None) -> Equality:
     if proof is None:
         return Equality(name, MISSING, MISSING, "not exported yet")
-    return Equality(name, _tiny(proof.max_abs_diff), _tiny(proof.relative), proof.of + _agreement(proof))
+    return Equality(name, tiny(proof.max_abs_diff), tiny(proof.relative), proof.of + _agreement(proof))
 
 
 def _agreement(proof: Proof) -> str:
     if proof.mean_abs_diff is None or proof.agreeing is None:
         return ""
-    return f"; mean {_tiny(proof.mean_abs_diff)}, same top-1 on {proof.agreeing.correct} of {proof.agreeing.total}"
-
-
-def _tiny(value: float) -> str:
-    return "0" if value == 0 else f"{value:.1e}"
-
-
-def _check_row(check: Check) -> CheckRow:
-    sign = "≥" if check.name == "speedup" else "≤"
-    value, limit, margin = (_check_text(check.name, number) for number in (check.value, check.limit, check.margin))
-    signed = margin if margin.startswith(("-", "+")) or math.isnan(check.margin) else f"+{margin}"
-    name, answer = _CHECK_NAMES.get(check.name, check.name), "pass" if check.passed else "FAIL"
-    return CheckRow(name, value, f"{sign} {limit}", signed, answer)
-
-
-def _check_text(name: str, value: float) -> str:
-    if name.endswith("_drop"):
-        return points(value, 3).removeprefix("+")
-    if name == "speedup":
-        return f"{value:.3f}x"
-    return f"{100 * value:.2f} %" if name == "size_ratio" else _tiny(value)
+    return f"; mean {tiny(proof.mean_abs_diff)}, same top-1 on {proof.agreeing.correct} of {proof.agreeing.total}"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from edcompress.errors import InputError
 from edcompress.recipe import Gate
-from edcompress.report.rows import check_rows, milliseconds
+from edcompress.report.checks import check_rows
+from edcompress.report.figures import FIGURES
+from edcompress.report.rows import milliseconds
 from edcompress.report.verdict import judge
 from edcompress.results import ModelResult, Report, Shipping
 
@@ -11,16 +14,22 @@ PLAIN = "pruned.onnx"
 
 
 def recommend(report: Report, limits: Gate) -> Shipping:
-    """The file of an exported run to ship, and why: a variant only where it is inside the limits and faster than pruned.onnx."""
+    """The file of an exported run to ship, and why: a variant only where it is inside the limits and faster than pruned.onnx.
+
+    Limits that cannot be held, of a figure that was not measured, are no error but the reason to ship nothing.
+    """
     plain = _p50(report.pruned)
-    failing = {name: _failing(report, variant.measured, limits) for name, variant in report.variants.items()}
+    try:
+        failed = _failing_of(report, limits)
+        failing = {name: _failing(report, variant.measured, limits) for name, variant in report.variants.items()}
+    except InputError as error:
+        return Shipping(file=None, why=f"the gate's limits cannot be held: {error}")
     passing = [report.variants[name] for name, failed in failing.items() if not failed]
     faster = [variant for variant in passing if _p50(variant.measured) < plain]
     if faster:
         best = min(faster, key=lambda variant: _p50(variant.measured))
         times = plain / _p50(best.measured)
         return Shipping(file=best.file, why=f"inside the gate's limits and {times:.2f}x as fast as {PLAIN}")
-    failed = _failing_of(report, limits)
     if failed:
         return Shipping(file=None, why=f"no file is inside the gate's limits; {PLAIN} fails {failed}")
     others = [
@@ -38,7 +47,7 @@ def _failing(report: Report, measured: ModelResult, limits: Gate) -> str:
 
 
 def _failing_of(report: Report, limits: Gate) -> str:
-    if all(limit is None for _, limit in limits):
+    if all(getattr(limits, key) is None for key in FIGURES):
         return ""
     rows = check_rows(judge(report, limits))
     return ", ".join(f"{row.name} ({row.value}, limit {row.limit})" for row in rows if row.answer == "FAIL")

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from edcompress.report.checks import check_rows
 from edcompress.report.rows import (
     VARIANT_HEADINGS,
-    check_rows,
+    calls,
     comparison_rows,
     group_rows,
+    latency_rows,
     layer_rows,
     proof_rows,
+    setting,
+    setting_rows,
     stage_rows,
     variant_rows,
 )
-from edcompress.results import Inspection, Report, Verdict
+from edcompress.results import Inspection, Latency, Report, Verdict
 
 
 def comparison_table(report: Report) -> Table:
@@ -29,6 +33,23 @@ def comparison_table(report: Report) -> Table:
 def variants_table(report: Report) -> Table:
     """pruned.onnx and what was made of it."""
     return _table("Files to ship", VARIANT_HEADINGS, variant_rows(report))
+
+
+def settings_table(report: Report) -> Table:
+    """The median call of the dense and the pruned network at every batch size and number of threads."""
+    headings = ("", "dense p50", "pruned p50", "speed-up")
+    return _table("Latency by batch size and threads", headings, setting_rows(report))
+
+
+def latency_table(latency: Mapping[str, Latency]) -> Table:
+    """Models that were measured side by side, by name: percentiles, memory, and the speed-up over the first."""
+    one = next(iter(latency.values()))
+    rows = [[escape(text) for text in row] for row in latency_rows(latency)]
+    headings = ("model", "p50", "p90", "p99", "peak memory", "speed-up")
+    table = _table(f"{setting(one)}: {calls(one)}", headings, rows)
+    table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
+    table.columns[4].no_wrap = False
+    return table
 
 
 def stages_table(report: Report) -> Table:

@@ -3,20 +3,31 @@ import sys
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from edcompress.deploy import latency as module
 from edcompress.deploy.latency import measure
+from edcompress.deploy.latency_worker import Contestant, interleave
 from edcompress.errors import EdcompressError, InputError
 from edcompress.recipe import Benchmark
 
+Shape = list[int | str | None]
 
-def identity(path: Path, shape: list[int | str], element: int = TensorProto.FLOAT) -> Path:
-    """An ONNX file that gives its one input back."""
-    values = [helper.make_tensor_value_info(name, element, shape) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", values[:1], values[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.save(model, path)
+
+def identity(path: Path, *inputs: tuple[Shape, int]) -> Path:
+    """An ONNX file that gives its inputs x0, x1 ... back, each a shape and an element type."""
+    given, taken = (
+        [helper.make_tensor_value_info(f"{letter}{k}", element, shape) for k, (shape, element) in enumerate(inputs)]
+        for letter in "xy"
+    )
+    nodes = [helper.make_node("Identity", [f"x{k}"], [f"y{k}"]) for k in range(len(inputs))]
+    return saved(path, helper.make_graph(nodes, "identity", given, taken))
+
+
+def saved(path: Path, graph: onnx.GraphProto) -> Path:
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     return path
 
 
@@ -27,6 +38,42 @@ def test_two_files_are_measured_side_by_side(onnx_file: Path, dead_onnx_file: Pa
         assert 0 < latency.p50 <= latency.p90 <= latency.p99
         assert (latency.n, latency.batch_size, latency.threads) == (25, 2, 1)
         assert latency.provider == "CPUExecutionProvider"
+        assert latency.environment is not None
+        assert latency.environment.onnxruntime == onnxruntime.__version__
+        assert len(latency.environment.cores) == 1
+        assert 1e5 < (latency.peak_bytes or 0) < 1e9
+    assert found["dense"].speedup is None
+    speedup = found["pruned"].speedup
+    assert speedup is not None
+    assert speedup.estimate == pytest.approx(found["dense"].p50 / found["pruned"].p50)
+    assert 0 < speedup.low <= speedup.estimate <= speedup.high
+
+
+def test_few_runs_are_just_as_many_and_seconds_are_seconds(onnx_file: Path) -> None:
+    contestants = [Contestant(onnx_file, 1, 1, "CPUExecutionProvider") for _ in range(2)]
+    for contestant in contestants:
+        contestant.warm_up()
+    interleave(contestants, 25, 0)
+    assert [[len(block) for block in contestant.blocks] for contestant in contestants] == [[10, 10, 5]] * 2
+    for contestant in contestants:
+        contestant.blocks.clear()
+    interleave(contestants, 25, 0.2)
+    spent = sum(time for contestant in contestants for block in contestant.blocks for time in block)
+    assert 0.2e9 <= spent < 2e9
+    assert sum(len(block) for block in contestants[0].blocks) >= 25
+    assert len(contestants[0].blocks) < 200
+
+
+def test_without_a_number_of_runs_there_are_enough_of_them_in_several_processes(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (module.LEAST_RUNS, module.LEAST_SECONDS, module.PROCESSES) == (200, 3.0, 5)
+    monkeypatch.setattr(module, "LEAST_SECONDS", 0.04)
+    monkeypatch.setattr(module, "PROCESSES", 2)
+    found = measure({"net": onnx_file}, Benchmark())["net"]
+    assert found.processes == 2
+    assert found.n >= 200
+    assert found.n * found.p99 >= 40
 
 
 def test_the_worker_loads_no_torch() -> None:
@@ -53,17 +100,51 @@ def test_nothing_to_measure_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "message"),
-    [(["batch", 3, "height", "width"], "only the batch may be symbolic"), ([4, 3], "fixed at 4")],
+    ("shape", "element", "message"),
+    [
+        (["batch", 3, "height", 7], TensorProto.FLOAT, r"only the batch .* --input_name x0 --input_shape 2,3,SIZE2,7 "),
+        (["batch", None], TensorProto.FLOAT, r"'x0' has shape \['batch', None\]; only the batch may be symbolic"),
+        ([4, 3], TensorProto.FLOAT, "fixed at 4, but benchmark.batch_size is 2; measure it with --batch-size 4"),
+        (
+            ["batch", 3],
+            TensorProto.STRING,
+            r"'x0' is tensor\(string\), which cannot be made up; only tensors of float, ",
+        ),
+    ],
 )
-def test_inputs_that_cannot_be_filled_are_named(tmp_path: Path, shape: list[int | str], message: str) -> None:
+def test_inputs_that_cannot_be_made_up_are_named(tmp_path: Path, shape: Shape, element: int, message: str) -> None:
+    path = identity(tmp_path / "net.onnx", (shape, element))
     with pytest.raises(InputError, match=message):
-        measure({"net": identity(tmp_path / "net.onnx", shape)}, Benchmark())
+        Contestant(path, 2, 1, "CPUExecutionProvider")
 
 
-def test_inputs_that_are_not_fp32_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected one fp32 input"):
-        measure({"net": identity(tmp_path / "net.onnx", ["batch", 3], TensorProto.INT64)}, Benchmark())
+@pytest.mark.parametrize("batch", [2, "N", None])
+def test_inputs_of_any_number_name_and_kind_are_made_up(tmp_path: Path, batch: int | str | None) -> None:
+    path = identity(
+        tmp_path / "net.onnx",
+        ([], TensorProto.DOUBLE),
+        ([batch, 3, 5], TensorProto.FLOAT16),
+        ([batch, 4], TensorProto.INT64),
+        ([7, "N" if batch == "N" else 2], TensorProto.BOOL),
+    )
+    feed = Contestant(path, 2, 1, "CPUExecutionProvider").feed
+    shapes = {name: (value.shape, value.dtype.name) for name, value in feed.items()}
+    assert shapes == {
+        "x0": ((), "float64"),
+        "x1": ((2, 3, 5), "float16"),
+        "x2": ((2, 4), "int64"),
+        "x3": ((7, 2), "bool"),
+    }
+
+
+def test_a_model_that_made_up_inputs_break_is_named_before_anything_is_timed(tmp_path: Path) -> None:
+    given = helper.make_tensor_value_info("index", TensorProto.INT64, ["batch"])
+    taken = helper.make_tensor_value_info("found", TensorProto.FLOAT, ["batch"])
+    table = helper.make_tensor("table", TensorProto.FLOAT, [1], [1.0])
+    node = helper.make_node("Gather", ["table", "index"], ["found"])
+    path = saved(tmp_path / "net.onnx", helper.make_graph([node], "lookup", [given], [taken], [table]))
+    with pytest.raises(InputError, match=r"net\.onnx: onnxruntime cannot run it on made-up inputs: .*indices"):
+        measure({"net": path}, Benchmark())
 
 
 def test_more_threads_than_cores_are_an_error(onnx_file: Path) -> None:

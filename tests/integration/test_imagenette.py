@@ -33,7 +33,7 @@ def test_run_prunes_exports_and_gates_and_benchmark_measures_the_pair(
     report = require(folder, RECIPE, target=0.7)
     assert report["dense"]["accuracy"]["top1"] == {"correct": 267, "total": 500}
     latency = answer("benchmark", folder, "--runs", "50")
-    assert {path: value["n"] for path, value in latency.items()} == {
+    assert {path: value[0]["n"] for path, value in latency.items()} == {
         str(folder / "dense.onnx"): 50,
         str(folder / "pruned.onnx"): 50,
     }

@@ -9,6 +9,14 @@ import pytest
 from edcompress.results import Report
 
 PARITY = "logits of 256 images, of 8 at batch 1, 2 and 5 too"
+ENVIRONMENT = {
+    "processor": "a processor",
+    "cores": [0],
+    "governor": None,
+    "system": "Linux",
+    "python": "3.12.1",
+    "onnxruntime": "1.32.0",
+}
 
 
 def model(top1: int, top5: int, params: int, macs: int, onnx_bytes: int, latency: tuple[float, float, float]) -> dict:
@@ -17,7 +25,16 @@ def model(top1: int, top5: int, params: int, macs: int, onnx_bytes: int, latency
     return {
         "accuracy": {"top1": {"correct": top1, "total": 10000}, "top5": {"correct": top5, "total": 10000}},
         "size": {"params": params, "macs": macs, "onnx_bytes": onnx_bytes},
-        "latency_ms": {**measured, "provider": "CPUExecutionProvider"},
+        "latency_ms": {**measured, "provider": "CPUExecutionProvider", "environment": dict(ENVIRONMENT)},
+    }
+
+
+def paired(both: int, dense_only: int, other_only: int, neither: int, same_class: int) -> dict[str, Any]:
+    pairs = {"both": both, "dense_only": dense_only, "other_only": other_only, "neither": neither}
+    return {
+        "top1": pairs,
+        "top5": {"both": 9970, "dense_only": 11, "other_only": 5, "neither": 14},
+        "same_class": same_class,
     }
 
 
@@ -35,6 +52,9 @@ def content() -> dict[str, Any]:
     dense = model(9417, 9981, 855_770, 126_800_000, 3_480_112, (6.021, 6.313, 7.904))
     masked = model(8752, 9920, 855_770, 126_800_000, 3_480_112, (6.021, 6.313, 7.904))
     pruned = model(9333, 9975, 425_120, 63_080_000, 1_752_060, (3.272, 3.467, 4.115))
+    for result in (dense, pruned):
+        result["onnx_accuracy"] = result["accuracy"]
+    pruned["paired"] = paired(9302, 115, 31, 552, 9688)
     return {
         "recipe": "resnet56-cifar10",
         "recipe_hash": "4f1c99d0a2b37e55",
@@ -63,6 +83,7 @@ def content() -> dict[str, Any]:
         "seconds": 1310.0,
         "machine": {"cpu": "a processor", "cores": 2, "gpu": None},
         "versions": {"torch": "2.15.0", "onnxruntime": "1.32.0"},
+        "tested_on": {"dataset": "cifar10", "count": 10000, "labels_sha256": "0123456789abcdef"},
     }
 
 
@@ -73,9 +94,10 @@ def report(content: dict[str, Any]) -> Report:
 
 @pytest.fixture
 def unexported(content: dict[str, Any]) -> Report:
-    """The same run before `edcompress export`: no bytes, no latency, no ONNX proof."""
+    """The same run before `edcompress export`: no bytes, no latency, no ONNX proof, no accuracy of the files."""
     for name in ("dense", "masked", "after_surgery", "pruned"):
         content[name]["latency_ms"] = None
         content[name]["size"]["onnx_bytes"] = None
-    content["proof"]["dense_vs_onnx"] = content["proof"]["pruned_vs_onnx"] = None
+        content[name]["onnx_accuracy"] = content[name]["paired"] = None
+    content["proof"]["dense_vs_onnx"] = content["proof"]["pruned_vs_onnx"] = content["tested_on"] = None
     return Report.model_validate(content)

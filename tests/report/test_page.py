@@ -86,6 +86,31 @@ def test_a_failed_gate_is_said_in_words(report: Report) -> None:
     assert "gate FAILED" in render_page(judged, GENERATIONS, PLAN)
 
 
+def test_the_page_shows_the_interval_every_setting_and_what_measured_them(content: dict[str, Any]) -> None:
+    about = {
+        "processor": "a processor",
+        "cores": [0],
+        "governor": None,
+        "system": "Linux",
+        "python": "3.11.7",
+        "onnxruntime": "1.32.0",
+    }
+    interval = {"estimate": 1.84, "low": 1.8, "high": 1.885, "confidence": 0.95}
+    for name in ("dense", "pruned"):
+        found = content[name]["latency_ms"] | {"environment": about, "processes": 5}
+        content[name]["latency_ms"] = found | ({"speedup": interval} if name == "pruned" else {})
+        content[name]["more_latency_ms"] = [found | {"batch_size": 8, "threads": 2}]
+    page = render_page(Report.model_validate(content), [], PLAN)
+    check_well_formed(page)
+    for shown in (
+        "1.84x (1.80 to 1.89), 95 % confidence",
+        "in 5 processes",
+        "batch 8, 2 threads",
+        "a processor, cores 0, governor unknown",
+    ):
+        assert shown in page
+
+
 def test_a_run_without_target_says_so(content: dict[str, Any]) -> None:
     content["target"] = {"kind": "none", "asked": 1.0, "achieved": 0.61, "round_to": 8}
     assert "No target was set" in render_page(Report.model_validate(content), [], PLAN)

@@ -11,9 +11,12 @@ LIMITS = Gate(max_top1_drop=0.01, min_speedup=1.0, max_parity=1e-4)
 
 def with_int8(content: dict[str, Any], *, correct: int, p50: float) -> Report:
     """The report with an int8 file that classifies so many of 10000 images correctly and takes so long."""
-    top1 = {"correct": correct, "total": 10000}
+    both = correct - 100  # of the dense network's 9417
+    paired = content["pruned"]["paired"] | {
+        "top1": {"both": both, "dense_only": 9417 - both, "other_only": 100, "neither": 583 - 100}
+    }
     measured = content["pruned"] | {
-        "accuracy": {"top1": top1, "top5": content["pruned"]["accuracy"]["top5"]},
+        "paired": paired,
         "latency_ms": content["pruned"]["latency_ms"] | {"p50": p50},
     }
     parity = {"max_abs_diff": 0.5, "scale": 14.2, "of": "logits of 256 images"}
@@ -50,6 +53,13 @@ def test_int8_may_pass_where_pruned_fails(content: dict[str, Any]) -> None:
     assert recommend(with_int8(content, correct=9333, p50=2.0), slow).file == "pruned.int8.onnx"
 
 
+def test_limits_that_cannot_be_held_are_the_reason_to_ship_nothing(report: Report) -> None:
+    ship = recommend(report, Gate(confidence="bound", level=0.9))
+    assert ship.file is None
+    assert "the gate's limits cannot be held: " in ship.why
+    assert "interval" in ship.why
+
+
 def test_no_limits_leave_the_speed(content: dict[str, Any]) -> None:
     none = Gate(max_top1_drop=None, min_speedup=None, max_parity=None)
-    assert recommend(with_int8(content, correct=1, p50=2.0), none).file == "pruned.int8.onnx"
+    assert recommend(with_int8(content, correct=5000, p50=2.0), none).file == "pruned.int8.onnx"

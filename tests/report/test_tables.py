@@ -1,12 +1,21 @@
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
 from edcompress.recipe import Gate
+from edcompress.report.checks import check_notes
 from edcompress.report.rows import comparison_rows, human, points, times
-from edcompress.report.tables import comparison_table, proofs_table, stages_table, verdict_table
+from edcompress.report.tables import (
+    comparison_table,
+    latency_table,
+    proofs_table,
+    settings_table,
+    stages_table,
+    verdict_table,
+)
 from edcompress.report.verdict import judge
 from edcompress.results import Report
 
@@ -28,6 +37,40 @@ def test_comparison_shows_figures_and_changes(report: Report) -> None:
         assert shown in text
     assert "1.84x faster" in text
     assert "latency p99" in text
+
+
+@pytest.fixture
+def several(content: dict[str, Any]) -> Report:
+    """The report with an interval and memory, measured at two batch sizes."""
+    for name, peak in (("dense", 31_000_000), ("pruned", 20_000_000)):
+        content[name]["latency_ms"] |= {"peak_bytes": peak, "processes": 5}
+        content[name]["more_latency_ms"] = [content[name]["latency_ms"] | {"batch_size": 8, "p50": 40.0}]
+    content["pruned"]["latency_ms"]["speedup"] = {"estimate": 1.84, "low": 1.8, "high": 1.885, "confidence": 0.95}
+    return Report.model_validate(content)
+
+
+def test_the_speed_up_is_shown_with_its_interval(several: Report) -> None:
+    rows = {row.name: row.change for row in comparison_rows(several)}
+    assert rows["latency p50"] == "1.84x (1.80 to 1.89)"
+    assert rows["latency p90"] == "1.82x faster"
+    assert rows["peak memory"] == "1.55x smaller"
+    assert several.speedup is not None
+    assert several.speedup.low == 1.8
+    printed(comparison_table(several))
+
+
+def test_every_setting_is_shown(several: Report) -> None:
+    lines = printed(settings_table(several)).splitlines()
+    assert any(line.split()[:7] == ["batch", "1,", "1", "thread", "6.021", "ms", "3.272"] for line in lines)
+    assert any("batch 8, 1 thread" in line and "40.00 ms" in line and line.rstrip().endswith("–") for line in lines)
+
+
+def test_models_side_by_side_fit_the_terminal(several: Report) -> None:
+    models = {"runs/a-run-of-some-name/dense.onnx": several.dense, "pruned.onnx": several.pruned}
+    text = printed(latency_table({name: model.latency_ms for name, model in models.items() if model.latency_ms}))
+    assert "batch 1, 1 thread: 300 interleaved calls per model in 5 processes" in text
+    assert "1.84x (1.80 to 1.89)" in text
+    assert "31.0 MB" in text
 
 
 def test_what_is_not_measured_is_a_dash(unexported: Report) -> None:
@@ -63,6 +106,30 @@ def test_verdict_shows_value_limit_margin_and_answer(report: Report) -> None:
     assert "+0.540x" in lines["speedup"]
     assert "+9.66 %" in lines["size ratio"]
     assert "Gate: FAIL" in text
+
+
+def test_every_check_fits_the_terminal_and_is_explained(report: Report, content: dict[str, Any]) -> None:
+    limits = Gate(min_agreement=0.9, max_latency_ms=5, max_size_ratio=0.6, max_size_bytes=2_000_000)
+    text = printed(verdict_table(judge(report, limits, report)))
+    for shown in ("96.88 %", "3.272 ms", "1752060 B", "+247940 B", "latency regression", "≤ 10.00 %"):
+        assert shown in text
+    content["pruned"]["latency_ms"]["environment"]["processor"] = "another"
+    drop, skipped = check_notes(judge(report, limits, Report.model_validate(content)))
+    assert drop == (
+        "top-1 drop: 95 % interval 0.612 pp to 1.089 pp; right in dense.onnx alone 115, in pruned.onnx alone 31 of 10000 images,"
+        " McNemar's exact p = 1.5e-12"
+    )
+    assert skipped == "latency regression: skipped, the baseline was measured with processor another, here a processor"
+
+
+def test_by_bound_the_end_that_was_held_is_shown(report: Report) -> None:
+    verdict = judge(
+        report, Gate(max_top1_drop=0.01, max_size_bytes=2_000_000, min_speedup=None, confidence="bound"), report
+    )
+    text = printed(verdict_table(verdict))
+    assert "0.840 pp to 1.089 pp" in text
+    assert "-0.089 pp" in text
+    assert check_notes(verdict)[-1] == "Where there is an interval, its bad end is held against the limit."
 
 
 @pytest.mark.parametrize(

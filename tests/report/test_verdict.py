@@ -7,6 +7,7 @@ import pytest
 
 from edcompress.errors import InputError
 from edcompress.recipe import Gate
+from edcompress.report.paired import drop_interval, mcnemar_p
 from edcompress.report.verdict import judge
 from edcompress.results import Check, Report, Verdict
 
@@ -17,9 +18,19 @@ OFF: dict[str, Any] = {
     "max_size_ratio": None,
     "max_parity": None,
 }
+LIMITS = {
+    "max_top1_drop": 0.01,
+    "max_top5_drop": 0.01,
+    "min_agreement": 0.9,
+    "min_speedup": 1.3,
+    "max_latency_ms": 5.0,
+    "max_size_ratio": 0.6,
+    "max_size_bytes": 2_000_000,
+    "max_parity": 1e-4,
+}
 
 
-def only(report: Report, **limit: float) -> Check:
+def only(report: Report, **limit: Any) -> Check:
     verdict = judge(report, Gate(**{**OFF, **limit}))
     assert len(verdict.checks) == 1
     assert verdict.passed == verdict.checks[0].passed
@@ -35,15 +46,42 @@ def changed(content: dict[str, Any], path: str, value: float) -> Report:
     return Report.model_validate(content)
 
 
-def test_all_limits_make_five_named_checks(report: Report) -> None:
-    limits = Gate(max_top1_drop=0.01, max_top5_drop=0.01, min_speedup=1.3, max_size_ratio=0.6, max_parity=1e-4)
-    verdict = judge(report, limits)
-    assert [check.name for check in verdict.checks] == ["top1_drop", "top5_drop", "speedup", "size_ratio", "parity"]
+def with_drop(content: dict[str, Any], dense: int, pruned: int, total: int = 10000) -> Report:
+    """The report with so many right images of the two files, the fewer among the more."""
+    both, most = min(dense, pruned), max(dense, pruned)
+    content["pruned"]["paired"]["top1"] = {
+        "both": both,
+        "dense_only": dense - both,
+        "other_only": pruned - both,
+        "neither": total - most,
+    }
+    return Report.model_validate(content)
+
+
+def test_every_limit_makes_a_check_with_value_and_margin(report: Report) -> None:
+    verdict = judge(report, Gate(**LIMITS))
     assert verdict.passed
-    assert verdict.checks[0].value == pytest.approx(0.0084)
-    assert verdict.checks[0].margin == pytest.approx(0.0016)
-    assert verdict.checks[2].value == pytest.approx(6.021 / 3.272)
-    assert verdict.checks[2].margin == pytest.approx(6.021 / 3.272 - 1.3)
+    found = {check.name: (check.value, check.limit, check.margin) for check in verdict.checks}
+    assert list(found) == [key.removeprefix("max_").removeprefix("min_") for key in LIMITS]
+    speedup, size = 6.021 / 3.272, 1_752_060 / 3_480_112
+    assert found == {
+        "top1_drop": pytest.approx((0.0084, 0.01, 0.0016)),
+        "top5_drop": pytest.approx((0.0006, 0.01, 0.0094)),
+        "agreement": pytest.approx((0.9688, 0.9, 0.0688)),
+        "speedup": pytest.approx((speedup, 1.3, speedup - 1.3)),
+        "latency_ms": pytest.approx((3.272, 5, 1.728)),
+        "size_ratio": pytest.approx((size, 0.6, 0.6 - size)),
+        "size_bytes": (1_752_060, 2_000_000, 247_940),
+        "parity": pytest.approx((3.4e-6 / 14.2, 1e-4, 1e-4 - 3.4e-6 / 14.2)),
+    }
+
+
+@pytest.mark.parametrize("key", LIMITS)
+def test_each_limit_can_fail(report: Report, key: str) -> None:
+    limit = 0.99 if key == "min_agreement" else 2.0 if key == "min_speedup" else 1 if key == "max_size_bytes" else 1e-9
+    check = only(report, **{key: limit})
+    assert not check.passed
+    assert check.margin < 0
 
 
 def test_one_failed_check_fails_the_verdict(report: Report) -> None:
@@ -55,27 +93,19 @@ def test_one_failed_check_fails_the_verdict(report: Report) -> None:
 
 @pytest.mark.parametrize(("dense", "pruned"), [(9173, 9073), (9417, 9317), (10000, 9900), (101, 1)])
 def test_a_drop_equal_to_the_limit_passes(content: dict[str, Any], dense: int, pruned: int) -> None:
-    content["dense"]["accuracy"]["top1"]["correct"] = dense
-    check = only(changed(content, "pruned.accuracy.top1.correct", pruned), max_top1_drop=0.01)
+    check = only(with_drop(content, dense, pruned), max_top1_drop=0.01)
     assert check.passed
     assert check.margin == 0
 
 
 def test_one_image_beyond_the_limit_fails(content: dict[str, Any]) -> None:
-    content["dense"]["accuracy"]["top1"]["correct"] = 9173
-    check = only(changed(content, "pruned.accuracy.top1.correct", 9072), max_top1_drop=0.01)
+    check = only(with_drop(content, 9173, 9072), max_top1_drop=0.01)
     assert not check.passed
     assert check.margin == pytest.approx(-0.0001)
 
 
-def test_drops_over_different_totals_are_exact(content: dict[str, Any]) -> None:
-    content["dense"]["accuracy"]["top1"] = {"correct": 1, "total": 3}
-    content["pruned"]["accuracy"]["top1"] = {"correct": 1, "total": 3}
-    assert only(Report.model_validate(content), max_top1_drop=0.0).passed
-
-
 def test_an_accuracy_gain_passes_a_limit_of_zero(content: dict[str, Any]) -> None:
-    check = only(changed(content, "pruned.accuracy.top1.correct", 9500), max_top1_drop=0.0)
+    check = only(with_drop(content, 9417, 9500), max_top1_drop=0.0)
     assert check.passed
     assert check.value == pytest.approx(-0.0083)
 
@@ -107,6 +137,7 @@ def test_parity_is_relative_to_the_scale_of_the_logits(content: dict[str, Any]) 
         ("proof.pruned_vs_onnx.scale", {"max_parity": 1e9}),
         ("dense.latency_ms.p50", {"min_speedup": 0.1}),
         ("pruned.latency_ms.p50", {"min_speedup": 0.1}),
+        ("pruned.latency_ms.p50", {"max_latency_ms": 1e9}),
     ],
 )
 def test_values_that_are_no_numbers_fail(
@@ -117,14 +148,10 @@ def test_values_that_are_no_numbers_fail(
     assert math.isnan(check.value)
 
 
-@pytest.mark.parametrize("limit", [{"min_speedup": 1.3}, {"max_size_ratio": 0.5}, {"max_parity": 1e-4}])
-def test_a_limit_without_its_value_says_how_to_measure_it(unexported: Report, limit: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="edcompress export --onnx"):
-        only(unexported, **limit)
-
-
-def test_accuracy_limits_work_before_the_export(unexported: Report) -> None:
-    assert only(unexported, max_top1_drop=0.01).passed
+@pytest.mark.parametrize("key", LIMITS)
+def test_a_limit_without_its_value_says_how_to_measure_it(unexported: Report, key: str) -> None:
+    with pytest.raises(InputError, match=rf"against {key}; run `edcompress export --onnx` first \(again"):
+        only(unexported, **{key: LIMITS[key]})
 
 
 def test_no_limits_at_all_is_an_error(report: Report) -> None:
@@ -134,7 +161,59 @@ def test_no_limits_at_all_is_an_error(report: Report) -> None:
 
 def test_accuracies_over_no_images_are_an_error(content: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="0 images"):
-        only(changed(content, "dense.accuracy.top1.total", 0), max_top1_drop=0.01)
+        only(with_drop(content, 0, 0, total=0), max_top1_drop=0.01)
+
+
+def test_drops_come_with_interval_pairs_and_p_value(report: Report) -> None:
+    check = only(report, max_top1_drop=0.01, level=0.9)
+    assert check.interval == drop_interval(report.pruned.paired.top1, 0.9)
+    assert check.interval.estimate == check.value
+    assert check.pairs == report.pruned.paired.top1
+    assert check.p_value == mcnemar_p(check.pairs)
+
+
+def test_by_bound_the_bad_end_of_the_drop_is_held(report: Report) -> None:
+    high = drop_interval(report.pruned.paired.top1, 0.95).high
+    by_estimate = only(report, max_top1_drop=0.01)
+    by_bound = only(report, max_top1_drop=0.01, confidence="bound")
+    assert by_bound.value == by_estimate.value < 0.01 < high
+    assert (by_estimate.passed, by_bound.passed) == (True, False)
+    assert by_bound.margin == pytest.approx(0.01 - high)
+    assert only(report, max_top1_drop=0.012, confidence="bound").passed
+    assert not only(report, max_top1_drop=0.012, confidence="bound", level=0.999999).passed
+
+
+def with_speedup(content: dict[str, Any], low: float, high: float) -> Report:
+    content["pruned"]["latency_ms"]["speedup"] = {"estimate": 1.84, "low": low, "high": high, "confidence": 0.95}
+    return Report.model_validate(content)
+
+
+def test_by_bound_the_low_end_of_the_speed_up_is_held(content: dict[str, Any]) -> None:
+    report = with_speedup(content, 1.7, 1.9)
+    check = only(report, min_speedup=1.7, confidence="bound")
+    assert (check.passed, check.margin) == (True, 0)
+    assert not only(report, min_speedup=1.71, confidence="bound").passed
+    assert only(report, min_speedup=1.71).passed
+
+
+@pytest.mark.parametrize("low", [math.nan, -math.inf])
+def test_a_bound_that_is_no_number_fails(content: dict[str, Any], low: float) -> None:
+    check = only(with_speedup(content, low, 1.9), min_speedup=0.1, confidence="bound")
+    assert not check.passed
+
+
+def test_a_bound_that_was_not_measured_says_what_to_do(content: dict[str, Any]) -> None:
+    content["pruned"]["latency_ms"]["speedup"] = None
+    with pytest.raises(InputError, match=r"interval of the speed-up .* run `edcompress export --onnx`"):
+        only(Report.model_validate(content), min_speedup=1.3, confidence="bound")
+    with pytest.raises(
+        InputError, match=r"level is 0\.9, but the speed-up.s interval was measured at 0\.95; give --level"
+    ):
+        only(with_speedup(content, 1.7, 1.9), min_speedup=1.3, confidence="bound", level=0.9)
+
+
+def test_limits_without_an_interval_are_held_as_they_are(report: Report) -> None:
+    assert only(report, max_size_ratio=0.6, confidence="bound") == only(report, max_size_ratio=0.6)
 
 
 def test_a_verdict_survives_its_json(report: Report) -> None:

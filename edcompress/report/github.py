@@ -1,0 +1,50 @@
+"""A verdict for GitHub Actions: annotations of the step, and a Markdown summary of the job."""
+
+from __future__ import annotations
+
+from edcompress.report.checks import check_notes, check_rows, skipped_rows
+from edcompress.results import Verdict
+
+
+def workflow_commands(verdict: Verdict) -> list[str]:
+    """Annotations, one per line of output: an error per limit that failed, a warning per limit that was skipped."""
+    failed = [row for row, check in zip(check_rows(verdict), verdict.checks, strict=True) if not check.passed]
+    return [
+        *(_command("error", f"edcompress gate: {row.name}", row.sentence) for row in failed),
+        *(
+            _command("warning", f"edcompress gate: {row.name}", f"skipped: {row.reason}")
+            for row in skipped_rows(verdict)
+        ),
+    ]
+
+
+def summary(verdict: Verdict, name: str) -> str:
+    """A Markdown section with a table of the checks; `name` is what was gated."""
+    lines = [
+        f"### edcompress gate: {'passed' if verdict.passed else 'FAILED'}",
+        "",
+        _plain(name),
+        "",
+        "| | value | limit | margin | |",
+        "| --- | ---: | ---: | ---: | --- |",
+        *(f"| {' | '.join(_plain(cell) for cell in row)} |" for row in check_rows(verdict)),
+        "",
+        *(f"- {_plain(note)}" for note in check_notes(verdict)),
+    ]
+    return "\n".join(lines) + "\n\n"
+
+
+def _command(kind: str, title: str, message: str) -> str:
+    escaped = _escaped(title).replace(":", "%3A").replace(",", "%2C")
+    return f"::{kind} title={escaped}::{_escaped(message)}"
+
+
+def _escaped(text: str) -> str:
+    """As the runner reads it back: a raw line end would cut the message, or begin a command of its own."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, on one line and in one cell."""
+    words = " ".join(text.split())
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#&" else letter for letter in words)

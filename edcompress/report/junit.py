@@ -1,0 +1,40 @@
+"""A verdict as JUnit XML, as CI servers read test results: a test case per limit."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+from edcompress.report.checks import check_notes, check_rows, skipped_rows
+from edcompress.results import Verdict
+
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def junit(verdict: Verdict, name: str) -> str:
+    """The document, with the attributes that Jenkins, GitLab and others have in common; `name` is what was gated."""
+    failed = sum(not check.passed for check in verdict.checks)
+    tests = len(verdict.checks) + len(verdict.skipped)
+    counts = {"tests": str(tests), "failures": str(failed), "errors": "0", "time": "0"}
+    root = ElementTree.Element("testsuites", {"name": "edcompress gate", **counts})
+    named = {"name": _text(f"edcompress gate {name}"), "skipped": str(len(verdict.skipped))}
+    suite = ElementTree.SubElement(root, "testsuite", {**named, **counts})
+    for row, check in zip(check_rows(verdict), verdict.checks, strict=True):
+        case = _case(suite, row.name, name)
+        if not check.passed:
+            ElementTree.SubElement(case, "failure", type="limit", message=_text(row.sentence))
+    for skip in skipped_rows(verdict):
+        ElementTree.SubElement(_case(suite, skip.name, name), "skipped", message=_text(skip.reason))
+    notes = ElementTree.SubElement(suite, "system-out")
+    notes.text = _text("\n".join([*(row.sentence for row in check_rows(verdict)), *check_notes(verdict)]))
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _case(suite: ElementTree.Element, name: str, of: str) -> ElementTree.Element:
+    return ElementTree.SubElement(suite, "testcase", name=_text(name), classname=_text(of), time="0")
+
+
+def _text(text: str) -> str:
+    """The text without characters that XML cannot hold, which names of files may."""
+    return _NO_XML.sub("\ufffd", text)

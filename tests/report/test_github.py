@@ -1,0 +1,49 @@
+import copy
+from typing import Any
+
+import pytest
+
+from edcompress.recipe import Gate
+from edcompress.report.github import summary, workflow_commands
+from edcompress.report.verdict import judge
+from edcompress.results import Report, Verdict
+
+
+@pytest.fixture
+def verdict(content: dict[str, Any]) -> Verdict:
+    """One limit fails, one is skipped for a reason that would break out of its line."""
+    earlier = copy.deepcopy(content)
+    earlier["pruned"]["latency_ms"]["environment"]["processor"] = "100%\r\n::error::x | <b>"
+    return judge(Report.model_validate(content), Gate(max_top1_drop=0.005), Report.model_validate(earlier))
+
+
+def test_failed_limits_are_errors_and_skipped_ones_warnings(verdict: Verdict) -> None:
+    commands = workflow_commands(verdict)
+    assert commands[0] == (
+        "::error title=edcompress gate%3A top-1 drop::top-1 drop 0.840 pp, limit ≤ 0.500 pp, margin -0.340 pp: FAIL"
+    )
+    assert commands[1].startswith(
+        "::warning title=edcompress gate%3A latency regression::skipped: the baseline was measured"
+    )
+    assert len(commands) == 2
+
+
+def test_a_command_stays_on_its_line_and_per_cent_signs_are_escaped(verdict: Verdict) -> None:
+    warning = workflow_commands(verdict)[1]
+    assert "100%25%0D%0A::error::x | <b>" in warning
+    assert not {"\r", "\n"} & set(warning)
+
+
+def test_a_gate_that_passes_annotates_nothing(report: Report) -> None:
+    assert workflow_commands(judge(report, Gate())) == []
+
+
+def test_the_summary_is_a_table_of_all_checks_with_foreign_text_escaped(verdict: Verdict) -> None:
+    text = summary(verdict, "runs/my_net|x")
+    assert text.startswith("### edcompress gate: FAILED\n\nruns/my\\_net\\|x\n")
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(verdict.checks)
+    assert {line.replace("\\|", "").count("|") for line in table} == {6}
+    assert "| top-1 drop | 0.840 pp | ≤ 0.500 pp | -0.340 pp | FAIL |" in table
+    assert "100% ::error::x \\| \\<b\\>" in text
+    assert "- top-1 drop: 95 % interval 0.6" in text
