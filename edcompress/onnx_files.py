@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from edcompress.job import Job
 from edcompress.machine import versions
 from edcompress.report.card import render_card
 from edcompress.results import ModelResult, Proof, Report
-from edcompress.runs import RunFolder, write_text
+from edcompress.runs import FILES, RunFolder, write_text
 from edcompress.surgery.remove import compare_logits, require_equal
 
 VARIANTS = {"fp16": 0.01, "int8": math.inf}
@@ -27,12 +28,12 @@ VARIANTS = {"fp16": 0.01, "int8": math.inf}
 
 
 def write_onnx(
-    job: Job, folder: RunFolder, report: Report, networks: Mapping[str, nn.Module]
+    job: Job, folder: Path, report: Report, networks: Mapping[str, nn.Module]
 ) -> tuple[dict[str, Path], dict[str, Proof]]:
     """dense.onnx and pruned.onnx of the `networks` of these names, and the variants "fp16" and "int8" that the recipe asks for.
 
-    The files, and how far each is from PyTorch in fp32; and where the recipe asks for pruned.pixels.onnx, how far "pixels", that file, is
-    from pruned.onnx. What an earlier export wrote and is not asked for now is removed.
+    The files in `folder`, and how far each is from PyTorch in fp32; and where the recipe asks for pruned.pixels.onnx, how far "pixels",
+    that file, is from pruned.onnx.
     Raises EdcompressError where a file cannot be made, ProofError where one is not equal to its network.
     """
     options, files, proofs = job.recipe.export, {}, {}
@@ -44,31 +45,25 @@ def write_onnx(
         proofs[name] = require_equal(compare_with_onnx(network, files[name], job.parity_images))
     for name, tolerance in VARIANTS.items():
         path = folder / f"pruned.{name}.onnx"
-        path.unlink(missing_ok=True)
         if getattr(options, name):
             job.monitor.stage(f"export {path.name}, hold it against PyTorch")
             _write_variant(name, job, files["pruned"], path, metadata(job, report, report.pruned))
             files[name] = path
             proofs[name] = require_equal(compare_with_onnx(networks["pruned"], path, job.parity_images), tolerance)
-    proofs.update(
-        _write_pixels(job, files["pruned"], folder / "pruned.pixels.onnx", metadata(job, report, report.pruned))
-    )
+    if options.with_preprocessing:
+        path = folder / "pruned.pixels.onnx"
+        proofs["pixels"] = _write_pixels(job, files["pruned"], path, metadata(job, report, report.pruned))
     return files, proofs
 
 
-def _write_pixels(job: Job, plain: Path, path: Path, told: Mapping[str, str]) -> dict[str, Proof]:
-    """Where the recipe asks for it, pruned.onnx behind its normalisation, and the proof "pixels" that it gives the same logits."""
-    path.unlink(missing_ok=True)
-    if not job.recipe.export.with_preprocessing:
-        return {}
+def _write_pixels(job: Job, plain: Path, path: Path, told: Mapping[str, str]) -> Proof:
+    """pruned.onnx behind its normalisation, and the proof that it gives the same logits."""
     job.monitor.stage(f"export {path.name}, hold it against {plain.name}")
     with_normalisation(plain, path, as_told(job.recipe.data, job.splits.channels), told)
     pixels = job.parity_pixels
+    of = f"logits of {len(pixels)} images of {plain.name} and {path.name}"
     found = run_onnx(path, pixels.permute(0, 2, 3, 1))
-    proof = compare_logits(
-        run_onnx(plain, job.parity_images), found, f"logits of {len(pixels)} images of {plain.name} and {path.name}"
-    )
-    return {"pixels": require_equal(proof)}
+    return require_equal(compare_logits(run_onnx(plain, job.parity_images), found, of))
 
 
 def _write_variant(name: str, job: Job, plain: Path, path: Path, told: Mapping[str, str]) -> None:
@@ -76,6 +71,15 @@ def _write_variant(name: str, job: Job, plain: Path, path: Path, told: Mapping[s
         halve(plain, path, told)
     else:
         quantize(plain, path, job.calibration_images, told)
+
+
+def put_in_place(made: Path, folder: RunFolder) -> None:
+    """The ONNX files of the folder `made` take the place of those of an earlier export, of which no other stays."""
+    for name in (name for name in FILES if name.endswith(".onnx")):
+        if (made / name).exists():
+            os.replace(made / name, folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 def write_card(job: Job, folder: RunFolder, report: Report) -> None:

@@ -37,7 +37,7 @@ from edcompress.machine import processor, versions
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
-from edcompress.onnx_files import VARIANTS, write_card, write_onnx
+from edcompress.onnx_files import VARIANTS, put_in_place, write_card, write_onnx
 from edcompress.origin import (
     open_origin,
     read_plan,
@@ -124,7 +124,8 @@ def export(
     """Write dense.onnx and pruned.onnx of a finished run, prove pruned == ONNX, measure the files; the completed report.
 
     What is None is as the recipe's `export` says; fp16, int8 and with_preprocessing make further files of pruned.onnx. Raises
-    InputError for values that cannot be, EdcompressError where a file cannot be made, ProofError where one is not equal.
+    InputError for values that cannot be, EdcompressError where a file cannot be made, ProofError where one is not equal; the run
+    is then as it was.
     """
     folder.require_finished("export")
     asked = {"opset": opset, "batch": batch, "fp16": fp16, "int8": int8, "with_preprocessing": with_preprocessing}
@@ -132,15 +133,16 @@ def export(
     job = open_job(recipe, replace(session, device="cpu"))
     dense = read_saved(recipe, folder / "dense.safetensors", session)
     pruned = load(folder.path, trust_code=session.trust_code)
-    files, proofs = write_onnx(job, folder, report, {"dense": dense, "pruned": pruned})
-    job.monitor.stage(f"latency in onnxruntime, {', '.join(files)} interleaved")
-    latency = measure_all(files, recipe.benchmark)
-    job.monitor.stage(
-        f"accuracy of {', '.join(path.name for path in files.values())} on the test images, in onnxruntime"
-    )
-    found = predict(files, job.test_batches("test images"))
-    report = report.model_copy(update={"tested_on": _tested_on(recipe, found["dense"])})
-    report = _with_onnx(files, report, proofs, latency, found)
+    with tempfile.TemporaryDirectory(dir=folder.path, prefix=".export-") as made:
+        files, proofs = write_onnx(job, Path(made), report, {"dense": dense, "pruned": pruned})
+        job.monitor.stage(f"latency in onnxruntime, {', '.join(files)} interleaved")
+        latency = measure_all(files, recipe.benchmark)
+        names = ", ".join(path.name for path in files.values())
+        job.monitor.stage(f"accuracy of {names} on the test images, in onnxruntime")
+        found = predict(files, job.test_batches("test images"))
+        report = report.model_copy(update={"tested_on": _tested_on(recipe, found["dense"])})
+        report = _with_onnx(files, report, proofs, latency, found)
+        put_in_place(Path(made), folder)
     report = save_report(folder, report.model_copy(update={"ship": recommend(report, recipe.gate)}))
     write_card(job, folder, report)
     return report
