@@ -88,6 +88,18 @@ Opset = Annotated[
     int | None, typer.Option("--opset", help=f"ONNX opset, {MIN_OPSET} to {MAX_OPSET}; default: the recipe's.")
 ]
 
+Batch = Annotated[
+    str | None, typer.Option("--batch", metavar="dynamic|N", help="Images per call; default: the recipe's.")
+]
+Half = Annotated[bool | None, typer.Option("--fp16/--no-fp16", help="pruned.fp16.onnx too.")]
+Int8 = Annotated[
+    bool | None, typer.Option("--int8/--no-int8", help="pruned.int8.onnx too, calibrated on the search split.")
+]
+Pixels = Annotated[
+    bool | None,
+    typer.Option("--with-preprocessing/--no-preprocessing", help="pruned.pixels.onnx too, which takes uint8 pixels."),
+]
+
 
 @app.command()
 def prune(checkpoint: Weights, recipe: RecipeName, output: Output = None, overrides: Overrides = None, device: Device = "auto",
@@ -105,16 +117,18 @@ def prune(checkpoint: Weights, recipe: RecipeName, output: Output = None, overri
 
 
 @app.command()
-def export(run: RunPath = None, onnx: OnnxFlag = True, opset: Opset = None, trust_code: TrustCode = False, quiet: Quiet = False,
+def export(run: RunPath = None, onnx: OnnxFlag = True, opset: Opset = None, batch: Batch = None, fp16: Half = None, int8: Int8 = None,
+           with_preprocessing: Pixels = None, trust_code: TrustCode = False, quiet: Quiet = False,
            as_json: AsJson = False) -> None:  # fmt: skip
-    """Write dense.onnx and pruned.onnx of a run, prove them equal to PyTorch, and measure both latencies."""
+    """Write dense.onnx and pruned.onnx of a run, prove them equal to PyTorch, and measure them and what else is made of them."""
     assert onnx
     _check_opset(opset)
     folder = _finished(run, "export")
     from edcompress import pipeline
 
     with Display(err, quiet=quiet) as monitor:
-        report = pipeline.export(folder, opset=opset, session=Session(trust_code=trust_code, monitor=monitor))
+        report = pipeline.export(folder, opset=opset, batch=batch, fp16=fp16, int8=int8, with_preprocessing=with_preprocessing,
+                                 session=Session(trust_code=trust_code, monitor=monitor))  # fmt: skip
     views.show_report(report, folder, as_json=as_json)
 
 

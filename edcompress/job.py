@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 from edcompress.data.images import ImageSet
 from edcompress.data.splits import Batch, Splits, check_fits, eval_batches, open_splits
+from edcompress.data.transforms import as_tested, normalised
 from edcompress.deploy.latency_table import measure_table
 from edcompress.errors import BudgetError, InputError, NetworkError
 from edcompress.monitor import Monitor
@@ -36,6 +37,7 @@ from edcompress.training.accuracy import Forward, measure_accuracy
 from edcompress.training.precision import Precision, choose_precision
 
 PROOF_IMAGES = 8
+REAL_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,25 @@ class Job:
         images, _ = next(iter(eval_batches(self.splits.search, self.recipe.data)))
         repeats = -(-PROOF_IMAGES // len(images))
         return images.repeat(repeats, 1, 1, 1)[:PROOF_IMAGES]
+
+    @cached_property
+    def parity_pixels(self) -> Tensor:
+        """256 real images, uint8 [N, C, H, W], spread over the test split, or all of a smaller one, to hold files against networks on."""
+        return self._spread_over(self.splits.test)
+
+    @property
+    def parity_images(self) -> Tensor:
+        """The same images as the network takes them, float32."""
+        return normalised(self.parity_pixels, self.recipe.data)
+
+    @property
+    def calibration_images(self) -> Tensor:
+        """256 real images [N, C, H, W] spread over the search split, or all of a smaller one, to which int8 activations are scaled."""
+        return normalised(self._spread_over(self.splits.search), self.recipe.data)
+
+    def _spread_over(self, images: ImageSet) -> Tensor:
+        chosen = torch.linspace(0, len(images) - 1, min(len(images), REAL_IMAGES)).long()
+        return images.read(chosen.tolist(), as_tested(self.recipe.data))
 
     def accuracy(self, network: nn.Module, forward: Forward | None = None, images: ImageSet | None = None) -> Accuracy:
         """Top-1 and top-5 of the network (or of `forward`, which uses it) on the test images, or on `images`, in fp32."""

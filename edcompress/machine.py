@@ -1,10 +1,11 @@
-"""The machine at hand. Imports no torch: the latency worker runs it."""
+"""The machine at hand, and what is installed on it. Imports no torch: the latency worker runs it."""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 
@@ -16,6 +17,12 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of what measures and writes models."""
+    packages = ("edcompress", "torch", "torchvision", "torch-pruning", "onnx", "onnxruntime")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def usable_cores() -> list[int]:

@@ -9,14 +9,13 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from edcompress import stages
 from edcompress.deploy.archives import SUFFIXES, Form, save_archive
 from edcompress.deploy.latency import measure_all
-from edcompress.deploy.onnx_export import export_onnx
-from edcompress.deploy.parity import compare_with_onnx
 from edcompress.deploy.predictions import Predictions, predict
 from edcompress.errors import InputError, RunFolderError
 from edcompress.inspection import inspect_network
@@ -31,18 +30,20 @@ from edcompress.job import (
     read_network,
 )
 from edcompress.networks.checkpoints import save_tensors
+from edcompress.onnx_files import VARIANTS, put_in_place, write_card, write_onnx
 from edcompress.origin import (
     open_origin,
     read_saved,
     require_same_model,
 )
-from edcompress.pruning import prune_once, reloaded, versions
+from edcompress.pruning import prune_once, reloaded
 from edcompress.recipe import Benchmark, Recipe
+from edcompress.recipebook import check
+from edcompress.report.shipping import recommend
 from edcompress.reports import save_report
-from edcompress.results import Accuracy, Images, Inspection, Latency, ModelResult, Proof, Report
+from edcompress.results import Accuracy, Images, Inspection, Latency, ModelResult, Proof, Report, Variant
 from edcompress.runs import RunFolder
 from edcompress.session import DEFAULT, Session
-from edcompress.surgery.remove import require_equal
 from edcompress.trials import smallest_within
 
 
@@ -69,26 +70,41 @@ def prune(
     return prune_once(recipe, folder, begin, checkpoint.name, resume=resume, force=force, session=session)
 
 
-def export(folder: RunFolder, *, opset: int | None = None, session: Session = DEFAULT) -> Report:
-    """Write dense.onnx and pruned.onnx of a finished run, prove pruned == ONNX, measure both files; the completed report."""
+def export(
+    folder: RunFolder,
+    *,
+    opset: int | None = None,
+    batch: int | str | None = None,
+    fp16: bool | None = None,
+    int8: bool | None = None,
+    with_preprocessing: bool | None = None,
+    session: Session = DEFAULT,
+) -> Report:
+    """Write dense.onnx and pruned.onnx of a finished run, prove pruned == ONNX, measure the files; the completed report.
+
+    What is None is as the recipe's `export` says; fp16, int8 and with_preprocessing make further files of pruned.onnx. Raises
+    InputError for values that cannot be, EdcompressError where a file cannot be made, ProofError where one is not equal; the run
+    is then as it was.
+    """
     folder.require_finished("export")
-    recipe, report = folder.read_recipe(), folder.read_report()
+    asked = {"opset": opset, "batch": batch, "fp16": fp16, "int8": int8, "with_preprocessing": with_preprocessing}
+    recipe, report = _exporting(folder.read_recipe(), asked), folder.read_report()
     job = open_job(recipe, replace(session, device="cpu"))
     dense = read_saved(recipe, folder / "dense.safetensors", session)
     pruned = load(folder.path, trust_code=session.trust_code)
-    number = recipe.export.opset if opset is None else opset
-    files = {name: folder / f"{name}.onnx" for name in ("dense", "pruned")}
-    proofs = {}
-    for name, network, result in (("dense", dense, report.dense), ("pruned", pruned, report.pruned)):
-        job.monitor.stage(f"export {name}.onnx (opset {number}), prove it equal to PyTorch")
-        export_onnx(network, job.example, files[name], opset=number, metadata=_metadata(report, result))
-        proofs[name] = require_equal(compare_with_onnx(network, files[name], job.proof_images))
-    job.monitor.stage("latency in onnxruntime, dense and pruned interleaved")
-    latency = measure_all(files, recipe.benchmark)
-    job.monitor.stage("accuracy of dense.onnx and pruned.onnx on the test images, in onnxruntime")
-    found = predict(files, job.test_batches("test images"))
-    report = report.model_copy(update={"tested_on": _tested_on(recipe, found["dense"])})
-    return save_report(folder, _with_onnx(folder, report, proofs["pruned"], latency, found))
+    with tempfile.TemporaryDirectory(dir=folder.path, prefix=".export-") as made:
+        files, proofs = write_onnx(job, Path(made), report, {"dense": dense, "pruned": pruned})
+        job.monitor.stage(f"latency in onnxruntime, {', '.join(files)} interleaved")
+        latency = measure_all(files, recipe.benchmark)
+        names = ", ".join(path.name for path in files.values())
+        job.monitor.stage(f"accuracy of {names} on the test images, in onnxruntime")
+        found = predict(files, job.test_batches("test images"))
+        report = report.model_copy(update={"tested_on": _tested_on(recipe, found["dense"])})
+        report = _with_onnx(files, report, proofs, latency, found)
+        put_in_place(Path(made), folder)
+    report = save_report(folder, report.model_copy(update={"ship": recommend(report, recipe.gate)}))
+    write_card(job, folder, report)
+    return report
 
 
 def run(
@@ -207,17 +223,28 @@ def _network_of(model: Path, recipe: Recipe, session: Session) -> nn.Module:
     return network
 
 
+def _exporting(recipe: Recipe, asked: dict[str, Any]) -> Recipe:
+    """The recipe with what is asked of the export; a fixed batch size is also the one that is measured."""
+    tree = recipe.model_dump(mode="json")
+    tree["export"] |= {key: value for key, value in asked.items() if value is not None}
+    checked = check(tree, "export")
+    if checked.export.batch != "dynamic":
+        measured = checked.benchmark.model_copy(update={"batch_size": (checked.export.batch,)})
+        checked = checked.model_copy(update={"benchmark": measured})
+    return checked
+
+
 def _with_onnx(
-    folder: RunFolder,
+    files: dict[str, Path],
     report: Report,
-    proof: Proof,
+    proofs: dict[str, Proof],
     latency: dict[str, tuple[Latency, ...]],
     found: dict[str, Predictions],
 ) -> Report:
     def completed(result: ModelResult, name: str) -> ModelResult:
         first, *more = latency[name]
         update = {
-            "size": result.size.model_copy(update={"onnx_bytes": (folder / f"{name}.onnx").stat().st_size}),
+            "size": result.size.model_copy(update={"onnx_bytes": files[name].stat().st_size}),
             "latency_ms": first,
             "more_latency_ms": tuple(more),
             "onnx_accuracy": found[name].accuracy,
@@ -229,7 +256,18 @@ def _with_onnx(
         update={
             "dense": completed(report.dense, "dense"),
             "pruned": completed(report.pruned, "pruned"),
-            "proof": report.proof.model_copy(update={"pruned_vs_onnx": proof}),
+            "proof": report.proof.model_copy(
+                update={
+                    "dense_vs_onnx": proofs["dense"],
+                    "pruned_vs_onnx": proofs["pruned"],
+                    "onnx_vs_pixels": proofs.get("pixels"),
+                }
+            ),
+            "variants": {
+                name: Variant(file=files[name].name, measured=completed(report.pruned, name), parity=proofs[name])
+                for name in files
+                if name in VARIANTS
+            },
             "verdict": None,
         }
     )
@@ -238,15 +276,3 @@ def _with_onnx(
 def _tested_on(recipe: Recipe, found: Predictions) -> Images:
     digest = hashlib.sha256(found.labels.numpy().tobytes()).hexdigest()[:16]
     return Images(dataset=recipe.data.dataset, count=len(found.labels), labels_sha256=digest)
-
-
-def _metadata(report: Report, result: ModelResult) -> dict[str, str]:
-    top1 = result.accuracy.top1
-    return {
-        "edcompress.recipe": report.recipe,
-        "edcompress.recipe_hash": report.recipe_hash,
-        "edcompress.network": report.network,
-        "edcompress.top1": f"{top1.correct}/{top1.total}",
-        "edcompress.top5": f"{result.accuracy.top5.correct}/{result.accuracy.top5.total}",
-        **{f"edcompress.version.{name}": number for name, number in versions().items()},
-    }

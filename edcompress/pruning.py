@@ -6,7 +6,6 @@ import platform
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from edcompress.confirmation import confirmed
 from edcompress.deploy.standalone import standalone_source
 from edcompress.errors import RunFolderError
 from edcompress.job import Job, open_job
-from edcompress.machine import processor
+from edcompress.machine import processor, versions
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
@@ -79,12 +78,6 @@ def require_same(before: Recipe, now: Recipe) -> None:
         raise RunFolderError(
             f"--resume: the run was begun with another {', '.join(changed)}; resume it with its own recipe.yaml"
         )
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of what the figures depend on."""
-    packages = ("edcompress", "torch", "torchvision", "torch-pruning", "onnx", "onnxruntime")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def _open_run(job: Job, folder: RunFolder, begin: Begin, started: float) -> Run:

@@ -28,6 +28,20 @@ MIN_OPSET, MAX_OPSET = 18, 23
 Opset = Annotated[int, AfterValidator(_in_opset_range)]
 
 
+def _as_batch(batch: object) -> int | str:
+    text = str(batch)
+    if text == "dynamic":
+        return text
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_BATCH:
+        raise ValueError(f"give dynamic, or a number from 1 to {MAX_BATCH}")
+    return int(text)
+
+
+MAX_BATCH = 4096
+Batch = Annotated[int | Literal["dynamic"], BeforeValidator(_as_batch)]
+"""Images per call of an ONNX file."""
+
+
 def _as_list(value: object) -> object:
     return value if isinstance(value, list | tuple) else (value,)
 
@@ -279,6 +293,12 @@ class Export(Section):
     """The ONNX files."""
 
     opset: Opset = Field(20, description=f"ONNX opset, {MIN_OPSET} to {MAX_OPSET}")
+    batch: Batch = Field("dynamic", description="images per call: dynamic, or a number that the files then insist on")
+    fp16: bool = Field(False, description="pruned.fp16.onnx too: half the size, computed in half precision")
+    int8: bool = Field(False, description="pruned.int8.onnx too: quantised, calibrated on the search split")
+    with_preprocessing: bool = Field(
+        False, description="pruned.pixels.onnx too: takes uint8 pixels, and normalises them itself"
+    )
 
 
 class Setting(NamedTuple):

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from edcompress.errors import InputError
 from edcompress.recipe import Gate
 from edcompress.report.page import render_page
+from edcompress.report.shipping import recommend
 from edcompress.report.verdict import judge
 from edcompress.results import Report, Verdict
 from edcompress.runs import RunFolder, parsed, read_report, write_text
@@ -43,9 +44,11 @@ def gate(target: RunFolder | Path, limits: Gate | None = None, *, baseline: RunF
     With a `baseline`, such as main's run, the limits on regressions are held too.
     """
     earlier = None if baseline is None else _report_of(baseline)
-    judged = judge(_report_of(target), limits or limits_of(target, {}), earlier)
+    report, limits = _report_of(target), limits or limits_of(target, {})
+    judged = judge(report, limits, earlier)
     if isinstance(target, RunFolder):
-        save_report(target, target.read_report().model_copy(update={"verdict": judged}))
+        ship = recommend(report, limits) if report.pruned.latency_ms else None
+        save_report(target, report.model_copy(update={"verdict": judged, "ship": ship}))
     return judged
 
 

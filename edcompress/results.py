@@ -133,11 +133,16 @@ class ModelResult(Value):
 
 
 class Proof(Value):
-    """Largest absolute difference of two models' logits on the same images, and the logits' largest magnitude `scale`."""
+    """Largest absolute difference of two models' logits on the same images, and the logits' largest magnitude `scale`.
+
+    Of ONNX files also the mean absolute difference, and on how many of the images both models' best class is the same.
+    """
 
     max_abs_diff: float
     scale: float
     of: str
+    mean_abs_diff: float | None = None
+    agreeing: Count | None = None
 
     @property
     def relative(self) -> float:
@@ -150,7 +155,43 @@ class Proofs(Value):
 
     masked_vs_pruned: Proof
     pruned_vs_reloaded: Proof
+    dense_vs_onnx: Proof | None = None
     pruned_vs_onnx: Proof | None = None
+    onnx_vs_pixels: Proof | None = None
+
+
+class Preprocessing(Value):
+    """What is done to an image before the network sees it; it travels in the ONNX files and the model card.
+
+    `resize` is the short side in pixels before the centre crop to the square of `image_size`; without it the image is resized to that
+    square. Then (pixels / 255 - mean) / std, channel by channel, in the order of `channels`.
+    """
+
+    channels: Literal["RGB", "L"]
+    image_size: int
+    resize: int | None
+    crop: Literal["center"] | None
+    interpolation: Literal["bilinear"] = "bilinear"
+    antialias: Literal[True] = True
+    value_range: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    layout: Literal["NCHW"] = "NCHW"
+
+
+class Variant(Value):
+    """A file made of pruned.onnx in another precision, measured beside it; `parity` holds it against the PyTorch network in fp32."""
+
+    file: str
+    measured: ModelResult
+    parity: Proof
+
+
+class Shipping(Value):
+    """The file to ship, None where none is inside the gate's limits, and why."""
+
+    file: str | None
+    why: str
 
 
 class TargetResult(Value):
@@ -298,6 +339,8 @@ class Report(Value):
     seconds: float
     machine: dict[str, Any]
     versions: dict[str, str]
+    variants: dict[Literal["fp16", "int8"], Variant] = {}
+    ship: Shipping | None = None
     tested_on: Images | None = None
     verdict: Verdict | None = None
     points: tuple[Point, ...] = ()

@@ -19,7 +19,8 @@ from edcompress.results import Report
 
 T = TypeVar("T")
 FILES = ("recipe.yaml", "space.json", "search.jsonl", "latency.json", "plan.json", "dense.safetensors", "pruned.safetensors",
-          "load_pruned.py", "dense.onnx", "pruned.onnx", "report.json", "report.html")  # fmt: skip
+          "load_pruned.py", "dense.onnx", "pruned.onnx", "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx",
+          "model_card.md", "report.json", "report.html")  # fmt: skip
 
 
 @dataclass(frozen=True)

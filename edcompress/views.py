@@ -17,7 +17,7 @@ from edcompress.errors import InputError
 from edcompress.report import github, tables
 from edcompress.report.checks import check_notes
 from edcompress.report.junit import junit
-from edcompress.report.rows import human, measured_with
+from edcompress.report.rows import human, measured_with, ship_line
 from edcompress.results import Inspection, Latency, Report, Sweep, TargetResult, Verdict
 
 out = Console()
@@ -69,9 +69,13 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
         out.print(table)
     if report.pruned.more_latency_ms:
         out.print(tables.settings_table(report))
+    if report.variants:
+        out.print(tables.variants_table(report))
     if report.points:
         out.print(tables.points_table("Trials", report.points))
     say(_achieved(report.target))
+    if line := ship_line(report):
+        say(line)
     for name in runs.FILES:
         if (folder / name).exists():
             say(f"  {folder / name}")

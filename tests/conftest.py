@@ -112,7 +112,7 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory, dense: Path) -> Path
     folder = tmp_path_factory.mktemp("runs") / "finished"
     pruned = call("prune", dense, *settings(), "-o", folder)
     assert pruned.code == 0, pruned.err
-    exported = call("export", folder, "--onnx")
+    exported = call("export", folder, "--onnx", "--int8", "--with-preprocessing")
     assert exported.code == 0, exported.err
     return folder
 

@@ -23,7 +23,7 @@ LAYERS = (
     ("report",),
     ("runs",),
     ("reports", "job"),
-    ("inspection", "origin"),
+    ("inspection", "origin", "onnx_files"),
     ("confirmation",),
     ("stages",),
     ("pruning",),

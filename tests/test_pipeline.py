@@ -3,21 +3,28 @@ import pickletools
 import signal
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import safetensors.torch
 import torch
 from digits import ONE_EPOCH, TWO_EPOCHS, Interrupter, digits, outcome, pruned
+from PIL import Image
 
 import edcompress
+from edcompress.data.splits import eval_batches
+from edcompress.data.transforms import Geometry
+from edcompress.deploy.parity import run_onnx
 from edcompress.errors import BudgetError, EdcompressError, NetworkError, RunFolderError
 from edcompress.job import open_job
 from edcompress.monitor import Silent
 from edcompress.origin import read_plan
-from edcompress.pipeline import evaluate, export, load
+from edcompress.pipeline import evaluate, load
 from edcompress.recipe import Target
+from edcompress.results import Count, Preprocessing
 from edcompress.runs import FILES, RunFolder
 from edcompress.session import Session
 from edcompress.stages import last_snapshot
@@ -25,6 +32,10 @@ from edcompress.surgery.costs import measure_size
 
 PUBLIC = ["prune", "export", "convert", "run", "evaluate", "benchmark", "inspect", "train", "load", "gate", "read_recipe", "RunFolder",
           "EdcompressError"]  # fmt: skip
+
+
+OPTIONAL = {"latency.json", "pruned.fp16.onnx"}
+"""Of a target in time, and not asked for in the fixture."""
 
 
 @pytest.fixture(scope="module")
@@ -299,13 +310,41 @@ def test_what_is_loaded_can_be_trained_on(finished: Path) -> None:
 
 
 def test_a_run_holds_the_files_of_the_design_and_no_pickle(finished: Path) -> None:
-    assert {path.name for path in finished.iterdir()} == set(FILES) - {"latency.json"}  # that is of a target in time
+    assert {path.name for path in finished.iterdir()} == set(FILES) - OPTIONAL
     for path in finished.iterdir():
         assert not zipfile.is_zipfile(path)
         assert not is_pickle(path.read_bytes()), path
-    assert RunFolder(finished).read_report().proof.pruned_vs_onnx is not None
+    proofs = RunFolder(finished).read_report().proof
+    for proof in (proofs.dense_vs_onnx, proofs.pruned_vs_onnx):
+        assert proof is not None
+        assert proof.agreeing == Count(correct=256, total=256)
     lines = (finished / "search.jsonl").read_text().splitlines()
     assert [json.loads(line)["generation"] for line in lines] == list(range(1, len(lines) + 1))
+
+
+def test_the_files_and_the_card_say_how_to_feed_them(finished: Path) -> None:
+    recipe = RunFolder(finished).read_recipe()
+    for name in ("dense.onnx", "pruned.onnx"):
+        told = {entry.key: entry.value for entry in onnx.load(finished / name).metadata_props}
+        assert json.loads(told["edcompress.classes"]) == list("0123456789")
+        preprocessing = Preprocessing.model_validate_json(told["edcompress.preprocessing"])
+        assert (preprocessing.channels, preprocessing.image_size) == ("L", recipe.data.image_size)
+        assert (preprocessing.mean, preprocessing.std) == (recipe.data.mean, recipe.data.std)
+
+
+def test_the_cards_program_gives_pytorchs_logits_of_a_real_image(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = open_job(RunFolder(finished).read_recipe(), Session("cpu")).splits.test
+    Image.fromarray(test.read([7], Geometry(None))[0, 0].numpy()).save(finished / "image.png")
+    program = (finished / "model_card.md").read_text().partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(finished)
+    exec(program, {})
+    logits = json.loads(capsys.readouterr().out.rpartition(" ")[0])
+    images, _ = next(iter(eval_batches(test.subset(torch.tensor([7])), RunFolder(finished).read_recipe().data)))
+    with torch.no_grad():
+        expected = load(finished)(images)
+    assert (torch.tensor(logits) - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 def is_pickle(content: bytes) -> bool:
@@ -315,13 +354,62 @@ def is_pickle(content: bytes) -> bool:
         return False
 
 
-def test_export_again_with_another_opset_replaces_the_files(finished: Path) -> None:
-    import onnx
+def test_an_eight_bit_file_is_measured_beside_the_plain_one(finished: Path) -> None:
+    report = RunFolder(finished).read_report()
+    (variant,) = report.variants.values()
+    assert variant.file == "pruned.int8.onnx"
+    assert variant.measured.size.onnx_bytes == (finished / variant.file).stat().st_size
+    assert variant.measured.latency_ms is not None
+    assert variant.measured.onnx_accuracy == evaluate(finished / variant.file, RunFolder(finished).read_recipe())
+    assert variant.measured.paired is not None
+    assert variant.measured.paired.top1.total == 359
+    assert 1e-4 < variant.parity.relative < 0.2
+    assert report.ship is not None
+    assert "pruned.int8.onnx" in (finished / "report.html").read_text()
 
-    export(RunFolder(finished), opset=18)
-    model = onnx.load(finished / "pruned.onnx")
-    assert [one.version for one in model.opset_import if one.domain in ("", "ai.onnx")] == [18]
-    assert {entry.key for entry in model.metadata_props} >= {"edcompress.recipe_hash", "edcompress.top1"}
+
+def test_pixels_may_be_given_to_the_file_as_they_are(finished: Path) -> None:
+    proof = RunFolder(finished).read_report().proof.onnx_vs_pixels
+    assert proof is not None
+    assert proof.relative < 1e-6
+    job = open_job(RunFolder(finished).read_recipe(), Session("cpu"))
+    pixels = job.parity_pixels[:3].permute(0, 2, 3, 1)  # [3, H, W, 1]
+    with torch.no_grad():
+        expected = load(finished)(job.parity_images[:3])
+    assert torch.allclose(run_onnx(finished / "pruned.pixels.onnx", pixels), expected, atol=1e-4)
+
+
+def test_export_again_with_other_settings_replaces_the_files(
+    finished: Path, cli: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Opset 18, four images per call, fp16; what was exported before and is not asked for now goes."""
+    ended = cli("export", finished, "--opset", 18, "--batch", 4, "--fp16", "--quiet")
+    assert (ended.code, ended.err, capfd.readouterr()) == (0, "", ("", ""))
+    names = ["dense", "pruned", "pruned.fp16"]
+    assert {path.stem for path in finished.glob("*.onnx")} == set(names)
+    for model in (onnx.load(finished / f"{name}.onnx") for name in names):
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+        assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
+        assert {entry.key for entry in model.metadata_props} >= {"edcompress.recipe_hash", "edcompress.preprocessing"}
+    report = RunFolder(finished).read_report()
+    assert set(report.variants) == {"fp16"}
+    assert report.variants["fp16"].measured.latency_ms is not None
+    assert report.variants["fp16"].measured.latency_ms.batch_size == 4
+    assert report.proof.onnx_vs_pixels is None
+    assert "Files to ship" in ended.out
+
+
+def test_an_export_that_fails_leaves_the_run_as_it_was(cli: Callable[..., Any], finished: Path) -> None:
+    """Logits of a million are beyond float16."""
+    weights = finished / "pruned.safetensors"
+    tensors = safetensors.torch.load_file(weights)
+    *_, last = (name for name, tensor in tensors.items() if tensor.ndim == 2)
+    safetensors.torch.save_file(tensors | {last: 1e6 * tensors[last]}, weights)
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    ended = cli("export", finished, "--fp16", "--opset", 18)
+    assert ended.code == 3
+    assert "256 images" in ended.err
+    assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
 
 
 def test_the_public_names_are_ten_or_so_and_all_there() -> None:

@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as v2f
 
 from edcompress.recipe import Data
+from edcompress.results import Preprocessing
 
 Picture = Tensor | Image.Image
 
@@ -38,6 +39,18 @@ def as_tested(data: Data) -> Geometry:
     if data.resize is not None:
         return Geometry(v2.Compose([v2.Resize(data.resize, antialias=True), v2.CenterCrop(data.image_size)]))
     return Geometry(v2.Resize((data.image_size, data.image_size), antialias=True))
+
+
+def as_told(data: Data, channels: int) -> Preprocessing:
+    """What `as_tested` and `normalised` do to images of so many channels, in words and numbers."""
+    return Preprocessing(
+        channels="L" if channels == 1 else "RGB",
+        image_size=data.image_size,
+        resize=data.resize,
+        crop=None if data.resize is None else "center",
+        mean=_per_channel(data.mean, channels),
+        std=_per_channel(data.std, channels),
+    )
 
 
 def as_trained(data: Data) -> Geometry:
@@ -82,10 +95,14 @@ def shift_and_flip(images: Tensor, geometry: Geometry, generator: torch.Generato
 def normalised(images: Tensor, data: Data) -> Tensor:
     """(pixels / 255 - mean) / std as contiguous float32 [B, C, H, W]."""
     C = images.shape[1]
-    mean, std = (list(values) * (C if len(values) == 1 else 1) for values in (data.mean, data.std))
+    mean, std = (_per_channel(values, C) for values in (data.mean, data.std))
     scaled = v2f.to_dtype(images, torch.float32, scale=True)
-    result: Tensor = v2f.normalize(scaled, mean, std, inplace=scaled is not images)
+    result: Tensor = v2f.normalize(scaled, list(mean), list(std), inplace=scaled is not images)
     return result.contiguous()
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return values * channels if len(values) == 1 else values
 
 
 @contextmanager

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +12,11 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from edcompress.deploy.flat_attention import FlatAttention
+from edcompress.deploy.quiet import quiet
 from edcompress.errors import EdcompressError
 from edcompress.files import replacing
 from edcompress.networks.modes import on_cpu
+from edcompress.recipe import Batch
 
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 FLUSHED_KEY = "edcompress.denormals_flushed"
@@ -27,20 +25,42 @@ OLDEST_USEFUL_IR = 10  # what onnxruntime 1.23, the oldest we declare, loads up 
 _NOISY_LOGGERS = ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")
 
 
-def export_onnx(network: nn.Module, example: Tensor, path: Path, *, opset: int, metadata: Mapping[str, str]) -> None:
+def export_onnx(
+    network: nn.Module,
+    example: Tensor,
+    path: Path,
+    *,
+    opset: int,
+    metadata: Mapping[str, str],
+    batch: Batch = "dynamic",
+) -> None:
     """Write `path`: fp32, input "images" [batch, ...] like `example` [N, ...], output "logits" [batch, classes].
 
+    The batch size is symbolic, or the number `batch`.
     Raises EdcompressError, and leaves `path` as it was, when the exporter fails or its model is not as asked.
     """
     frozen = on_cpu(network)
     flushed = flush_denormals(frozen)
-    model = to_onnx(frozen, example, opset)
+    model = to_onnx(frozen, example, opset, batch)
     # Folding a batch norm into its convolution can multiply two small numbers into a new denormal.
     flushed += _flush_initializers(model)
+    _verify(model, opset, batch)
+    write_model(model, path, {**metadata, FLUSHED_KEY: str(flushed)})
+
+
+def write_model(model: onnx.ModelProto, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a checked `path` with this metadata, no traces of this machine, and the oldest IR version that the opset allows.
+
+    Raises EdcompressError, and leaves `path` as it was, when the model is not valid.
+    """
     _strip_traces(model)
-    helper.set_model_props(model, {**metadata, FLUSHED_KEY: str(flushed)})
+    helper.set_model_props(model, dict(metadata))
+    _drop_unused_domains(model)
     _lower_ir_version(model)
-    _verify(model, opset)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise EdcompressError(f"{path.name} would be an invalid ONNX model: {first_lines(error)}") from error
     with replacing(path) as part:
         onnx.save_model(model, str(part), format="protobuf")
 
@@ -56,24 +76,26 @@ def flush_denormals(network: nn.Module) -> int:
     return flushed
 
 
-def _two_images(example: Tensor) -> Tensor:
-    """[2, ...] fp32 on the CPU: torch.export fixes a batch dimension that it sees as 1."""
-    two = example[:2] if len(example) > 1 else example.repeat(2, *[1] * (example.ndim - 1))
-    return two.detach().to("cpu", torch.float32).contiguous()
+def _images(example: Tensor, count: int) -> Tensor:
+    """[count, ...] fp32 on the CPU."""
+    repeats = -(-count // len(example))
+    return example.repeat(repeats, *[1] * (example.ndim - 1))[:count].detach().to("cpu", torch.float32).contiguous()
 
 
-def to_onnx(network: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
+def to_onnx(network: nn.Module, example: Tensor, opset: int, batch: Batch = "dynamic") -> onnx.ModelProto:
     """What the exporter makes of a network on the CPU in eval mode; EdcompressError, with the cause, where it fails."""
+    symbolic = batch == "dynamic"
+    images = _images(example, 2 if symbolic else int(batch))  # torch.export fixes a dimension that it sees as 1
     try:
-        with _quiet(), FlatAttention():
+        with quiet(*_NOISY_LOGGERS), FlatAttention():
             program = torch.onnx.export(
                 network,
-                (_two_images(example),),
+                (images,),
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim(BATCH)},),
+                dynamic_shapes=({0: torch.export.Dim(BATCH)},) if symbolic else None,
                 external_data=False,
                 verbose=False,
             )
@@ -82,27 +104,8 @@ def to_onnx(network: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
     except Exception as error:  # the exporter runs the network and raises whatever that raises
         cause = _root_cause(error)
         raise EdcompressError(
-            f"{type(network).__name__} cannot be exported to ONNX: {type(cause).__name__}: {_first_lines(cause)}"
+            f"{type(network).__name__} cannot be exported to ONNX: {type(cause).__name__}: {first_lines(cause)}"
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the exporter's progress prints, and its warnings and log lines about its own internals.
-
-    Nothing is lost: what those would hint at (opset, shapes, batch dimension) `_verify` checks on the model itself.
-    """
-    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -111,7 +114,8 @@ def _root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _first_lines(error: BaseException, limit: int = 4) -> str:
+def first_lines(error: BaseException, limit: int = 4) -> str:
+    """What a foreign error says, on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:limit]) or "no message"
 
@@ -144,28 +148,34 @@ def _lower_ir_version(model: onnx.ModelProto) -> None:
     model.ir_version = max(model.ir_version, needed)
 
 
-def _verify(model: onnx.ModelProto, opset: int) -> None:
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise EdcompressError(f"the exporter wrote an invalid ONNX model: {_first_lines(error)}") from error
+def _drop_unused_domains(model: onnx.ModelProto) -> None:
+    """onnxruntime's tools declare every domain they know; readers refuse versions that they do not."""
+    used = {node.domain for node in model.graph.node} | {""}
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def _verify(model: onnx.ModelProto, opset: int, batch: Batch = "dynamic") -> None:
     produced = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if produced != opset:
         raise EdcompressError(
             f"asked for ONNX opset {opset}, but the exporter could only produce {produced}; use --opset {produced}"
         )
-    _verify_interface(model.graph)
+    _verify_interface(model.graph, batch)
 
 
-def _verify_interface(graph: onnx.GraphProto) -> None:
+def _verify_interface(graph: onnx.GraphProto, batch: Batch) -> None:
     names = [[value.name for value in side] for side in (graph.input, graph.output)]
     if names != [[INPUT], [OUTPUT]]:
         raise EdcompressError(f"a classifier has one input and one output; this network has {names[0]} and {names[1]}")
     for value in (*graph.input, *graph.output):
         dimensions = value.type.tensor_type.shape.dim
-        if not dimensions or not dimensions[0].dim_param:
-            fixed = dimensions[0].dim_value if dimensions else "missing"
+        fixed = dimensions[0].dim_value if dimensions else "missing"
+        if batch == "dynamic" and (not dimensions or not dimensions[0].dim_param):
             raise EdcompressError(
                 f"the batch dimension of {value.name!r} is {fixed} in the ONNX model, not symbolic; "
-                "the network's forward must not depend on the number of images"
+                "the network's forward must not depend on the number of images, or the batch be fixed with --batch N"
             )
+        if batch not in ("dynamic", fixed):
+            raise EdcompressError(f"the batch dimension of {value.name!r} is {fixed} in the ONNX model, not {batch}")

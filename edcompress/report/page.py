@@ -15,6 +15,7 @@ from edcompress.report.rows import (
     MISSING,
     PERCENTILES,
     POINT_HEADINGS,
+    VARIANT_HEADINGS,
     calls,
     comparison_rows,
     measured_with,
@@ -24,8 +25,10 @@ from edcompress.report.rows import (
     proof_rows,
     setting,
     setting_rows,
+    ship_line,
     speedup,
     stages,
+    variant_rows,
 )
 from edcompress.results import Latency, Point, Report, Sweep, Verdict
 
@@ -45,6 +48,7 @@ def render_page(report: Report, generations: Sequence[Mapping[str, Any]], plan: 
         _section("Dense and pruned", _comparison(report)),
         *([_section("Trials", _points(report.points))] if report.points else []),
         _section("Latency in onnxruntime", _latency(report)),
+        *([_section("Files to ship", _shipped(report))] if report.ship else []),
         _section("Gate", _gate(report.verdict)),
         _section("Accuracy through the stages", _stages(report)),
         _section("Proofs", _proofs(report)),
@@ -176,6 +180,11 @@ def _latency_pair(kind: str, dense: Latency, pruned: Latency, longest: float) ->
         for name, value in (("dense", getattr(dense, kind)), ("pruned", getattr(pruned, kind)))
     )
     return f"<div><h3>{kind}</h3>{''.join(bars)}</div>"
+
+
+def _shipped(report: Report) -> str:
+    rows = variant_rows(report)
+    return _note(ship_line(report)) + (_table(VARIANT_HEADINGS, rows) if rows else "")
 
 
 def _gate(verdict: Verdict | None) -> str:

@@ -22,6 +22,7 @@ MISSING = "–"
 PERCENTILES = ("p50", "p90", "p99")
 POINT_HEADINGS = ("", "MACs", "params", "p50", "speed-up", "top-1", "test", "held out", "")
 """Of `point_rows`: `test` and `held out` are the changes of top-1 on those images."""
+VARIANT_HEADINGS = ("file", "top-1", "size", "p50", "than dense", "off PyTorch")
 _UNITS = ((1e9, "G"), (1e5, "M"), (1e3, "k"))
 _SCALES = {"G": 1e9, "M": 1e6, "k": 1e3}
 
@@ -33,6 +34,17 @@ class Comparison(NamedTuple):
     dense: str
     pruned: str
     change: str
+
+
+class VariantRow(NamedTuple):
+    """A file to ship: what it scores, how large and how fast it is."""
+
+    file: str
+    top1: str
+    size: str
+    p50: str
+    change: str
+    relative: str
 
 
 class Stage(NamedTuple):
@@ -203,6 +215,30 @@ def setting_rows(report: Report) -> list[SettingRow]:
     ]
 
 
+def variant_rows(report: Report) -> list[VariantRow]:
+    """pruned.onnx and its variants, where there are any; how much faster is against the dense file, and the difference PyTorch's."""
+    if not report.variants:
+        return []
+    proof = report.proof.pruned_vs_onnx
+    assert proof is not None, "a variant is made of an exported network"
+    variants = [(variant.file, variant.measured, variant.parity) for variant in report.variants.values()]
+    return [_variant_row(report, *row) for row in (("pruned.onnx", report.pruned, proof), *variants)]
+
+
+def _variant_row(report: Report, file: str, measured: ModelResult, parity: Proof) -> VariantRow:
+    top1 = (measured.onnx_accuracy or measured.accuracy).top1
+    latency = _latency_row("p50", report.dense.latency_ms, measured.latency_ms)
+    size = human(measured.size.onnx_bytes or 0, "B")
+    return VariantRow(file, percent(top1), size, latency.pruned, latency.change, tiny(parity.relative))
+
+
+def ship_line(report: Report) -> str:
+    """What to ship and why; "" before the export."""
+    if report.ship is None:
+        return ""
+    return f"ship {report.ship.file}: {report.ship.why}" if report.ship.file else f"ship nothing: {report.ship.why}"
+
+
 def stages(report: Report) -> list[tuple[str, ModelResult]]:
     """The four stages in their order, each with its measured result."""
     return [
@@ -222,12 +258,14 @@ def stage_rows(report: Report) -> list[Stage]:
 
 
 def proof_rows(report: Report) -> list[Equality]:
-    """The equalities of the run; the ONNX one is an en dash until the export."""
+    """The equalities of the run; those of ONNX files are an en dash until the export."""
     proof = report.proof
     return [
         _equality("masked = pruned", proof.masked_vs_pruned),
         _equality("pruned = reloaded", proof.pruned_vs_reloaded),
+        _equality("dense = ONNX", proof.dense_vs_onnx),
         _equality("pruned = ONNX", proof.pruned_vs_onnx),
+        *([_equality("ONNX = from pixels", proof.onnx_vs_pixels)] if proof.onnx_vs_pixels else []),
     ]
 
 
@@ -298,4 +336,10 @@ def _peak_of(latency: Latency | None) -> int | None:
 def _equality(name: str, proof: Proof | None) -> Equality:
     if proof is None:
         return Equality(name, MISSING, MISSING, "not exported yet")
-    return Equality(name, tiny(proof.max_abs_diff), tiny(proof.relative), proof.of)
+    return Equality(name, tiny(proof.max_abs_diff), tiny(proof.relative), proof.of + _agreement(proof))
+
+
+def _agreement(proof: Proof) -> str:
+    if proof.mean_abs_diff is None or proof.agreeing is None:
+        return ""
+    return f"; mean {tiny(proof.mean_abs_diff)}, same top-1 on {proof.agreeing.correct} of {proof.agreeing.total}"

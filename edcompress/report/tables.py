@@ -11,6 +11,7 @@ from rich.table import Table
 from edcompress.report.checks import check_rows
 from edcompress.report.rows import (
     POINT_HEADINGS,
+    VARIANT_HEADINGS,
     calls,
     comparison_rows,
     group_rows,
@@ -21,6 +22,7 @@ from edcompress.report.rows import (
     setting,
     setting_rows,
     stage_rows,
+    variant_rows,
 )
 from edcompress.results import Inspection, Latency, Point, Report, Verdict
 
@@ -28,6 +30,11 @@ from edcompress.results import Inspection, Latency, Point, Report, Verdict
 def comparison_table(report: Report) -> Table:
     """Dense against pruned: accuracy, cost and latency, and the change of each."""
     return _table("Dense and pruned", ("", "dense", "pruned", "change"), comparison_rows(report))
+
+
+def variants_table(report: Report) -> Table:
+    """pruned.onnx and what was made of it."""
+    return _table("Files to ship", VARIANT_HEADINGS, variant_rows(report))
 
 
 def settings_table(report: Report) -> Table:

@@ -55,10 +55,10 @@ def compare_logits(reference: Tensor, other: Tensor, of: str) -> Proof:
     return Proof(max_abs_diff=difference, scale=reference.abs().max().item(), of=of)
 
 
-def require_equal(proof: Proof) -> Proof:
-    """The proof itself, when it is within TOLERANCE; raises ProofError otherwise."""
-    if not proof.relative <= TOLERANCE:
+def require_equal(proof: Proof, tolerance: float = TOLERANCE) -> Proof:
+    """The proof itself, when it is within the relative tolerance; raises ProofError otherwise."""
+    if not proof.relative <= tolerance:
         raise ProofError(
-            f"{proof.of}: largest logit difference {proof.max_abs_diff:.3g} at scale {proof.scale:.3g} is above {TOLERANCE:g} relative"
+            f"{proof.of}: largest logit difference {proof.max_abs_diff:.3g} at scale {proof.scale:.3g} is above {tolerance:g} relative"
         )
     return proof

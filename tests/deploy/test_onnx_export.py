@@ -25,6 +25,22 @@ def test_the_opset_is_the_asked_one(onnx_file: Path, dead_onnx_file: Path) -> No
         assert model.ir_version <= 11
 
 
+@pytest.mark.parametrize(("opset", "ir", "batch"), [(19, 10, "dynamic"), (21, 10, 1), (22, 10, 3), (23, 11, "dynamic")])
+def test_every_opset_loads_with_a_symbolic_and_with_a_fixed_batch(
+    network: nn.Sequential, images: Tensor, tmp_path: Path, opset: int, ir: int, batch: int | str
+) -> None:
+    """18 and 20 are the fixtures' opsets. Of eight images, a file that insists on three gets the last one again."""
+    export_onnx(network, images, tmp_path / "net.onnx", opset=opset, metadata={}, batch=batch)
+    model = onnx.load(tmp_path / "net.onnx")
+    assert ([(entry.domain, entry.version) for entry in model.opset_import], model.ir_version) == ([("", opset)], ir)
+    first = [value.type.tensor_type.shape.dim[0] for value in (*model.graph.input, *model.graph.output)]
+    assert [one.dim_param or one.dim_value for one in first] == (["batch"] * 2 if batch == "dynamic" else [batch] * 2)
+    proof = compare_with_onnx(network, tmp_path / "net.onnx", images)
+    assert proof.relative < 1e-5
+    assert batch == "dynamic" or proof.of == f"logits of 8 images at batch {batch}"
+    assert run_onnx(tmp_path / "net.onnx", images).shape == (8, 4)
+
+
 def test_one_file_with_named_input_and_output(onnx_file: Path) -> None:
     graph = onnx.load(onnx_file).graph
     shapes = [

@@ -6,12 +6,16 @@ from torch import Tensor, nn
 
 from edcompress.deploy.parity import compare_with_onnx, run_onnx, session
 from edcompress.errors import InputError
+from edcompress.results import Count
 
 
 def test_the_file_gives_the_networks_logits(network: nn.Sequential, onnx_file: Path, images: Tensor) -> None:
     proof = compare_with_onnx(network, onnx_file, images)
     assert proof.relative < 1e-5
-    assert proof.of == "logits of 8 images at batch 1, 2 and 5"
+    assert proof.of == "logits of 8 images, of 8 at batch 1, 2 and 5 too"
+    assert proof.mean_abs_diff is not None
+    assert 0 <= proof.mean_abs_diff <= proof.max_abs_diff
+    assert proof.agreeing == Count(correct=8, total=8)
     with torch.inference_mode():
         assert proof.scale == pytest.approx(float(network.eval()(images).abs().max()), rel=1e-5)
 
@@ -24,6 +28,19 @@ def test_a_different_network_fails_by_its_difference(network: nn.Sequential, onn
     proof = compare_with_onnx(other, onnx_file, images)
     assert proof.max_abs_diff == pytest.approx(0.5, abs=1e-5)
     assert proof.relative > 1e-4
+    assert proof.mean_abs_diff == pytest.approx(0.5 / 4, abs=1e-5)  # one of the four logits is off
+    expected = (run_onnx(onnx_file, images) + torch.tensor([0.0, 0.0, 0.5, 0.0])).argmax(1)
+    same = int((expected == run_onnx(onnx_file, images).argmax(1)).sum())
+    assert proof.agreeing == Count(correct=same, total=8)
+
+
+def test_more_images_than_fit_one_call_are_all_compared(network: nn.Sequential, onnx_file: Path) -> None:
+    many = torch.randn(70, 3, 8, 8, generator=torch.Generator().manual_seed(6))
+    many[69] = float("nan")  # the last of all
+    proof = compare_with_onnx(network, onnx_file, many)
+    assert proof.max_abs_diff != proof.max_abs_diff
+    assert proof.agreeing is not None
+    assert proof.agreeing.total == 70
 
 
 def test_nan_logits_are_not_equal(network: nn.Sequential, onnx_file: Path, images: Tensor) -> None:

@@ -29,8 +29,11 @@ def require(answer: Call) -> Call:
     def check(run: Path, recipe: tuple[str, ...], target: float) -> Any:
         report = answer("export", run, "--onnx")
         proofs = report["proof"]
-        assert set(proofs) == {"masked_vs_pruned", "pruned_vs_reloaded", "pruned_vs_onnx"}
+        assert set(proofs) == {"masked_vs_pruned", "pruned_vs_reloaded", "dense_vs_onnx", "pruned_vs_onnx"}
         assert all(proof["max_abs_diff"] / proof["scale"] < 1e-4 for proof in proofs.values()), proofs
+        agreeing = proofs["pruned_vs_onnx"]["agreeing"]
+        assert agreeing["total"] == 256
+        assert agreeing["correct"] >= 255
         dense, pruned = report["dense"], report["pruned"]
         assert report["target"]["achieved"] <= target
         assert pruned["size"]["macs"] <= target * dense["size"]["macs"]

@@ -8,6 +8,7 @@ import pytest
 
 from edcompress.results import Report
 
+PARITY = "logits of 256 images, of 8 at batch 1, 2 and 5 too"
 ENVIRONMENT = {
     "processor": "a processor",
     "cores": [0],
@@ -41,6 +42,10 @@ def proof(difference: float, scale: float, of: str) -> dict[str, Any]:
     return {"max_abs_diff": difference, "scale": scale, "of": of}
 
 
+def agreement(mean: float, correct: int) -> dict[str, Any]:
+    return {"mean_abs_diff": mean, "agreeing": {"correct": correct, "total": 256}}
+
+
 @pytest.fixture
 def content() -> dict[str, Any]:
     """The report as a JSON object, for tests to change before they build it."""
@@ -64,7 +69,8 @@ def content() -> dict[str, Any]:
         "proof": {
             "masked_vs_pruned": proof(1.2e-06, 14.2, "logits of 32 images"),
             "pruned_vs_reloaded": proof(0.0, 14.2, "logits of 32 images"),
-            "pruned_vs_onnx": proof(3.4e-06, 14.2, "logits of 8 images at batch 1, 2 and 5"),
+            "dense_vs_onnx": proof(4.1e-06, 15.0, PARITY) | agreement(2.2e-07, 256),
+            "pruned_vs_onnx": proof(3.4e-06, 14.2, PARITY) | agreement(2.0e-07, 255),
         },
         "search": {
             "method": "edropout",
@@ -93,5 +99,5 @@ def unexported(content: dict[str, Any]) -> Report:
         content[name]["latency_ms"] = None
         content[name]["size"]["onnx_bytes"] = None
         content[name]["onnx_accuracy"] = content[name]["paired"] = None
-    content["proof"]["pruned_vs_onnx"] = content["tested_on"] = None
+    content["proof"]["dense_vs_onnx"] = content["proof"]["pruned_vs_onnx"] = content["tested_on"] = None
     return Report.model_validate(content)

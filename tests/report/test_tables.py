@@ -92,7 +92,8 @@ def test_proofs_show_differences(report: Report) -> None:
     text = printed(proofs_table(report))
     assert "3.4e-06" in text
     assert "pruned = ONNX" in text
-    assert "logits of 8 images at batch 1" in text
+    assert "logits of 256 images, of 8 at" in text
+    assert "same top-1 on 255 of 256" in " ".join(text.split())
 
 
 def test_verdict_shows_value_limit_margin_and_answer(report: Report) -> None:

@@ -1,0 +1,87 @@
+"""An ONNX file in eight bits: static quantisation by onnxruntime, with ranges from real images."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edcompress.deploy.onnx_export import INPUT, first_lines, write_model
+from edcompress.deploy.parity import CHUNK, fixed_batch
+from edcompress.deploy.quiet import quiet
+from edcompress.deploy.sessions import session
+from edcompress.errors import EdcompressError
+
+CARRIERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operators that hold the weights, and nearly all of the arithmetic."""
+
+_NOISY_LOGGERS = ("", "onnxruntime.quantization.shape_inference", "onnxruntime.tools.symbolic_shape_infer")
+
+
+def quantize(path: Path, output: Path, images: Tensor, metadata: Mapping[str, str]) -> None:
+    """Write `output`: `path` with int8 weights per channel, uint8 activations (QDQ), and fp32 input and output.
+
+    Activations are scaled to their least and largest value on `images` [N, C, H, W], normalised as for the network. Weights use seven
+    of the eight bits: without VNNI, x86 adds pairs of products in 16 bits, which overflow with eight.
+    Raises EdcompressError, and leaves `output` as it was, when onnxruntime cannot quantise the network.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with quiet(*_NOISY_LOGGERS):
+                model = _quantized(path, Path(folder), images)
+        except Exception as error:  # onnxruntime's quantiser raises all kinds, AssertionError and KeyError among them
+            raise EdcompressError(_refusal(path, f"{type(error).__name__}: {first_lines(error)}")) from error
+    if not _in_int8(model):
+        raise EdcompressError(_refusal(path, f"none of its operators ({_listed(model)}) has an int8 form"))
+    write_model(model, output, metadata)
+
+
+def _quantized(path: Path, folder: Path, images: Tensor) -> onnx.ModelProto:
+    from onnxruntime import quantization as ort
+
+    ort.quant_pre_process(str(path), str(folder / "shaped.onnx"))
+    ort.quantize_static(
+        str(folder / "shaped.onnx"),
+        str(folder / "int8.onnx"),
+        _Reader(images, fixed_batch(session(path)) or CHUNK),
+        quant_format=ort.QuantFormat.QDQ,
+        per_channel=True,
+        reduce_range=True,
+        activation_type=ort.QuantType.QUInt8,
+        weight_type=ort.QuantType.QInt8,
+        calibrate_method=ort.CalibrationMethod.MinMax,
+    )
+    return onnx.load(folder / "int8.onnx")
+
+
+class _Reader:
+    """Hands the quantiser its batches, all of one size: the first images come again where the last one is short."""
+
+    def __init__(self, images: Tensor, size: int) -> None:
+        count = -(-len(images) // size) * size
+        filled = images.repeat(-(-count // len(images)), 1, 1, 1)[:count]
+        self._batches = iter(torch.split(filled, size))
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch.contiguous().numpy()}
+
+
+def _in_int8(model: onnx.ModelProto) -> bool:
+    """Whether a layer with weights takes all of its inputs from eight bits."""
+    restored = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return any(node.op_type in CARRIERS and set(node.input[:2]) <= restored for node in model.graph.node)
+
+
+def _listed(model: onnx.ModelProto) -> str:
+    return ", ".join(sorted({node.op_type for node in model.graph.node}))
+
+
+def _refusal(path: Path, why: str) -> str:
+    return f"{path.name} cannot be quantised to int8: {why}; export without --int8 (export.int8=false)"

@@ -1,0 +1,103 @@
+"""The ONNX files of a run: written, and held against the PyTorch networks."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from edcompress.data.transforms import as_told
+from edcompress.deploy.half import halve
+from edcompress.deploy.int8 import quantize
+from edcompress.deploy.onnx_export import export_onnx
+from edcompress.deploy.parity import compare_with_onnx, run_onnx
+from edcompress.deploy.pixels import with_normalisation
+from edcompress.job import Job
+from edcompress.machine import versions
+from edcompress.report.card import render_card
+from edcompress.results import ModelResult, Proof, Report
+from edcompress.runs import FILES, RunFolder, write_text
+from edcompress.surgery.remove import compare_logits, require_equal
+
+VARIANTS = {"fp16": 0.01, "int8": math.inf}
+"""Other precisions of pruned.onnx, and how far, relative to their scale, logits may be off: int8's accuracy is for the gate to judge."""
+
+
+def write_onnx(
+    job: Job, folder: Path, report: Report, networks: Mapping[str, nn.Module]
+) -> tuple[dict[str, Path], dict[str, Proof]]:
+    """dense.onnx and pruned.onnx of the `networks` of these names, and the variants "fp16" and "int8" that the recipe asks for.
+
+    The files in `folder`, and how far each is from PyTorch in fp32; and where the recipe asks for pruned.pixels.onnx, how far "pixels",
+    that file, is from pruned.onnx.
+    Raises EdcompressError where a file cannot be made, ProofError where one is not equal to its network.
+    """
+    options, files, proofs = job.recipe.export, {}, {}
+    for name, network in networks.items():
+        job.monitor.stage(f"export {name}.onnx (opset {options.opset}), hold it against PyTorch")
+        files[name] = folder / f"{name}.onnx"
+        told = metadata(job, report, getattr(report, name))
+        export_onnx(network, job.example, files[name], opset=options.opset, metadata=told, batch=options.batch)
+        proofs[name] = require_equal(compare_with_onnx(network, files[name], job.parity_images))
+    for name, tolerance in VARIANTS.items():
+        path = folder / f"pruned.{name}.onnx"
+        if getattr(options, name):
+            job.monitor.stage(f"export {path.name}, hold it against PyTorch")
+            _write_variant(name, job, files["pruned"], path, metadata(job, report, report.pruned))
+            files[name] = path
+            proofs[name] = require_equal(compare_with_onnx(networks["pruned"], path, job.parity_images), tolerance)
+    if options.with_preprocessing:
+        path = folder / "pruned.pixels.onnx"
+        proofs["pixels"] = _write_pixels(job, files["pruned"], path, metadata(job, report, report.pruned))
+    return files, proofs
+
+
+def _write_pixels(job: Job, plain: Path, path: Path, told: Mapping[str, str]) -> Proof:
+    """pruned.onnx behind its normalisation, and the proof that it gives the same logits."""
+    job.monitor.stage(f"export {path.name}, hold it against {plain.name}")
+    with_normalisation(plain, path, as_told(job.recipe.data, job.splits.channels), told)
+    pixels = job.parity_pixels
+    of = f"logits of {len(pixels)} images of {plain.name} and {path.name}"
+    found = run_onnx(path, pixels.permute(0, 2, 3, 1))
+    return require_equal(compare_logits(run_onnx(plain, job.parity_images), found, of))
+
+
+def _write_variant(name: str, job: Job, plain: Path, path: Path, told: Mapping[str, str]) -> None:
+    if name == "fp16":
+        halve(plain, path, told)
+    else:
+        quantize(plain, path, job.calibration_images, told)
+
+
+def put_in_place(made: Path, folder: RunFolder) -> None:
+    """The ONNX files of the folder `made` take the place of those of an earlier export, of which no other stays."""
+    for name in (name for name in FILES if name.endswith(".onnx")):
+        if (made / name).exists():
+            os.replace(made / name, folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def write_card(job: Job, folder: RunFolder, report: Report) -> None:
+    """model_card.md, of what the report holds."""
+    told = as_told(job.recipe.data, job.splits.channels)
+    write_text(folder / "model_card.md", render_card(report, job.recipe, told, job.splits.classes))
+
+
+def metadata(job: Job, report: Report, result: ModelResult) -> dict[str, str]:
+    """What travels in a file: whence it comes, what it scored in PyTorch, how to feed it, and the names of its classes."""
+    top1, top5 = result.accuracy.top1, result.accuracy.top5
+    return {
+        "edcompress.recipe": report.recipe,
+        "edcompress.recipe_hash": report.recipe_hash,
+        "edcompress.network": report.network,
+        "edcompress.top1": f"{top1.correct}/{top1.total}",
+        "edcompress.top5": f"{top5.correct}/{top5.total}",
+        "edcompress.preprocessing": as_told(job.recipe.data, job.splits.channels).model_dump_json(),
+        "edcompress.classes": json.dumps(job.splits.classes),
+        **{f"edcompress.version.{name}": number for name, number in versions().items()},
+    }

@@ -1,0 +1,117 @@
+"""model_card.md: what the exported network is, what it was measured at, and how to feed it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from edcompress.recipe import Batch, Recipe
+from edcompress.report.rows import VARIANT_HEADINGS, comparison_rows, proof_rows, ship_line, variant_rows
+from edcompress.results import Preprocessing, Report
+
+MOST_CLASSES = 20
+"""More names than that are left to the file's metadata."""
+
+
+def render_card(report: Report, recipe: Recipe, preprocessing: Preprocessing, classes: Sequence[str]) -> str:
+    """The card as Markdown, of an exported run, its images' preprocessing, and the class names in index order."""
+    parts = [
+        f"# {report.network}, pruned",
+        _what(report, recipe),
+        "## Figures",
+        _figures(report, recipe),
+        "## Input and output",
+        _interface(report, recipe, preprocessing, classes),
+        "## Use it",
+        "With `numpy`, `pillow` and `onnxruntime`, in this folder:",
+        f"```python\n{snippet(preprocessing, recipe.export.batch)}```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def snippet(preprocessing: Preprocessing, batch: Batch = "dynamic") -> str:
+    """A Python program that prints the logits and the top class of image.png by pruned.onnx."""
+    size, channels = preprocessing.image_size, len(preprocessing.mean)
+    count, repeated = (1, "") if batch == "dynamic" else (batch, f".repeat({batch}, 0)")
+    return f"""import numpy as np
+import onnxruntime
+from PIL import Image
+
+image = Image.open("image.png").convert("{preprocessing.channels}")
+{_resizing(preprocessing)}
+pixels = np.asarray(image, np.float32).reshape({size}, {size}, {channels}) / 255
+pixels = (pixels - {list(preprocessing.mean)}) / {list(preprocessing.std)}
+images = np.float32(pixels.transpose(2, 0, 1)[None]){repeated}  # [{count}, {channels}, {size}, {size}]
+logits = onnxruntime.InferenceSession("pruned.onnx").run(None, {{"images": images}})[0]
+print(logits[0].tolist(), logits[0].argmax())
+"""
+
+
+def _resizing(preprocessing: Preprocessing) -> str:
+    size, short = preprocessing.image_size, preprocessing.resize
+    if short is None:
+        return f"image = image.resize(({size}, {size}), Image.Resampling.BILINEAR)"
+    return f"""w, h = (int({short} * side / min(image.size)) for side in image.size)
+left, top = (round(d / 2) if d > 0 else -(-d // 2) for d in (w - {size}, h - {size}))
+image = image.resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + {size}, top + {size}))"""
+
+
+def _what(report: Report, recipe: Recipe) -> str:
+    target = report.target
+    asked = f"asked to keep at most {target.asked:.1%} of its {target.kind}" if target.kind != "none" else "no target"
+    return (
+        f"`{report.network}` on {recipe.data.dataset}, {recipe.model.num_classes} classes, pruned by edcompress with the recipe "
+        f"`{report.recipe}` ({report.search.method}, {asked}, {target.achieved:.1%} left) from the weights of `{report.checkpoint}`. "
+        "`dense.onnx` is the network before, `pruned.onnx` the one after; `report.json` holds all that was measured."
+    )
+
+
+def _figures(report: Report, recipe: Recipe) -> str:
+    measured = report.pruned.latency_ms
+    assert measured is not None, "a card is written of an exported run"
+    total = report.pruned.accuracy.top1.total
+    return (
+        f"Accuracies are on the {total} test images of {recipe.data.dataset}, and say nothing about other images. Latencies are of "
+        f"onnxruntime {report.versions.get('onnxruntime', '')} on {report.machine.get('processor')}.\n\n"
+        + _table(("", "dense", "pruned", "change"), comparison_rows(report))
+        + "\n\n"
+        + (_table(VARIANT_HEADINGS, variant_rows(report)) + "\n\n" if report.variants else "")
+        + (f"Of these files, {ship_line(report)}.\n\n" if report.ship else "")
+        + _table(("proof", "largest difference", "relative", "of"), proof_rows(report))
+    )
+
+
+def _interface(report: Report, recipe: Recipe, preprocessing: Preprocessing, classes: Sequence[str]) -> str:
+    size, channels = preprocessing.image_size, len(preprocessing.mean)
+    batch = "batch" if recipe.export.batch == "dynamic" else recipe.export.batch
+    lines = [
+        f"Input `images`: float32 [{batch}, {channels}, {size}, {size}], channels {preprocessing.channels}.",
+        f"Before: {_geometry(preprocessing)}, bilinear with antialiasing as Pillow does it; then (pixels / 255 - mean) / std with mean "
+        f"{list(preprocessing.mean)} and std {list(preprocessing.std)}.",
+        f"Output `logits`: float32 [{batch}, {recipe.model.num_classes}]; softmax makes them probabilities.",
+        f"Classes: {_named(classes)}.",
+        "The same is in the metadata of the ONNX files, as JSON: `edcompress.preprocessing` and `edcompress.classes`.",
+    ]
+    if report.proof.onnx_vs_pixels:
+        lines.append(
+            f"`pruned.pixels.onnx` takes `pixels` instead: uint8 [{batch}, {size}, {size}, {channels}], resized and cropped as above, "
+            "which it normalises itself."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _named(classes: Sequence[str]) -> str:
+    names = ", ".join(f"{number} {name}" for number, name in enumerate(classes[:MOST_CLASSES]))
+    more = len(classes) - MOST_CLASSES
+    return names + (f", and {more} more in the metadata" if more > 0 else "")
+
+
+def _geometry(preprocessing: Preprocessing) -> str:
+    size = preprocessing.image_size
+    if preprocessing.resize is None:
+        return f"resized to {size} x {size}"
+    return f"resized to a short side of {preprocessing.resize}, centre crop of {size} x {size}"
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,79 @@
+"""The model card: what it says, and that its program feeds a network exactly what edcompress feeds it."""
+
+import ast
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from PIL import Image
+
+from edcompress.data.images import FileImages
+from edcompress.data.transforms import as_tested, as_told, normalised
+from edcompress.recipe import Data
+from edcompress.recipebook import read_recipe
+from edcompress.report.card import render_card, snippet
+from edcompress.results import Report
+
+
+def printed(program: str, folder: Path) -> tuple[list[float], int]:
+    """The logits and the class that the card's program prints when it runs in `folder`."""
+    out = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out):
+        exec(program, {})
+    logits, _, top = out.getvalue().strip().rpartition(" ")
+    return ast.literal_eval(logits), int(top)
+
+
+def flattening(folder: Path, channels: int, size: int) -> None:
+    """A pruned.onnx whose logits are its input."""
+    node = helper.make_node("Flatten", ["images"], ["logits"])
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", channels, size, size])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
+    model = helper.make_model(helper.make_graph([node], "g", [images], [logits]), ir_version=10)
+    model.opset_import[0].version = 18
+    onnx.save(model, folder / "pruned.onnx")
+
+
+@pytest.mark.parametrize("size", [(37, 53), (53, 40), (9, 9), (16, 11)])
+@pytest.mark.parametrize("resize", [None, 24, 13])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_program_makes_of_a_file_what_the_test_images_are_made_of(
+    tmp_path: Path, size: tuple[int, int], resize: int | None, channels: int
+) -> None:
+    mean, std = ((0.4,), (0.3,)) if channels == 1 else ((0.4, 0.5, 0.6), (0.3, 0.2, 0.1))
+    data = Data(dataset="image_folder", image_size=16, resize=resize, mean=mean, std=std, channels=channels)
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    flattening(tmp_path, channels, 16)
+    read = FileImages((str(tmp_path / "image.png"),), torch.tensor([0]), channels).read([0], as_tested(data))
+    logits, top = printed(snippet(as_told(data, channels)), tmp_path)
+    expected = normalised(read, data).flatten()
+    assert torch.allclose(torch.tensor(logits), expected, rtol=0, atol=1e-6)
+    assert top == int(torch.tensor(logits).argmax())
+
+
+def test_the_program_fills_a_fixed_batch() -> None:
+    program = snippet(as_told(Data(dataset="digits", image_size=16), 1), 4)
+    assert "[None]).repeat(4, 0)  # [4, 1, 16, 16]" in program
+
+
+def test_the_card_says_what_was_measured_and_on_what(report: Report) -> None:
+    recipe = read_recipe("resnet20_cifar10")
+    card = render_card(report, recipe, as_told(recipe.data, 3), [f"class {n}" for n in range(25)])
+    for said in (
+        "# resnet56, pruned",
+        "cifar10, 10 classes",
+        "49.8% left",
+        "10000 test images",
+        "| 93.33 % |",
+        "1.84x faster",
+    ):
+        assert said in card
+    assert "float32 [batch, 3, 32, 32], channels RGB" in card
+    assert "resized to 32 x 32" in card
+    assert "19 class 19, and 5 more in the metadata" in card
