@@ -93,7 +93,7 @@ def test_what_is_not_finished_says_what_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(b"", "Invalid JSON"), (b"{}", "recipe: Field required"), (b'{"schema_version": 2}', "schema_version"), (b"\xff\xfe", "not UTF-8")],
+    [(b"", "Invalid JSON"), (b"{}", "recipe: Field required"), (b"\xff\xfe", "not UTF-8")],
 )  # fmt: skip
 def test_a_broken_report_names_the_file_and_the_fault(finished: Path, content: bytes, word: str) -> None:
     (finished / "report.json").write_bytes(content)
@@ -101,6 +101,12 @@ def test_a_broken_report_names_the_file_and_the_fault(finished: Path, content: b
         reports.gate(RunFolder(finished))
     assert str(finished / "report.json") in str(caught.value)
     assert word in str(caught.value)
+
+
+def test_a_report_of_another_version_is_not_called_broken(finished: Path) -> None:
+    (finished / "report.json").write_text('{"schema_version": 2}')
+    with pytest.raises(RunFolderError, match=r"report\.json has schema_version 2, this edcompress reads another; use the version that wrote"):
+        reports.gate(RunFolder(finished))
 
 
 def test_a_broken_recipe_in_a_run_is_a_recipe_error(finished: Path) -> None:
