@@ -105,7 +105,10 @@ def test_a_broken_report_names_the_file_and_the_fault(finished: Path, content: b
 
 def test_a_report_of_another_version_is_not_called_broken(finished: Path) -> None:
     (finished / "report.json").write_text('{"schema_version": 2}')
-    with pytest.raises(RunFolderError, match=r"report\.json has schema_version 2, this edcompress reads another; use the version that wrote"):
+    with pytest.raises(
+        RunFolderError,
+        match=r"report\.json has schema_version 2, this edcompress reads another; use",
+    ):
         reports.gate(RunFolder(finished))
 
 

@@ -119,12 +119,15 @@ def _polyline(line: Line, frame: tuple[float, float, float, float]) -> str:
 
 
 def _names(dots: Sequence[Dot], frame: tuple[float, float, float, float]) -> str:
-    """The names beside their dots, on the side where there is more room."""
+    """The names beside their dots, where there is more room, and where the falling line of the front does not pass."""
     spans = []
     for dot in dots:
         x, y = _percent(dot.x, frame[0], frame[1]), _percent(dot.y, frame[2], frame[3])
         side = f"right:{100 - x:.2f}%" if x > 50 else f"left:{x:.2f}%"
-        spans.append(f'<span style="{side};bottom:{y:.2f}%">{escape(dot.name)}</span>')
+        above = dot.front and x <= 50
+        spans.append(
+            f'<span class="{"above" if above else "below"}" style="{side};bottom:{y:.2f}%">{escape(dot.name)}</span>'
+        )
     return "".join(spans)
 
 

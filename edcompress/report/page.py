@@ -14,14 +14,13 @@ from edcompress.report.checks import check_notes, check_rows
 from edcompress.report.rows import (
     MISSING,
     PERCENTILES,
-    POINT_HEADINGS,
     VARIANT_HEADINGS,
     calls,
     comparison_rows,
     measured_with,
     milliseconds,
     percent,
-    point_rows,
+    point_columns,
     proof_rows,
     setting,
     setting_rows,
@@ -150,7 +149,7 @@ def _points(points: Sequence[Point]) -> str:
     """Several networks as a chart of top-1 over speed-up and as a table."""
     dots = [Dot(point.name, point.speedup, 100 * point.top1.fraction, point.front) for point in points]
     chart = dot_chart("Top-1 on the test images, per cent", dots, "speed-up in onnxruntime")
-    return chart + _table(POINT_HEADINGS, point_rows(points))
+    return chart + _table(*point_columns(points))
 
 
 def _latency(report: Report) -> str:

@@ -20,8 +20,8 @@ from edcompress.results import (
 
 MISSING = "–"
 PERCENTILES = ("p50", "p90", "p99")
-POINT_HEADINGS = ("", "MACs", "params", "p50", "speed-up", "top-1", "test", "held out", "")
-"""Of `point_rows`: `test` and `held out` are the changes of top-1 on those images."""
+POINT_HEADINGS = ("", "MACs", "params", "p50", "speed-up", "top-1", "test", "held out", "gate", "which")
+"""Of `PointRow`: `test` and `held out` are the changes of top-1 on those images."""
 VARIANT_HEADINGS = ("file", "top-1", "size", "p50", "than dense", "off PyTorch")
 _UNITS = ((1e9, "G"), (1e5, "M"), (1e3, "k"))
 _SCALES = {"G": 1e9, "M": 1e6, "k": 1e3}
@@ -96,7 +96,8 @@ class PointRow(NamedTuple):
     top1: str
     change: str
     judged: str
-    mark: str
+    gate: str
+    which: str
 
 
 class GroupRow(NamedTuple):
@@ -284,20 +285,20 @@ def layer_rows(found: Inspection) -> list[tuple[str, str, str]]:
     return [(layer.name or "(between layers)", f"{layer.time:.1%}", f"{layer.macs:.1%}") for layer in found.layers]
 
 
-def point_rows(points_: Sequence[Point]) -> list[PointRow]:
-    """A row per point; the mark says which was chosen, and which are on the front."""
-    return [
-        PointRow(
-            point.name, f"{point.macs:.1%}", f"{point.params:.1%}", milliseconds(point.p50_ms), f"{point.speedup:.2f}x",
-            percent(point.top1), points(-point.top1_drop), MISSING if point.judged_drop is None else points(-point.judged_drop),
-            ", ".join(_marks(point)))
-        for point in points_
-    ]  # fmt: skip
+def point_columns(found: Sequence[Point], left_out: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of points, without the columns `left_out` and those in which nothing stands."""
+    rows = [_point_row(point) for point in found]
+    empty = [all(cell in ("", MISSING) for cell in column) for column in zip(*rows, strict=True)]
+    kept = [place for place, name in enumerate(POINT_HEADINGS) if name not in left_out and not empty[place]]
+    return [POINT_HEADINGS[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
-def _marks(point: Point) -> list[str]:
-    gate = [] if point.passed is None else ["pass" if point.passed else "FAIL"]
-    return gate + ["chosen"] * point.chosen + ["front"] * (point.front and not point.chosen)
+def _point_row(point: Point) -> PointRow:
+    return PointRow(
+        point.name, f"{point.macs:.1%}", f"{point.params:.1%}", milliseconds(point.p50_ms), f"{point.speedup:.2f}x",
+        percent(point.top1), points(-point.top1_drop), MISSING if point.judged_drop is None else points(-point.judged_drop),
+        "" if point.passed is None else "pass" if point.passed else "FAIL",
+        "chosen" if point.chosen else "front" if point.front else "")  # fmt: skip
 
 
 def _accuracy_row(name: str, dense: Count, pruned: Count) -> Comparison:

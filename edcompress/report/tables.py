@@ -10,14 +10,13 @@ from rich.table import Table
 
 from edcompress.report.checks import check_rows
 from edcompress.report.rows import (
-    POINT_HEADINGS,
     VARIANT_HEADINGS,
     calls,
     comparison_rows,
     group_rows,
     latency_rows,
     layer_rows,
-    point_rows,
+    point_columns,
     proof_rows,
     setting,
     setting_rows,
@@ -68,12 +67,9 @@ def proofs_table(report: Report) -> Table:
 def points_table(title: str, points: Sequence[Point]) -> Table:
     """Several networks side by side, smallest first."""
     judged = any(point.judged_drop is not None for point in points)
-    left_out = (
-        {"params", "test"} if judged else {"params", "p50", "held out"}
-    )  # the page has them all; this fits 80 columns
-    keep = [place for place, heading in enumerate(POINT_HEADINGS) if heading not in left_out]
-    rows = [[row[place] for place in keep] for row in point_rows(points)]
-    table = _table(title, [POINT_HEADINGS[place] for place in keep], rows)
+    table = _table(
+        title, *point_columns(points, ("params", "test") if judged else ("params", "p50"))
+    )  # fits 80 columns
     table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
     for row, point in zip(table.rows, points, strict=True):
         row.style = "bold" if point.chosen else None if point.front else "dim"
