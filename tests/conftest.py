@@ -1,6 +1,7 @@
 """What the tests of the whole tool share: the command line, in this process or in its own, and one small finished run."""
 
 import contextlib
+import functools
 import io
 import os
 import shutil
@@ -58,6 +59,14 @@ def call(*arguments: object) -> Outcome:
 def settings(*more: str) -> tuple[str, ...]:
     """The digits recipe with so few epochs that a run takes seconds, and further overrides."""
     return ("--recipe", "digits", *(word for pair in (*QUICK, *more) for word in ("--set", pair)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_are_read_once() -> None:
+    """torch's exporter parses the same 500 operators at every export, a third of its time."""
+    lazy = pytest.importorskip("torch.onnx._internal._lazy_import")
+    if hasattr(lazy, "onnxscript_apis"):
+        lazy.onnxscript_apis.get_torchlib_ops = functools.cache(lazy.onnxscript_apis.get_torchlib_ops)
 
 
 @pytest.fixture(scope="session")

@@ -389,6 +389,7 @@ def test_a_run_folder_is_made_anew_with_force_and_keeps_what_is_not_its_own(
     assert json.loads((finished / "report.json").read_text())["search"]["method"] == "random"
 
 
+@pytest.mark.integration
 def test_without_a_name_runs_lie_under_runs_and_the_newest_is_meant(
     cli, quick, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +404,7 @@ def test_without_a_name_runs_lie_under_runs_and_the_newest_is_meant(
     assert cli("gate", *LIMITS).code == 0
 
 
+@pytest.mark.integration
 def test_run_trains_prunes_exports_and_gates(cli, quick, tmp_path: Path) -> None:
     more = quick("search.method=magnitude", "search.epochs=0", "gate.min_speedup=1000", "gate.max_top1_drop=1.0")
     ended = cli("run", *more, "-o", tmp_path / "run")

@@ -44,7 +44,7 @@ def test_milliseconds_become_a_share(dense: Path) -> None:
     assert origin.table is not None
     assert origin.budget.target is not None
     assert origin.budget.target.fraction == pytest.approx(asked / origin.table.milliseconds)
-    with pytest.raises(BudgetError, match=r"target\.latency_ms = 1000: the network takes 0\.\d+ ms as it is; lower"):
+    with pytest.raises(BudgetError, match=r"target\.latency_ms = 1000: the network takes \d\.\d+ ms as it is; lower"):
         open_origin(digits(*IN_TIME, "target.latency_ms=1000"), dense, Session("cpu"))
 
 
@@ -56,6 +56,7 @@ def test_an_unreachable_time_names_what_binds() -> None:
     assert 0 < sum(shares) < 100
 
 
+@pytest.mark.integration
 def test_a_run_goes_on_with_the_times_it_began_with(dense: Path, tmp_path: Path) -> None:
     recipe = digits(*IN_TIME, "target.latency=0.7")
     with pytest.raises(KeyboardInterrupt):
@@ -73,6 +74,7 @@ def test_a_run_by_time_is_not_resumed_with_other_threads(dense: Path, tmp_path: 
         pruned(dense, tmp_path / "run", digits(*IN_TIME, "target.latency=0.7", "benchmark.batch_size=2"), resume=True)
 
 
+@pytest.mark.integration
 def test_a_given_plan_is_timed_and_not_corrected(dense: Path, tmp_path: Path) -> None:
     quick = ("search.epochs=0", "finetune.epochs=0", "data.limit=200", "constraints.round_to=2", "benchmark.runs=40")
     pruned(dense, tmp_path / "first", digits(*quick, "search.method=magnitude", "target.macs=0.2"))
@@ -83,6 +85,7 @@ def test_a_given_plan_is_timed_and_not_corrected(dense: Path, tmp_path: Path) ->
     assert report.target.predicted is not None
 
 
+@pytest.mark.integration
 def test_a_run_is_pruned_again_by_time(dense: Path, tmp_path: Path) -> None:
     first = pruned(dense, tmp_path / "first", digits(*ONE_EPOCH, "target.macs=0.6", "constraints.round_to=2"))
     second = pruned(tmp_path / "first", tmp_path / "second", digits(*IN_TIME, "target.latency=0.5"))

@@ -30,8 +30,8 @@ from edcompress.session import Session
 from edcompress.stages import last_snapshot
 from edcompress.surgery.costs import measure_size
 
-PUBLIC = ["prune", "export", "convert", "run", "evaluate", "benchmark", "inspect", "train", "load", "gate", "read_recipe", "RunFolder",
-          "EdcompressError"]  # fmt: skip
+PUBLIC = ["prune", "export", "convert", "run", "sweep", "evaluate", "benchmark", "inspect", "train", "load", "gate", "read_recipe",
+          "RunFolder", "EdcompressError"]  # fmt: skip
 
 
 OPTIONAL = {"latency.json", "pruned.fp16.onnx"}

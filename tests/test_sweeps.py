@@ -1,16 +1,18 @@
 """Several runs of one checkpoint, side by side."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Cli
 
 from edcompress.errors import RecipeError
 from edcompress.points import with_front
 from edcompress.recipebook import variants
 from edcompress.results import Count, Point
 
+Cli = Callable[..., Any]
 AT_ONCE = ("--recipe", "digits", "--set", "search.method=magnitude", "--set", "search.epochs=0", "--set", "finetune.epochs=0",
            "--set", "data.limit=100", "--set", "benchmark.runs=20", "--set", "constraints.round_to=2")  # fmt: skip
 TWO = ("--set", "target.macs=0.7,0.4")

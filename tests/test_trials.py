@@ -68,6 +68,7 @@ def test_each_trial_goes_on_from_the_best_before_it(series: tuple[Path, Report])
     assert pruned(folder / "is_not_read", folder, digits(*TWO_TRIALS), resume=True) == report
 
 
+@pytest.mark.integration
 def test_an_interrupted_series_goes_on_and_ends_alike(series: tuple[Path, Report], dense: Path, tmp_path: Path) -> None:
     recipe, broken = digits(*TWO_TRIALS), tmp_path / "broken"
     with pytest.raises(KeyboardInterrupt):

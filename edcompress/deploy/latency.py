@@ -35,10 +35,9 @@ RUNS_PER_PROCESS = 40
 def measure(
     models: Mapping[str, Path], benchmark: Benchmark, *, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> dict[str, Latency]:
-    """`measure_all` at the first batch size and number of threads alone."""
-    size, threads = benchmark.first
-    alone = benchmark.model_copy(update={"batch_size": (size,), "threads": (threads,)})
-    return {name: found[0] for name, found in measure_all(models, alone, timeout_seconds=timeout_seconds).items()}
+    """`measure_all` at the first batch size and number of threads alone, without the peak memory."""
+    _check(models, benchmark)
+    return _timed(models, benchmark, benchmark.settings[0], dict.fromkeys(models), timeout_seconds)
 
 
 def measure_all(
@@ -50,13 +49,26 @@ def measure_all(
     anything is timed, and EdcompressError when a measuring process fails or takes longer than `timeout_seconds`.
     """
     _check(models, benchmark)
-    common = {"models": {name: str(path.resolve()) for name, path in models.items()}, "provider": benchmark.provider}
-    probed = _ask_worker(common | {"task": "probe", "settings": benchmark.settings}, timeout_seconds)
-    timed = []
-    for setting, peaks in zip(benchmark.settings, probed["peak_bytes"], strict=True):
-        parts = _parts(setting, benchmark.runs, len(models))
-        timed.append(_at_setting(setting, peaks, [_ask_worker(common | part, timeout_seconds) for part in parts]))
+    probe = _common(models, benchmark) | {"task": "probe", "settings": benchmark.settings}
+    found = _ask_worker(probe, timeout_seconds)["peak_bytes"]
+    timed = [
+        _timed(models, benchmark, setting, peaks, timeout_seconds)
+        for setting, peaks in zip(benchmark.settings, found, strict=True)
+    ]
     return {name: tuple(latencies[name] for latencies in timed) for name in models}
+
+
+def _common(models: Mapping[str, Path], benchmark: Benchmark) -> dict[str, Any]:
+    """What every process is told."""
+    return {"models": {name: str(path.resolve()) for name, path in models.items()}, "provider": benchmark.provider}
+
+
+def _timed(
+    models: Mapping[str, Path], benchmark: Benchmark, setting: Setting, peaks: Mapping[str, int | None], timeout: float
+) -> dict[str, Latency]:
+    """The latency of each model at one setting."""
+    parts, common = _parts(setting, benchmark.runs, len(models)), _common(models, benchmark)
+    return _at_setting(setting, peaks, [_ask_worker(common | part, timeout) for part in parts])
 
 
 def _check(models: Mapping[str, Path], benchmark: Benchmark) -> None:

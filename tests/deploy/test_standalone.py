@@ -114,6 +114,7 @@ def test_what_stays_is_read_from_the_files_as_from_the_space(name: str) -> None:
     assert read == {side: keep for side, keep in sides.items() if not all(keep)}
 
 
+@pytest.mark.integration
 def test_networks_of_every_origin_are_rebuilt_without_edcompress(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     models = {
