@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edcompress.deploy import latency as module
-from edcompress.deploy.latency import measure
+from edcompress.deploy.latency import measure, measure_all
 from edcompress.deploy.latency_worker import Contestant, interleave
 from edcompress.errors import EdcompressError, InputError
 from edcompress.recipe import Benchmark
