@@ -1,0 +1,108 @@
+"""Writes docs/recipes.md: every key of a recipe with its default, what it may be, and what it means, from the schema.
+
+python docs/reference.py
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from edcompress.recipe import Recipe
+
+PAGE = Path(__file__).with_name("recipes.md")
+HEAD = """# Recipes
+
+A recipe is a YAML file that says what differs from the defaults. `edcompress recipes` lists the shipped ones, `edcompress init my.yaml`
+writes one with every key, `edcompress check my.yaml` lists every fault at once, and `--set key=value` overrides a key on the command line:
+
+```console
+$ edcompress check resnet20_cifar10 --set target.macs=0.3 --set search.method=magnitude
+```
+
+Layers, later over earlier: the defaults, the preset that the file names, the file, the preset that `--set preset=NAME` names, other
+`--set`. All keys are below; this page is written from the schema by `docs/reference.py`.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD, *section("", Recipe)]
+    for name, field in Recipe.model_fields.items():
+        if model := section_of(field):
+            parts += [
+                f"\n## {name}\n",
+                f"{(model.__doc__ or '').strip()}\n",
+                *section(f"{name}.", model, field.default),
+            ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def section(prefix: str, model: type[BaseModel], given: Any = None) -> Iterator[str]:
+    """A table of the keys that are no sections themselves; the section `given` by default has defaults of its own."""
+    yield "| key | default | may be | |"
+    yield "| --- | --- | --- | --- |"
+    for name, field in model.model_fields.items():
+        if section_of(field) is None:
+            cells = (
+                f"`{prefix}{name}`",
+                default(getattr(given, name, field.default)),
+                allowed(field),
+                field.description or "",
+            )
+            yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The section that a key holds, or None."""
+    options = get_args(field.annotation) or (field.annotation,)
+    return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+
+def default(value: Any) -> str:
+    """The default as it is written in YAML."""
+    if value is PydanticUndefined:
+        return "required"
+    return f"`{json.dumps(value)}`" if value not in ("", ()) else "none"
+
+
+def allowed(field: FieldInfo) -> str:
+    """The type, with its bounds."""
+    return ", ".join([kinds(field.annotation), *bounds(field.metadata)])
+
+
+def kinds(annotation: Any) -> str:
+    """The type in words."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{one}`" for one in args)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys("null" if one is type(None) else kinds(one) for one in args))
+    if origin is tuple:
+        return f"list of {kinds(args[0])}"
+    if origin is not None and hasattr(annotation, "__metadata__"):
+        return ", ".join([kinds(args[0]), *bounds(annotation.__metadata__)])
+    names = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def bounds(metadata: Any) -> Iterator[str]:
+    """The bounds among a type's metadata."""
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    for one in metadata:
+        if isinstance(one, FieldInfo):
+            yield from bounds(one.metadata)
+        for key, sign in signs.items():
+            if (value := getattr(one, key, None)) is not None:
+                yield f"{sign} {value}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
