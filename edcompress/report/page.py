@@ -121,7 +121,7 @@ def _pill(verdict: Verdict | None) -> str:
 def _tiles(report: Report) -> str:
     shown = {"top-1": "top-1", "MACs": "MACs", "ONNX size": "ONNX file", "latency p50": "latency (p50)"}
     tiles = [
-        f"<div class='tile'><span>{escape(shown[row.name])}</span><b>{escape(row.change)}</b>"
+        f"<div class='tile'><span>{escape(shown[row.name])}</span><b>{escape(row.change.partition(' (')[0])}</b>"
         f"<span>{escape(row.dense)} → {escape(row.pruned)}</span></div>"
         for row in comparison_rows(report)
         if row.name in shown
