@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edcompress import recipebook, reports, runs, views
+from edcompress import loggers, recipebook, reports, runs, views
 from edcompress.display import Display
 from edcompress.errors import InputError
 from edcompress.recipe import MAX_OPSET, MIN_OPSET, Benchmark, Gate
@@ -43,6 +43,9 @@ TrustPickle = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Start over: replace the files of an earlier run.")]
+Log = Annotated[
+    list[str] | None, typer.Option("--log", help="tensorboard or mlflow: each epoch's figures there too. Repeatable.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 RunPath = Annotated[
     Path | None, typer.Argument(metavar="[RUN]", help="A run folder; default: the newest under ./runs.")
@@ -104,15 +107,16 @@ Pixels = Annotated[
 @app.command()
 def prune(checkpoint: Weights, recipe: RecipeName, output: Output = None, overrides: Overrides = None, device: Device = "auto",
           resume: Resume = False, force: Force = False, trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
-          quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
+          log: Log = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
     """Compress a trained network: search, remove channels, fine-tune, prove, report."""
+    loggers.require_loggers(log or ())
     checked = recipebook.read_recipe(recipe, overrides or ())
     folder = _run_folder(output, checked.name, resume=resume, force=force)
     from edcompress import pipeline
 
     with Display(err, quiet=quiet) as monitor, _resumable(folder):
         report = pipeline.prune(checkpoint, checked, folder, resume=resume, force=force,
-                                session=Session(device, trust_code, trust_pickle, monitor))  # fmt: skip
+                                session=Session(device, trust_code, trust_pickle, monitor, tuple(log or ())))  # fmt: skip
     views.show_report(report, folder, as_json=as_json)
 
 
@@ -224,14 +228,15 @@ def train(recipe: RecipeName, output: Annotated[Path, typer.Option("--output", "
 @app.command()
 def run(recipe: RecipeName, checkpoint: OptionalWeights = None,
         output: Output = None, overrides: Overrides = None, device: Device = "auto", resume: Resume = False, force: Force = False,
-        trust_code: TrustCode = False, trust_pickle: TrustPickle = False, quiet: Quiet = False) -> None:  # fmt: skip
+        trust_code: TrustCode = False, trust_pickle: TrustPickle = False, log: Log = None, quiet: Quiet = False) -> None:  # fmt: skip
     """prune, export --onnx and gate in one go."""
+    loggers.require_loggers(log or ())
     checked = recipebook.read_recipe(recipe, overrides or ())
     folder = _run_folder(output, checked.name, resume=resume, force=force)
     from edcompress import pipeline
 
     with Display(err, quiet=quiet) as monitor, _resumable(folder):
-        session = Session(device, trust_code, trust_pickle, monitor)
+        session = Session(device, trust_code, trust_pickle, monitor, tuple(log or ()))
         pipeline.run(checked, folder, checkpoint, resume=resume, force=force, session=session)
     _finish_with_gate(folder)
 
@@ -240,15 +245,17 @@ def run(recipe: RecipeName, checkpoint: OptionalWeights = None,
 def sweep(recipe: RecipeName, checkpoint: OptionalWeights = None,
           output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Default: runs/NAME-sweep.")] = None,
           overrides: Overrides = None, device: Device = "auto", trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
-          quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
+          log: Log = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
     """A run per value of --set key=value,value,...; side by side. The same command again does what is left to do."""
+    loggers.require_loggers(log or ())
     recipes = recipebook.variants(recipe, overrides or ())
     folder = output or Path("runs") / f"{next(iter(recipes.values())).name}-sweep"
     from edcompress import sweeps
 
     with Display(err, quiet=quiet) as monitor:
         try:
-            found = sweeps.sweep(recipes, folder, checkpoint, Session(device, trust_code, trust_pickle, monitor))
+            session = Session(device, trust_code, trust_pickle, monitor, tuple(log or ()))
+            found = sweeps.sweep(recipes, folder, checkpoint, session)
         except KeyboardInterrupt:
             views.say(f"\ninterrupted: go on with the same command; what is finished stays in {folder}", err)
             raise

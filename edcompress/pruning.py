@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from edcompress.confirmation import confirmed
 from edcompress.deploy.standalone import standalone_source
 from edcompress.errors import RunFolderError
 from edcompress.job import Job, open_job
+from edcompress.loggers import opened, require_loggers
 from edcompress.machine import processor, versions
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
@@ -54,13 +56,15 @@ def prune_once(
         if folder.finished:
             return folder.read_report()
         begin = partial(reopen_origin, folder=folder, session=session)
+    require_loggers(session.loggers)
     run = _open_run(open_job(recipe, session), folder, begin, started)
     if not resuming:
         folder.create(force=force)
         save_origin(run.origin, folder)
     write_text(folder / "recipe.yaml", dump(recipe))
-    tuned, measured = _through_stages(run)
-    return _conclude(run, tuned, measured, checkpoint)
+    with opened(session.loggers, folder.path, recipe) as loggers:
+        tuned, measured = _through_stages(replace(run, loggers=loggers))
+        return _conclude(run, tuned, measured, checkpoint)
 
 
 def reloaded(run: RunFolder, dense: nn.Module) -> nn.Module:

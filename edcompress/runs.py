@@ -18,9 +18,9 @@ from edcompress.recipe import Recipe
 from edcompress.results import Report
 
 T = TypeVar("T")
-FILES = ("recipe.yaml", "space.json", "search.jsonl", "latency.json", "plan.json", "dense.safetensors", "pruned.safetensors",
-          "load_pruned.py", "dense.onnx", "pruned.onnx", "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx",
-          "model_card.md", "report.json", "report.html")  # fmt: skip
+FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.json", "plan.json",
+         "dense.safetensors", "pruned.safetensors", "load_pruned.py", "dense.onnx", "pruned.onnx",
+         "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx", "model_card.md", "report.json", "report.html")  # fmt: skip
 
 
 @dataclass(frozen=True)

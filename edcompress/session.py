@@ -9,12 +9,14 @@ from edcompress.monitor import Monitor, Silent
 
 @dataclass(frozen=True)
 class Session:
-    """On which device (auto, cpu, cuda), what of the user's may run (factories, pickled modules), and who watches."""
+    """On which device (auto, cpu, cuda), what of the user's may run (factories, pickled modules), who watches, and
+    which loggers (`edcompress.loggers`) are told of each epoch."""
 
     device: str = "auto"
     trust_code: bool = False
     trust_pickle: bool = False
     monitor: Monitor = field(default_factory=Silent)
+    loggers: tuple[str, ...] = ()
 
 
 DEFAULT = Session()

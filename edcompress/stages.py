@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Generator, Tensor, nn
 from edcompress.data.splits import eval_batches, train_batches
 from edcompress.errors import BudgetError, EdcompressError
 from edcompress.job import Job
+from edcompress.loggers import Logger
 from edcompress.networks.modes import on_cpu
 from edcompress.origin import Origin
 from edcompress.recipe import Recipe
@@ -67,6 +69,7 @@ class Run:
     folder: RunFolder
     origin: Origin
     started: float
+    loggers: Sequence[Logger] = ()
 
     def clock(self, measured: Measured) -> Measured:
         """`measured` with the seconds up to now."""
@@ -203,13 +206,15 @@ def _train(run: Run, measured: Measured, regime: Regime, network: nn.Module, sta
         network, make_optimizer(fit, network.parameters()), _objective(run), job.precision, regime, job.monitor.step
     )
     first = _restore(trainer, saved) if "optimizer" in saved else 0
+    _forget(run.folder / "epochs.jsonl", stage, first)
     for epoch in range(first, epochs):
         if regime.settled:
             job.monitor.stage(
                 f"the search has converged after {epoch} of {epochs} epochs; the others go to fine-tuning"
             )
             return epoch
-        _epoch(job, trainer, stage, Span(epoch, epochs, offset, job.recipe.total_epochs))
+        figures = _epoch(job, trainer, stage, Span(epoch, epochs, offset, job.recipe.total_epochs))
+        _log(run, stage, epoch, offset, figures)
         _require_finite(network)
         run.save(measured, {"stage": stage, "epoch": epoch + 1, **_capture(trainer)})
     return epochs
@@ -224,13 +229,30 @@ def _require_finite(network: nn.Module) -> None:
             )
 
 
-def _epoch(job: Job, trainer: Trainer, phase: str, span: Span) -> None:
+def _forget(log: Path, stage: str, first: int) -> None:
+    """Leave the lines of the epochs before this one of a stage: what an interrupted run logged later is trained again."""
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
+    before = [line for line in lines if (at := json.loads(line))["phase"] != stage or at["epoch"] < first]
+    write_text(log, "".join(line for line in before if stage != "search" or json.loads(line)["phase"] == "search"))
+
+
+def _log(run: Run, stage: str, epoch: int, offset: int, figures: dict[str, Any]) -> None:
+    with (run.folder / "epochs.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"phase": stage, "epoch": epoch, **figures}) + "\n")
+    numbers = {f"{stage}/{name}": float(value) for name, value in figures.items() if value is not None}
+    for logger in run.loggers:
+        logger.log(numbers, offset + epoch)
+
+
+def _epoch(job: Job, trainer: Trainer, phase: str, span: Span) -> dict[str, Any]:
     job.monitor.epoch(phase, span.epoch, span.epochs)
     number = span.offset + span.epoch
     batches = train_batches(job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=number)
     loss = train_epoch(trainer, batches, span, job.recipe.seed)
     accuracy = job.watched_accuracy(trainer.network, trainer.regime.forward).top1.fraction
-    job.monitor.epoch_done({"loss": loss, "accuracy": accuracy, **trainer.regime.figures})
+    figures = {"loss": loss, "accuracy": accuracy, **trainer.regime.figures}
+    job.monitor.epoch_done(figures)
+    return figures
 
 
 def _capture(trainer: Trainer) -> dict[str, Any]:

@@ -16,7 +16,7 @@ LAYERS = (
     ("session", "recipebook"),
     ("networks", "data"),
     ("surgery",),
-    ("snapshot",),
+    ("snapshot", "loggers"),
     ("training",),
     ("search", "deploy"),
     ("points",),
@@ -41,6 +41,7 @@ HOMES = {
     "onnxruntime": "deploy/",
     "typer": "cli.py",
     "timm": "networks/",
+    "mlflow": "loggers.py",
 }
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
