@@ -51,8 +51,7 @@ def prune_once(
     With `resume` a run goes on from what its folder holds; one that is finished is only read.
     """
     started = time.monotonic()
-    if resuming := resume and folder.exists:
-        require_same(folder.read_recipe(), recipe)
+    if resuming := resume and begun(folder, recipe):
         if folder.finished:
             return folder.read_report()
         begin = partial(reopen_origin, folder=folder, session=session)
@@ -74,14 +73,17 @@ def reloaded(run: RunFolder, dense: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def require_same(before: Recipe, now: Recipe) -> None:
-    """Raise RunFolderError where a resumed run's recipe differs from its own in what `prune` computes."""
-    free = _FREE_ON_RESUME if now.in_time else (*_FREE_ON_RESUME, *_OF_TIMES)
-    changed = [key for key in differences(before, now) if not key.startswith(free)]
+def begun(folder: RunFolder, recipe: Recipe) -> bool:
+    """Whether this run was begun in `folder`; RunFolderError where one was whose recipe differs in what `prune` computes."""
+    if not folder.exists:
+        return False
+    free = _FREE_ON_RESUME if recipe.in_time else (*_FREE_ON_RESUME, *_OF_TIMES)
+    changed = [key for key in differences(folder.read_recipe(), recipe) if not key.startswith(free)]
     if changed:
         raise RunFolderError(
             f"--resume: the run was begun with another {', '.join(changed)}; resume it with its own recipe.yaml"
         )
+    return True
 
 
 def _open_run(job: Job, folder: RunFolder, begin: Begin, started: float) -> Run:

@@ -23,7 +23,7 @@ from edcompress.files import replacing
 from edcompress.job import Job, open_job
 from edcompress.origin import Origin, open_origin, reopen_origin, save_origin
 from edcompress.points import point_of, with_front
-from edcompress.pruning import Begin, prune_once, reloaded, require_same
+from edcompress.pruning import Begin, begun, prune_once, reloaded
 from edcompress.recipe import Recipe, Target
 from edcompress.recipebook import dump
 from edcompress.reports import save_report
@@ -85,8 +85,7 @@ def smallest_within(
     Raises InputError where the held-out images cannot judge, EdcompressError where no trial stayed within the drop.
     """
     started = time.monotonic()
-    if resuming := resume and folder.exists:
-        require_same(folder.read_recipe(), recipe)
+    if resuming := resume and begun(folder, recipe):
         if folder.finished:
             return folder.read_report()
         begin = partial(reopen_origin, folder=folder, session=session)
