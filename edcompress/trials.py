@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,7 +83,6 @@ def smallest_within(
 
     Raises InputError where the held-out images cannot judge, EdcompressError where no trial stayed within the drop.
     """
-    started = time.monotonic()
     if resuming := resume and begun(folder, recipe):
         if folder.finished:
             return folder.read_report()
@@ -98,7 +96,7 @@ def smallest_within(
         save_origin(origin, folder)
     write_text(folder / "recipe.yaml", dump(recipe))
     series = Series(recipe, folder, job, origin, dense, checkpoint, session)
-    return _conclude(series, _tried(series), started)
+    return _conclude(series, _tried(series))
 
 
 def _tried(series: Series) -> list[Trial]:
@@ -128,7 +126,7 @@ def _one(series: Series, number: int, share: float, best: Trial | None) -> Trial
     top1 = _judged(series.job, reloaded(folder, series.origin.dense)).top1
     drop = series.dense.fraction - top1.fraction
     series.job.monitor.stage(
-        f"trial {number + 1}: top-1 {drop:+.2%} below the dense network's on {top1.total} held-out images"
+        f"trial {number + 1}: top-1 {-drop:+.2%} beside the dense network's on {top1.total} held-out images"
     )
     return Trial(folder, report, drop)
 
@@ -163,7 +161,7 @@ def _judged_dense(job: Job, origin: Origin) -> Count:
     return held
 
 
-def _conclude(series: Series, trials: list[Trial], started: float) -> Report:
+def _conclude(series: Series, trials: list[Trial]) -> Report:
     recipe, folder = series.recipe, series.folder
     good = [trial for trial in trials if _within(recipe, trial)]
     if not good:
@@ -173,7 +171,11 @@ def _conclude(series: Series, trials: list[Trial], started: float) -> Report:
     _adopt(folder, chosen.folder)
     target = TargetResult(kind="max_top1_drop", asked=_drop(recipe), achieved=chosen.drop,
                           round_to=chosen.report.target.round_to)  # fmt: skip
-    about = {"recipe": recipe.name, "recipe_hash": recipe.digest, "seconds": time.monotonic() - started}
+    about = {
+        "recipe": recipe.name,
+        "recipe_hash": recipe.digest,
+        "seconds": sum(trial.report.seconds for trial in trials),
+    }
     return save_report(folder, chosen.report.model_copy(update={**about, "target": target, "points": points}))
 
 
@@ -187,7 +189,7 @@ def _none_found(recipe: Recipe, trials: list[Trial]) -> str:
 
 
 def _points(series: Series, trials: list[Trial], chosen: Trial) -> list[Point]:
-    """The trials side by side; all of them and the dense network are timed in one process, interleaved."""
+    """The trials side by side; their files and the dense network's are timed in turn, in the same processes."""
     series.job.monitor.stage("latency in onnxruntime of the dense network and of all trials, interleaved")
     networks = {trial.folder.path.name: reloaded(trial.folder, series.origin.dense) for trial in trials}
     with tempfile.TemporaryDirectory() as scratch:
