@@ -2,12 +2,12 @@
 
     python benchmarks/zoo.py [--only NAME ... | --slice] [--jobs 2] [--timeout 300] [--log FILE] [--table]
 
-Each network is built with random weights and with batch-norm statistics scattered around those of random images (in the 139 networks that
-were run first, around 0 and 1), its pruning space is found, a random feasible state at half of its multiply-accumulates is removed, and four logits are compared: masked, pruned, reloaded
-(the dense network cut again, with the pruned weights loaded) and ONNX. A network is proved when they are equal to 1e-4 of the logits'
-scale and the dense network's are not; else it is refused, with what a user is told. Each runs in a process of its own with a time
-limit. Finished ones stand in benchmarks/zoo.jsonl and are not run again; docs/zoo.md is rewritten from all lines. timm's networks are
-those of benchmarks/zoo_timm.txt.
+Each network is built with random weights and with batch-norm statistics scattered around those of random images (in the 139 networks
+that were run first, around 0 and 1), its pruning space is found, a random feasible state at half of its multiply-accumulates is
+removed, and four logits are compared: masked, pruned, reloaded (the dense network cut again, with the pruned weights loaded) and ONNX.
+A network is proved when they are equal to 1e-4 of the logits' scale and the dense network's are not; else it is refused, with what a
+user is told. Each runs in a process of its own with a time limit. Finished ones stand in benchmarks/zoo.jsonl and are not run again;
+docs/zoo.md is rewritten from all lines. timm's networks are those of benchmarks/zoo_timm.txt.
 """
 
 from __future__ import annotations
