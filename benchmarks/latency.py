@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from edcompress import RunFolder, benchmark, read_recipe
+from edcompress.delivery import Benchmark
 from edcompress.job import new_network
 from edcompress.networks.checkpoints import save_tensors
-from edcompress.recipe import Benchmark
 
 HERE = Path(__file__).parent
 LOG = HERE / "latency.json"

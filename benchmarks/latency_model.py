@@ -23,12 +23,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from edcompress.delivery import Benchmark
 from edcompress.deploy.latency import measure
 from edcompress.deploy.latency_table import measure_table
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.job import example_images, find_space, plain_network
 from edcompress.machine import processor
-from edcompress.recipe import Benchmark, Constraints, Recipe, Target
+from edcompress.recipe import Constraints, Recipe, Target
 from edcompress.search.budget import Budget
 from edcompress.surgery.costs import CostModel
 from edcompress.surgery.plan import plan_of

@@ -30,10 +30,11 @@ from typing import Any
 
 import torch
 
+from edcompress.delivery import Benchmark
 from edcompress.deploy.latency import measure
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.job import example_images, find_space, open_budget, plain_network
-from edcompress.recipe import Benchmark, Recipe
+from edcompress.recipe import Recipe
 from edcompress.report.rows import measured_with
 from edcompress.results import Interval, Latency
 from edcompress.search.controls import uniform_state

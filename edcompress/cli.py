@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from edcompress import loggers, recipebook, reports, runs, views
+from edcompress.delivery import MAX_OPSET, MIN_OPSET, Benchmark, Gate
 from edcompress.display import Display
 from edcompress.errors import InputError
-from edcompress.recipe import MAX_OPSET, MIN_OPSET, Benchmark, Gate
 from edcompress.results import Verdict
 from edcompress.session import Session
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from edcompress import stages
+from edcompress.delivery import Benchmark
 from edcompress.deploy.archives import SUFFIXES, Form, save_archive
 from edcompress.deploy.latency import measure_all
 from edcompress.deploy.predictions import Predictions, predict
@@ -37,7 +38,7 @@ from edcompress.origin import (
     require_same_model,
 )
 from edcompress.pruning import prune_once, reloaded
-from edcompress.recipe import Benchmark, Recipe
+from edcompress.recipe import Recipe
 from edcompress.recipebook import check
 from edcompress.report.shipping import recommend
 from edcompress.reports import save_report

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from edcompress.delivery import Gate
 from edcompress.errors import InputError
-from edcompress.recipe import Gate
 from edcompress.report.page import render_page
 from edcompress.report.shipping import recommend
 from edcompress.report.verdict import judge

@@ -14,7 +14,7 @@ import yaml
 from typer.main import get_command
 
 from edcompress.cli import app
-from edcompress.recipe import Gate
+from edcompress.delivery import Gate
 
 ROOT = Path(__file__).parents[1]
 ACTION = yaml.safe_load((ROOT / ".github/actions/gate/action.yml").read_text())

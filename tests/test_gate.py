@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edcompress.recipe import Gate
+from edcompress.delivery import Gate
 
 LOOSE = ("--max-top1-drop", "1", "--min-speedup", "0.001")
 BESIDE = (*LOOSE, "--max-latency-regression", "0.5")

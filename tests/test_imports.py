@@ -11,7 +11,8 @@ import edcompress
 ROOT = Path(edcompress.__file__).parent
 LAYERS = (
     ("errors",),
-    ("monitor", "files", "machine"),
+    ("monitor", "files", "machine", "section"),
+    ("delivery",),
     ("recipe", "results"),
     ("session", "recipebook"),
     ("networks", "data"),

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from edcompress.delivery import Benchmark, Setting
 from edcompress.deploy.bootstrap import Blocks, pooled, speedup_interval
 from edcompress.errors import EdcompressError, InputError
 from edcompress.machine import usable_cores
-from edcompress.recipe import Benchmark, Setting
 from edcompress.results import Environment, Latency
 
 WORKER = "edcompress.deploy.latency_worker"

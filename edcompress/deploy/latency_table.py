@@ -14,6 +14,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from edcompress.delivery import Benchmark
 from edcompress.deploy.latency import measure
 from edcompress.deploy.layer_grid import Grid, LayerShape, measure_grid
 from edcompress.deploy.layer_times import layer_times
@@ -21,7 +22,6 @@ from edcompress.deploy.onnx_export import to_onnx
 from edcompress.files import replacing
 from edcompress.machine import processor
 from edcompress.networks.modes import run_once
-from edcompress.recipe import Benchmark
 from edcompress.surgery.latency import LatencyTable, LayerTime
 from edcompress.surgery.layers import CONVS
 

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edcompress.delivery import Benchmark
 from edcompress.deploy.layer_times import profiled
-from edcompress.recipe import Benchmark
 
 WARM_UP, CALLS = 5, 15
 _SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125)

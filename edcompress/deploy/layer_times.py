@@ -14,9 +14,9 @@ import onnx
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edcompress.delivery import Benchmark
 from edcompress.deploy.onnx_export import INPUT
 from edcompress.deploy.sessions import session
-from edcompress.recipe import Benchmark
 
 CALLS = 10
 _SCOPES = "pkg.torch.onnx.name_scopes"

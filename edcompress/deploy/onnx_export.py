@@ -11,12 +11,12 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from edcompress.delivery import Batch
 from edcompress.deploy.flat_attention import FlatAttention
 from edcompress.deploy.quiet import quiet
 from edcompress.errors import EdcompressError
 from edcompress.files import replacing
 from edcompress.networks.modes import on_cpu
-from edcompress.recipe import Batch
 
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 FLUSHED_KEY = "edcompress.denormals_flushed"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from edcompress.recipe import Batch, Recipe
+from edcompress.delivery import Batch
+from edcompress.recipe import Recipe
 from edcompress.report.rows import VARIANT_HEADINGS, comparison_rows, proof_rows, ship_line, variant_rows
 from edcompress.results import Preprocessing, Report
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from edcompress.delivery import Gate
 from edcompress.errors import InputError
-from edcompress.recipe import Gate
 from edcompress.report.paired import drop_interval, mcnemar_p
 from edcompress.results import Interval, Latency, Paired, Pairs, Report
 

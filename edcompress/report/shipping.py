@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from edcompress.delivery import Gate
 from edcompress.errors import InputError
-from edcompress.recipe import Gate
 from edcompress.report.checks import check_rows
 from edcompress.report.figures import FIGURES
 from edcompress.report.rows import milliseconds

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+from edcompress.delivery import Gate
 from edcompress.errors import InputError
-from edcompress.recipe import Gate
 from edcompress.report.baseline import REGRESSIONS, require_comparable
 from edcompress.report.figures import FIGURES, Figure, decimal
 from edcompress.results import Check, Report, Skipped, Verdict

@@ -7,11 +7,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from edcompress.delivery import Benchmark
 from edcompress.deploy import latency as module
 from edcompress.deploy.latency import measure, measure_all
 from edcompress.deploy.latency_worker import Contestant, interleave
 from edcompress.errors import EdcompressError, InputError
-from edcompress.recipe import Benchmark
 
 Shape = list[int | str | None]
 

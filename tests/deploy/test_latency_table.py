@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edcompress.delivery import Benchmark
 from edcompress.deploy.latency_table import GridCache, layer_shape, measure_table
 from edcompress.deploy.layer_grid import LayerShape, measure_grid
-from edcompress.recipe import Benchmark
 
 CONV = LayerShape(16, 32, 1, (3, 3), (2, 2), (1, 1), (1, 1), (9, 9), linear=False)
 DEPTHWISE = LayerShape(1, 24, 24, (3, 3), (1, 1), (1, 1), (1, 1), (8, 8), linear=False)

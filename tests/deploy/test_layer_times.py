@@ -3,9 +3,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edcompress.delivery import Benchmark
 from edcompress.deploy.layer_times import layer_times
 from edcompress.deploy.onnx_export import to_onnx
-from edcompress.recipe import Benchmark
 
 
 class Uneven(nn.Module):

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
+from edcompress.delivery import Gate
 from edcompress.errors import InputError
-from edcompress.recipe import Gate
 from edcompress.report.verdict import judge
 from edcompress.results import Report, Verdict
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from edcompress.recipe import Gate
+from edcompress.delivery import Gate
 from edcompress.report.github import summary, workflow_commands
 from edcompress.report.verdict import judge
 from edcompress.results import Report, Verdict

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edcompress.recipe import Gate
+from edcompress.delivery import Gate
 from edcompress.report.junit import junit
 from edcompress.report.verdict import judge
 from edcompress.results import Report, Verdict

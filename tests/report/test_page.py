@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from edcompress.recipe import Gate
+from edcompress.delivery import Gate
 from edcompress.report.charts import Line, line_chart, nice_ticks
 from edcompress.report.page import render_page
 from edcompress.report.verdict import judge

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from edcompress.recipe import Gate
+from edcompress.delivery import Gate
 from edcompress.report.shipping import recommend
 from edcompress.results import Report
 

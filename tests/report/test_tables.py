@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from edcompress.recipe import Gate
+from edcompress.delivery import Gate
 from edcompress.report.checks import check_notes
 from edcompress.report.rows import comparison_rows, human, points, times
 from edcompress.report.tables import (

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from edcompress.delivery import Gate
 from edcompress.errors import InputError
-from edcompress.recipe import Gate
 from edcompress.report.paired import drop_interval, mcnemar_p
 from edcompress.report.verdict import judge
 from edcompress.results import Check, Report, Verdict
