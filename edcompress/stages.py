@@ -206,7 +206,7 @@ def _train(run: Run, measured: Measured, regime: Regime, network: nn.Module, sta
         network, make_optimizer(fit, network.parameters()), _objective(run), job.precision, regime, job.monitor.step
     )
     first = _restore(trainer, saved) if "optimizer" in saved else 0
-    _forget(run.folder / "epochs.jsonl", stage, first)
+    _shorten(run.folder / "epochs.jsonl", offset + first)
     for epoch in range(first, epochs):
         if regime.settled:
             job.monitor.stage(
@@ -229,11 +229,10 @@ def _require_finite(network: nn.Module) -> None:
             )
 
 
-def _forget(log: Path, stage: str, first: int) -> None:
-    """Leave the lines of the epochs before this one of a stage: what an interrupted run logged later is trained again."""
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
-    before = [line for line in lines if (at := json.loads(line))["phase"] != stage or at["epoch"] < first]
-    write_text(log, "".join(line for line in before if stage != "search" or json.loads(line)["phase"] == "search"))
+def _shorten(path: Path, count: int) -> None:
+    """Leave the first `count` lines of a log, or make it: what an interrupted run wrote later is done again."""
+    lines = path.read_text(encoding="utf-8").splitlines()[:count] if count else []
+    write_text(path, "".join(line + "\n" for line in lines))
 
 
 def _log(run: Run, stage: str, epoch: int, offset: int, figures: dict[str, Any]) -> None:
@@ -290,8 +289,7 @@ def _searching(run: Run, network: nn.Module, log: Any) -> SearchRegime:
 def _generation_log(folder: RunFolder, generation: int) -> Iterator[Any]:
     """Appends figures to search.jsonl, which first loses the lines after `generation` (of epochs that are trained again)."""
     path = folder / "search.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines()[:generation] if generation else []
-    write_text(path, "".join(line + "\n" for line in lines))
+    _shorten(path, generation)
     with path.open("a", encoding="utf-8") as file:
 
         def log(figures: Figures) -> None:

@@ -37,7 +37,7 @@ def measure(
 ) -> dict[str, Latency]:
     """`measure_all` at the first batch size and number of threads alone, without the peak memory."""
     _check(models, benchmark)
-    return _timed(models, benchmark, benchmark.settings[0], dict.fromkeys(models), timeout_seconds)
+    return _timed(models, benchmark, benchmark.first, dict.fromkeys(models), timeout_seconds)
 
 
 def measure_all(
