@@ -33,7 +33,10 @@ def comparison_table(report: Report) -> Table:
 
 def variants_table(report: Report) -> Table:
     """pruned.onnx and what was made of it."""
-    return _table("Files to ship", VARIANT_HEADINGS, variant_rows(report))
+    table = _table("Files to ship", VARIANT_HEADINGS, variant_rows(report))
+    table.columns[0].overflow = "fold"
+    table.columns[0].no_wrap = table.columns[4].no_wrap = False
+    return table
 
 
 def settings_table(report: Report) -> Table:

@@ -14,6 +14,7 @@ from edcompress.report.tables import (
     proofs_table,
     settings_table,
     stages_table,
+    variants_table,
     verdict_table,
 )
 from edcompress.report.verdict import judge
@@ -71,6 +72,17 @@ def test_models_side_by_side_fit_the_terminal(several: Report) -> None:
     assert "batch 1, 1 thread: 300 interleaved calls per model in 5 processes" in text
     assert "1.84x (1.80 to 1.89)" in text
     assert "31.0 MB" in text
+
+
+def test_files_to_ship_fit_the_terminal(several: Report, content: dict[str, Any]) -> None:
+    parity = {"max_abs_diff": 0.4, "scale": 10.0, "of": "logits"}
+    measured = content["pruned"] | {"latency_ms": content["pruned"]["latency_ms"] | {"p50": 12.34}}
+    variant = {"file": "pruned.int8.onnx", "measured": measured, "parity": parity}
+    report = Report.model_validate(several.model_dump() | {"variants": {"int8": variant}})
+    text = printed(variants_table(report))
+    assert "pruned.int8.onnx" in text
+    assert "12.34 ms" in text
+    assert "4.0e-02" in text
 
 
 def test_what_is_not_measured_is_a_dash(unexported: Report) -> None:
