@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Protocol
 
 from edcompress.errors import InputError
 from edcompress.recipe import Recipe
+from edcompress.runs import RunFolder
 
 
 class Logger(Protocol):
@@ -32,17 +32,17 @@ def require_loggers(names: Sequence[str]) -> None:
 
 
 @contextmanager
-def opened(names: Sequence[str], folder: Path, recipe: Recipe) -> Iterator[list[Logger]]:
+def opened(names: Sequence[str], folder: RunFolder, recipe: Recipe) -> Iterator[list[Logger]]:
     """The loggers of a run in `folder`; closed at the end of the block, and told whether it failed."""
     with ExitStack() as stack:
         yield [stack.enter_context(_OPENERS[name](folder, recipe)) for name in names]
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: RunFolder) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer = SummaryWriter(str(folder.tensorboard))
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         for name, value in figures.items():
@@ -51,7 +51,7 @@ class _TensorBoard:
 
 
 @contextmanager
-def _tensorboard(folder: Path, _: Recipe) -> Iterator[Logger]:
+def _tensorboard(folder: RunFolder, _: Recipe) -> Iterator[Logger]:
     board = _TensorBoard(folder)
     try:
         yield board
@@ -67,11 +67,11 @@ class _MLflow:
 
 
 @contextmanager
-def _mlflow(folder: Path, recipe: Recipe) -> Iterator[Logger]:
+def _mlflow(folder: RunFolder, recipe: Recipe) -> Iterator[Logger]:
     """A run of MLflow's where MLFLOW_TRACKING_URI says; a run that is resumed begins another one."""
     import mlflow
 
-    with mlflow.start_run(run_name=folder.resolve().name):
+    with mlflow.start_run(run_name=folder.path.resolve().name):
         mlflow.log_params(dict(_flat(recipe.model_dump(mode="json"))))
         yield _MLflow()
 

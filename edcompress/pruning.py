@@ -61,7 +61,7 @@ def prune_once(
         folder.create(force=force)
         save_origin(run.origin, folder)
     write_text(folder / "recipe.yaml", dump(recipe))
-    with opened(session.loggers, folder.path, recipe) as loggers:
+    with opened(session.loggers, folder, recipe) as loggers:
         tuned, measured = _through_stages(replace(run, loggers=loggers))
         return _conclude(run, tuned, measured, checkpoint)
 

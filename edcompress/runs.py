@@ -50,6 +50,11 @@ class RunFolder:
         return self.path / "trials"
 
     @property
+    def tensorboard(self) -> Path:
+        """The event files of `--log tensorboard`."""
+        return self.path / "tensorboard"
+
+    @property
     def resumable(self) -> bool:
         """Whether anything is saved that a resumed run goes on from."""
         return (
@@ -88,7 +93,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} cannot be used as run folder: {error.strerror} ({error.filename})"
             ) from error
-        for part in (self.path / "state", self.trials):
+        for part in (self.path / "state", self.trials, self.tensorboard):
             shutil.rmtree(part, ignore_errors=True)
 
     def require_finished(self, need: str) -> None:

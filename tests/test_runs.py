@@ -27,11 +27,12 @@ def test_force_clears_the_files_of_a_run_and_no_others(tmp_path: Path) -> None:
     folder.create(force=False)
     for name in (*FILES, "notes.txt"):
         (folder.path / name).write_text("x")
-    folder.snapshot.parent.mkdir()
-    folder.snapshot.write_text("x")
+    for file in (folder.snapshot, folder.tensorboard / "events.out.tfevents.1"):
+        file.parent.mkdir()
+        file.write_text("x")
     with pytest.raises(RunFolderError, match=r"exists; go on with --resume, start over with --force"):
         folder.create(force=False)
-    assert len(list(folder.path.iterdir())) == len(FILES) + 2
+    assert len(list(folder.path.iterdir())) == len(FILES) + 3
     folder.create(force=True)
     assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
 
