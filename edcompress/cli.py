@@ -17,7 +17,8 @@ from rich.table import Table
 from edcompress import loggers, recipebook, reports, runs, views
 from edcompress.delivery import MAX_OPSET, MIN_OPSET, Benchmark, Gate
 from edcompress.display import Display
-from edcompress.errors import InputError
+from edcompress.errors import DataError, InputError, StorageError
+from edcompress.interrupt import Interrupt
 from edcompress.results import Verdict
 from edcompress.session import Session
 
@@ -59,7 +60,7 @@ Weights = Annotated[
 ]
 OptionalWeights = Annotated[Path | None, typer.Argument(help="Weights; default: train the recipe's network first.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="RUN", help="Run folder; default: runs/NAME.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last finished epoch of this run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from where this run was saved last.")]
 
 
 def _limit(key: str) -> Any:
@@ -114,9 +115,9 @@ def prune(checkpoint: Weights, recipe: RecipeName, output: Output = None, overri
     folder = _run_folder(output, checked.name, resume=resume, force=force)
     from edcompress import pipeline
 
-    with Display(err, quiet=quiet) as monitor, _resumable(folder):
+    with Display(err, quiet=quiet) as monitor, _resumable(folder) as interrupt:
         report = pipeline.prune(checkpoint, checked, folder, resume=resume, force=force,
-                                session=Session(device, trust_code, trust_pickle, monitor, tuple(log or ())))  # fmt: skip
+                                session=Session(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt))  # fmt: skip
     views.show_report(report, folder, as_json=as_json)
 
 
@@ -235,8 +236,8 @@ def run(recipe: RecipeName, checkpoint: OptionalWeights = None,
     folder = _run_folder(output, checked.name, resume=resume, force=force)
     from edcompress import pipeline
 
-    with Display(err, quiet=quiet) as monitor, _resumable(folder):
-        session = Session(device, trust_code, trust_pickle, monitor, tuple(log or ()))
+    with Display(err, quiet=quiet) as monitor, _resumable(folder) as interrupt:
+        session = Session(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt)
         pipeline.run(checked, folder, checkpoint, resume=resume, force=force, session=session)
     _finish_with_gate(folder)
 
@@ -252,9 +253,10 @@ def sweep(recipe: RecipeName, checkpoint: OptionalWeights = None,
     folder = output or Path("runs") / f"{next(iter(recipes.values())).name}-sweep"
     from edcompress import sweeps
 
-    with Display(err, quiet=quiet) as monitor:
+    interrupt = Interrupt()
+    with Display(err, quiet=quiet) as monitor, interrupt.listening():
         try:
-            session = Session(device, trust_code, trust_pickle, monitor, tuple(log or ()))
+            session = Session(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt)
             found = sweeps.sweep(recipes, folder, checkpoint, session)
         except KeyboardInterrupt:
             views.say(f"\ninterrupted: go on with the same command; what is finished stays in {folder}", err)
@@ -352,19 +354,25 @@ def _check_opset(opset: int | None) -> None:
 
 
 @contextmanager
-def _resumable(folder: runs.RunFolder) -> Iterator[None]:
-    """Ctrl-C inside says what was saved and how to go on."""
+def _resumable(folder: runs.RunFolder) -> Iterator[Interrupt]:
+    """A block that Ctrl-C and the signals of schedulers end with what it computed saved; says so, and how to go on."""
+    interrupt = Interrupt()
     try:
-        yield
+        with interrupt.listening():
+            yield interrupt
     except KeyboardInterrupt:
-        saved = folder.resumable
-        done = (
-            "saved up to the last finished epoch; go on with the same command and --resume -o"
-            if saved
-            else "nothing was saved yet in"
-        )
-        views.say(f"\ninterrupted: {done} {folder.path}", err)
+        views.say(f"\ninterrupted: {_saved(folder)}", err)
         raise
+    except (StorageError, DataError):
+        if folder.resumable:
+            views.say(_saved(folder), err)
+        raise
+
+
+def _saved(folder: runs.RunFolder) -> str:
+    if folder.resumable:
+        return f"what was computed is saved; go on with the same command and --resume -o {folder.path}"
+    return f"nothing was saved yet in {folder.path}"
 
 
 def _finish_with_gate(folder: runs.RunFolder) -> None:

@@ -8,7 +8,8 @@
     │   ├── DataError            a data set on disk
     │   ├── BudgetError          a target outside what the constraints allow
     │   └── RunFolderError       a run folder that exists, is missing, or is not that far yet
-    └── ProofError               two models that must be equal are not
+    ├── ProofError               two models that must be equal are not
+    └── StorageError             a file cannot be written: the disk is full, read-only or gone
 
 A message names the thing, the value, the bound and the way out. A bug is not in this tree and keeps its traceback.
 """
@@ -54,3 +55,7 @@ class RunFolderError(InputError):
 
 class ProofError(EdcompressError):
     """Two models that must give equal logits do not."""
+
+
+class StorageError(EdcompressError):
+    """A file cannot be written; what was there before it is still there."""

@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edcompress.errors import StorageError
+
+_WAYS_OUT = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room in your quota",
+    errno.EROFS: "choose a place that can be written",
+    errno.EACCES: "choose a place that you may write",
+    errno.ENOENT: "its folder is gone",
+    errno.EISDIR: "a folder is in its place",
+}
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to: it takes the place of `path` when the block ends, and is gone when the block fails."""
+    """A file beside `path` to write to: it takes the place of `path` when the block ends, and is gone when the block fails.
+
+    The file is on the disk before it takes the place, so that a power cut leaves one of the two whole. StorageError where it cannot
+    be written.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.part")
+    with writing(path):
+        try:
+            part.touch()
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A block that writes `path`; StorageError where the system does not let it."""
     try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        way_out = _WAYS_OUT.get(error.errno or 0, "see to its disk")
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}; {way_out}") from error
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line to a log; StorageError where it cannot be written."""
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")

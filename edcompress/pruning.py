@@ -15,6 +15,7 @@ from torch import nn
 from edcompress import stages
 from edcompress.confirmation import confirmed
 from edcompress.deploy.standalone import standalone_source
+from edcompress.epochs import Measured, Run, last_snapshot
 from edcompress.errors import RunFolderError
 from edcompress.job import Job, open_job
 from edcompress.loggers import opened, require_loggers
@@ -29,14 +30,13 @@ from edcompress.reports import save_report
 from edcompress.results import ModelResult, Proof, Proofs, Report, TargetResult
 from edcompress.runs import RunFolder, write_text
 from edcompress.session import Session
-from edcompress.stages import Measured, Run
 from edcompress.surgery.costs import measure_size
 from edcompress.surgery.remove import compare_logits, remove, require_equal
 
 Begin = Callable[[Recipe], Origin]
 """Opens what a run starts from; an InputError where the recipe does not fit it."""
 
-_FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "gate.", "preset")
+_FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "gate.", "preset", "run.")
 """Keys, or the beginnings of keys, that a resumed run may change: they do not change what `prune` computes."""
 
 _OF_TIMES = ("export.", "benchmark.")
@@ -56,14 +56,17 @@ def prune_once(
             return folder.read_report()
         begin = partial(reopen_origin, folder=folder, session=session)
     require_loggers(session.loggers)
-    run = _open_run(open_job(recipe, session), folder, begin, started)
+    run = _open_run(open_job(recipe, session), folder, begin, session, started)
     if not resuming:
         folder.create(force=force)
-        save_origin(run.origin, folder)
-    write_text(folder / "recipe.yaml", dump(recipe))
-    with opened(session.loggers, folder, recipe) as loggers:
-        tuned, measured = _through_stages(replace(run, loggers=loggers))
-        return _conclude(run, tuned, measured, checkpoint)
+    with folder.locked():
+        if not resuming:
+            folder.clear()
+            save_origin(run.origin, folder)
+        write_text(folder / "recipe.yaml", dump(recipe))
+        with opened(session.loggers, folder, recipe) as loggers:
+            tuned, measured = _through_stages(replace(run, loggers=loggers))
+            return _conclude(run, tuned, measured, checkpoint)
 
 
 def reloaded(run: RunFolder, dense: nn.Module) -> nn.Module:
@@ -86,18 +89,18 @@ def begun(folder: RunFolder, recipe: Recipe) -> bool:
     return True
 
 
-def _open_run(job: Job, folder: RunFolder, begin: Begin, started: float) -> Run:
+def _open_run(job: Job, folder: RunFolder, begin: Begin, session: Session, started: float) -> Run:
     """The run that `begin` opens, checked."""
     job.monitor.stage("checking the network, its data and its pruning space")
     origin = begin(job.recipe)
     if job.recipe.search.method == "plan":
         stages.given_state(job.recipe, origin.space, origin.budget)  # else a bad plan costs the first stage
-    return Run(job, folder, origin, started)
+    return Run(job, folder, origin, started, session.interrupt)
 
 
 def _through_stages(run: Run) -> tuple[nn.Module, Measured]:
     """From wherever the last snapshot stands to the fine-tuned network."""
-    measured, saved = stages.last_snapshot(run.folder) or (None, {})
+    measured, saved = last_snapshot(run.folder, run.job.monitor) or (None, {})
     if measured is None:
         measured = stages.measure_dense(run)
         run.save(measured, {"stage": "search", "epoch": 0})
@@ -127,7 +130,7 @@ def _conclude(run: Run, tuned: nn.Module, measured: Measured, checkpoint: str) -
     pruned = ModelResult(accuracy=accuracy, size=measure_size(again, job.example))
     report = _report(run, run.clock(measured), pruned, require_equal(proof), checkpoint)
     save_report(folder, report)
-    stages.clear_state(folder)
+    folder.clear_state()
     return report
 
 

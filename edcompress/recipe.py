@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from edcompress.delivery import Benchmark, Export, Gate
 from edcompress.section import Fraction, Section, Unit
@@ -236,6 +237,26 @@ class Fit(Section):
     distill_temperature: float = Field(4.0, gt=0.0, description="softmax temperature of the soft labels")
 
 
+def _as_interval(text: str) -> str:
+    if not re.fullmatch(r"[1-9]\d{0,8} (steps|min)", text):
+        raise ValueError("give a number of steps or minutes, such as '500 steps' or '10 min'")
+    return text
+
+
+class Running(Section):
+    """How a run goes its way; nothing here changes its result."""
+
+    checkpoint_every: Annotated[str, AfterValidator(_as_interval)] = Field(
+        "10 min",
+        description="how often training is saved within an epoch, '500 steps' or '10 min'; it is after every epoch",
+    )
+
+    def due(self, steps: int, seconds: float) -> bool:
+        """Whether so many steps and seconds after the last time it is time to save again."""
+        number, unit = self.checkpoint_every.split()
+        return steps >= int(number) if unit == "steps" else seconds >= 60 * int(number)
+
+
 class Recipe(Section):
     """One run, from a checkpoint to a gated ONNX file."""
 
@@ -256,6 +277,7 @@ class Recipe(Section):
     export: Export = Export()
     benchmark: Benchmark = Benchmark()
     gate: Gate = Gate()
+    run: Running = Running()
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of training; auto: bf16 autocast where the hardware multiplies bf16 natively, else fp32"
     )
@@ -271,8 +293,8 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        """First 16 hex digits of the SHA-256 of the recipe's canonical JSON, in which a preset is resolved."""
-        resolved = self.model_dump(mode="json", exclude={"preset"})
+        """First 16 hex digits of the SHA-256 of the recipe's canonical JSON, in which a preset is resolved, without `run`."""
+        resolved = self.model_dump(mode="json", exclude={"preset", "run"})
         text = json.dumps(resolved, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

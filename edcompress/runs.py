@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from edcompress import recipebook
@@ -21,6 +23,9 @@ T = TypeVar("T")
 FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.json", "plan.json",
          "dense.safetensors", "pruned.safetensors", "load_pruned.py", "dense.onnx", "pruned.onnx",
          "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx", "model_card.md", "report.json", "report.html")  # fmt: skip
+_SNAPSHOT = "snapshot-{}.safetensors"
+LOCK_SECONDS = 6.0
+"""How long to wait for another process to leave a folder: the data workers of one that was killed live on for 5 s."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,24 @@ class RunFolder:
         return self.path / name
 
     @property
-    def snapshot(self) -> Path:
-        """What a resumed run goes on from; gone once the run is finished."""
-        return self.path / "state" / "latest.safetensors"
+    def state(self) -> Path:
+        """The folder of what only an unfinished run needs."""
+        return self.path / "state"
+
+    @property
+    def snapshots(self) -> list[Path]:
+        """What a resumed run goes on from, newest first: the newest that is whole."""
+        return sorted(self.state.glob(_SNAPSHOT.format("*")), reverse=True)
+
+    def next_snapshot(self) -> Path:
+        """Where to save the next one."""
+        last = self.snapshots[0].stem.rpartition("-")[2] if self.snapshots else "0"
+        return self.state / _SNAPSHOT.format(f"{int(last) + 1:09}")
 
     @property
     def start(self) -> Path:
-        """What a run that prunes another one further started from; gone once the run is finished."""
-        return self.path / "state" / "start.safetensors"
+        """What a run that prunes another one further started from."""
+        return self.state / "start.safetensors"
 
     @property
     def trials(self) -> Path:
@@ -58,9 +73,9 @@ class RunFolder:
     def resumable(self) -> bool:
         """Whether anything is saved that a resumed run goes on from."""
         return (
-            self.snapshot.is_file()
+            bool(self.snapshots)
             or any(self.trials.glob("*/report.json"))
-            or any(self.trials.glob("*/state/latest*"))
+            or any(RunFolder(trial).snapshots for trial in self.trials.glob("*"))
         )
 
     @property
@@ -83,18 +98,49 @@ class RunFolder:
             raise RunFolderError(f"{self.path} is a file; choose another run folder with -o")
 
     def create(self, *, force: bool) -> None:
-        """Make the folder; `force` clears the files of an earlier run (and only those) from one that is there."""
+        """Make the folder; with `force` it may be there."""
         self.require_absent(force=force)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
+        with self._usable():
+            self.path.mkdir(parents=True, exist_ok=force)
+
+    def clear(self) -> None:
+        """Remove the files of an earlier run, and only those."""
+        with self._usable():
             for file in FILES:
                 (self.path / file).unlink(missing_ok=True)
+            for part in (self.state, self.trials, self.tensorboard):
+                if part.is_dir():
+                    shutil.rmtree(part)
+            self.state.mkdir()
+
+    def clear_state(self) -> None:
+        """Remove what only an unfinished run needs."""
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """A block in which no other process may write here; RunFolderError where one does already."""
+        lock = FileLock(self.path / ".lock")
+        with self._usable():
+            try:
+                lock.acquire(timeout=LOCK_SECONDS)
+            except Timeout:
+                raise RunFolderError(
+                    f"{self.path} is in use by another process; wait for it, stop it, or choose another folder with -o"
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise RunFolderError(
                 f"{self.path} cannot be used as run folder: {error.strerror} ({error.filename})"
             ) from error
-        for part in (self.path / "state", self.trials, self.tensorboard):
-            shutil.rmtree(part, ignore_errors=True)
 
     def require_finished(self, need: str) -> None:
         """Raise RunFolderError unless pruning came to its end here; `need` says what for."""
@@ -166,12 +212,9 @@ def fresh(name: str, root: Path = Path("runs")) -> RunFolder:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    try:
-        with replacing(path) as part:
-            part.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be written: {error.strerror}") from error
+    """Write a file so that it is there whole or not at all; StorageError where it cannot be written."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _known_runs(root: Path) -> str:

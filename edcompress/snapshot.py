@@ -1,11 +1,16 @@
-"""Training state on disk without pickles: tensors in one safetensors file, everything else as JSON in its header."""
+"""Training state on disk without pickles: tensors in one safetensors file, everything else as JSON in its header.
+
+A checksum covers both, so that a file that a broken disk changed is told from one to go on from.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -14,19 +19,21 @@ from edcompress.networks.checkpoints import save_tensors
 
 
 def save_snapshot(path: Path, tree: dict[str, Any]) -> None:
-    """Write a tree of dicts, lists, tensors and plain values atomically."""
+    """Write a tree of dicts, lists, tensors and plain values atomically; StorageError where it cannot be written."""
     tensors: dict[str, Tensor] = {}
-    skeleton = _pack(tree, tensors)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, tensors, {"tree": json.dumps(skeleton)})
+    text = json.dumps(_pack(tree, tensors))
+    save_tensors(path, tensors, {"tree": text, "checksum": _checksum(text, tensors)})
 
 
 def load_snapshot(path: Path) -> dict[str, Any]:
     """The tree that `save_snapshot` wrote, tensors on the CPU; CheckpointError for a file that it did not write."""
     try:
         with safe_open(path, framework="pt") as file:
-            skeleton = json.loads((file.metadata() or {})["tree"])
-            tree = _unpack(skeleton, file)
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if _checksum(metadata["tree"], tensors) != metadata["checksum"]:
+                raise ValueError("its checksum is another")
+            tree = _unpack(json.loads(metadata["tree"]), tensors)
         if not isinstance(tree, dict):
             raise ValueError("its tree is no mapping")
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
@@ -34,6 +41,15 @@ def load_snapshot(path: Path) -> dict[str, Any]:
             f"{path}: is no snapshot of a run, or damaged ({error}); start over with --force"
         ) from error
     return tree
+
+
+def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{name}{flat.dtype}{tuple(tensors[name].shape)}".encode())
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -49,11 +65,11 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     return {"value": value}
 
 
-def _unpack(value: Any, file: Any) -> Any:
+def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if "tensor" in value:
-        return file.get_tensor(value["tensor"])
+        return tensors[value["tensor"]]
     if "dict" in value:
-        return {key: _unpack(item, file) for key, item in value["dict"]}
+        return {key: _unpack(item, tensors) for key, item in value["dict"]}
     if "list" in value:
-        return [_unpack(item, file) for item in value["list"]]
+        return [_unpack(item, tensors) for item in value["list"]]
     return value["value"]

@@ -93,10 +93,13 @@ def smallest_within(
     dense = _judged_dense(job, origin)
     if not resuming:
         folder.create(force=force)
-        save_origin(origin, folder)
-    write_text(folder / "recipe.yaml", dump(recipe))
-    series = Series(recipe, folder, job, origin, dense, checkpoint, session)
-    return _conclude(series, _tried(series))
+    with folder.locked():
+        if not resuming:
+            folder.clear()
+            save_origin(origin, folder)
+        write_text(folder / "recipe.yaml", dump(recipe))
+        series = Series(recipe, folder, job, origin, dense, checkpoint, session)
+        return _conclude(series, _tried(series))
 
 
 def _tried(series: Series) -> list[Trial]:
@@ -217,4 +220,4 @@ def _adopt(folder: RunFolder, chosen: RunFolder) -> None:
         if name not in ("recipe.yaml", "report.json", "report.html") and (chosen / name).is_file():
             with replacing(folder / name) as part:
                 shutil.copyfile(chosen / name, part)
-    shutil.rmtree(folder.snapshot.parent, ignore_errors=True)
+    folder.clear_state()

@@ -11,7 +11,7 @@ import edcompress
 ROOT = Path(edcompress.__file__).parent
 LAYERS = (
     ("errors",),
-    ("monitor", "files", "machine", "section"),
+    ("monitor", "files", "machine", "section", "interrupt"),
     ("delivery",),
     ("recipe", "results"),
     ("session", "recipebook"),
@@ -25,7 +25,7 @@ LAYERS = (
     ("runs",),
     ("reports", "job", "loggers"),
     ("inspection", "origin", "onnx_files"),
-    ("confirmation",),
+    ("confirmation", "epochs"),
     ("stages",),
     ("pruning",),
     ("trials",),

@@ -18,6 +18,7 @@ import edcompress
 from edcompress.data.splits import eval_batches
 from edcompress.data.transforms import Geometry
 from edcompress.deploy.parity import run_onnx
+from edcompress.epochs import last_snapshot
 from edcompress.errors import BudgetError, EdcompressError, NetworkError, RunFolderError
 from edcompress.job import open_job
 from edcompress.monitor import Silent
@@ -27,7 +28,6 @@ from edcompress.recipe import Target
 from edcompress.results import Count, Preprocessing
 from edcompress.runs import FILES, RunFolder
 from edcompress.session import Session
-from edcompress.stages import last_snapshot
 from edcompress.surgery.costs import measure_size
 
 PUBLIC = ["prune", "export", "convert", "run", "sweep", "evaluate", "benchmark", "inspect", "train", "load", "gate", "read_recipe",
@@ -79,7 +79,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     whole = RunFolder(unbroken).read_report()
     assert (report.pruned, report.masked, report.after_surgery, report.dense) == (
         whole.pruned, whole.masked, whole.after_surgery, whole.dense)  # fmt: skip
-    assert not folder.snapshot.parent.exists()
+    assert not folder.state.exists()
 
 
 def test_averaged_weights_are_taken_from_the_checkpoint_alone(dense: Path, tmp_path: Path) -> None:
@@ -107,12 +107,19 @@ def test_training_that_diverges_ends_the_run_and_saves_nothing_broken(dense: Pat
     with pytest.raises(EdcompressError, match=r"lower finetune\.lr") as caught:
         pruned(dense, folder.path, digits(*ONE_EPOCH, "finetune.lr=1e12"))
     assert caught.value.exit_code == 3
-    saved = last_snapshot(folder)
+    saved = last_snapshot(folder, Silent())
     assert saved is not None
     assert all(torch.isfinite(tensor).all() for tensor in saved[1].get("network", {}).values())
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "sign",
+    [
+        signal.SIGINT,
+        signal.SIGKILL,
+        *(pytest.param(sign, marks=pytest.mark.integration) for sign in (signal.SIGTERM, signal.SIGUSR1)),
+    ],
+)
 def test_a_killed_process_can_be_resumed(
     start, cli, unbroken: Path, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: int
 ) -> None:
@@ -133,9 +140,9 @@ def test_a_killed_process_can_be_resumed(
         time.sleep(0.01)
     begun.send_signal(sign)
     said = begun.communicate(timeout=60)[1]
-    assert begun.returncode == (130 if sign == signal.SIGINT else -sign)
+    assert begun.returncode == (-sign if sign == signal.SIGKILL else 130)
     assert "Traceback" not in said
-    assert ("--resume -o run" in said) == (sign == signal.SIGINT)
+    assert ("--resume -o run" in said) == (sign != signal.SIGKILL)
     refused = cli("export", tmp_path / "run")
     assert (refused.code, "has not finished pruning" in refused.err) == (2, True)
     monkeypatch.chdir(tmp_path)
@@ -310,7 +317,7 @@ def test_what_is_loaded_can_be_trained_on(finished: Path) -> None:
 
 
 def test_a_run_holds_the_files_of_the_design_and_no_pickle(finished: Path) -> None:
-    assert {path.name for path in finished.iterdir()} == set(FILES) - OPTIONAL
+    assert {path.name for path in finished.iterdir()} == set(FILES) - OPTIONAL | {".lock"}
     for path in finished.iterdir():
         assert not zipfile.is_zipfile(path)
         assert not is_pickle(path.read_bytes()), path

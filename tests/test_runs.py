@@ -5,7 +5,7 @@ import pytest
 
 import edcompress
 from edcompress import reports, runs
-from edcompress.errors import InputError, RecipeError, RunFolderError
+from edcompress.errors import InputError, RecipeError, RunFolderError, StorageError
 from edcompress.recipebook import dump, read_recipe
 from edcompress.runs import FILES, RunFolder
 
@@ -27,14 +27,16 @@ def test_force_clears_the_files_of_a_run_and_no_others(tmp_path: Path) -> None:
     folder.create(force=False)
     for name in (*FILES, "notes.txt"):
         (folder.path / name).write_text("x")
-    for file in (folder.snapshot, folder.tensorboard / "events.out.tfevents.1"):
+    for file in (folder.next_snapshot(), folder.tensorboard / "events.out.tfevents.1"):
         file.parent.mkdir()
         file.write_text("x")
     with pytest.raises(RunFolderError, match=r"exists; go on with --resume, start over with --force"):
         folder.create(force=False)
     assert len(list(folder.path.iterdir())) == len(FILES) + 3
     folder.create(force=True)
-    assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
+    folder.clear()
+    assert sorted(path.name for path in folder.path.iterdir()) == ["notes.txt", "state"]
+    assert list(folder.state.iterdir()) == []
 
 
 def test_a_file_is_no_run_folder_nor_the_place_of_one(tmp_path: Path) -> None:
@@ -51,7 +53,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path: Path) -> N
     with pytest.raises(UnicodeEncodeError):
         runs.write_text(tmp_path / "a.json", "new \ud800")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(RunFolderError, match="folder cannot be written: Is a directory"):
+    with pytest.raises(StorageError, match="folder cannot be written: Is a directory; a folder is in its place"):
         runs.write_text(tmp_path / "folder", "text")
     assert (tmp_path / "a.json").read_text() == "old"
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", "folder"}

@@ -46,6 +46,7 @@ def assert_same(one: Any, other: Any) -> None:
 
 
 def roundtrip(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
+    (path / "state").mkdir(exist_ok=True)
     save_snapshot(path / "state" / "latest.safetensors", tree)
     return load_snapshot(path / "state" / "latest.safetensors")
 
@@ -119,6 +120,15 @@ def test_a_damaged_snapshot_says_so(tmp_path: Path, keep: int) -> None:
     save_snapshot(tmp_path / "s.safetensors", {"weight": torch.zeros(200)})
     (tmp_path / "s.safetensors").write_bytes((tmp_path / "s.safetensors").read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"damaged .*; start over with --force"):
+        load_snapshot(tmp_path / "s.safetensors")
+
+
+def test_a_bit_that_flipped_is_noticed(tmp_path: Path) -> None:
+    save_snapshot(tmp_path / "s.safetensors", {"weight": torch.zeros(200), "epoch": 3})
+    content = bytearray((tmp_path / "s.safetensors").read_bytes())
+    content[-7] ^= 1
+    (tmp_path / "s.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="its checksum is another"):
         load_snapshot(tmp_path / "s.safetensors")
 
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from edcompress.errors import CheckpointError
+from edcompress.errors import CheckpointError, StorageError
 from edcompress.files import replacing
 from edcompress.networks.fitting import load_into
 from edcompress.networks.limits import bounded_memory
@@ -68,13 +68,16 @@ def read_state_dict(path: Path, *, trust_pickle: bool = False, ema: bool = False
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file that is complete or not there at all; tensors that share memory are written each."""
+    """Writes a safetensors file that is complete or not there at all; tensors that share memory are written each.
+
+    StorageError where it cannot be written.
+    """
     own = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     try:
         with replacing(path) as part:
             safetensors.torch.save_file(own, part, dict(metadata) if metadata else None)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}") from error
+    except SafetensorError as error:
+        raise StorageError(f"{path} cannot be written: {error}; make room on that disk") from error
 
 
 def _read(path: Path, head: bytes, *, trust_pickle: bool) -> object:

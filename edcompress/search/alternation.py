@@ -75,6 +75,7 @@ class Alternation(SearchRegime):
             "step": self._step,
             "generation": self.generation,
             "generator": self._generator.get_state(),
+            "figures": self._figures,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -83,6 +84,7 @@ class Alternation(SearchRegime):
         self._best, self._in_force = saved["best"], saved["in_force"]
         self._step, self.generation = saved["step"], saved["generation"]
         self._generator.set_state(saved["generator"])
+        self._figures = saved["figures"]
 
     def _evolve(self, images: Tensor, labels: Tensor, limit: float | None) -> None:
         """One generation: parents and children are made feasible and scored on the same batch with the same weights.

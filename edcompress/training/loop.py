@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,12 +20,15 @@ from edcompress.training.accuracy import Forward
 from edcompress.training.precision import Precision
 from edcompress.training.schedule import learning_rate
 
+PATIENCE = 8
+"""Steps in a row whose loss or gradients are not finite, after which training has diverged."""
+
 
 class Batches(Protocol):
-    """A sized, re-iterable source of (images [N, C, H, W], labels [N])."""
+    """A sized, re-iterable source of (images [N, C, H, W], labels [N]), which can start at any batch."""
 
     def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def after(self, k: int) -> Iterable[tuple[Tensor, Tensor]]: ...
 
 
 class Regime(Protocol):
@@ -97,6 +101,39 @@ Report = Callable[[int, int, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where an epoch stands between two steps: how many are done, the sum of their losses, how many were skipped, how many of those
+    in a row up to here, and the states of torch's generators (none: seeded anew)."""
+
+    steps: int = 0
+    loss: float = 0.0
+    skipped: int = 0
+    in_a_row: int = 0
+    generators: tuple[Tensor, ...] = ()
+
+    def after(self, loss: float, generators: tuple[Tensor, ...]) -> Place:
+        """The place one step later; one whose loss is NaN was skipped."""
+        skipped = math.isnan(loss)
+        return Place(
+            steps=self.steps + 1,
+            loss=self.loss + (0.0 if skipped else loss),
+            skipped=self.skipped + skipped,
+            in_a_row=self.in_a_row + 1 if skipped else 0,
+            generators=generators,
+        )
+
+    @property
+    def mean_loss(self) -> float:
+        """Over the steps that were not skipped; NaN where there is none."""
+        counted = self.steps - self.skipped
+        return self.loss / counted if counted else math.nan
+
+
+Stand = Callable[[Place | None], None]
+"""Called with None when a step begins, and with the place after it; what it raises ends the epoch."""
+
+
+@dataclass(frozen=True)
 class Trainer:
     """What stays the same over the epochs of a phase."""
 
@@ -108,45 +145,74 @@ class Trainer:
     report: Report
 
 
-def train_epoch(trainer: Trainer, batches: Batches, span: Span, seed: int) -> float:
-    """Train one epoch in place and return its mean loss; raises EdcompressError when the loss is no longer finite.
+def train_epoch(
+    trainer: Trainer, batches: Batches, span: Span, seed: int, place: Place | None = None, stand: Stand | None = None
+) -> Place:
+    """Train one epoch in place, from `place` on where one is given, and return where it ended.
 
+    A step whose loss or gradients are not finite leaves the network as it was; `PATIENCE` of them in a row are an EdcompressError.
     Dropout and whatever else draws from torch's global generators is a function of (seed, epoch); the generators are given back.
     """
     trainer.network.train()
-    losses, started = [], time.perf_counter()
-    with _seeded(seed, span.offset + span.epoch, trainer.precision.device):
-        for step, (images, labels) in enumerate(batches):
-            losses.append(_train_step(trainer, images, labels, span, (step, len(batches))))
-            rate = (step + 1) / (time.perf_counter() - started)
-            trainer.report(step + 1, len(batches), {"loss": losses[-1], "steps_per_s": rate, **trainer.regime.figures})
-    return sum(losses) / len(losses)
+    place, stand, steps = place or Place(), stand or (lambda _: None), len(batches)
+    started, begun = time.perf_counter(), place.steps
+    with _seeded(seed, span.offset + span.epoch, trainer.precision.device, place.generators) as generators:
+        for images, labels in batches.after(place.steps):
+            stand(None)
+            loss = _train_step(trainer, images, labels, span, (place.steps, steps))
+            place = place.after(loss, generators())
+            if place.in_a_row >= PATIENCE:
+                raise EdcompressError(_diverged(f"no finite loss or gradient in {PATIENCE} steps", span, place.steps))
+            stand(place)
+            rate = (place.steps - begun) / (time.perf_counter() - started)
+            shown = {"loss": loss, "steps_per_s": rate, "skipped": place.skipped or None, **trainer.regime.figures}
+            trainer.report(place.steps, steps, shown)
+    return place
+
+
+def _diverged(what: str, span: Span, step: int) -> str:
+    return f"training diverged: {what}, up to epoch {span.epoch + 1}, step {step}; start over with --force and a lower finetune.lr"
 
 
 def _train_step(trainer: Trainer, images: Tensor, labels: Tensor, span: Span, place: tuple[int, int]) -> float:
-    precision, optimizer = trainer.precision, trainer.optimizer
+    """The loss of a step, NaN where it was skipped."""
+    network, precision, optimizer = trainer.network, trainer.precision, trainer.optimizer
     images, labels = precision.images(images), labels.to(precision.device)
     rate = learning_rate(trainer.objective.fit, span.schedule_progress(*place), span.offset + span.epoch)
     for group in optimizer.param_groups:
         group["lr"] = rate
     trainer.regime.prepare(images, labels, span.phase_progress(*place))
+    statistics = [buffer.clone() for buffer in network.buffers()]
     with precision.autocast():
         loss = trainer.objective.loss(trainer.regime.forward(images), images, labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    value = loss.item()
-    if not torch.isfinite(loss):
-        raise EdcompressError(
-            f"the training loss became {value} at epoch {span.epoch + 1}, step {place[0] + 1}; lower finetune.lr"
-        )
+    gradients = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+    if not torch.isfinite(loss.detach() + gradients):
+        _put_back(network, statistics)
+        return math.nan
     with trainer.regime.guard():
         optimizer.step()
-    return value
+    return loss.item()
+
+
+@torch.no_grad()
+def _put_back(network: nn.Module, statistics: list[Tensor]) -> None:
+    """Batch-norm has seen the batch already."""
+    for buffer, before in zip(network.buffers(), statistics, strict=True):
+        buffer.copy_(before)
 
 
 @contextmanager
-def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+def _seeded(
+    seed: int, epoch: int, device: torch.device, states: tuple[Tensor, ...]
+) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
+    """Torch's generators seeded for an epoch, or in these states; gives a function that tells their states."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed * 1_000_003 + epoch)
-        yield
+        if states:
+            torch.set_rng_state(states[0])
+        for state in states[1:]:
+            torch.cuda.set_rng_state(state, device)
+        yield lambda: (torch.get_rng_state(), *(torch.cuda.get_rng_state(one) for one in devices))

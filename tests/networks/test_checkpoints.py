@@ -10,7 +10,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from edcompress.errors import CheckpointError
+from edcompress.errors import CheckpointError, StorageError
 from edcompress.networks.checkpoints import load_into, read_state_dict, save_tensors
 from edcompress.networks.registry import build
 from edcompress.recipe import Model
@@ -250,7 +250,7 @@ def test_save_is_complete_and_leaves_no_parts(tmp_path: Path) -> None:
 
 
 def test_save_to_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written: No such file or directory; its folder is gone"):
         save_tensors(tmp_path / "nowhere" / "w.safetensors", {"a": torch.ones(1)})
 
 

@@ -1,4 +1,6 @@
 import copy
+import math
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -8,13 +10,22 @@ from zoo import ZOO, images, randomised
 
 from edcompress.errors import EdcompressError
 from edcompress.recipe import Fit
-from edcompress.training.loop import Objective, Plain, Span, Trainer, train_epoch
+from edcompress.training.loop import PATIENCE, Objective, Place, Plain, Span, Trainer, train_epoch
 from edcompress.training.precision import Precision
 from edcompress.training.schedule import make_optimizer
 
 CPU = torch.device("cpu")
 Batch = tuple[Tensor, Tensor]
-BATCHES: list[Batch] = [(images(6, seed), torch.tensor([0, 1, 2, 0, 1, 2])) for seed in range(3)]
+
+
+class Listed(list[Batch]):
+    """Batches that can start anywhere."""
+
+    def after(self, k: int) -> list[Batch]:
+        return self[k:]
+
+
+BATCHES = Listed((images(6, seed), torch.tensor([0, 1, 2, 0, 1, 2])) for seed in range(3))
 FIRST = Span(epoch=0, epochs=2, offset=0, total=4)
 
 
@@ -38,7 +49,7 @@ def tensors(network: nn.Module) -> dict[str, Tensor]:
 
 def test_an_epoch_lowers_the_loss_and_reports_every_step() -> None:
     made, seen = trainer(randomised(ZOO["chain"].network()))
-    losses = [train_epoch(made, BATCHES, Span(epoch, 15, 0, 15), seed=0) for epoch in range(15)]
+    losses = [train_epoch(made, BATCHES, Span(epoch, 15, 0, 15), seed=0).mean_loss for epoch in range(15)]
     assert losses[-1] < losses[0] - 0.1
     assert [(step, steps) for step, steps, _ in seen[:3]] == [(1, 3), (2, 3), (3, 3)]
     assert losses[0] == pytest.approx(sum(figures["loss"] for _, _, figures in seen[:3]) / 3)
@@ -58,7 +69,7 @@ def test_one_step_of_plain_sgd_by_hand() -> None:
     nn.init.zeros_(network.get_parameter("1.weight"))
     made, _ = trainer(network, momentum=0.0, weight_decay=0.0, schedule="constant", lr=0.5)
     x = torch.tensor([[[[1.0, 2.0]]]])
-    loss = train_epoch(made, [(x, torch.tensor([0]))], FIRST, seed=0)
+    loss = train_epoch(made, Listed([(x, torch.tensor([0]))]), FIRST, seed=0).mean_loss
     assert loss == pytest.approx(0.6931472)  # two equal logits: ln 2
     # dL/dz = (1/2 - 1, 1/2), times x, times -0.5
     torch.testing.assert_close(network.get_parameter("1.weight").data, torch.tensor([[0.25, 0.5], [-0.25, -0.5]]))
@@ -66,7 +77,7 @@ def test_one_step_of_plain_sgd_by_hand() -> None:
 
 def test_the_rate_follows_the_whole_schedule() -> None:
     made, _ = trainer(randomised(ZOO["chain"].network()), lr=1.0, schedule="cosine")
-    train_epoch(made, BATCHES[:2], Span(epoch=1, epochs=2, offset=2, total=4), seed=0)
+    train_epoch(made, Listed(BATCHES[:2]), Span(epoch=1, epochs=2, offset=2, total=4), seed=0)
     # the last step is step 1 of 2 in epoch 3 of 4: 7/8 of the way, 0.5 (1 + cos(7 pi / 8)) = 0.0380602
     assert [group["lr"] for group in made.optimizer.param_groups] == pytest.approx([0.0380602] * 2, abs=1e-6)
 
@@ -78,13 +89,71 @@ def test_progress_of_the_phase_and_of_the_schedule() -> None:
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_a_broken_loss_ends_the_run_before_the_weights_are_touched(broken: float) -> None:
-    made, _ = trainer(randomised(ZOO["no_batch_norm"].network()))
-    bad = [(torch.full((6, 3, 8, 8), broken), BATCHES[0][1])]
+@pytest.mark.parametrize("name", ["no_batch_norm", "residual"])
+def test_a_step_without_a_finite_loss_is_skipped_and_counted(name: str, broken: float) -> None:
+    made, seen = trainer(randomised(ZOO[name].network()))
+    bad = (torch.full((6, 3, 8, 8), broken), BATCHES[0][1])
     before = tensors(made.network)
-    with pytest.raises(EdcompressError, match=r"became nan at epoch 2, step 1; lower finetune\.lr"):
-        train_epoch(made, bad, Span(epoch=1, epochs=2, offset=0, total=2), seed=0)
+    place = train_epoch(made, Listed([bad]), FIRST, seed=0)
+    assert (place.steps, place.skipped, place.in_a_row) == (1, 1, 1)
+    assert math.isnan(place.mean_loss)
     assert all(torch.equal(tensor, before[key]) for key, tensor in made.network.state_dict().items())
+    place = train_epoch(made, Listed([BATCHES[0], bad, BATCHES[1]]), FIRST, seed=0)
+    assert (place.steps, place.skipped, place.in_a_row) == (3, 1, 0)
+    losses = [figures["loss"] for _, _, figures in seen[1:]]
+    assert place.mean_loss == (losses[0] + losses[2]) / 2
+    assert all(torch.isfinite(tensor).all() for tensor in made.network.state_dict().values())
+
+
+def test_gradients_that_are_not_finite_skip_the_step_too() -> None:
+    class Steep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale.sqrt() + 0 * x.flatten(1)[:, :3]  # the gradient of sqrt at 0 is infinite
+
+    made, _ = trainer(Steep())
+    assert train_epoch(made, BATCHES, FIRST, seed=0).skipped == 3
+    assert torch.equal(made.network.get_parameter("scale").data, torch.zeros(3))
+
+
+def test_steps_that_fail_in_a_row_end_the_run_with_advice() -> None:
+    made, _ = trainer(randomised(ZOO["no_batch_norm"].network()))
+    bad = (torch.full((6, 3, 8, 8), float("nan")), BATCHES[0][1])
+    batches = Listed([bad] * (PATIENCE - 1) + [BATCHES[0]] + [bad] * PATIENCE + [BATCHES[1]])
+    message = rf"diverged: no finite loss .* in 8 steps, up to epoch 2, step {2 * PATIENCE}; .* lower finetune\.lr"
+    with pytest.raises(EdcompressError, match=message):
+        train_epoch(made, batches, Span(epoch=1, epochs=2, offset=0, total=2), seed=0)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2, 3])
+def test_an_epoch_goes_on_from_any_step_bit_for_bit(stop: int) -> None:
+    def fresh() -> Trainer:
+        return trainer(randomised(_Dropping()))[0]
+
+    whole = fresh()
+    end = train_epoch(whole, BATCHES, FIRST, seed=0)
+    half = fresh()
+    places: list[Place] = [Place()]
+
+    def stand(place: Place | None) -> None:
+        if place:
+            places.append(place)
+        elif len(places) > stop:
+            raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt), torch.random.fork_rng():
+        train_epoch(half, BATCHES, FIRST, 0, None, stand)
+    other = fresh()
+    other.network.load_state_dict(half.network.state_dict())
+    other.optimizer.load_state_dict(half.optimizer.state_dict())
+    resumed = train_epoch(other, BATCHES, FIRST, 0, places[stop])
+    assert (resumed.steps, resumed.loss) == (3, end.loss)
+    assert all(
+        torch.equal(tensor, whole.network.state_dict()[key]) for key, tensor in other.network.state_dict().items()
+    )
 
 
 class _Dropping(nn.Module):
@@ -115,7 +184,7 @@ def test_dropout_is_a_function_of_seed_and_epoch_and_the_global_state_is_given_b
 def test_bf16_trains_fp32_weights_on_the_cpu() -> None:
     made, _ = trainer(randomised(ZOO["residual"].network()), "bf16")
     exact, _ = trainer(randomised(ZOO["residual"].network()))
-    loss, reference = (train_epoch(t, BATCHES, FIRST, seed=0) for t in (made, exact))
+    loss, reference = (train_epoch(t, BATCHES, FIRST, seed=0).mean_loss for t in (made, exact))
     assert loss == pytest.approx(reference, rel=0.05)
     assert loss != reference
     assert {p.dtype for p in made.network.parameters()} == {torch.float32}

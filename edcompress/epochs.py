@@ -1,0 +1,213 @@
+"""The epochs of search and fine-tuning, from wherever the last snapshot stands, and their snapshots and logs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edcompress.data.splits import train_batches
+from edcompress.errors import CheckpointError, EdcompressError, StorageError
+from edcompress.files import append
+from edcompress.interrupt import Interrupt
+from edcompress.job import Job
+from edcompress.loggers import Logger
+from edcompress.monitor import Monitor
+from edcompress.networks.modes import on_cpu
+from edcompress.origin import Origin
+from edcompress.results import ModelResult, Proof, SearchSummary, Value
+from edcompress.runs import RunFolder, write_text
+from edcompress.search.regime import SearchRegime
+from edcompress.snapshot import load_snapshot, save_snapshot
+from edcompress.training.loop import Objective, Place, Regime, Span, Stand, Trainer, train_epoch
+from edcompress.training.schedule import make_optimizer
+
+SNAPSHOTS_KEPT = 2
+
+
+class Measured(Value):
+    """What the stages have found so far; it travels in the snapshots."""
+
+    seconds: float = 0.0
+    search_began: float = 0.0
+    dense: ModelResult | None = None
+    masked: ModelResult | None = None
+    after_surgery: ModelResult | None = None
+    masked_vs_pruned: Proof | None = None
+    search: SearchSummary | None = None
+    latency_share: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job with its run folder, and where it starts from."""
+
+    job: Job
+    folder: RunFolder
+    origin: Origin
+    started: float
+    interrupt: Interrupt
+    loggers: Sequence[Logger] = ()
+
+    def clock(self, measured: Measured) -> Measured:
+        """`measured` with the seconds up to now."""
+        return measured.model_copy(update={"seconds": measured.seconds + time.monotonic() - self.started})
+
+    def save(self, measured: Measured, tree: dict[str, Any]) -> None:
+        """Write the snapshot from which the run can go on, and keep the one before it."""
+        path = self.folder.next_snapshot()
+        save_snapshot(path, {"measured": self.clock(measured).model_dump(mode="json"), **tree})
+        for old in self.folder.snapshots[SNAPSHOTS_KEPT:]:
+            old.unlink()
+
+
+def last_snapshot(folder: RunFolder, monitor: Monitor) -> tuple[Measured, dict[str, Any]] | None:
+    """What the run in `folder` goes on from, or None when nothing has been saved yet; CheckpointError where all is damaged."""
+    faults: list[CheckpointError] = []
+    for path in folder.snapshots:
+        try:
+            tree = load_snapshot(path)
+        except CheckpointError as error:
+            faults.append(error)
+            continue
+        for fault in faults:
+            monitor.stage(f"{fault}; going on from the one before it")
+        return Measured.model_validate(tree.pop("measured")), tree
+    if faults:
+        raise CheckpointError(f"{faults[0]}, and there is none before it that is whole; start over with --force")
+    return None
+
+
+def train(run: Run, measured: Measured, regime: Regime, network: nn.Module, stage: str, saved: dict[str, Any]) -> int:
+    """The epochs of a stage from where `saved` stands; how many the stage took.
+
+    A search that has settled ends early, and leaves its epochs to fine-tuning.
+    """
+    job, fit = run.job, run.job.recipe.finetune
+    offset = measured.search.epochs if measured.search else 0
+    epochs = job.recipe.total_epochs - offset if stage == "finetune" else job.recipe.search_epochs
+    trainer = Trainer(
+        network, make_optimizer(fit, network.parameters()), _objective(run), job.precision, regime, job.monitor.step
+    )
+    first, place = _restore(trainer, saved) if "optimizer" in saved else (0, None)
+    shorten(run.folder / "epochs.jsonl", offset + first)
+    for epoch in range(first, epochs):
+        if regime.settled and place is None:
+            job.monitor.stage(
+                f"the search has converged after {epoch} of {epochs} epochs; the others go to fine-tuning"
+            )
+            return epoch
+        keeper = _Keeper(run, measured, trainer, {"stage": stage, "epoch": epoch})
+        with keeper.saving():
+            figures = train_one(
+                job, trainer, stage, Span(epoch, epochs, offset, job.recipe.total_epochs), place, keeper
+            )
+        place = None
+        _log(run, stage, epoch, offset, figures)
+        keeper.save(epoch=epoch + 1)
+    return epochs
+
+
+def train_one(
+    job: Job, trainer: Trainer, phase: str, span: Span, place: Place | None = None, stand: Stand | None = None
+) -> dict[str, Any]:
+    """Train an epoch, from `place` on where one is given, and what was measured of it."""
+    job.monitor.epoch(phase, span.epoch, span.epochs)
+    batches = train_batches(job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=span.offset + span.epoch)
+    place = train_epoch(trainer, batches, span, job.recipe.seed, place, stand)
+    accuracy = job.watched_accuracy(trainer.network, trainer.regime.forward).top1.fraction
+    figures = {"loss": place.mean_loss, "accuracy": accuracy, **trainer.regime.figures}
+    if place.skipped:
+        figures["skipped"] = place.skipped
+    job.monitor.epoch_done(figures)
+    return figures
+
+
+def shorten(path: Path, count: int) -> None:
+    """Leave the first `count` lines of a log, or make it: what an interrupted run wrote later is done again."""
+    lines = path.read_text(encoding="utf-8").splitlines()[:count] if count else []
+    write_text(path, "".join(line + "\n" for line in lines))
+
+
+class _Keeper:
+    """Saves a run between two steps of an epoch: when it is time, and when something ends the epoch there."""
+
+    def __init__(self, run: Run, measured: Measured, trainer: Trainer, where: dict[str, Any]) -> None:
+        self._run, self._measured, self._trainer, self._where = run, measured, trainer, where
+        self._place: Place | None = None
+        self._saved, self._saved_at = 0, time.monotonic()
+        self._every = run.job.recipe.run
+
+    def __call__(self, place: Place | None) -> None:
+        """A step begins (None), or is done."""
+        self._place = place
+        if place is None:
+            self._run.interrupt.hold()
+            return
+        if self._every.due(place.steps - self._saved, time.monotonic() - self._saved_at):
+            self.save(place=asdict(place))
+        self._run.interrupt.release()
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """A block whose end by Ctrl-C or by bad data between two steps loses none of the steps."""
+        try:
+            yield
+        except (KeyboardInterrupt, EdcompressError) as error:
+            place = self._place
+            if place and place.steps > self._saved and not isinstance(error, StorageError):
+                self.save(place=asdict(place))
+            raise
+
+    def save(self, **where: Any) -> None:
+        """Write a snapshot of what is trained; EdcompressError where that holds NaN."""
+        _require_finite(self._trainer.network)
+        self._run.save(self._measured, {**self._where, **where, **_capture(self._trainer)})
+        self._saved, self._saved_at = self._place.steps if self._place else 0, time.monotonic()
+
+
+def _require_finite(network: nn.Module) -> None:
+    """Raise EdcompressError when a weight is NaN or infinite, so that a snapshot is always one to go on from."""
+    for name, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise EdcompressError(
+                f"training diverged: {name} holds NaN or infinity; start over with --force and a lower finetune.lr"
+            )
+
+
+def _log(run: Run, stage: str, epoch: int, offset: int, figures: dict[str, Any]) -> None:
+    append(run.folder / "epochs.jsonl", json.dumps({"phase": stage, "epoch": epoch, **figures}))
+    numbers = {f"{stage}/{name}": float(value) for name, value in figures.items() if value is not None}
+    for logger in run.loggers:
+        logger.log(numbers, offset + epoch)
+
+
+def _capture(trainer: Trainer) -> dict[str, Any]:
+    tree = {"network": trainer.network.state_dict(), "optimizer": trainer.optimizer.state_dict()}
+    if isinstance(trainer.regime, SearchRegime):
+        tree["regime"] = trainer.regime.snapshot()
+    return tree
+
+
+def _restore(trainer: Trainer, saved: dict[str, Any]) -> tuple[int, Place | None]:
+    """Put network, optimizer and search back; the epoch to go on with, and the place in it."""
+    trainer.network.load_state_dict(saved["network"])
+    trainer.optimizer.load_state_dict(saved["optimizer"])
+    if isinstance(trainer.regime, SearchRegime):
+        trainer.regime.restore(saved["regime"])
+    place = saved.get("place")
+    return int(saved["epoch"]), Place(**{**place, "generators": tuple(place["generators"])}) if place else None
+
+
+def _objective(run: Run) -> Objective:
+    fit, precision = run.job.recipe.finetune, run.job.precision
+    if fit.distill == 0:
+        return Objective(fit)
+    return Objective(fit, precision.place(on_cpu(run.origin.dense)))

@@ -1,0 +1,47 @@
+"""Signals that ask a run to end: what it was computing is saved first."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupt:
+    """Turns SIGINT, SIGTERM and SIGUSR1 (by which schedulers of clusters warn) into a KeyboardInterrupt between two training steps.
+
+    Outside `held` it is raised at once, and so it is at the second signal. Without `listening` nothing is different from usual: SIGINT
+    alone is a KeyboardInterrupt, wherever it comes.
+    """
+
+    def __init__(self) -> None:
+        self._held = self._asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """A block in which the signals are taken; in the main thread only, as Python has it."""
+        before = {number: signal.signal(number, self._take) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def hold(self) -> None:
+        """A step begins that shall not be torn apart."""
+        self._held = True
+
+    def release(self) -> None:
+        """The step is done; raises the KeyboardInterrupt that was asked for meanwhile."""
+        self._held = False
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def _take(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        again, self._asked = self._asked, True
+        if again or not self._held:
+            raise KeyboardInterrupt
+
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]

@@ -1,0 +1,102 @@
+"""A run that ends in the middle of anything goes on to the result of one that did not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from digits import ONE_EPOCH, Interrupter, digits, outcome, pruned
+
+from edcompress import runs
+from edcompress.epochs import last_snapshot
+from edcompress.errors import CheckpointError, RunFolderError, StorageError
+from edcompress.monitor import Silent
+from edcompress.runs import RunFolder
+
+OFTEN = (*ONE_EPOCH, "run.checkpoint_every=2 steps")
+
+
+class Listener(Silent):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def stage(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(scope="module")
+def unbroken(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted, and that was saved at the end of its epochs alone."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    pruned(dense, folder, digits(*ONE_EPOCH))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def torn(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that ended in the fifth step of fine-tuning."""
+    folder = tmp_path_factory.mktemp("torn") / "run"
+    with pytest.raises(KeyboardInterrupt):
+        pruned(dense, folder, digits(*OFTEN), Interrupter("finetune", 0, 5))
+    return folder
+
+
+def test_the_last_step_is_saved_and_so_is_the_time_before(torn: Path) -> None:
+    kept = [last_snapshot(RunFolder(torn), Silent()), last_snapshot(older(torn), Silent())]
+    assert [saved[1]["place"]["steps"] for saved in kept if saved] == [5, 4]
+    assert len(RunFolder(torn).snapshots) == 2
+
+
+def older(folder: Path) -> RunFolder:
+    """A copy of the run whose newest snapshot is gone."""
+    shutil.copytree(folder, folder.with_name("older"), dirs_exist_ok=True)
+    copy = RunFolder(folder.with_name("older"))
+    copy.snapshots[0].unlink()
+    return copy
+
+
+@pytest.mark.parametrize("damage", ["", "half", "flipped"])
+def test_a_damaged_snapshot_is_named_and_the_one_before_it_taken(
+    unbroken: Path, torn: Path, tmp_path: Path, dense: Path, damage: str
+) -> None:
+    folder, listener = RunFolder(shutil.copytree(torn, tmp_path / "run")), Listener()
+    newest = folder.snapshots[0]
+    content = bytearray(newest.read_bytes())
+    content[-1000] ^= 1
+    newest.write_bytes({"": b"", "half": content[: len(content) // 2], "flipped": content}[damage])
+    pruned(dense, folder.path, digits(*OFTEN), listener, resume=True)
+    said = [text for text in listener.said if "damaged" in text]
+    assert len(said) == 1
+    assert said[0].startswith(str(newest))
+    assert said[0].endswith("going on from the one before it")
+    assert outcome(folder.path) == outcome(unbroken)
+
+
+def test_without_a_whole_snapshot_the_way_out_is_to_start_over(torn: Path, tmp_path: Path, dense: Path) -> None:
+    folder = RunFolder(shutil.copytree(torn, tmp_path / "run"))
+    for path in folder.snapshots:
+        path.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="none before it that is whole; start over with --force"):
+        pruned(dense, folder.path, digits(*OFTEN), resume=True)
+
+
+def test_two_processes_do_not_share_a_run(
+    torn: Path, tmp_path: Path, dense: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "LOCK_SECONDS", 0.0)
+    folder = RunFolder(shutil.copytree(torn, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    with folder.locked(), pytest.raises(RunFolderError, match="is in use by another process; wait for it"):
+        pruned(dense, folder.path, digits(*OFTEN), resume=True)
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_folder_that_is_removed_ends_the_run(tmp_path: Path, dense: Path) -> None:
+    class Remover(Interrupter):
+        def step(self, step: int, steps: int, figures: dict[str, object]) -> None:  # noqa: ARG002
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    with pytest.raises(StorageError, match="cannot be written: No such file or directory; its folder is gone"):
+        pruned(dense, tmp_path / "run", digits(*OFTEN), Remover("nowhere"))
+    assert not (tmp_path / "run").exists()
