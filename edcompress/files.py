@@ -11,6 +11,9 @@ from pathlib import Path
 
 from edcompress.errors import StorageError
 
+UNFINISHED_FILES = ".*.part"
+"""What a process leaves that is killed while it writes."""
+
 _WAYS_OUT = {
     errno.ENOSPC: "make room on that disk",
     errno.EDQUOT: "make room in your quota",
@@ -28,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The file is on the disk before it takes the place, so that a power cut leaves one of the two whole. StorageError where it cannot
     be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.part")  # see UNFINISHED_FILES
     with writing(path):
         try:
             part.touch()

@@ -43,7 +43,7 @@ from edcompress.recipebook import check
 from edcompress.report.shipping import recommend
 from edcompress.reports import save_report
 from edcompress.results import Accuracy, Images, Inspection, Latency, ModelResult, Proof, Report, Variant
-from edcompress.runs import RunFolder
+from edcompress.runs import UNFINISHED_EXPORTS, RunFolder
 from edcompress.session import DEFAULT, Session
 from edcompress.trials import smallest_within
 
@@ -89,11 +89,16 @@ def export(
     """
     folder.require_finished("export")
     asked = {"opset": opset, "batch": batch, "fp16": fp16, "int8": int8, "with_preprocessing": with_preprocessing}
-    recipe, report = _exporting(folder.read_recipe(), asked), folder.read_report()
-    job = open_job(recipe, replace(session, device="cpu"))
+    recipe = _exporting(folder.read_recipe(), asked)
+    with folder.locked():
+        return _exported(folder, recipe, session)
+
+
+def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
+    report, job = folder.read_report(), open_job(recipe, replace(session, device="cpu"))
     dense = read_saved(recipe, folder / "dense.safetensors", session)
     pruned = load(folder.path, trust_code=session.trust_code)
-    with tempfile.TemporaryDirectory(dir=folder.path, prefix=".export-") as made:
+    with tempfile.TemporaryDirectory(dir=folder.path, prefix=UNFINISHED_EXPORTS) as made:
         files, proofs = write_onnx(job, Path(made), report, {"dense": dense, "pruned": pruned})
         job.monitor.stage(f"latency in onnxruntime, {', '.join(files)} interleaved")
         latency = measure_all(files, recipe.benchmark)

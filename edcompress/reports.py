@@ -48,7 +48,8 @@ def gate(target: RunFolder | Path, limits: Gate | None = None, *, baseline: RunF
     judged = judge(report, limits, earlier)
     if isinstance(target, RunFolder):
         ship = recommend(report, limits) if report.pruned.latency_ms else None
-        save_report(target, report.model_copy(update={"verdict": judged, "ship": ship}))
+        with target.locked():
+            save_report(target, report.model_copy(update={"verdict": judged, "ship": ship}))
     return judged
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from edcompress import recipebook
 from edcompress.errors import RunFolderError
-from edcompress.files import replacing
+from edcompress.files import UNFINISHED_FILES, replacing
 from edcompress.recipe import Recipe
 from edcompress.results import Report
 
@@ -24,6 +24,8 @@ FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.j
          "dense.safetensors", "pruned.safetensors", "load_pruned.py", "dense.onnx", "pruned.onnx",
          "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx", "model_card.md", "report.json", "report.html")  # fmt: skip
 _SNAPSHOT = "snapshot-{}.safetensors"
+UNFINISHED_EXPORTS = ".export-"
+"""How folders begin in which an export writes its files before they take their places."""
 LOCK_SECONDS = 6.0
 """How long to wait for another process to leave a folder: the data workers of one that was killed live on for 5 s."""
 
@@ -119,7 +121,10 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """A block in which no other process may write here; RunFolderError where one does already."""
+        """A block in which no other process may write here; RunFolderError where one does already.
+
+        What a process that was killed had not finished writing is removed.
+        """
         lock = FileLock(self.path / ".lock")
         with self._usable():
             try:
@@ -129,9 +134,18 @@ class RunFolder:
                     f"{self.path} is in use by another process; wait for it, stop it, or choose another folder with -o"
                 ) from None
         try:
+            with self._usable():
+                self._remove_unfinished()
             yield
         finally:
             lock.release()
+
+    def _remove_unfinished(self) -> None:
+        for path in (*self.path.glob(UNFINISHED_EXPORTS + "*"), *self.path.glob(f"**/{UNFINISHED_FILES}")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     @contextmanager
     def _usable(self) -> Iterator[None]:

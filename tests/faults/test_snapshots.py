@@ -100,3 +100,18 @@ def test_a_run_folder_that_is_removed_ends_the_run(tmp_path: Path, dense: Path) 
     with pytest.raises(StorageError, match="cannot be written: No such file or directory; its folder is gone"):
         pruned(dense, tmp_path / "run", digits(*OFTEN), Remover("nowhere"))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(force=False)
+    folder.clear()
+    (folder.path / ".report.json.123.456.part").write_text("half")
+    (folder.state / ".snapshot-000000002.safetensors.123.456.part").write_text("half")
+    (folder.path / ".export-abc").mkdir()
+    (folder.path / ".export-abc" / "pruned.onnx").write_text("half")
+    (folder.path / "notes.txt").write_text("mine")
+    with folder.locked():
+        pass
+    left = {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*")}
+    assert left == {".lock", "notes.txt", "state"}
