@@ -23,6 +23,7 @@ from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
 from edcompress.origin import Origin, read_plan, read_space, reopen_origin, save_origin
+from edcompress.progress import recording
 from edcompress.recipe import Recipe
 from edcompress.recipebook import differences, dump
 from edcompress.reports import save_report
@@ -61,8 +62,12 @@ def prune_once(
         folder.create(force=force)
         save_origin(run.origin, folder)
     write_text(folder / "recipe.yaml", dump(recipe))
-    with opened(session.loggers, folder, recipe) as loggers:
-        tuned, measured = _through_stages(replace(run, loggers=loggers))
+    with (
+        recording(folder, session.monitor, recipe, "prune", checkpoint=checkpoint, resuming=resuming) as monitor,
+        opened(session.loggers, folder, recipe) as loggers,
+    ):
+        run = replace(run, job=replace(run.job, monitor=monitor), loggers=loggers)
+        tuned, measured = _through_stages(run)
         return _conclude(run, tuned, measured, checkpoint)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from edcompress.files import replacing
 from edcompress.job import Job, open_job
 from edcompress.origin import Origin, open_origin, reopen_origin, save_origin
 from edcompress.points import point_of, with_front
+from edcompress.progress import recording
 from edcompress.pruning import Begin, begun, prune_once, reloaded
 from edcompress.recipe import Recipe, Target
 from edcompress.recipebook import dump
@@ -95,8 +96,9 @@ def smallest_within(
         folder.create(force=force)
         save_origin(origin, folder)
     write_text(folder / "recipe.yaml", dump(recipe))
-    series = Series(recipe, folder, job, origin, dense, checkpoint, session)
-    return _conclude(series, _tried(series))
+    with recording(folder, session.monitor, recipe, "prune", checkpoint=checkpoint, resuming=resuming) as monitor:
+        series = Series(recipe, folder, replace(job, monitor=monitor), origin, dense, checkpoint, session)
+        return _conclude(series, _tried(series))
 
 
 def _tried(series: Series) -> list[Trial]:
@@ -212,9 +214,10 @@ def _points(series: Series, trials: list[Trial], chosen: Trial) -> list[Point]:
 
 
 def _adopt(folder: RunFolder, chosen: RunFolder) -> None:
-    """Copy the chosen trial's files up, but for those that say what was asked."""
+    """Copy the chosen trial's files up, but for those that say what was asked and what happened."""
+    own = ("recipe.yaml", "report.json", "report.html", "progress.json", "log.jsonl")
     for name in FILES:
-        if name not in ("recipe.yaml", "report.json", "report.html") and (chosen / name).is_file():
+        if name not in own and (chosen / name).is_file():
             with replacing(folder / name) as part:
                 shutil.copyfile(chosen / name, part)
     shutil.rmtree(folder.snapshot.parent, ignore_errors=True)
