@@ -38,9 +38,9 @@ class Outcome(Value):
 class Status(Value):
     """How a run stands. `running`: its process is alive; `interrupted`: it is not, and the run can go on, by `command`.
 
-    `unknown`: it was begun on another host or by another version, or this system cannot tell; `damaged`: `faults` says of what files.
-    `when` is its last sign of life, `checkpoint_age_s` the age of what a resumed run would go on from. `trial` is the run inside this
-    one, for a target in accuracy, that is not finished.
+    `unknown`: it was begun on another host or by another version, or this system cannot tell, so it may still run; `damaged`: `faults`
+    says of what files. `when` is its last sign of life, `checkpoint_age_s` the age of what a resumed run would go on from. `trial` is
+    the run inside this one, for a target in accuracy, that is not finished.
     """
 
     run: str
@@ -105,7 +105,7 @@ def status_of(folder: RunFolder) -> Status:
         when=progress.updated if progress else _touched(folder),
         progress=progress,
         checkpoint_age_s=_checkpoint_age(folder) or (trial and trial.checkpoint_age_s),
-        command=_way_on(folder, recipe, progress) if recipe and state in ("interrupted", "failed", "unknown") else None,
+        command=_way_on(folder, recipe, progress) if recipe and state in ("interrupted", "failed") else None,
         outcome=_outcome(report) if report else None,
         faults=tuple(faults),
         trial=trial,

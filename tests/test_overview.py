@@ -84,8 +84,7 @@ def test_a_run_is_told_while_another_process_works_on_it_and_when_that_is_killed
     assert lines["speed"].strip() == "128 images/s"
     assert "of all training" in lines["time"]
     process.send_signal(signal.SIGKILL)
-    while process_mark(process.pid):
-        time.sleep(0.01)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert status_of(folder).state == "interrupted"  # not reaped yet
     process.wait()
     told = cli("status", "runs/run")
@@ -116,6 +115,7 @@ def test_a_number_that_another_process_has_now_is_not_taken_for_the_run(
     heard = datetime.now(UTC) - timedelta(minutes=5)
     folder = begun(tmp_path / "run", process=here.model_copy(update=changed), updated=heard)
     assert status_of(folder).state == state
+    assert (status_of(folder).command is None) == (state == "unknown")  # what may still run is not to be resumed
     assert word in " ".join(cli("status", folder.path).out.split())
     assert status_of(begun(tmp_path / "mine")).state == "running"
 
@@ -242,3 +242,23 @@ def test_what_is_said_fits_80_columns_without_colour_and_cuts_nothing(
 )  # fmt: skip
 def test_spans_of_time_are_short(seconds: float, text: str) -> None:
     assert span(seconds) == text
+
+
+@pytest.mark.integration
+def test_a_real_run_is_told_from_another_process_in_search_and_fine_tuning(
+    start, process, quick, dense: Path, tmp_path: Path
+) -> None:
+    options = quick("search.epochs=3", "finetune.epochs=3", "search.evolve_every=1")
+    seen: dict[str, dict[str, Any]] = {}
+    with start("prune", dense, *options, "-o", "runs/run", "--device", "cpu", cwd=tmp_path) as run:
+        while run.poll() is None:
+            asked = process("status", "--json", cwd=tmp_path)
+            if asked.code == 0:
+                status = json.loads(asked.out)
+                seen[status["progress"]["phase"] if status["state"] == "running" else status["state"]] = status
+        assert run.returncode == 0
+    assert {"search", "finetune"} <= set(seen)
+    assert seen["search"]["progress"]["process"]["pid"] == run.pid
+    assert seen["search"]["checkpoint_age_s"] < 60
+    assert seen["search"]["progress"]["images_per_s"] > 0
+    assert json.loads(process("runs", "--json", cwd=tmp_path).out)[0]["state"] == "finished"
