@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edcompress import loggers, recipebook, reports, runs, views
+from edcompress import cli_observe, loggers, recipebook, reports, runs, views
 from edcompress.delivery import MAX_OPSET, MIN_OPSET, Benchmark, Gate
 from edcompress.display import Display
 from edcompress.errors import DataError, InputError, StorageError
@@ -322,6 +322,10 @@ def init(path: Annotated[Path, typer.Argument(help="The recipe file to write.")]
         raise InputError(f"{path.parent} is not a folder; make it first")
     runs.write_text(path, recipebook.starter())
     views.say(f"wrote {path}; next: edcompress check {path}")
+
+
+for observe in cli_observe.COMMANDS:
+    app.command()(observe)
 
 
 def _run_folder(output: Path | None, name: str, *, resume: bool, force: bool) -> runs.RunFolder:

@@ -44,3 +44,39 @@ def resident_bytes(kind: str) -> int | None:
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="utf-8", errors="replace").splitlines() if status.exists() else []
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")), None)
+
+
+def process_mark(pid: int, root: Path = Path("/proc")) -> str | None:
+    """What tells the live process of this number from any other that had or will have it: the system's boot, and its start therein.
+
+    None where there is no such process, or one that has ended and is not reaped yet, or where the system does not tell (no /proc).
+    """
+    try:
+        fields = (root / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        boot = (root / "sys" / "kernel" / "random" / "boot_id").read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, ticks = fields[0], fields[19]
+    return None if state in "ZX" else f"{boot}/{ticks}"
+
+
+def memory_bytes(info: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> tuple[int, int] | None:
+    """Bytes of memory in all and available, within the limit of the container; None where the system does not say."""
+    if not info.exists():
+        return None
+    lines = (line.partition(":") for line in info.read_text(encoding="utf-8").splitlines())
+    kilobytes = {name: int(rest.split()[0]) for name, _, rest in lines}
+    total, available = (1024 * kilobytes[name] for name in ("MemTotal", "MemAvailable"))
+    limit, used = (_number(group / name) for name in ("memory.max", "memory.current"))
+    return (total, available) if limit is None or used is None else (min(total, limit), min(available, limit - used))
+
+
+def data_home() -> Path:
+    """Where data sets are unless the recipe's `data.root` says: $EDCOMPRESS_DATA, else ~/.cache/edcompress."""
+    return Path(os.environ.get("EDCOMPRESS_DATA") or "~/.cache/edcompress").expanduser()
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file of the system's; None where there is no such file, or the word "max" in it."""
+    text = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    return int(text) if text.isdecimal() else None

@@ -1,4 +1,6 @@
-"""What a long run tells whoever watches: a protocol, and the one that stays silent. The terminal's is in `edcompress.display`."""
+"""What a long run tells whoever watches: a protocol, the one that stays silent, and two as one.
+
+The terminal's is in `edcompress.display`, the run folder's in `edcompress.progress`."""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from typing import Any, Protocol
 
 
 class Monitor(Protocol):
-    """Told of stages, epochs and steps; must not raise."""
+    """Told of stages, epochs and steps; must not raise, but for the OSError of a disk that is full."""
 
     def stage(self, text: str) -> None:
         """A stage begins."""
@@ -28,3 +30,30 @@ class Silent:
     def epoch(self, phase: str, epoch: int, epochs: int) -> None: ...
     def step(self, step: int, steps: int, figures: dict[str, Any]) -> None: ...
     def epoch_done(self, figures: dict[str, Any]) -> None: ...
+
+
+class Both:
+    """Two monitors, told one after the other."""
+
+    def __init__(self, first: Monitor, second: Monitor) -> None:
+        self._monitors = (first, second)
+
+    def stage(self, text: str) -> None:
+        """A stage begins."""
+        for monitor in self._monitors:
+            monitor.stage(text)
+
+    def epoch(self, phase: str, epoch: int, epochs: int) -> None:
+        """An epoch begins."""
+        for monitor in self._monitors:
+            monitor.epoch(phase, epoch, epochs)
+
+    def step(self, step: int, steps: int, figures: dict[str, Any]) -> None:
+        """A step is done."""
+        for monitor in self._monitors:
+            monitor.step(step, steps, figures)
+
+    def epoch_done(self, figures: dict[str, Any]) -> None:
+        """An epoch is done."""
+        for monitor in self._monitors:
+            monitor.epoch_done(figures)

@@ -37,6 +37,7 @@ from edcompress.origin import (
     read_saved,
     require_same_model,
 )
+from edcompress.progress import recording
 from edcompress.pruning import prune_once, reloaded
 from edcompress.recipe import Recipe
 from edcompress.recipebook import check
@@ -85,17 +86,17 @@ def export(
 
     What is None is as the recipe's `export` says; fp16, int8 and with_preprocessing make further files of pruned.onnx. Raises
     InputError for values that cannot be, EdcompressError where a file cannot be made, ProofError where one is not equal; the run
-    is then as it was.
+    is then as it was, but for its log.
     """
     folder.require_finished("export")
     asked = {"opset": opset, "batch": batch, "fp16": fp16, "int8": int8, "with_preprocessing": with_preprocessing}
     recipe = _exporting(folder.read_recipe(), asked)
-    with folder.locked():
-        return _exported(folder, recipe, session)
+    with folder.locked(), recording(folder, session.monitor, recipe, "export") as monitor:
+        return _exported(folder, recipe, replace(session, device="cpu", monitor=monitor))
 
 
 def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
-    report, job = folder.read_report(), open_job(recipe, replace(session, device="cpu"))
+    report, job = folder.read_report(), open_job(recipe, session)
     dense = read_saved(recipe, folder / "dense.safetensors", session)
     pruned = load(folder.path, trust_code=session.trust_code)
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=UNFINISHED_EXPORTS) as made:

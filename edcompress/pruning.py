@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
 from edcompress.origin import Origin, read_plan, read_space, reopen_origin, save_origin
+from edcompress.progress import recording
 from edcompress.recipe import Recipe
 from edcompress.recipebook import differences, dump
 from edcompress.reports import save_report
@@ -57,16 +59,27 @@ def prune_once(
         begin = partial(reopen_origin, folder=folder, session=session)
     require_loggers(session.loggers)
     run = _open_run(open_job(recipe, session), folder, begin, session, started)
+    with (
+        claimed(folder, recipe, run.origin, resuming=resuming, force=force),
+        recording(folder, session.monitor, recipe, "prune", checkpoint=checkpoint, resuming=resuming) as monitor,
+        opened(session.loggers, folder, recipe) as loggers,
+    ):
+        run = replace(run, job=replace(run.job, monitor=monitor), loggers=loggers)
+        tuned, measured = _through_stages(run)
+        return _conclude(run, tuned, measured, checkpoint)
+
+
+@contextmanager
+def claimed(folder: RunFolder, recipe: Recipe, origin: Origin, *, resuming: bool, force: bool) -> Iterator[None]:
+    """A block in which the folder is this process's alone, and holds what a run begins with; RunFolderError where it cannot."""
     if not resuming:
         folder.create(force=force)
     with folder.locked():
         if not resuming:
             folder.clear()
-            save_origin(run.origin, folder)
+            save_origin(origin, folder)
         write_text(folder / "recipe.yaml", dump(recipe))
-        with opened(session.loggers, folder, recipe) as loggers:
-            tuned, measured = _through_stages(replace(run, loggers=loggers))
-            return _conclude(run, tuned, measured, checkpoint)
+        yield
 
 
 def reloaded(run: RunFolder, dense: nn.Module) -> nn.Module:

@@ -22,7 +22,8 @@ from edcompress.results import Report
 T = TypeVar("T")
 FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.json", "plan.json",
          "dense.safetensors", "pruned.safetensors", "load_pruned.py", "dense.onnx", "pruned.onnx",
-         "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx", "model_card.md", "report.json", "report.html")  # fmt: skip
+         "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx", "model_card.md", "report.json", "report.html",
+         "progress.json", "log.jsonl")  # fmt: skip
 _SNAPSHOT = "snapshot-{}.safetensors"
 UNFINISHED_EXPORTS = ".export-"
 """How folders begin in which an export writes its files before they take their places."""
@@ -156,12 +157,16 @@ class RunFolder:
                 f"{self.path} cannot be used as run folder: {error.strerror} ({error.filename})"
             ) from error
 
-    def require_finished(self, need: str) -> None:
-        """Raise RunFolderError unless pruning came to its end here; `need` says what for."""
+    def require_begun(self) -> None:
+        """Raise RunFolderError unless a run was begun here."""
         if not self.path.is_dir():
             raise RunFolderError(f"no run folder {self.path}; {_known_runs(self.path.parent)}")
         if not self.exists:
             raise RunFolderError(f"{self.path} is not a run folder (it has no recipe.yaml)")
+
+    def require_finished(self, need: str) -> None:
+        """Raise RunFolderError unless pruning came to its end here; `need` says what for."""
+        self.require_begun()
         if not self.finished:
             raise RunFolderError(
                 f"{self.path} has not finished pruning, which {need} needs; go on with: "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,14 +20,14 @@ from edcompress.deploy.onnx_export import export_onnx
 from edcompress.errors import EdcompressError, InputError
 from edcompress.files import replacing
 from edcompress.job import Job, open_job
-from edcompress.origin import Origin, open_origin, reopen_origin, save_origin
+from edcompress.origin import Origin, open_origin, reopen_origin
 from edcompress.points import point_of, with_front
-from edcompress.pruning import Begin, begun, prune_once, reloaded
+from edcompress.progress import recording
+from edcompress.pruning import Begin, begun, claimed, prune_once, reloaded
 from edcompress.recipe import Recipe, Target
-from edcompress.recipebook import dump
 from edcompress.reports import save_report
 from edcompress.results import Accuracy, Count, Point, Report, TargetResult
-from edcompress.runs import FILES, RunFolder, write_text
+from edcompress.runs import FILES, RunFolder
 from edcompress.session import Session
 
 FINEST = 0.98
@@ -91,14 +91,11 @@ def smallest_within(
     finest = recipe.constraints.model_copy(update={"round_to": recipe.constraints.round_to or 1})
     origin = begin(recipe.model_copy(update={"constraints": finest}))
     dense = _judged_dense(job, origin)
-    if not resuming:
-        folder.create(force=force)
-    with folder.locked():
-        if not resuming:
-            folder.clear()
-            save_origin(origin, folder)
-        write_text(folder / "recipe.yaml", dump(recipe))
-        series = Series(recipe, folder, job, origin, dense, checkpoint, session)
+    with (
+        claimed(folder, recipe, origin, resuming=resuming, force=force),
+        recording(folder, session.monitor, recipe, "prune", checkpoint=checkpoint, resuming=resuming) as monitor,
+    ):
+        series = Series(recipe, folder, replace(job, monitor=monitor), origin, dense, checkpoint, session)
         return _conclude(series, _tried(series))
 
 
@@ -215,9 +212,10 @@ def _points(series: Series, trials: list[Trial], chosen: Trial) -> list[Point]:
 
 
 def _adopt(folder: RunFolder, chosen: RunFolder) -> None:
-    """Copy the chosen trial's files up, but for those that say what was asked."""
+    """Copy the chosen trial's files up, but for those that say what was asked and what happened."""
+    own = ("recipe.yaml", "report.json", "report.html", "progress.json", "log.jsonl")
     for name in FILES:
-        if name not in ("recipe.yaml", "report.json", "report.html") and (chosen / name).is_file():
+        if name not in own and (chosen / name).is_file():
             with replacing(folder / name) as part:
                 shutil.copyfile(chosen / name, part)
     folder.clear_state()

@@ -30,6 +30,9 @@ COMMANDS = (
     "report",
     "sweep",
     "demo",
+    "status",
+    "runs",
+    "doctor",
 )
 LIMITS = ("--max-top1-drop", "1", "--min-speedup", "0.001", "--max-parity", "0.0001")
 
@@ -115,6 +118,10 @@ BAD = [
     ("export {shelf}", ["is not a run folder"]),
     ("export", ["no run under runs/"]),
     ("export nowhere", ["no run folder nowhere"]),
+    ("status nowhere", ["no run folder nowhere"]),
+    ("status {shelf}/cut.pt", ["no run folder"]),
+    ("status", ["no run under runs/"]),
+    ("runs nowhere", ["no folder nowhere; name one that holds runs"]),
     ("report {unfinished}", ["has not finished pruning"]),
     ("gate {unfinished}", ["has not finished pruning"]),
     ("gate {text_pt}", ["text.pt is not a report of edcompress", "Invalid JSON"]),
@@ -201,6 +208,8 @@ def test_a_real_process_says_bad_input_without_a_traceback(
         ["prune", "--help"],
         ["check", "digits"],
         ["recipes"],
+        ["status", "{run}"],
+        ["runs", "{run}/.."],
         ["gate", "{run}/report.json", *LIMITS],
         ["gate", "{run}", *LIMITS, "--baseline", "{run}", "--junit", "{run}/gate.xml"],
     ],

@@ -23,7 +23,7 @@ LAYERS = (
     ("points",),
     ("report",),
     ("runs",),
-    ("reports", "job", "loggers"),
+    ("reports", "job", "loggers", "progress"),
     ("inspection", "origin", "onnx_files"),
     ("confirmation", "epochs"),
     ("stages",),
@@ -31,7 +31,9 @@ LAYERS = (
     ("trials",),
     ("pipeline",),
     ("sweeps",),
-    ("display", "views"),
+    ("display", "views", "overview", "doctor"),
+    ("panels",),
+    ("cli_observe",),
     ("cli",),
     ("__main__",),
 )  # fmt: skip
@@ -40,7 +42,7 @@ HOMES = {
     "torch_pruning": "surgery/depgraph.py",
     "onnx": "deploy/",
     "onnxruntime": "deploy/",
-    "typer": "cli.py",
+    "typer": "cli",
     "timm": "networks/",
     "mlflow": "loggers.py",
 }

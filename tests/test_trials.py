@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from edcompress.errors import EdcompressError, InputError, RecipeError, RunFolderError
 from edcompress.pipeline import load
+from edcompress.progress import read_progress
 from edcompress.results import Report
 from edcompress.runs import RunFolder
 from edcompress.trials import Bracket
@@ -51,6 +52,23 @@ def series(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """A series of two trials that are both within the drop: its folder and report."""
     folder = tmp_path_factory.mktemp("series") / "run"
     return folder, pruned(dense, folder, digits(*TWO_TRIALS))
+
+
+def test_a_run_keeps_its_own_log_and_its_trials_keep_theirs(series: tuple[Path, Report]) -> None:
+    folder = series[0]
+    first, second = sorted((folder / "trials").iterdir())
+    own, *trials = (
+        [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()] for path in (folder, first, second)
+    )
+    stages = [line["stage"].split(":")[0] for line in own if line["event"] == "stage"]
+    assert stages[:4] == ["trial 1", "trial 1", "trial 2", "trial 2"]
+    assert [line["event"] for line in own if line["event"] != "stage"] == ["begin", "end"]
+    for log in trials:
+        assert [line["phase"] for line in log if line["event"] == "epoch"] == ["search", "finetune"]
+    for path in (folder, first, second):
+        told = read_progress(RunFolder(path))
+        assert told is not None
+        assert (told.state, told.checkpoint) == ("finished", "dense.safetensors")
 
 
 def test_each_trial_goes_on_from_the_best_before_it(series: tuple[Path, Report]) -> None:

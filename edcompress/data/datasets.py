@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from torchvision import datasets as tv
 from edcompress.data.image_folder import interleaved, open_image_folder
 from edcompress.data.images import FileImages, ImageSet, MemoryImages
 from edcompress.errors import DataError
+from edcompress.machine import data_home
 from edcompress.recipe import Data
 
 Opened = tuple[ImageSet, ImageSet, tuple[str, ...]]
@@ -51,7 +51,7 @@ def open_dataset(data: Data) -> Opened:
 
 def data_root(data: Data) -> Path:
     """`data.root`, else $EDCOMPRESS_DATA, else ~/.cache/edcompress."""
-    return (data.root or Path(os.environ.get("EDCOMPRESS_DATA") or "~/.cache/edcompress")).expanduser()
+    return data.root.expanduser() if data.root else data_home()
 
 
 def _require_present(root: Path, data: Data) -> None:

@@ -33,7 +33,7 @@ def session(
     """
     if not path.is_file():
         raise InputError(f"{path}: no such ONNX file")
-    available = onnxruntime.get_available_providers()
+    available = providers()
     if provider not in available:
         raise InputError(f"{provider} is not available in this onnxruntime; available: {', '.join(available)}")
     opened = _load(path, provider, _options(threads, profile))
@@ -41,6 +41,11 @@ def session(
     if running != provider:
         raise EdcompressError(f"{path}: asked for {provider}, but onnxruntime runs {running}; check its installation")
     return opened
+
+
+def providers() -> list[str]:
+    """Names of what this onnxruntime can run models on."""
+    return list(onnxruntime.get_available_providers())
 
 
 def _options(threads: int, profile: Path | None) -> onnxruntime.SessionOptions:

@@ -1,0 +1,40 @@
+"""The commands that look and change nothing: how runs stand, and what they run on. `edcompress.cli` takes them up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edcompress import overview, panels
+from edcompress.doctor import examine
+from edcompress.errors import EdcompressError
+
+Folder = Annotated[
+    Path | None,
+    typer.Argument(metavar="[RUN]", help="A run folder, or a sweep's; default: the run under ./runs begun last."),
+]
+Root = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="The folder that holds the runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON on stdout.")]
+
+
+def status(run: Folder = None, as_json: AsJson = False) -> None:
+    """How a run stands, from any shell while it runs: stage, epoch, figures, time left, last checkpoint."""
+    panels.show_status(overview.status_of(overview.find(run)), as_json=as_json)
+
+
+def runs(folder: Root = Path("runs"), as_json: AsJson = False) -> None:
+    """List the runs in a folder with what they came to, the last sign of life first."""
+    panels.show_runs(overview.list_runs(folder), folder, as_json=as_json)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check versions, devices, providers, threads, memory and disk: exit code 3 when something is at fault."""
+    findings = examine()
+    panels.show_findings(findings, as_json=as_json)
+    if faults := [finding.name for finding in findings if finding.level == "fault"]:
+        raise EdcompressError(f"at fault: {', '.join(faults)}; see above for the way out")
+
+
+COMMANDS = (status, runs, doctor)

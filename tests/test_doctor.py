@@ -1,0 +1,82 @@
+"""What `edcompress doctor` finds."""
+
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from edcompress import panels
+from edcompress.doctor import Finding, examine, judged
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of data sets."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.setenv("EDCOMPRESS_DATA", str(folder))
+    return folder
+
+
+def found(runs: Path = Path("runs")) -> dict[str, Finding]:
+    return {finding.name: finding for finding in examine(runs)}
+
+
+@pytest.mark.parametrize(
+    ("line", "extra", "level", "words"),
+    [
+        ("numpy>=2", None, "ok", [version("numpy"), "(>=2)"]),
+        ("numpy", None, "ok", [version("numpy"), "(any)"]),
+        ("numpy<1", None, "fault", [version("numpy"), "(<1)", "pip install 'numpy<1'"]),
+        ("numpy<1", "fast", "fault", ["pip install 'edcompress[fast]'"]),
+        ("no-such-package>=3", None, "fault", ["not installed: pip install 'no-such-package>=3'"]),
+        ("no-such-package>=3", "fast", "note", ["optional", "not installed: pip install 'edcompress[fast]'"]),
+    ],
+)
+def test_what_is_installed_is_held_against_what_was_declared(
+    line: str, extra: str | None, level: str, words: list[str]
+) -> None:
+    finding = judged(Requirement(line), extra)
+    assert finding.level == level
+    assert all(word in finding.text for word in words), finding
+
+
+def test_a_sound_environment_has_no_fault_and_everything_is_looked_at(data: Path) -> None:
+    findings = found()
+    assert [finding for finding in findings.values() if finding.level == "fault"] == []
+    assert set(findings) >= {"python", "edcompress", "torch", "onnxruntime", "timm", "torch threads", "bf16 on the CPU", "providers",
+                             "processor", "cores", "governor", "disk of runs", "disk of data", "EDCOMPRESS_DATA"}  # fmt: skip
+    assert not {"pytest", "ruff", "mypy"} & set(findings)
+    assert "CPUExecutionProvider" in findings["providers"].text
+    assert findings["EDCOMPRESS_DATA"].text == str(data)
+    assert str(Path.cwd()) in findings["disk of runs"].text
+
+
+def test_data_that_is_not_there_is_a_fault_and_the_exit_code_is_3(cli, data: Path) -> None:
+    data.rmdir()
+    ended = cli("doctor", "--json")
+    assert (ended.code, ended.err) == (3, "error: at fault: EDCOMPRESS_DATA; see above for the way out\n")
+    said = {finding["name"]: finding for finding in json.loads(ended.out)}
+    assert said["EDCOMPRESS_DATA"]["level"] == "fault"
+    assert "it is no folder: make it, or point the variable to one" in said["EDCOMPRESS_DATA"]["text"]
+    assert "free at" in said["disk of data"]["text"]  # of the folder in which it would be
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_runs_that_cannot_be_written_are_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    finding = found(tmp_path / "locked" / "runs")["disk of runs"]
+    assert (finding.level, "choose another folder with -o" in finding.text) == ("fault", True)
+
+
+def test_it_fits_80_columns_without_colour_and_cuts_nothing(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(panels.out, "width", 80)
+    monkeypatch.delenv("EDCOMPRESS_DATA")
+    ended = cli("doctor")
+    assert ended.code == 0
+    assert max(map(len, ended.out.splitlines())) <= 80
+    assert ("…" in ended.out, "\x1b" in ended.out) == (False, False)
+    assert "note  EDCOMPRESS_DATA" in ended.out
