@@ -96,18 +96,24 @@ def check_fits(splits: Splits, model: Model) -> None:
 class Batches:
     """An iterable of `len` batches, the same ones every time; a broken image is a DataError, from workers too."""
 
-    def __init__(self, work: _Work, workers: int) -> None:
-        self._work, self._workers = work, min(workers, _cores())
+    def __init__(self, work: _Work, workers: int, first: int = 0) -> None:
+        self._work, self._workers = work, workers
+        self._numbers = range(len(work))[first:]
 
     def __len__(self) -> int:
-        return len(self._work)
+        return len(self._numbers)
+
+    def after(self, count: int) -> Batches:
+        """What comes after the first `count` batches, equal to what it is in all of them; nothing is read to get there."""
+        return Batches(self._work, self._workers, self._numbers.start + count)
 
     def __iter__(self) -> Iterator[Batch]:
         # Without a generator of its own, the loader draws from the global one.
         loader: DataLoader[Any] = DataLoader(
             self._work,
             batch_size=None,
-            num_workers=self._workers,
+            sampler=self._numbers,
+            num_workers=min(self._workers, _cores()),
             collate_fn=_as_it_is,
             generator=torch.Generator(),
         )

@@ -75,6 +75,18 @@ def test_batches_do_not_depend_on_workers(folder_data: Data, augment: str) -> No
     assert equal(list(eval_batches(test, data)), list(eval_batches(test, with_(data, workers=2))))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_rest_of_an_epoch_is_what_it_is_in_the_whole(folder_data: Data, workers: int) -> None:
+    data = with_(folder_data, batch_size=2, augment="resized_crop", workers=workers)
+    whole = train_batches(open_splits(data, seed=0).train, data, seed=0, epoch=1)
+    for done in range(len(whole) + 2):
+        rest = whole.after(done)
+        assert len(rest) == max(0, len(whole) - done)
+        if done in (1, len(whole)):
+            assert equal(list(rest), list(whole)[done:])
+    assert equal(list(whole.after(1).after(2)), list(whole)[3:])
+
+
 @pytest.mark.parametrize("augment", ["crop_flip", "resized_crop"])
 def test_the_global_generator_is_neither_used_nor_moved(augment: str) -> None:
     data = with_(DIGITS, augment=augment)
