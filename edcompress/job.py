@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -78,7 +78,10 @@ class Job:
 
     def _spread_over(self, images: ImageSet) -> Tensor:
         chosen = torch.linspace(0, len(images) - 1, min(len(images), REAL_IMAGES)).long()
-        return images.read(chosen.tolist(), as_tested(self.recipe.data))
+        read = images.read(chosen.tolist(), as_tested(self.recipe.data))
+        for fault in read.faults:
+            images.warn(fault)
+        return read.pixels
 
     def accuracy(self, network: nn.Module, forward: Forward | None = None, images: ImageSet | None = None) -> Accuracy:
         """Top-1 and top-5 of the network (or of `forward`, which uses it) on the test images, or on `images`, in fp32."""
@@ -106,7 +109,8 @@ class Job:
 def open_job(recipe: Recipe, session: Session = DEFAULT) -> Job:
     """The job of a recipe; DataError or InputError where data or device cannot be used."""
     precision = choose_precision(recipe.precision, pick_device(session.device))
-    splits = open_splits(recipe.data, seed=recipe.seed)
+    once = cache(lambda fault: session.monitor.warning(f"left out: {fault}"))
+    splits = open_splits(recipe.data, seed=recipe.seed, warn=once)
     check_fits(splits, recipe.model)
     return Job(recipe, splits, precision, session.monitor)
 

@@ -20,6 +20,9 @@ class Monitor(Protocol):
     def epoch_done(self, figures: dict[str, Any]) -> None:
         """The epoch is done and saved."""
 
+    def warning(self, text: str) -> None:
+        """Something is wrong that a person should know of, and the run goes on."""
+
 
 class Silent:
     """Says nothing."""
@@ -28,3 +31,4 @@ class Silent:
     def epoch(self, phase: str, epoch: int, epochs: int) -> None: ...
     def step(self, step: int, steps: int, figures: dict[str, Any]) -> None: ...
     def epoch_done(self, figures: dict[str, Any]) -> None: ...
+    def warning(self, text: str) -> None: ...

@@ -127,16 +127,6 @@ def test_search_images_are_not_augmented() -> None:
     assert equal(list(eval_batches(search, DIGITS)), list(eval_batches(search, plain)))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_image_is_named(folder_data: Data, workers: int) -> None:
-    assert folder_data.root is not None
-    broken = folder_data.root / "val" / "dog" / "1.png"
-    broken.write_bytes(broken.read_bytes()[:60])
-    batches = eval_batches(open_splits(folder_data, seed=0).test, with_(folder_data, workers=workers))
-    with pytest.raises(DataError, match=rf"^{broken}: cannot be read as an image: .*replace or remove"):
-        list(batches)
-
-
 def test_what_does_not_fit_the_model() -> None:
     splits = open_splits(DIGITS, seed=0)
     check_fits(splits, Model(arch="resnet8", num_classes=10, in_channels=1))
