@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from edcompress.data.datasets import open_dataset
 from edcompress.data.images import ImageSet, Warn, unheard
@@ -27,7 +29,7 @@ from edcompress.data.transforms import (
     normalised,
     shift_and_flip,
 )
-from edcompress.errors import DataError
+from edcompress.errors import DataError, EdcompressError
 from edcompress.recipe import Data, Model
 
 Batch = tuple[Tensor, Tensor]
@@ -103,7 +105,8 @@ def check_fits(splits: Splits, model: Model) -> None:
 class Batches:
     """An iterable of `len` batches, the same ones every time; fewer where broken images leave too little of one.
 
-    Raises DataError, of what happens in workers too, where a broken image may not be left out, or too many are broken.
+    Raises DataError, of what happens in workers too, where a broken image may not be left out, or too many are broken;
+    EdcompressError where a worker dies or has no memory for its batch. It does so where the next batch is asked for, nowhere else.
     """
 
     def __init__(self, work: _Work, workers: int, warn: Warn, first: int = 0) -> None:
@@ -120,7 +123,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         broken, left = 0, False
         for made in self._made():
-            if isinstance(made, DataError):
+            if isinstance(made, EdcompressError):
                 raise made
             batch, faults = made
             for fault in faults:
@@ -149,14 +152,21 @@ class Batches:
             batch_size=None,
             sampler=self._numbers,
             num_workers=min(self._workers, _cores()),
-            collate_fn=_as_it_is,
+            collate_fn=_handed_over,
             generator=torch.Generator(),
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _child_signals_kept():
             # Python 3.12 warns of every fork of a process with threads; the workers run torch on one thread.
             warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
             batches = iter(loader)
-        yield from batches
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            raise EdcompressError(
+                f"a process that loads images died ({error}): most often memory ran out, or /dev/shm is full; {_FEWER}"
+            ) from error
 
 
 def train_batches(images: ImageSet, data: Data, *, seed: int, epoch: int) -> Batches:
@@ -177,8 +187,10 @@ def _batches(work: _Work) -> Batches:
     return Batches(replace(work, images=images.heard_by(unheard)), work.data.workers, images.warn)
 
 
-_Made = tuple[Batch | None, tuple[str, ...]] | DataError
+_Made = tuple[Batch | None, tuple[str, ...]] | EdcompressError
 """A batch, or None where too little is left of it, with what is wrong with the images that were left out of it."""
+
+_FEWER = "take fewer of them with data.workers (0: the training process loads), and go on with --resume"
 
 _REPAIR = "repair or remove the files, or look whether their disk is there"
 
@@ -212,8 +224,30 @@ class _Work(Dataset[_Made]):
         return (normalised(pixels, self.data), self.images.labels[read.indices]), read.faults
 
 
-def _as_it_is(made: Any) -> Any:
+def _handed_over(made: Any) -> Any:
+    """What a worker made, its tensors in shared memory already: where that fails later, the batch never comes and all wait for it."""
+    if get_worker_info() is None or isinstance(made, EdcompressError) or made[0] is None:
+        return made
+    try:
+        for tensor in made[0]:
+            tensor.share_memory_()
+    except RuntimeError as error:
+        return EdcompressError(
+            f"a process that loads images cannot hand over a batch ({error}): /dev/shm is full or too small; {_FEWER}"
+        )
     return made
+
+
+@contextmanager
+def _child_signals_kept() -> Iterator[None]:
+    """Inside, torch arranges to raise of a dead worker out of whatever runs then, be it half a step of the optimizer; not after."""
+    if not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if signal.getsignal(signal.SIGCHLD) is not before:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
 
 def _kind(channels: int) -> str:
