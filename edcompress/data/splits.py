@@ -7,7 +7,6 @@ global generator, and leaves those as they were.
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 import warnings
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from edcompress.data.transforms import (
     shift_and_flip,
 )
 from edcompress.errors import DataError, EdcompressError
+from edcompress.machine import usable_cores
 from edcompress.recipe import Data, Model
 
 Batch = tuple[Tensor, Tensor]
@@ -151,7 +151,7 @@ class Batches:
             self._work,
             batch_size=None,
             sampler=self._numbers,
-            num_workers=min(self._workers, _cores()),
+            num_workers=min(self._workers, len(usable_cores())),
             collate_fn=_handed_over,
             generator=torch.Generator(),
         )
@@ -252,10 +252,6 @@ def _child_signals_kept() -> Iterator[None]:
 
 def _kind(channels: int) -> str:
     return "grey" if channels == 1 else "RGB"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _generator(*parts: int | str) -> torch.Generator:
