@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
@@ -48,6 +48,11 @@ class Job:
     splits: Splits
     precision: Precision
     monitor: Monitor
+
+    def watched_by(self, monitor: Monitor) -> Job:
+        """The same job under another monitor, which is warned once of each image that is left out."""
+        once = cache(lambda fault: monitor.warning(f"left out: {fault}"))
+        return replace(self, monitor=monitor, splits=self.splits.heard_by(once))
 
     @cached_property
     def example(self) -> Tensor:
@@ -109,10 +114,9 @@ class Job:
 def open_job(recipe: Recipe, session: Session = DEFAULT) -> Job:
     """The job of a recipe; DataError or InputError where data or device cannot be used."""
     precision = choose_precision(recipe.precision, pick_device(session.device))
-    once = cache(lambda fault: session.monitor.warning(f"left out: {fault}"))
-    splits = open_splits(recipe.data, seed=recipe.seed, warn=once)
+    splits = open_splits(recipe.data, seed=recipe.seed)
     check_fits(splits, recipe.model)
-    return Job(recipe, splits, precision, session.monitor)
+    return Job(recipe, splits, precision, session.monitor).watched_by(session.monitor)
 
 
 def pick_device(name: str) -> torch.device:

@@ -52,14 +52,15 @@ class Splits:
     classes: tuple[str, ...]
     channels: int
 
+    def heard_by(self, warn: Warn) -> Splits:
+        """The same splits; `warn` is told of every image that is left out, each time that it is."""
+        train, search, test = (images.heard_by(warn) for images in (self.train, self.search, self.test))
+        return replace(self, train=train, search=search, test=test)
 
-def open_splits(data: Data, *, seed: int, warn: Warn = unheard) -> Splits:
-    """The splits that `data` and `seed` fix; DataError where the data is missing, broken or too little.
 
-    `warn` is told of every image that is left out later, each time that it is.
-    """
+def open_splits(data: Data, *, seed: int) -> Splits:
+    """The splits that `data` and `seed` fix; DataError where the data is missing, broken or too little."""
     everything, test, classes = open_dataset(data)
-    everything, test = everything.heard_by(warn), test.heard_by(warn)
     C = everything.channels
     if len(data.mean) not in (1, C):
         values = "one value" if C == 1 else f"one value or {C}"
@@ -117,7 +118,7 @@ class Batches:
         return len(self._numbers)
 
     def after(self, count: int) -> Batches:
-        """What comes after the first `count` batches, equal to what it is in all of them; nothing is read to get there."""
+        """What comes after the first `count` batches, those that were left out included; nothing is read to get there."""
         return Batches(self._work, self._workers, self._warn, self._numbers.start + count)
 
     def __iter__(self) -> Iterator[Batch]:
