@@ -49,7 +49,7 @@ from edcompress.session import Session
 from edcompress.stages import train_dense
 from edcompress.surgery.costs import CostModel
 from edcompress.surgery.tracing import trace_space
-from edcompress.training.loop import Objective, Plain, Regime, Span, Trainer, train_epoch
+from edcompress.training.loop import Objective, Plain, Regime, Repeated, Span, Trainer, train_epoch
 from edcompress.training.precision import choose_precision
 from edcompress.training.schedule import make_optimizer
 
@@ -123,22 +123,8 @@ class Bench:
             times.append(now())
 
         trainer = Trainer(self.network, self.optimizer, Objective(Fit()), self.precision, regime, tick)
-        train_epoch(trainer, _Repeated((self.images, self.labels), n), Span(0, 1000, 0, 1000), seed=0)
+        train_epoch(trainer, Repeated((self.images, self.labels), n), Span(0, 1000, 0, 1000), seed=0)
         return [after - before for before, after in pairwise(times)]
-
-
-@dataclass(frozen=True)
-class _Repeated:
-    """One batch, n times."""
-
-    batch: tuple[torch.Tensor, torch.Tensor]
-    n: int
-
-    def __len__(self) -> int:
-        return self.n
-
-    def after(self, k: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [self.batch] * (self.n - k)
 
 
 def clock(device: torch.device) -> Callable[[], float]:

@@ -78,6 +78,10 @@ class Display:
         self._accuracy = figures.get("accuracy")
         self._say(f"  {self._title} {self._epoch + 1}/{self._epochs}: {_format(figures)}")
 
+    def warning(self, text: str) -> None:
+        """Leave a line, even where there shall be no progress."""
+        self._console.print(f"  [yellow]warning:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
+
     def _say(self, text: str) -> None:
         if not self._quiet:
             self._console.print(text, highlight=False)

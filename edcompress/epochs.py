@@ -78,7 +78,7 @@ def last_snapshot(folder: RunFolder, monitor: Monitor) -> tuple[Measured, dict[s
             faults.append(error)
             continue
         for fault in faults:
-            monitor.stage(f"{fault}; going on from the one before it")
+            monitor.warning(f"{fault}; going on from the one before it")
         return Measured.model_validate(tree.pop("measured")), tree
     if faults:
         raise CheckpointError(f"{faults[0]}, and there is none before it that is whole; start over with --force")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -49,6 +49,11 @@ class Job:
     precision: Precision
     monitor: Monitor
 
+    def watched_by(self, monitor: Monitor) -> Job:
+        """The same job under another monitor, which is warned once of each image that is left out."""
+        once = cache(lambda fault: monitor.warning(f"left out: {fault}"))
+        return replace(self, monitor=monitor, splits=self.splits.heard_by(once))
+
     @cached_property
     def example(self) -> Tensor:
         """Two random images [2, C, H, W] of the network's input shape, for tracing and counting."""
@@ -78,7 +83,10 @@ class Job:
 
     def _spread_over(self, images: ImageSet) -> Tensor:
         chosen = torch.linspace(0, len(images) - 1, min(len(images), REAL_IMAGES)).long()
-        return images.read(chosen.tolist(), as_tested(self.recipe.data))
+        read = images.read(chosen.tolist(), as_tested(self.recipe.data))
+        for fault in read.faults:
+            images.warn(fault)
+        return read.pixels
 
     def accuracy(self, network: nn.Module, forward: Forward | None = None, images: ImageSet | None = None) -> Accuracy:
         """Top-1 and top-5 of the network (or of `forward`, which uses it) on the test images, or on `images`, in fp32."""
@@ -108,7 +116,7 @@ def open_job(recipe: Recipe, session: Session = DEFAULT) -> Job:
     precision = choose_precision(recipe.precision, pick_device(session.device))
     splits = open_splits(recipe.data, seed=recipe.seed)
     check_fits(splits, recipe.model)
-    return Job(recipe, splits, precision, session.monitor)
+    return Job(recipe, splits, precision, session.monitor).watched_by(session.monitor)
 
 
 def pick_device(name: str) -> torch.device:

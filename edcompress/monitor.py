@@ -22,6 +22,9 @@ class Monitor(Protocol):
     def epoch_done(self, figures: dict[str, Any]) -> None:
         """The epoch is done and saved."""
 
+    def warning(self, text: str) -> None:
+        """Something is wrong that a person should know of, and the run goes on."""
+
 
 class Silent:
     """Says nothing."""
@@ -30,6 +33,7 @@ class Silent:
     def epoch(self, phase: str, epoch: int, epochs: int) -> None: ...
     def step(self, step: int, steps: int, figures: dict[str, Any]) -> None: ...
     def epoch_done(self, figures: dict[str, Any]) -> None: ...
+    def warning(self, text: str) -> None: ...
 
 
 class Both:
@@ -57,3 +61,8 @@ class Both:
         """An epoch is done."""
         for monitor in self._monitors:
             monitor.epoch_done(figures)
+
+    def warning(self, text: str) -> None:
+        """Something is wrong that does not end the run."""
+        for monitor in self._monitors:
+            monitor.warning(text)

@@ -180,6 +180,10 @@ class _Record:
         self.tell("epoch", phase=now.phase, epoch=now.epoch, epochs=now.epochs, **_finite(figures))
         self._save(**self._stepped(), accuracy=figures.get("accuracy"))
 
+    def warning(self, text: str) -> None:
+        """Something is wrong that does not end the run."""
+        self.tell("warning", warning=text)
+
     def tell(self, event: str, **fields: Any) -> None:
         """Append an event to the log."""
         line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields})

@@ -38,8 +38,11 @@ from edcompress.surgery.remove import compare_logits, remove, require_equal
 Begin = Callable[[Recipe], Origin]
 """Opens what a run starts from; an InputError where the recipe does not fit it."""
 
-_FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "gate.", "preset", "run.")
-"""Keys, or the beginnings of keys, that a resumed run may change: they do not change what `prune` computes."""
+_FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "data.skip_broken", "gate.", "preset", "run.")
+"""Keys, or the beginnings of keys, that a resumed run may change: they do not change what `prune` computes.
+
+A run that came so far without `data.skip_broken` has met no broken image, and computed what it computes with it.
+"""
 
 _OF_TIMES = ("export.", "benchmark.")
 """Keys that a resumed run may change too, but where the target is a time."""
@@ -64,7 +67,7 @@ def prune_once(
         recording(folder, session.monitor, recipe, "prune", checkpoint=checkpoint, resuming=resuming) as monitor,
         opened(session.loggers, folder, recipe) as loggers,
     ):
-        run = replace(run, job=replace(run.job, monitor=monitor), loggers=loggers)
+        run = replace(run, job=run.job.watched_by(monitor), loggers=loggers)
         tuned, measured = _through_stages(run)
         return _conclude(run, tuned, measured, checkpoint)
 

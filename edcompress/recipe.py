@@ -79,6 +79,10 @@ class Data(Section):
     batch_size: int = Field(128, ge=2, description="images per training step")
     eval_batch_size: int = Field(250, ge=1, description="images per batch when measuring accuracy")
     workers: int = Field(0, ge=0, le=64, description="processes that load images; 0 loads in the training process")
+    skip_broken: bool = Field(
+        False,
+        description="leave out image files that cannot be decoded, and name them, up to 1 % of the images; else the first stops the run",
+    )
 
     @model_validator(mode="after")
     def _stats_match(self) -> Self:

@@ -18,6 +18,18 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
+class Rate(Value):
+    """So many images in so many seconds of wall time."""
+
+    images: int
+    seconds: float
+
+    @property
+    def per_second(self) -> float:
+        """Images per second."""
+        return self.images / self.seconds
+
+
 class Count(Value):
     """How many of `total` images were classified correctly."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def smallest_within(
         claimed(folder, recipe, origin, resuming=resuming, force=force),
         recording(folder, session.monitor, recipe, "prune", checkpoint=checkpoint, resuming=resuming) as monitor,
     ):
-        series = Series(recipe, folder, replace(job, monitor=monitor), origin, dense, checkpoint, session)
+        series = Series(recipe, folder, job.watched_by(monitor), origin, dense, checkpoint, session)
         return _conclude(series, _tried(series))
 
 

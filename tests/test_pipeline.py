@@ -343,7 +343,7 @@ def test_the_cards_program_gives_pytorchs_logits_of_a_real_image(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = open_job(RunFolder(finished).read_recipe(), Session("cpu")).splits.test
-    Image.fromarray(test.read([7], Geometry(None))[0, 0].numpy()).save(finished / "image.png")
+    Image.fromarray(test.read([7], Geometry(None)).pixels[0, 0].numpy()).save(finished / "image.png")
     program = (finished / "model_card.md").read_text().partition("```python\n")[2].partition("```")[0]
     monkeypatch.chdir(finished)
     exec(program, {})

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from digits import ONE_EPOCH, Interrupter, digits, pruned
 
-from edcompress.errors import EdcompressError, RunFolderError
+from edcompress.errors import EdcompressError, RunFolderError, StorageError
 from edcompress.machine import process_mark
 from edcompress.monitor import Monitor, Silent
 from edcompress.progress import EVERY_S, read_progress, recording

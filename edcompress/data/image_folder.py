@@ -75,4 +75,4 @@ def _listed(part: Path, classes: list[str], index: dict[str, int], data: Data) -
     if empty:
         kinds = ", ".join(IMG_EXTENSIONS)
         raise DataError(f"data.folder: no images ({kinds}) in {', '.join(empty[:8])}; fill or remove the class folder")
-    return FileImages(tuple(paths), torch.tensor(labels, dtype=torch.int64), data.channels or 3)
+    return FileImages(tuple(paths), torch.tensor(labels, dtype=torch.int64), data.channels or 3, data.skip_broken)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from PIL import Image
@@ -14,6 +14,21 @@ from torchvision.transforms.v2 import functional as v2f
 
 from edcompress.data.transforms import Geometry, Picture, with_channels
 from edcompress.errors import DataError
+
+Warn = Callable[[str], None]
+"""Hears of each image that is left out, as often as it is: its path, and what is wrong with it."""
+
+
+def unheard(fault: str) -> None:
+    """Nobody wants to know."""
+
+
+class Read(NamedTuple):
+    """uint8 `pixels` [B, channels, H, W] of the images at int64 `indices` [B], and what is wrong with those that were left out."""
+
+    pixels: Tensor
+    indices: Tensor
+    faults: tuple[str, ...] = ()
 
 
 class ImageSet(Protocol):
@@ -27,13 +42,20 @@ class ImageSet(Protocol):
     def channels(self) -> int:
         """1 or 3."""
 
+    @property
+    def warn(self) -> Warn:
+        """Whoever reads for a person tells this of the faults; `read` does not, it may run in a worker process."""
+
     def __len__(self) -> int: ...
+
+    def heard_by(self, warn: Warn) -> Self:
+        """The same images with another `warn`."""
 
     def subset(self, indices: Tensor) -> Self:
         """The images at `indices` (int64), in that order."""
 
-    def read(self, indices: Sequence[int], geometry: Geometry) -> Tensor:
-        """uint8 [B, channels, H, W] after the fixed and the varied part of `geometry`; DataError for a broken image."""
+    def read(self, indices: Sequence[int], geometry: Geometry) -> Read:
+        """The images after the fixed and the varied part of `geometry`; DataError for a broken one that may not be left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,42 +65,65 @@ class MemoryImages:
     pixels: Tensor
     labels: Tensor
     channels: int
+    warn: Warn = unheard
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def heard_by(self, warn: Warn) -> Self:
+        """The same images with another `warn`."""
+        return replace(self, warn=warn)
 
     def subset(self, indices: Tensor) -> Self:
         """The images at `indices` (int64), in that order, as a copy."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
 
-    def read(self, indices: Sequence[int], geometry: Geometry) -> Tensor:
-        """uint8 [B, channels, H, W]; the fixed part is done to the batch at once."""
-        images = with_channels(self.pixels[torch.as_tensor(indices)], self.channels)
+    def read(self, indices: Sequence[int], geometry: Geometry) -> Read:
+        """All of them; the fixed part is done to the batch at once."""
+        chosen = torch.as_tensor(indices)
+        images = with_channels(self.pixels[chosen], self.channels)
         if geometry.fixed is not None:
             images = geometry.fixed(images)
         if geometry.varied is not None:
             images = torch.stack([geometry.varied(image) for image in images])
-        return images
+        return Read(images, chosen)
 
 
 @dataclass(frozen=True, eq=False)
 class FileImages:
-    """Image files, decoded and transformed by Pillow at every read."""
+    """Image files, decoded and transformed by Pillow at every read; those that cannot be are left out, or are a DataError."""
 
     paths: tuple[str, ...]
     labels: Tensor
     channels: int
+    skip_broken: bool = False
+    warn: Warn = unheard
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def heard_by(self, warn: Warn) -> Self:
+        """The same images with another `warn`."""
+        return replace(self, warn=warn)
 
     def subset(self, indices: Tensor) -> Self:
         """The images at `indices` (int64), in that order."""
         return replace(self, paths=tuple(self.paths[i] for i in indices.tolist()), labels=self.labels[indices])
 
-    def read(self, indices: Sequence[int], geometry: Geometry) -> Tensor:
-        """uint8 [B, channels, H, W]; DataError with the path where a file is missing or cannot be decoded."""
-        return torch.stack([self._read_one(self.paths[i], geometry) for i in indices])
+    def read(self, indices: Sequence[int], geometry: Geometry) -> Read:
+        """Those that can be decoded; DataError with the path of one that cannot, unless `skip_broken`."""
+        pixels, found, faults = [], [], []
+        for i in indices:
+            try:
+                pixels.append(self._read_one(self.paths[i], geometry))
+                found.append(i)
+            except DataError as error:
+                if not self.skip_broken:
+                    way_out = "replace or remove the file, or leave out such files with data.skip_broken=true"
+                    raise DataError(f"{error}; {way_out}") from error
+                faults.append(str(error))
+        stacked = torch.stack(pixels) if pixels else torch.empty((0, self.channels, 0, 0), dtype=torch.uint8)
+        return Read(stacked, torch.tensor(found, dtype=torch.int64), tuple(faults))
 
     def _read_one(self, path: str, geometry: Geometry) -> Tensor:
         image: Picture = decode(Path(path), self.channels)
@@ -96,4 +141,4 @@ def decode(path: Path, channels: int) -> Image.Image:
             opaque = image.convert("RGBA") if "transparency" in image.info else image
             return opaque.convert("L" if channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's decoders raise
-        raise DataError(f"{path}: cannot be read as an image: {error}; replace or remove the file") from error
+        raise DataError(f"{path}: cannot be read as an image: {error}") from error

@@ -7,19 +7,19 @@ global generator, and leaves those as they were.
 from __future__ import annotations
 
 import hashlib
-import math
-import os
+import signal
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from edcompress.data.datasets import open_dataset
-from edcompress.data.images import ImageSet
+from edcompress.data.images import ImageSet, Warn, unheard
 from edcompress.data.transforms import (
     Geometry,
     as_tested,
@@ -28,13 +28,18 @@ from edcompress.data.transforms import (
     normalised,
     shift_and_flip,
 )
-from edcompress.errors import DataError
+from edcompress.errors import DataError, EdcompressError
+from edcompress.machine import usable_cores
 from edcompress.recipe import Data, Model
 
 Batch = tuple[Tensor, Tensor]
 """float32 images [B, C, H, W], normalised, and int64 labels [B]; on the CPU."""
 
 FEWEST_TRAINING_IMAGES = 2
+"""In a split to train on, and in a batch: batch norm cannot train on one image."""
+
+SKIPPED_ALWAYS, SKIPPED_SHARE = 10, 0.01
+"""Broken images that an epoch or an evaluation leaves out: ten, or this share of its images where that is more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +51,11 @@ class Splits:
     test: ImageSet
     classes: tuple[str, ...]
     channels: int
+
+    def heard_by(self, warn: Warn) -> Splits:
+        """The same splits; `warn` is told of every image that is left out, each time that it is."""
+        train, search, test = (images.heard_by(warn) for images in (self.train, self.search, self.test))
+        return replace(self, train=train, search=search, test=test)
 
 
 def open_splits(data: Data, *, seed: int) -> Splits:
@@ -94,92 +104,155 @@ def check_fits(splits: Splits, model: Model) -> None:
 
 
 class Batches:
-    """An iterable of `len` batches, the same ones every time; a broken image is a DataError, from workers too."""
+    """An iterable of `len` batches, the same ones every time; fewer where broken images leave too little of one.
 
-    def __init__(self, work: _Work, workers: int, first: int = 0) -> None:
-        self._work, self._workers = work, workers
+    Raises DataError, of what happens in workers too, where a broken image may not be left out, or too many are broken;
+    EdcompressError where a worker dies or has no memory for its batch. It does so where the next batch is asked for, nowhere else.
+    """
+
+    def __init__(self, work: _Work, workers: int, warn: Warn, first: int = 0) -> None:
+        self._work, self._workers, self._warn = work, workers, warn
         self._numbers = range(len(work))[first:]
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def after(self, count: int) -> Batches:
-        """What comes after the first `count` batches, equal to what it is in all of them; nothing is read to get there."""
-        return Batches(self._work, self._workers, self._numbers.start + count)
+        """What comes after the first `count` batches, those that were left out included; nothing is read to get there."""
+        return Batches(self._work, self._workers, self._warn, self._numbers.start + count)
 
     def __iter__(self) -> Iterator[Batch]:
+        broken, left = 0, False
+        for made in self._made():
+            if isinstance(made, EdcompressError):
+                raise made
+            batch, faults = made
+            for fault in faults:
+                self._warn(fault)
+            broken += len(faults)
+            self._require_few(broken, faults, batch)
+            if batch:
+                left = True
+                yield batch
+        if broken and not left and not self._numbers.start:
+            raise DataError(f"data.skip_broken: of {len(self._work.order)} images too few can be read; {_REPAIR}")
+
+    def _require_few(self, broken: int, faults: tuple[str, ...], batch: Batch | None) -> None:
+        """DataError where more are broken than a data set has now and then, or a whole batch is, as when a disk is gone."""
+        total = len(self._work.order)
+        if broken > max(SKIPPED_ALWAYS, SKIPPED_SHARE * total) or (not batch and len(faults) > SKIPPED_ALWAYS):
+            raise DataError(
+                f"data.skip_broken: {broken} of {total} images cannot be read, and at most {SKIPPED_ALWAYS} or {SKIPPED_SHARE:.0%} "
+                f"are left out; {_REPAIR}. The last: {faults[-1]}"
+            )
+
+    def _made(self) -> Iterator[_Made]:
         # Without a generator of its own, the loader draws from the global one.
         loader: DataLoader[Any] = DataLoader(
             self._work,
             batch_size=None,
             sampler=self._numbers,
-            num_workers=min(self._workers, _cores()),
-            collate_fn=_as_it_is,
+            num_workers=min(self._workers, len(usable_cores())),
+            collate_fn=_handed_over,
             generator=torch.Generator(),
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _child_signals_kept():
             # Python 3.12 warns of every fork of a process with threads; the workers run torch on one thread.
             warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
             batches = iter(loader)
-        for made in batches:
-            if isinstance(made, DataError):
-                raise made
-            yield made
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            raise EdcompressError(
+                f"a process that loads images died ({error}): most often memory ran out, or /dev/shm is full; {_FEWER}"
+            ) from error
 
 
 def train_batches(images: ImageSet, data: Data, *, seed: int, epoch: int) -> Batches:
-    """One epoch in random order and augmented; a last batch of one image is left out: batch norm cannot train on it."""
+    """One epoch in random order and augmented; a batch of one image is left out: batch norm cannot train on it."""
     order = torch.randperm(len(images), generator=_generator(seed, "order", epoch))
-    count = math.ceil(len(images) / data.batch_size) - (len(images) % data.batch_size == 1)
-    return Batches(_Work(images, data, as_trained(data), order, data.batch_size, count, (seed, epoch)), data.workers)
+    geometry, seeds = as_trained(data), (seed, epoch)
+    return _batches(_Work(images, data, geometry, order, data.batch_size, FEWEST_TRAINING_IMAGES, seeds))
 
 
 def eval_batches(images: ImageSet, data: Data) -> Batches:
     """Every image once, in order, as it is tested."""
-    count = math.ceil(len(images) / data.eval_batch_size)
-    order = torch.arange(len(images))
-    return Batches(_Work(images, data, as_tested(data), order, data.eval_batch_size, count, ()), data.workers)
+    return _batches(_Work(images, data, as_tested(data), torch.arange(len(images)), data.eval_batch_size, 1, ()))
+
+
+def _batches(work: _Work) -> Batches:
+    """Worker processes get no `warn`: it may hold what cannot be sent to them."""
+    images = work.images
+    return Batches(replace(work, images=images.heard_by(unheard)), work.data.workers, images.warn)
+
+
+_Made = tuple[Batch | None, tuple[str, ...]] | EdcompressError
+"""A batch, or None where too little is left of it, with what is wrong with the images that were left out of it."""
+
+_FEWER = "take fewer of them with data.workers (0: the training process loads), and go on with --resume"
+
+_REPAIR = "repair or remove the files, or look whether their disk is there"
 
 
 @dataclass(frozen=True, eq=False)
-class _Work(Dataset[Batch | DataError]):
-    """Makes batch k."""
+class _Work(Dataset[_Made]):
+    """Makes batch k, of at least `fewest` images."""
 
     images: ImageSet
     data: Data
     geometry: Geometry
     order: Tensor
     batch_size: int
-    count: int
+    fewest: int
     seeds: tuple[int, ...]
 
     def __len__(self) -> int:
-        return self.count
+        whole, rest = divmod(len(self.order), self.batch_size)
+        return whole + (rest >= self.fewest)
 
-    def __getitem__(self, k: int) -> Batch | DataError:
+    def __getitem__(self, k: int) -> _Made:
         indices = self.order[k * self.batch_size : (k + 1) * self.batch_size]
         try:
-            pixels = self._pixels(indices, k)
+            with default_generator_seeded(_seed(*self.seeds, "varied", k)):
+                read = self.images.read(indices.tolist(), self.geometry)
         except DataError as error:  # raised in a worker, it would come out as a traceback in a string
             return error
-        return normalised(pixels, self.data), self.images.labels[indices]
-
-    def _pixels(self, indices: Tensor, k: int) -> Tensor:
-        with default_generator_seeded(_seed(*self.seeds, "varied", k)):
-            pixels = self.images.read(indices.tolist(), self.geometry)
-        return shift_and_flip(pixels, self.geometry, _generator(*self.seeds, "shift", k))
+        if len(read.indices) < self.fewest:
+            return None, read.faults
+        pixels = shift_and_flip(read.pixels, self.geometry, _generator(*self.seeds, "shift", k))
+        return (normalised(pixels, self.data), self.images.labels[read.indices]), read.faults
 
 
-def _as_it_is(made: Any) -> Any:
+def _handed_over(made: Any) -> Any:
+    """What a worker made, its tensors in shared memory already: where that fails later, the batch never comes and all wait for it."""
+    if get_worker_info() is None or isinstance(made, EdcompressError) or made[0] is None:
+        return made
+    try:
+        for tensor in made[0]:
+            tensor.share_memory_()
+    except RuntimeError as error:
+        return EdcompressError(
+            f"a process that loads images cannot hand over a batch ({error}): /dev/shm is full or too small; {_FEWER}"
+        )
     return made
+
+
+@contextmanager
+def _child_signals_kept() -> Iterator[None]:
+    """Inside, torch arranges to raise of a dead worker out of whatever runs then, be it half a step of the optimizer; not after."""
+    if not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if signal.getsignal(signal.SIGCHLD) is not before:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
 
 def _kind(channels: int) -> str:
     return "grey" if channels == 1 else "RGB"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _generator(*parts: int | str) -> torch.Generator:

@@ -78,18 +78,18 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
 def shift_and_flip(images: Tensor, geometry: Geometry, generator: torch.Generator) -> Tensor:
     """Each image of [B, C, H, W] zero-padded, cropped back to H x W at a random place, and mirrored half of the time.
 
-    out[b, c, y, x] = padded[b, c, top[b] + y, left[b] + (x or W - 1 - x)]: one gather for the batch, about ten times as
-    fast as torchvision's transforms image by image.
+    out[b, c, y, x] = padded[b, c, top[b] + y, left[b] + (x or W - 1 - x)], copied row by row out of a view of all windows of the
+    padded images: more than ten times as fast as torchvision's transforms image by image.
     """
-    (B, C, H, W), p = images.shape, geometry.shift
+    (B, _, H, W), p = images.shape, geometry.shift
     if not p and not geometry.flip:
         return images
-    top, left = torch.randint(0, 2 * p + 1, (2, B, 1), generator=generator)
-    mirrored = torch.rand((B, 1), generator=generator) < (0.5 if geometry.flip else 0.0)
-    x = torch.arange(W).expand(B, W)
-    rows, columns = top + torch.arange(H), left + torch.where(mirrored, W - 1 - x, x)
-    batch, channel = torch.arange(B).view(B, 1, 1, 1), torch.arange(C).view(1, C, 1, 1)
-    return F.pad(images, (p, p, p, p))[batch, channel, rows.view(B, 1, H, 1), columns.view(B, 1, 1, W)]
+    top, left = torch.randint(0, 2 * p + 1, (2, B), generator=generator)
+    mirrored = torch.rand(B, generator=generator) < (0.5 if geometry.flip else 0.0)
+    windows = F.pad(images, (p, p, p, p)).unfold(2, H, 1).unfold(3, W, 1)  # [B, C, 2p + 1, 2p + 1, H, W]
+    shifted = windows[torch.arange(B), :, top, left]
+    shifted[mirrored] = shifted[mirrored].flip(3)
+    return shifted
 
 
 def normalised(images: Tensor, data: Data) -> Tensor:

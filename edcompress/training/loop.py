@@ -31,6 +31,21 @@ class Batches(Protocol):
     def after(self, k: int) -> Iterable[tuple[Tensor, Tensor]]: ...
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """One batch, n times."""
+
+    batch: tuple[Tensor, Tensor]
+    n: int = 1
+
+    def __len__(self) -> int:
+        return self.n
+
+    def after(self, k: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """The rest of them."""
+        return [self.batch] * (self.n - k)
+
+
 class Regime(Protocol):
     """How the loop reaches the network: before a step, in the forward pass, and around the optimizer."""
 

@@ -78,13 +78,11 @@ def test_batches_do_not_depend_on_workers(folder_data: Data, augment: str) -> No
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_rest_of_an_epoch_is_what_it_is_in_the_whole(folder_data: Data, workers: int) -> None:
     data = with_(folder_data, batch_size=2, augment="resized_crop", workers=workers)
-    whole = train_batches(open_splits(data, seed=0).train, data, seed=0, epoch=1)
-    for done in range(len(whole) + 2):
-        rest = whole.after(done)
-        assert len(rest) == max(0, len(whole) - done)
-        if done in (1, len(whole)):
-            assert equal(list(rest), list(whole)[done:])
-    assert equal(list(whole.after(1).after(2)), list(whole)[3:])
+    batches = train_batches(open_splits(data, seed=0).train, data, seed=0, epoch=1)
+    whole = list(batches)
+    assert equal(list(batches.after(1)), whole[1:])
+    assert equal(list(batches.after(1).after(2)), whole[3:])
+    assert [len(batches.after(done)) for done in range(6)] == [4, 3, 2, 1, 0, 0]
 
 
 @pytest.mark.parametrize("augment", ["crop_flip", "resized_crop"])
@@ -125,16 +123,6 @@ def test_search_images_are_not_augmented() -> None:
     search = open_splits(DIGITS, seed=0).search
     plain = with_(DIGITS, augment="none")
     assert equal(list(eval_batches(search, DIGITS)), list(eval_batches(search, plain)))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_image_is_named(folder_data: Data, workers: int) -> None:
-    assert folder_data.root is not None
-    broken = folder_data.root / "val" / "dog" / "1.png"
-    broken.write_bytes(broken.read_bytes()[:60])
-    batches = eval_batches(open_splits(folder_data, seed=0).test, with_(folder_data, workers=workers))
-    with pytest.raises(DataError, match=rf"^{broken}: cannot be read as an image: .*replace or remove"):
-        list(batches)
 
 
 def test_what_does_not_fit_the_model() -> None:

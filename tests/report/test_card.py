@@ -50,7 +50,7 @@ def test_the_program_makes_of_a_file_what_the_test_images_are_made_of(
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     flattening(tmp_path, channels, 16)
-    read = FileImages((str(tmp_path / "image.png"),), torch.tensor([0]), channels).read([0], as_tested(data))
+    read = FileImages((str(tmp_path / "image.png"),), torch.tensor([0]), channels).read([0], as_tested(data)).pixels
     logits, top = printed(snippet(as_told(data, channels)), tmp_path)
     expected = normalised(read, data).flatten()
     assert torch.allclose(torch.tensor(logits), expected, rtol=0, atol=1e-6)

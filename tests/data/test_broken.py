@@ -1,0 +1,138 @@
+"""Image files that cannot be decoded: they stop the run, or are left out and named."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edcompress.data.images import FileImages
+from edcompress.data.splits import Batches, eval_batches, open_splits, train_batches
+from edcompress.errors import DataError
+from edcompress.job import open_job
+from edcompress.monitor import Silent
+from edcompress.recipe import Data, Model, Recipe
+from edcompress.session import Session
+
+
+class Listener(Silent):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def cut_off(path: Path | str) -> str:
+    """The path of an image that ends in its middle from now on."""
+    Path(path).write_bytes(Path(path).read_bytes()[:60])
+    return str(path)
+
+
+def skipping(data: Data, **changes: object) -> Data:
+    return Data(**{**data.model_dump(), "skip_broken": True, **changes})
+
+
+def lengths(batches: Batches) -> list[int]:
+    return [len(labels) for _, labels in batches]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_stops_the_run_by_name(folder_data: Data, workers: int) -> None:
+    data = skipping(folder_data, skip_broken=False, workers=workers)
+    splits = open_splits(data, seed=0)
+    broken = cut_off(splits.test.paths[3])  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=rf"^{broken}: cannot be read as an image: .*replace or .*skip_broken=true"):
+        list(eval_batches(splits.test, data))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_is_left_out_of_its_batch_and_named(folder_data: Data, workers: int) -> None:
+    data, heard = skipping(folder_data, workers=workers, eval_batch_size=4), list[str]()
+    splits = open_splits(data, seed=0).heard_by(heard.append)
+    whole = list(eval_batches(splits.test, data))
+    broken = cut_off(splits.test.paths[1])  # type: ignore[attr-defined]
+    first, second = eval_batches(splits.test, data)
+    rest = torch.tensor([0, 2, 3])
+    assert torch.equal(first[0], whole[0][0][rest])
+    assert torch.equal(first[1], whole[0][1][rest])
+    assert torch.equal(second[0], whole[1][0])
+    assert len(heard) == 1
+    assert heard[0].startswith(f"{broken}: cannot be read as an image: ")
+
+
+def test_without_a_broken_image_skipping_changes_nothing(folder_data: Data) -> None:
+    plain, skips = (
+        list(train_batches(open_splits(data, seed=0).train, data, seed=0, epoch=0))
+        for data in (folder_data, skipping(folder_data))
+    )
+    assert all(torch.equal(one[0], two[0]) for one, two in zip(plain, skips, strict=True))
+
+
+def test_a_training_batch_that_shrank_to_one_image_is_dropped_as_a_last_one_is(folder_data: Data) -> None:
+    data = skipping(folder_data, batch_size=3)
+    train = open_splits(data, seed=0).train
+    assert lengths(train_batches(train, data, seed=0, epoch=0)) == [3, 3, 3]
+    for path in train.paths[:2]:  # type: ignore[attr-defined]
+        cut_off(path)
+    found = {tuple(lengths(train_batches(train, data, seed=0, epoch=epoch))) for epoch in range(20)}
+    assert {tuple(sorted(each)) for each in found} == {(2, 2, 3), (3, 3)}
+
+
+def test_too_many_broken_images_stop_the_run(make_folder: Callable[..., Path]) -> None:
+    root = make_folder(val=8)
+    data = skipping(Data(dataset="image_folder", root=root, image_size=16))
+    test = open_splits(data, seed=0).test
+    for path in test.paths[:10]:  # type: ignore[attr-defined]
+        cut_off(path)
+    assert lengths(eval_batches(test, data)) == [14]
+    cut_off(test.paths[10])  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=r"11 of 24 images cannot be read, and at most 10 or 1%"):
+        list(eval_batches(test, data))
+
+
+def test_a_whole_broken_batch_stops_the_run_however_large_the_data_set(folder_data: Data) -> None:
+    images = open_splits(skipping(folder_data), seed=0).test
+    broken, good = cut_off(images.paths[0]), images.paths[1]  # type: ignore[attr-defined]
+    many = FileImages((broken,) * 11 + (good,) * 1989, torch.zeros(2000, dtype=torch.int64), 3, skip_broken=True)
+    _, labels = next(iter(eval_batches(many, skipping(folder_data, eval_batch_size=12))))
+    assert len(labels) == 1
+    with pytest.raises(DataError, match=r"11 of 2000 images cannot be read"):
+        next(iter(eval_batches(many, skipping(folder_data, eval_batch_size=11))))
+
+
+def test_nothing_left_stops_the_run(folder_data: Data) -> None:
+    test = open_splits(skipping(folder_data), seed=0).test
+    for path in test.paths:  # type: ignore[attr-defined]
+        cut_off(path)
+    with pytest.raises(DataError, match=r"of 6 images too few can be read"):
+        list(eval_batches(test, skipping(folder_data)))
+
+
+def test_a_run_counts_what_it_read_and_names_a_broken_image_once(folder_data: Data) -> None:
+    listener = Listener()
+    recipe = Recipe(model=Model(arch="resnet8", num_classes=3), data=skipping(folder_data, workers=2))
+    job = open_job(recipe, Session("cpu", monitor=listener))
+    broken = cut_off(job.splits.test.paths[0])  # type: ignore[attr-defined]
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 3))
+    assert [job.accuracy(network).top1.total for _ in range(2)] == [5, 5]
+    assert len(job.parity_pixels) == 5
+    assert len(listener.warnings) == 1
+    assert listener.warnings[0].startswith(f"left out: {broken}: cannot be read")
+
+
+def test_a_run_that_stopped_at_a_broken_image_goes_on_without_it(
+    cli: Callable[..., Any], quick: Callable[..., tuple[str, ...]], dense: Path, make_folder: Callable[..., Path]
+) -> None:
+    folder = make_folder(mode="L")
+    options = quick("data.dataset=image_folder", f"data.root={folder}", "data.channels=1", "data.batch_size=4")
+    broken = cut_off(folder / "train" / "elk" / "3.png")
+    begin = ("prune", dense, *options, "-o", folder / "run", "--quiet")
+    stopped = cli(*begin)
+    assert (stopped.code, f"error: {broken}: cannot be read" in stopped.err) == (2, True)
+    resumed = cli(*begin, "--resume", "--set", "data.skip_broken=true")
+    assert resumed.code == 0, resumed.err
+    assert resumed.err.count(f"warning: left out: {broken}: cannot be read as an image") == 1
