@@ -17,7 +17,7 @@ from edcompress import stages
 from edcompress.confirmation import confirmed
 from edcompress.deploy.standalone import standalone_source
 from edcompress.epochs import Measured, Run, last_snapshot
-from edcompress.errors import RunFolderError
+from edcompress.errors import EdcompressError, RunFolderError
 from edcompress.job import Job, open_job
 from edcompress.loggers import opened, require_loggers
 from edcompress.machine import processor, versions
@@ -68,8 +68,9 @@ def prune_once(
         opened(session.loggers, folder, recipe) as loggers,
     ):
         run = replace(run, job=run.job.watched_by(monitor), loggers=loggers)
-        tuned, measured = _through_stages(run)
-        return _conclude(run, tuned, measured, checkpoint)
+        with _memory_told(recipe):
+            tuned, measured = _through_stages(run)
+            return _conclude(run, tuned, measured, checkpoint)
 
 
 @contextmanager
@@ -83,6 +84,19 @@ def claimed(folder: RunFolder, recipe: Recipe, origin: Origin, *, resuming: bool
             save_origin(origin, folder)
         write_text(folder / "recipe.yaml", dump(recipe))
         yield
+
+
+@contextmanager
+def _memory_told(recipe: Recipe) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        size, least = recipe.data.batch_size, max(2, recipe.data.batch_size // 2)
+        raise EdcompressError(
+            f"the device is out of memory with data.batch_size {size} and data.eval_batch_size {recipe.data.eval_batch_size}: "
+            f"{str(error).splitlines()[0]}; start over with --force --set data.batch_size={least}, or go on with --resume on a device "
+            "with more, or once other processes have left it"
+        ) from error
 
 
 def reloaded(run: RunFolder, dense: nn.Module) -> nn.Module:
