@@ -221,6 +221,7 @@ def test_the_starter_passes_the_check_and_holds_every_default(written) -> None:
         "export",
         "benchmark",
         "gate",
+        "run",
     } == set(sections)
     assert all(set(values) == set(type(getattr(recipe, name)).model_fields) for name, values in sections.items())
     for field in recipe.search.__class__.model_fields.values():
