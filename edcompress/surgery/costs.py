@@ -10,11 +10,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from edcompress.networks.modes import evaluating, frozen, run_once
 from edcompress.results import Size
@@ -78,7 +78,7 @@ def outputs_per_image(network: nn.Module, example: Tensor) -> int:
 def _products(network: nn.Module, example: Tensor, positions: Mapping[nn.Module, int]) -> dict[str, int]:
     """Multiply-accumulates for one image of matrix products that no linear layer makes, by the attention they are in; "" for others."""
     # The counter asks module inputs for their gradient function, and a class token that is a parameter has none under no_grad.
-    with evaluating(network), frozen(network), _without_fast_attention(), FlopCounterMode(display=False) as counter:
+    with evaluating(network), frozen(network), _without_fast_attention(), _counter() as counter:
         network(example)
     counts = counter.get_flop_counts()
 
@@ -96,6 +96,17 @@ def _products(network: nn.Module, example: Tensor, positions: Mapping[nn.Module,
     root = type(network).__name__
     found = {name: outside(layer, f"{root}.{name}") for name, layer in network.named_modules() if is_attention(layer)}
     return {**found, "": max(0, outside(network, "Global") - sum(found.values()))}
+
+
+def _counter() -> FlopCounterMode:
+    """Torch's counter, which in torch 2.11 does not know the attention of CPUs."""
+
+    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)  # type: ignore[no-any-return,no-untyped-call]
+
+    return FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    )
 
 
 @contextmanager
