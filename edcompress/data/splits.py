@@ -28,13 +28,15 @@ from edcompress.data.transforms import (
     normalised,
     shift_and_flip,
 )
-from edcompress.errors import DataError
+from edcompress.errors import DataError, InputError
 from edcompress.recipe import Data, Model
+from edcompress.team import ALONE, Team
 
 Batch = tuple[Tensor, Tensor]
 """float32 images [B, C, H, W], normalised, and int64 labels [B]; on the CPU."""
 
 FEWEST_TRAINING_IMAGES = 2
+FEWEST_PER_RANK = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,16 +98,24 @@ def check_fits(splits: Splits, model: Model) -> None:
 class Batches:
     """An iterable of `len` batches, the same ones every time; a broken image is a DataError, from workers too."""
 
-    def __init__(self, work: _Work, workers: int, first: int = 0) -> None:
+    def __init__(self, work: _Work, workers: int, numbers: range | None = None) -> None:
         self._work, self._workers = work, workers
-        self._numbers = range(len(work))[first:]
+        self._numbers = range(len(work)) if numbers is None else numbers
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def after(self, count: int) -> Batches:
         """What comes after the first `count` batches, equal to what it is in all of them; nothing is read to get there."""
-        return Batches(self._work, self._workers, self._numbers.start + count)
+        return Batches(self._work, self._workers, self._numbers[count:])
+
+    def first(self, count: int) -> Batches:
+        """The first `count` batches, or all of fewer."""
+        return Batches(self._work, self._workers, self._numbers[:count])
+
+    def of(self, team: Team) -> Batches:
+        """This rank's part of the batches: every `size`-th."""
+        return Batches(self._work, self._workers, self._numbers[team.rank :: team.size])
 
     def __iter__(self) -> Iterator[Batch]:
         # Without a generator of its own, the loader draws from the global one.
@@ -127,11 +137,25 @@ class Batches:
             yield made
 
 
-def train_batches(images: ImageSet, data: Data, *, seed: int, epoch: int) -> Batches:
-    """One epoch in random order and augmented; a last batch of one image is left out: batch norm cannot train on it."""
+def train_batches(images: ImageSet, data: Data, *, seed: int, epoch: int, team: Team = ALONE) -> Batches:
+    """One epoch in random order and augmented, this rank's part of each batch.
+
+    A last batch with fewer than two images per rank is left out: batch norm cannot train on one.
+    """
     order = torch.randperm(len(images), generator=_generator(seed, "order", epoch))
-    count = math.ceil(len(images) / data.batch_size) - (len(images) % data.batch_size == 1)
-    return Batches(_Work(images, data, as_trained(data), order, data.batch_size, count, (seed, epoch)), data.workers)
+    whole, rest = divmod(len(images), data.batch_size)
+    count = whole + (rest >= FEWEST_PER_RANK * team.size)
+    work = _Work(images, data, as_trained(data), order, data.batch_size, count, (seed, epoch), team)
+    return Batches(work, data.workers)
+
+
+def check_divides(splits: Splits, data: Data, team: Team) -> None:
+    """InputError where a batch of training images does not give each rank the two that batch norm needs."""
+    most, fewest = min(data.batch_size, len(splits.train)), FEWEST_PER_RANK * team.size
+    if most < fewest and team.size > 1:
+        raise InputError(
+            f"data.batch_size: a batch of {most} images for {team.size} ranks; at least {FEWEST_PER_RANK} each, {fewest}, are needed"
+        )
 
 
 def eval_batches(images: ImageSet, data: Data) -> Batches:
@@ -152,22 +176,30 @@ class _Work(Dataset[Batch | DataError]):
     batch_size: int
     count: int
     seeds: tuple[int, ...]
+    team: Team = ALONE
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, k: int) -> Batch | DataError:
-        indices = self.order[k * self.batch_size : (k + 1) * self.batch_size]
+        whole = self.order[k * self.batch_size : (k + 1) * self.batch_size]
+        indices = whole[self._part]
         try:
-            pixels = self._pixels(indices, k)
+            pixels = self._pixels(indices, k, len(whole))
         except DataError as error:  # raised in a worker, it would come out as a traceback in a string
             return error
         return normalised(pixels, self.data), self.images.labels[indices]
 
-    def _pixels(self, indices: Tensor, k: int) -> Tensor:
-        with default_generator_seeded(_seed(*self.seeds, "varied", k)):
+    @property
+    def _part(self) -> slice:
+        """Every `size`-th image of a batch: the first images of a batch are then the first ones of all ranks."""
+        return slice(self.team.rank, None, self.team.size)
+
+    def _pixels(self, indices: Tensor, k: int, whole: int) -> Tensor:
+        varied = ("varied", k) if self.team.first else ("varied", k, self.team.rank)
+        with default_generator_seeded(_seed(*self.seeds, *varied)):
             pixels = self.images.read(indices.tolist(), self.geometry)
-        return shift_and_flip(pixels, self.geometry, _generator(*self.seeds, "shift", k))
+        return shift_and_flip(pixels, self.geometry, _generator(*self.seeds, "shift", k), whole, self._part)
 
 
 def _as_it_is(made: Any) -> Any:

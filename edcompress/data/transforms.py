@@ -75,17 +75,20 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     return grey.expand(-1, channels, -1, -1)
 
 
-def shift_and_flip(images: Tensor, geometry: Geometry, generator: torch.Generator) -> Tensor:
+def shift_and_flip(
+    images: Tensor, geometry: Geometry, generator: torch.Generator, whole: int | None = None, part: slice = slice(None)
+) -> Tensor:
     """Each image of [B, C, H, W] zero-padded, cropped back to H x W at a random place, and mirrored half of the time.
 
     out[b, c, y, x] = padded[b, c, top[b] + y, left[b] + (x or W - 1 - x)]: one gather for the batch, about ten times as
-    fast as torchvision's transforms image by image.
+    fast as torchvision's transforms image by image. The images may be a `part` of a batch of `whole`: they then become what they do there.
     """
     (B, C, H, W), p = images.shape, geometry.shift
     if not p and not geometry.flip:
         return images
-    top, left = torch.randint(0, 2 * p + 1, (2, B, 1), generator=generator)
-    mirrored = torch.rand((B, 1), generator=generator) < (0.5 if geometry.flip else 0.0)
+    whole = B if whole is None else whole
+    top, left = torch.randint(0, 2 * p + 1, (2, whole, 1), generator=generator)[:, part]
+    mirrored = torch.rand((whole, 1), generator=generator)[part] < (0.5 if geometry.flip else 0.0)
     x = torch.arange(W).expand(B, W)
     rows, columns = top + torch.arange(H), left + torch.where(mirrored, W - 1 - x, x)
     batch, channel = torch.arange(B).view(B, 1, 1, 1), torch.arange(C).view(1, C, 1, 1)

@@ -1,0 +1,117 @@
+"""How the ranks of a run end together: the first failure ends all of them, and is said once, by rank 0."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from edcompress.errors import EdcompressError
+from edcompress.team import Team, announced, leave, open_store
+
+INTERRUPTED = 130
+POLL_SECONDS = 0.2
+PATIENCE_SECONDS = 5.0
+"""How long a rank may take to notice that another one failed, before it is ended where it stands."""
+
+SAVING_SECONDS = 25.0
+"""How long the other ranks wait for rank 0 to save and to speak: when one is gone torchrun ends all, after 30 s by force."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class End:
+    """The exit code of a rank that failed, and its message; a bug's traceback that rank shows itself."""
+
+    rank: int
+    code: int
+    message: str = ""
+    bug: bool = False
+
+
+@contextmanager
+def ending_together(say: Say) -> Iterator[None]:
+    """A block that ends on all ranks where it fails on one; `say` is called on rank 0, and each rank leaves with the same code."""
+    team = announced()
+    if team.size == 1:
+        yield
+        return
+    board = _Board(team, say)
+    threading.Thread(target=board.watch, daemon=True).start()
+    try:
+        yield
+    except BaseException as error:
+        end = _end_of(error, team.rank)
+        if end is None:
+            raise
+        first = board.first(end)
+        if first == end and end.bug:
+            sys.excepthook(type(error), error, error.__traceback__)  # at exit, torchrun might be faster
+        board.close(end, first)
+        sys.exit(first.code)
+    finally:
+        board.done.set()
+        leave()
+
+
+def _end_of(error: BaseException, rank: int) -> End | None:
+    """None where the process ends well."""
+    match error:
+        case EdcompressError():
+            return End(rank, error.exit_code, str(error))
+        case KeyboardInterrupt():
+            return End(rank, INTERRUPTED)
+        case SystemExit():
+            return End(rank, error.code if isinstance(error.code, int) else 1) if error.code else None
+    return End(rank, 1, f"{type(error).__name__}: {error}", bug=True)
+
+
+class _Board:
+    """Where the ranks write and read that one has failed: torchrun's store."""
+
+    def __init__(self, team: Team, say: Say) -> None:
+        self._team, self._say, self.done = team, say, threading.Event()
+        self._store = open_store()
+
+    def first(self, end: End) -> End:
+        """The end that was written first; it is `end` where none was."""
+        return End(**json.loads(self._store.compare_set("edcompress/end", "", json.dumps(asdict(end)))))
+
+    def close(self, own: End, first: End) -> None:
+        """Rank 0 says what happened; the others wait until it has, for torchrun ends all as soon as one is gone."""
+        leave()
+        if self._team.first or (not self._told(SAVING_SECONDS) and own == first):
+            self._speak(first, own)
+
+    def watch(self) -> None:
+        """Ends this process where another one failed and it does not notice: it may wait for that one."""
+        while not self.done.wait(POLL_SECONDS):
+            if self._store.check(["edcompress/end"]):
+                first = self.first(End(self._team.rank, 1))
+                patience = SAVING_SECONDS if first.code == INTERRUPTED else PATIENCE_SECONDS
+                if first.rank == self._team.rank or self.done.wait(patience):
+                    return
+                if self._team.first:
+                    self._speak(first)
+                sys.stderr.flush()
+                os._exit(first.code)
+
+    def _speak(self, first: End, own: End | None = None) -> None:
+        if first.message and not (first == own and own.bug):
+            everywhere = own is not None and own.message == first.message  # a fault of the recipe is
+            self._say(first.message if everywhere else f"rank {first.rank} of {self._team.size}: {first.message}")
+        self._store.set("edcompress/told", "1")
+
+    def _told(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while not self._store.check(["edcompress/told"]):
+            if time.monotonic() > until:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
