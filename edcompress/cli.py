@@ -17,7 +17,7 @@ from rich.table import Table
 from edcompress import loggers, recipebook, reports, runs, views
 from edcompress.delivery import MAX_OPSET, MIN_OPSET, Benchmark, Gate
 from edcompress.display import Display
-from edcompress.errors import DataError, InputError, StorageError
+from edcompress.errors import DataError, InputError, LostError, StorageError
 from edcompress.interrupt import Interrupt
 from edcompress.results import Verdict
 from edcompress.session import Session
@@ -373,7 +373,7 @@ def _resumable(folder: runs.RunFolder, team: Team) -> Iterator[Interrupt]:
         if team.first:
             views.say(f"\ninterrupted: {_saved(folder)}", err)
         raise
-    except (StorageError, DataError):
+    except (StorageError, DataError, LostError):
         if team.first and folder.resumable:
             views.say(_saved(folder), err)
         raise

@@ -27,12 +27,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class End:
-    """The exit code of a rank that failed, and its message; a bug's traceback that rank shows itself."""
+    """The exit code of a rank that failed, and its message; `spoken` where the rank says more itself: a bug, or an interruption."""
 
     rank: int
     code: int
     message: str = ""
-    bug: bool = False
+    spoken: bool = False
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def ending_together(say: Say) -> Iterator[None]:
         if end is None:
             raise
         first = board.first(end)
-        if first == end and end.bug:
+        if first == end and end.spoken and isinstance(error, Exception):
             sys.excepthook(type(error), error, error.__traceback__)  # at exit, torchrun might be faster
         board.close(end, first)
         sys.exit(first.code)
@@ -62,14 +62,14 @@ def ending_together(say: Say) -> Iterator[None]:
 
 def _end_of(error: BaseException, rank: int) -> End | None:
     """None where the process ends well."""
-    match error:
-        case EdcompressError():
-            return End(rank, error.exit_code, str(error))
-        case KeyboardInterrupt():
-            return End(rank, INTERRUPTED)
-        case SystemExit():
-            return End(rank, error.code if isinstance(error.code, int) else 1) if error.code else None
-    return End(rank, 1, f"{type(error).__name__}: {error}", bug=True)
+    if isinstance(error, EdcompressError):
+        return End(rank, error.exit_code, str(error))
+    code = error.code if isinstance(error, SystemExit) else None
+    if isinstance(error, KeyboardInterrupt) or code == INTERRUPTED:
+        return End(rank, INTERRUPTED, "interrupted", spoken=True)
+    if isinstance(error, SystemExit):
+        return End(rank, code if isinstance(code, int) else 1) if code else None
+    return End(rank, 1, f"{type(error).__name__}: {error}", spoken=True)
 
 
 class _Board:
@@ -103,8 +103,8 @@ class _Board:
                 os._exit(first.code)
 
     def _speak(self, first: End, own: End | None = None) -> None:
-        if first.message and not (first == own and own.bug):
-            everywhere = own is not None and own.message == first.message  # a fault of the recipe is
+        everywhere = own is not None and own.message == first.message  # as a fault of the recipe is
+        if first.message and not (everywhere and first.spoken):
             self._say(first.message if everywhere else f"rank {first.rank} of {self._team.size}: {first.message}")
         self._store.set("edcompress/told", "1")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edcompress.errors import EdcompressError, InputError
+from edcompress.errors import EdcompressError, InputError, LostError
 
 if TYPE_CHECKING:
     import torch
@@ -191,4 +191,4 @@ def _connected() -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise EdcompressError(f"another rank is gone or does not answer ({reason}); see what it said") from error
+        raise LostError(f"another rank is gone or does not answer; torchrun tells how each ended ({reason})") from error
