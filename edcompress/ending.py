@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 
 from edcompress.errors import EdcompressError
 from edcompress.team import Team, announced, leave, open_store
@@ -80,8 +81,12 @@ class _Board:
         self._store = open_store()
 
     def first(self, end: End) -> End:
-        """The end that was written first; it is `end` where none was."""
-        return End(**json.loads(self._store.compare_set("edcompress/end", "", json.dumps(asdict(end)))))
+        """The end that was written first; it is `end` where none was, or where torchrun is gone and the store with it."""
+        text = json.dumps(asdict(end))
+        try:
+            return End(**json.loads(self._store.compare_set("edcompress/end", "", text)))
+        except RuntimeError:
+            return end
 
     def close(self, own: End, first: End) -> None:
         """Rank 0 says what happened; the others wait until it has, for torchrun ends all as soon as one is gone."""
@@ -90,28 +95,35 @@ class _Board:
             self._speak(first, own)
 
     def watch(self) -> None:
-        """Ends this process where another one failed and it does not notice: it may wait for that one."""
-        while not self.done.wait(POLL_SECONDS):
-            if self._store.check(["edcompress/end"]):
-                first = self.first(End(self._team.rank, 1))
-                patience = SAVING_SECONDS if first.code == INTERRUPTED else PATIENCE_SECONDS
-                if first.rank == self._team.rank or self.done.wait(patience):
+        """Ends this process where another one failed and it does not notice, for it waits for that one; or where torchrun is gone."""
+        try:
+            while not self._store.check(["edcompress/end"]):
+                if self.done.wait(POLL_SECONDS):
                     return
-                if self._team.first:
-                    self._speak(first)
-                sys.stderr.flush()
-                os._exit(first.code)
+        except RuntimeError:
+            if not self.done.wait(PATIENCE_SECONDS):
+                os.kill(os.getpid(), signal.SIGTERM)  # what torchrun sends when it is told to end
+            return
+        first = self.first(End(self._team.rank, 1))
+        patience = SAVING_SECONDS if first.code == INTERRUPTED else PATIENCE_SECONDS
+        if first.rank == self._team.rank or self.done.wait(patience):
+            return
+        if self._team.first:
+            self._speak(first)
+        sys.stderr.flush()
+        os._exit(first.code)
 
     def _speak(self, first: End, own: End | None = None) -> None:
         everywhere = own is not None and own.message == first.message  # as a fault of the recipe is
         if first.message and not (everywhere and first.spoken):
             self._say(first.message if everywhere else f"rank {first.rank} of {self._team.size}: {first.message}")
-        self._store.set("edcompress/told", "1")
+        with suppress(RuntimeError):  # torchrun is gone: nobody waits for it
+            self._store.set("edcompress/told", "1")
 
     def _told(self, seconds: float) -> bool:
-        until = time.monotonic() + seconds
-        while not self._store.check(["edcompress/told"]):
-            if time.monotonic() > until:
-                return False
-            time.sleep(POLL_SECONDS)
+        """Whether rank 0 has spoken by then."""
+        try:
+            self._store.wait(["edcompress/told"], timedelta(seconds=seconds))
+        except RuntimeError:  # not in time, or torchrun is gone
+            return False
         return True

@@ -96,13 +96,14 @@ class Team:
         """Put into the tensors the first rank's."""
         if self.size == 1:
             return
+        import torch
         import torch.distributed as dist
 
         for tensor in tensors:
-            dense = tensor.contiguous()
+            data = tensor.contiguous().reshape(-1).view(torch.uint8)  # gloo does not know all types
             with _connected():
-                dist.broadcast(dense, 0)
-            tensor.copy_(dense)
+                dist.broadcast(data, 0)
+            tensor.copy_(data.view(tensor.dtype).view(tensor.shape))
 
     def require_same(self, what: str, *parts: Tensor | str) -> None:
         """Raise EdcompressError, on all ranks, where the parts of `what` are not the same bytes on all of them."""

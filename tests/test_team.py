@@ -94,7 +94,7 @@ def test_a_last_batch_with_less_than_two_images_per_rank_is_left_out(splits: Spl
 def test_a_batch_that_cannot_be_divided_is_refused(splits: Splits) -> None:
     few = CROPPED.model_copy(update={"batch_size": 5})
     check_divides(splits, few, Team(0, 2))
-    with pytest.raises(InputError, match=r"data\.batch_size: a batch of 5 images for 3 ranks; .* 6, are needed"):
+    with pytest.raises(InputError, match=r"data\.batch_size: 3 ranks share a batch of 5 images.* 6 or more"):
         check_divides(splits, few, Team(0, 3))
 
 
@@ -233,7 +233,7 @@ def test_a_fault_of_one_rank_ends_both_with_its_message(place: Path, fault: str,
     [
         (("gate", "run"), "edcompress gate runs in one process, not in 2"),
         (("prune", "plain.safetensors", *options("run", "target={max_top1_drop: 0.1}")), "target.max_top1_drop runs in one"),
-        (("prune", "plain.safetensors", *options("run", "data.batch_size=3")), "a batch of 3 images for 2 ranks"),
+        (("prune", "plain.safetensors", *options("run", "data.batch_size=3")), "2 ranks share a batch of 3 images"),
         (("prune", "gone.safetensors", *options("run")), "gone.safetensors"),
     ],
     ids=["verb", "accuracy", "batch", "checkpoint"],

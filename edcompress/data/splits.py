@@ -154,7 +154,8 @@ def check_divides(splits: Splits, data: Data, team: Team) -> None:
     most, fewest = min(data.batch_size, len(splits.train)), FEWEST_PER_RANK * team.size
     if most < fewest and team.size > 1:
         raise InputError(
-            f"data.batch_size: a batch of {most} images for {team.size} ranks; at least {FEWEST_PER_RANK} each, {fewest}, are needed"
+            f"data.batch_size: {team.size} ranks share a batch of {most} images, and each needs {FEWEST_PER_RANK}; "
+            f"set it to {fewest} or more, or start fewer processes"
         )
 
 
