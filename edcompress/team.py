@@ -100,10 +100,11 @@ class Team:
         import torch.distributed as dist
 
         for tensor in tensors:
-            data = tensor.contiguous().reshape(-1).view(torch.uint8)  # gloo does not know all types
+            values = tensor.detach().clone(memory_format=torch.contiguous_format)
+            data = values.reshape(-1).view(torch.uint8)  # gloo does not know all types
             with _connected():
                 dist.broadcast(data, 0)
-            tensor.copy_(data.view(tensor.dtype).view(tensor.shape))
+            tensor.copy_(values)
 
     def require_same(self, what: str, *parts: Tensor | str) -> None:
         """Raise EdcompressError, on all ranks, where the parts of `what` are not the same bytes on all of them."""

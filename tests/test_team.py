@@ -8,10 +8,10 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from conftest import Outcome
 from digits import digits, outcome
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -65,6 +65,16 @@ def faulty():
 def counting():
     return plain().append(Counting())
 """
+
+
+class Ended(NamedTuple):
+    """How torchrun ended, and what all wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
 SHORT = ("search.epochs=2", "finetune.epochs=1", "search.evolve_every=2", "data.limit=603", "constraints.round_to=1")
 
 
@@ -146,10 +156,10 @@ def torchrun(place: Path, *arguments: object, **environment: str) -> subprocess.
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
 
 
-def ended(begun: subprocess.Popen[str]) -> Outcome:
+def ended(begun: subprocess.Popen[str]) -> Ended:
     with begun:
         out, err = begun.communicate(timeout=300)
-    return Outcome(begun.returncode, out, err)
+    return Ended(begun.returncode, out, err)
 
 
 EDCOMPRESS = ("-m", "edcompress")
@@ -170,8 +180,9 @@ def test_what_ranks_tell_each_other(tmp_path: Path) -> None:
         assert team.any(team.rank == 1) and not team.any(False)
         assert team.from_first(lambda: {"rank": team.rank}) == {"rank": 0}
         images = torch.full((2, 3, 4, 4), team.rank).contiguous(memory_format=torch.channels_last)
-        team.adopt([images])
-        assert not images.any()
+        point, flag = torch.full((5, 1, 1, 1), team.rank).to(memory_format=torch.channels_last), torch.tensor(team.rank > 0)
+        team.adopt([images, point, flag])
+        assert not any(tensor.any() for tensor in (images, point, flag))
         team.require_same("it", "text", images)
         try:
             team.require_same("it", "text", one + team.rank)
@@ -186,7 +197,7 @@ def test_what_ranks_tell_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_two_processes_find_the_plan_of_one(place: Path, process: Callable[..., Outcome]) -> None:
+def test_two_processes_find_the_plan_of_one(place: Path, process: Callable[..., Any]) -> None:
     alone = process("prune", "plain.safetensors", *options("one"), cwd=place)
     both = ended(torchrun(place, *EDCOMPRESS, "prune", "plain.safetensors", *options("two")))
     assert (alone.code, both.code) == (0, 0), both.err
@@ -204,7 +215,7 @@ def test_batch_norm_ends_the_same_on_all_ranks(dense: Path, place: Path) -> None
     """The run itself compares the ranks' networks after each epoch, as the next test shows."""
     both = ended(torchrun(place, *EDCOMPRESS, "prune", dense, *options("run", factory="")))
     assert both.code == 0, both.err
-    assert RunFolder(place / "run").read_report().proof.masked_vs_pruned.holds
+    assert RunFolder(place / "run").finished
 
 
 @pytest.mark.integration
@@ -232,7 +243,7 @@ def test_a_fault_of_one_rank_ends_both_with_its_message(place: Path, fault: str,
     ("arguments", "message"),
     [
         (("gate", "run"), "edcompress gate runs in one process, not in 2"),
-        (("prune", "plain.safetensors", *options("run", "target={max_top1_drop: 0.1}")), "target.max_top1_drop runs in one"),
+        (("prune", "plain.safetensors", *options("run", "target.macs=null", "target.max_top1_drop=0.1")), "target.max_top1_drop runs in one"),
         (("prune", "plain.safetensors", *options("run", "data.batch_size=3")), "2 ranks share a batch of 3 images"),
         (("prune", "gone.safetensors", *options("run")), "gone.safetensors"),
     ],
