@@ -18,7 +18,7 @@ from edcompress.team import Team, announced, leave, open_store
 INTERRUPTED = 130
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 5.0
-"""How long a rank may take to notice that another one failed, before it is ended where it stands."""
+"""How long a rank may take to notice that another one failed, before it is ended where it stands: gloo and NCCL do not always tell."""
 
 SAVING_SECONDS = 25.0
 """How long the other ranks wait for rank 0 to save and to speak: when one is gone torchrun ends all, after 30 s by force."""
@@ -52,6 +52,7 @@ def ending_together(say: Say) -> Iterator[None]:
         if end is None:
             raise
         first = board.first(end)
+        leave()
         if first == end and end.spoken and isinstance(error, Exception):
             sys.excepthook(type(error), error, error.__traceback__)  # at exit, torchrun might be faster
         board.close(end, first)
@@ -90,7 +91,6 @@ class _Board:
 
     def close(self, own: End, first: End) -> None:
         """Rank 0 says what happened; the others wait until it has, for torchrun ends all as soon as one is gone."""
-        leave()
         if self._team.first or (not self._told(SAVING_SECONDS) and own == first):
             self._speak(first, own)
 
