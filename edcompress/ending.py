@@ -44,7 +44,8 @@ def ending_together(say: Say) -> Iterator[None]:
         yield
         return
     board = _Board(team, say)
-    threading.Thread(target=board.watch, daemon=True).start()
+    watcher = threading.Thread(target=board.watch, daemon=True)
+    watcher.start()
     try:
         yield
     except BaseException as error:
@@ -59,6 +60,7 @@ def ending_together(say: Say) -> Iterator[None]:
         sys.exit(first.code)
     finally:
         board.done.set()
+        watcher.join()  # a thread that asks the store while Python ends aborts the process
         leave()
 
 
