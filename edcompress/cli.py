@@ -17,10 +17,11 @@ from rich.table import Table
 from edcompress import cli_observe, loggers, recipebook, reports, runs, views
 from edcompress.delivery import MAX_OPSET, MIN_OPSET, Benchmark, Gate
 from edcompress.display import Display
-from edcompress.errors import DataError, InputError, StorageError
+from edcompress.errors import DataError, InputError, LostError, StorageError
 from edcompress.interrupt import Interrupt
 from edcompress.results import Verdict
 from edcompress.session import Session
+from edcompress.team import Team, assembled, require_alone
 
 app = typer.Typer(
     name="edcompress",
@@ -105,20 +106,27 @@ Pixels = Annotated[
 ]
 
 
+@app.callback()
+def _before(context: typer.Context) -> None:
+    if context.invoked_subcommand not in ("prune", "run"):
+        require_alone(str(context.invoked_subcommand))
+
+
 @app.command()
 def prune(checkpoint: Weights, recipe: RecipeName, output: Output = None, overrides: Overrides = None, device: Device = "auto",
           resume: Resume = False, force: Force = False, trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
           log: Log = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
     """Compress a trained network: search, remove channels, fine-tune, prove, report."""
     loggers.require_loggers(log or ())
-    checked = recipebook.read_recipe(recipe, overrides or ())
-    folder = _run_folder(output, checked.name, resume=resume, force=force)
+    checked, team = recipebook.read_recipe(recipe, overrides or ()), assembled(device)
+    folder = team.from_first(lambda: _run_folder(output, checked.name, resume=resume, force=force))
     from edcompress import pipeline
 
-    with Display(err, quiet=quiet) as monitor, _resumable(folder) as interrupt:
+    with Display(err, quiet=quiet or not team.first) as monitor, _resumable(folder, team) as interrupt:
         report = pipeline.prune(checkpoint, checked, folder, resume=resume, force=force,
-                                session=Session(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt))  # fmt: skip
-    views.show_report(report, folder, as_json=as_json)
+                                session=Session(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt, team))  # fmt: skip
+    if team.first:
+        views.show_report(report, folder, as_json=as_json)
 
 
 @app.command()
@@ -232,14 +240,15 @@ def run(recipe: RecipeName, checkpoint: OptionalWeights = None,
         trust_code: TrustCode = False, trust_pickle: TrustPickle = False, log: Log = None, quiet: Quiet = False) -> None:  # fmt: skip
     """prune, export --onnx and gate in one go."""
     loggers.require_loggers(log or ())
-    checked = recipebook.read_recipe(recipe, overrides or ())
-    folder = _run_folder(output, checked.name, resume=resume, force=force)
+    checked, team = recipebook.read_recipe(recipe, overrides or ()), assembled(device)
+    folder = team.from_first(lambda: _run_folder(output, checked.name, resume=resume, force=force))
     from edcompress import pipeline
 
-    with Display(err, quiet=quiet) as monitor, _resumable(folder) as interrupt:
-        session = Session(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt)
+    with Display(err, quiet=quiet or not team.first) as monitor, _resumable(folder, team) as interrupt:
+        session = Session(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt, team)
         pipeline.run(checked, folder, checkpoint, resume=resume, force=force, session=session)
-    _finish_with_gate(folder)
+    if team.first:
+        _finish_with_gate(folder)
 
 
 @app.command()
@@ -358,17 +367,18 @@ def _check_opset(opset: int | None) -> None:
 
 
 @contextmanager
-def _resumable(folder: runs.RunFolder) -> Iterator[Interrupt]:
-    """A block that Ctrl-C and the signals of schedulers end with what it computed saved; says so, and how to go on."""
-    interrupt = Interrupt()
+def _resumable(folder: runs.RunFolder, team: Team) -> Iterator[Interrupt]:
+    """A block that Ctrl-C and the signals of schedulers end with what it computed saved; the first rank says so, and how to go on."""
+    interrupt = Interrupt(team)
     try:
         with interrupt.listening():
             yield interrupt
     except KeyboardInterrupt:
-        views.say(f"\ninterrupted: {_saved(folder)}", err)
+        if team.first:
+            views.say(f"\ninterrupted: {_saved(folder)}", err)
         raise
-    except (StorageError, DataError):
-        if folder.resumable:
+    except (StorageError, DataError, LostError):
+        if team.first and folder.resumable:
             views.say(_saved(folder), err)
         raise
 

@@ -26,6 +26,7 @@ from edcompress.results import ModelResult, Proof, SearchSummary, Value
 from edcompress.runs import RunFolder, write_text
 from edcompress.search.regime import SearchRegime
 from edcompress.snapshot import load_snapshot, save_snapshot
+from edcompress.team import Team
 from edcompress.training.loop import Objective, Place, Regime, Span, Stand, Trainer, train_epoch
 from edcompress.training.schedule import make_optimizer
 
@@ -61,7 +62,9 @@ class Run:
         return measured.model_copy(update={"seconds": measured.seconds + time.monotonic() - self.started})
 
     def save(self, measured: Measured, tree: dict[str, Any]) -> None:
-        """Write the snapshot from which the run can go on, and keep the one before it."""
+        """Write the snapshot from which the run can go on, and keep the one before it; the first rank does."""
+        if not self.job.team.first:
+            return
         path = self.folder.next_snapshot()
         save_snapshot(path, {"measured": self.clock(measured).model_dump(mode="json"), **tree})
         for old in self.folder.snapshots[SNAPSHOTS_KEPT:]:
@@ -94,10 +97,18 @@ def train(run: Run, measured: Measured, regime: Regime, network: nn.Module, stag
     offset = measured.search.epochs if measured.search else 0
     epochs = job.recipe.total_epochs - offset if stage == "finetune" else job.recipe.search_epochs
     trainer = Trainer(
-        network, make_optimizer(fit, network.parameters()), _objective(run), job.precision, regime, job.monitor.step
+        network,
+        make_optimizer(fit, network.parameters()),
+        _objective(run),
+        job.precision,
+        regime,
+        job.monitor.step,
+        job.team,
     )
     first, place = _restore(trainer, saved) if "optimizer" in saved else (0, None)
-    shorten(run.folder / "epochs.jsonl", offset + first)
+    job.team.adopt(list(network.state_dict().values()))
+    if job.team.first:
+        shorten(run.folder / "epochs.jsonl", offset + first)
     for epoch in range(first, epochs):
         if regime.settled and place is None:
             job.monitor.stage(
@@ -110,8 +121,11 @@ def train(run: Run, measured: Measured, regime: Regime, network: nn.Module, stag
                 job, trainer, stage, Span(epoch, epochs, offset, job.recipe.total_epochs), place, keeper
             )
         place = None
-        _log(run, stage, epoch, offset, figures)
+        _require_one_network(job.team, network, epoch)
+        if job.team.first:
+            _log(run, stage, epoch, offset, figures)
         keeper.save(epoch=epoch + 1)
+        run.interrupt.settle()
     return epochs
 
 
@@ -120,7 +134,9 @@ def train_one(
 ) -> dict[str, Any]:
     """Train an epoch, from `place` on where one is given, and what was measured of it."""
     job.monitor.epoch(phase, span.epoch, span.epochs)
-    batches = train_batches(job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=span.offset + span.epoch)
+    batches = train_batches(
+        job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=span.offset + span.epoch, team=job.team
+    )
     place = train_epoch(trainer, batches, span, job.recipe.seed, place, stand)
     accuracy = job.watched_accuracy(trainer.network, trainer.regime.forward).top1.fraction
     figures = {"loss": place.mean_loss, "accuracy": accuracy, **trainer.regime.figures}
@@ -180,6 +196,11 @@ def _require_finite(network: nn.Module) -> None:
             raise EdcompressError(
                 f"training diverged: {name} holds NaN or infinity; start over with --force and a lower finetune.lr"
             )
+
+
+def _require_one_network(team: Team, network: nn.Module, epoch: int) -> None:
+    """Raise EdcompressError where a layer keeps statistics of its own, which no rank told the others."""
+    team.require_same(f"the network after epoch {epoch + 1}", *network.state_dict().values())
 
 
 def _log(run: Run, stage: str, epoch: int, offset: int, figures: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@
     │   ├── DataError            a data set on disk
     │   ├── BudgetError          a target outside what the constraints allow
     │   └── RunFolderError       a run folder that exists, is missing, or is not that far yet
+    ├── LostError                another process of a run on several is gone
     ├── ProofError               two models that must be equal are not
     └── StorageError             a file cannot be written: the disk is full, read-only or gone
 
@@ -51,6 +52,10 @@ class BudgetError(InputError):
 
 class RunFolderError(InputError):
     """A run folder is in the way, missing, or has not come far enough."""
+
+
+class LostError(EdcompressError):
+    """Another process of a run is gone, or does not answer."""
 
 
 class ProofError(EdcompressError):

@@ -7,15 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from edcompress.team import ALONE, Team
+
 
 class Interrupt:
     """Turns SIGINT, SIGTERM and SIGUSR1 (by which schedulers of clusters warn) into a KeyboardInterrupt between two training steps.
 
     Outside `held` it is raised at once, and so it is at the second signal. Without `listening` nothing is different from usual: SIGINT
     alone is a KeyboardInterrupt, wherever it comes.
+
+    Ranks stop after the same step, whichever was asked: from the first `hold` to `settle` nothing else ends them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, team: Team = ALONE) -> None:
+        self._team = team
         self._held = self._asked = False
 
     @contextmanager
@@ -34,9 +39,14 @@ class Interrupt:
 
     def release(self) -> None:
         """The step is done; raises the KeyboardInterrupt that was asked for meanwhile."""
-        self._held = False
-        if self._asked:
+        self._held = self._team.size > 1  # one that left alone would leave the others waiting in the next step
+        if self._team.any(self._asked):
             raise KeyboardInterrupt
+
+    def settle(self) -> None:
+        """The steps are done, and what they made is saved; raises the KeyboardInterrupt that was asked for meanwhile."""
+        self.release()
+        self._held = False
 
     def _take(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         again, self._asked = self._asked, True

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
 
 from edcompress.data.images import ImageSet
-from edcompress.data.splits import Batch, Splits, check_fits, eval_batches, open_splits
+from edcompress.data.splits import Batch, Splits, check_divides, check_fits, eval_batches, open_splits
 from edcompress.data.transforms import as_tested, normalised
 from edcompress.deploy.latency_table import measure_table
 from edcompress.errors import BudgetError, InputError, NetworkError
@@ -33,6 +32,7 @@ from edcompress.surgery.latency import LatencyTable
 from edcompress.surgery.probe import lock_untrue
 from edcompress.surgery.space import Space
 from edcompress.surgery.tracing import trace_space
+from edcompress.team import ALONE, Team
 from edcompress.training.accuracy import Forward, measure_accuracy
 from edcompress.training.precision import Precision, choose_precision
 
@@ -48,6 +48,7 @@ class Job:
     splits: Splits
     precision: Precision
     monitor: Monitor
+    team: Team = ALONE
 
     def watched_by(self, monitor: Monitor) -> Job:
         """The same job under another monitor, which is warned once of each image that is left out."""
@@ -91,8 +92,8 @@ class Job:
     def accuracy(self, network: nn.Module, forward: Forward | None = None, images: ImageSet | None = None) -> Accuracy:
         """Top-1 and top-5 of the network (or of `forward`, which uses it) on the test images, or on `images`, in fp32."""
         with evaluating(network):
-            batches = eval_batches(images or self.splits.test, self.recipe.data)
-            return measure_accuracy(forward or network, batches, self.precision.device)
+            batches = eval_batches(images or self.splits.test, self.recipe.data).of(self.team)
+            return measure_accuracy(forward or network, batches, self.precision.device, self.team)
 
     def test_batches(self, phase: str) -> Iterator[Batch]:
         """The test images, batch by batch; the monitor is told of each as a step of `phase`."""
@@ -104,19 +105,21 @@ class Job:
 
     def watched_accuracy(self, network: nn.Module, forward: Forward) -> Accuracy:
         """What is shown while training: accuracy of `forward`, which uses the network, on about 2000 images of the search split."""
-        batches = islice(
-            eval_batches(self.splits.search, self.recipe.data), -(-2000 // self.recipe.data.eval_batch_size)
-        )
+        count = -(-2000 // self.recipe.data.eval_batch_size)
+        batches = eval_batches(self.splits.search, self.recipe.data).first(count).of(self.team)
         with evaluating(network), self.precision.autocast():
-            return measure_accuracy(forward, batches, self.precision.device)
+            return measure_accuracy(forward, batches, self.precision.device, self.team)
 
 
 def open_job(recipe: Recipe, session: Session = DEFAULT) -> Job:
     """The job of a recipe; DataError or InputError where data or device cannot be used."""
-    precision = choose_precision(recipe.precision, pick_device(session.device))
+    precision = choose_precision(recipe.precision, session.team.device(pick_device(session.device)))
+    if recipe.data.download and session.team.size > 1:
+        session.team.from_first(lambda: bool(open_splits(recipe.data, seed=recipe.seed)))  # else all download at once
     splits = open_splits(recipe.data, seed=recipe.seed)
     check_fits(splits, recipe.model)
-    return Job(recipe, splits, precision, session.monitor).watched_by(session.monitor)
+    check_divides(splits, recipe.data, session.team)
+    return Job(recipe, splits, precision, session.monitor, session.team).watched_by(session.monitor)
 
 
 def pick_device(name: str) -> torch.device:
@@ -163,11 +166,13 @@ def find_space(recipe: Recipe, network: nn.Module) -> Space:
     return lock_untrue(network, trace_space(network, example, constraints.ignore, constraints.only), example)
 
 
-def latency_table(recipe: Recipe, network: nn.Module) -> LatencyTable | None:
-    """Where the network's time in onnxruntime goes on this machine, measured now; None where the recipe's target is no latency."""
+def latency_table(recipe: Recipe, network: nn.Module, team: Team = ALONE) -> LatencyTable | None:
+    """Where the network's time in onnxruntime goes, measured now by the first rank; None where the recipe's target is no latency."""
     if not recipe.in_time:
         return None
-    return measure_table(on_cpu(network), example_images(recipe), recipe.export.opset, recipe.benchmark)
+    return team.from_first(
+        lambda: measure_table(on_cpu(network), example_images(recipe), recipe.export.opset, recipe.benchmark)
+    )
 
 
 def costs_and_target(

@@ -52,14 +52,14 @@ def open_origin(recipe: Recipe, source: Path, session: Session) -> Origin:
     earlier = RunFolder(source)
     if not earlier.exists:
         dense = read_network(recipe, source, session).eval()
-        return _new(recipe, dense, latency_table(recipe, dense))
+        return _new(recipe, dense, latency_table(recipe, dense, session.team))
     earlier.require_finished("pruning it again")
     require_same_model(earlier, recipe)
     dense = read_saved(recipe, earlier / "dense.safetensors", session)
     found, plan = find_space(recipe, dense), read_plan(earlier)
     _require_same_groups(read_space(earlier), found, source)
     tensors = read_state_dict(earlier / "pruned.safetensors")
-    origin = _continued(recipe, dense, found, plan, tensors, latency_table(recipe, dense))
+    origin = _continued(recipe, dense, found, plan, tensors, latency_table(recipe, dense, session.team))
     _require_less(origin, source)
     return origin
 

@@ -23,6 +23,7 @@ from edcompress.inspection import inspect_network
 from edcompress.job import (
     example_images,
     find_space,
+    latency_table,
     new_network,
     open_budget,
     open_job,
@@ -46,6 +47,7 @@ from edcompress.reports import save_report
 from edcompress.results import Accuracy, Images, Inspection, Latency, ModelResult, Proof, Report, Variant
 from edcompress.runs import UNFINISHED_EXPORTS, RunFolder
 from edcompress.session import DEFAULT, Session
+from edcompress.team import ALONE
 from edcompress.trials import smallest_within
 
 
@@ -68,6 +70,10 @@ def prune(
         raise RunFolderError(f"{folder.path} is the run to be pruned again; choose another run folder with -o")
     begin = partial(open_origin, source=checkpoint, session=session)
     if recipe.target and recipe.target.max_top1_drop is not None:
+        if session.team.size > 1:
+            raise InputError(
+                "target.max_top1_drop runs in one process; start it without torchrun, or set another target"
+            )
         return smallest_within(recipe, folder, begin, checkpoint.name, resume=resume, force=force, session=session)
     return prune_once(recipe, folder, begin, checkpoint.name, resume=resume, force=force, session=session)
 
@@ -123,16 +129,18 @@ def run(
     force: bool = False,
     session: Session = DEFAULT,
 ) -> Report:
-    """`prune`, then `export`; without a checkpoint a dense network is trained first, by the recipe's `train` section."""
+    """`prune`, then `export`, which the first rank alone does; without a checkpoint a dense network is trained first, by the recipe's
+    `train` section."""
     with tempfile.TemporaryDirectory() as scratch:
         if checkpoint is None:
             checkpoint = Path(scratch) / "trained.safetensors"
             if not (resume and folder.exists):
                 network = plain_network(recipe, session)
-                open_budget(recipe, network, find_space(recipe, network))  # else a bad budget costs a training
+                table = latency_table(recipe, network, session.team)
+                open_budget(recipe, network, find_space(recipe, network), table)  # else a bad budget costs a training
                 train(recipe, checkpoint, session=session)
-        prune(checkpoint, recipe, folder, resume=resume, force=force, session=session)
-    return export(folder, session=session)
+        report = prune(checkpoint, recipe, folder, resume=resume, force=force, session=session)
+    return export(folder, session=replace(session, team=ALONE)) if session.team.first else report
 
 
 def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accuracy:

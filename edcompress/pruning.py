@@ -55,22 +55,31 @@ def prune_once(
 
     With `resume` a run goes on from what its folder holds; one that is finished is only read.
     """
-    started = time.monotonic()
-    if resuming := resume and begun(folder, recipe):
-        if folder.finished:
-            return folder.read_report()
+    started, team = time.monotonic(), session.team
+    if resuming := team.from_first(lambda: resume and begun(folder, recipe)):
+        if team.from_first(lambda: folder.finished):
+            return team.from_first(folder.read_report)
         begin = partial(reopen_origin, folder=folder, session=session)
     require_loggers(session.loggers)
     run = _open_run(open_job(recipe, session), folder, begin, session, started)
+    with _kept(run, session, checkpoint, resuming=resuming, force=force) as kept, _memory_told(recipe):
+        tuned, measured = _through_stages(kept)
+        return _conclude(kept, tuned, measured, checkpoint)
+
+
+@contextmanager
+def _kept(run: Run, session: Session, checkpoint: str, *, resuming: bool, force: bool) -> Iterator[Run]:
+    """The run in a block in which the first rank keeps its folder, its log and the loggers; the others only compute."""
+    if not run.job.team.first:
+        yield run
+        return
+    folder, recipe = run.folder, run.job.recipe
     with (
         claimed(folder, recipe, run.origin, resuming=resuming, force=force),
         recording(folder, session.monitor, recipe, "prune", checkpoint=checkpoint, resuming=resuming) as monitor,
         opened(session.loggers, folder, recipe) as loggers,
     ):
-        run = replace(run, job=run.job.watched_by(monitor), loggers=loggers)
-        with _memory_told(recipe):
-            tuned, measured = _through_stages(run)
-            return _conclude(run, tuned, measured, checkpoint)
+        yield replace(run, job=run.job.watched_by(monitor), loggers=loggers)
 
 
 @contextmanager
@@ -125,18 +134,23 @@ def _open_run(job: Job, folder: RunFolder, begin: Begin, session: Session, start
     origin = begin(job.recipe)
     if job.recipe.search.method == "plan":
         stages.given_state(job.recipe, origin.space, origin.budget)  # else a bad plan costs the first stage
+    job.team.require_same("the recipe", job.recipe.digest)
+    job.team.require_same(
+        "the checkpoint or its space", origin.space.model_dump_json(), *origin.network.state_dict().values()
+    )
     return Run(job, folder, origin, started, session.interrupt)
 
 
 def _through_stages(run: Run) -> tuple[nn.Module, Measured]:
     """From wherever the last snapshot stands to the fine-tuned network."""
-    measured, saved = last_snapshot(run.folder, run.job.monitor) or (None, {})
+    team = run.job.team
+    measured, saved = team.from_first(lambda: last_snapshot(run.folder, run.job.monitor)) or (None, {})
     if measured is None:
         measured = stages.measure_dense(run)
         run.save(measured, {"stage": "search", "epoch": 0})
     if saved.get("stage", "search") == "search":
         network, state, measured = stages.search(run, measured, saved)
-        state, share = confirmed(run.job, run.origin, network, state)
+        state, share = team.from_first(partial(confirmed, run.job, run.origin, network, state))
         measured = measured.model_copy(update={"latency_share": share})
         smaller, measured = stages.operate(run, network, state, measured)
         saved = {}
@@ -148,20 +162,32 @@ def _through_stages(run: Run) -> tuple[nn.Module, Measured]:
 
 
 def _conclude(run: Run, tuned: nn.Module, measured: Measured, checkpoint: str) -> Report:
-    job, folder = run.job, run.folder
+    job = run.job
     job.monitor.stage("verification: save, reload, prove, accuracy on the test images")
+    again, proof = _saved(run, tuned) if job.team.first else (tuned, None)
+    accuracy = job.accuracy(job.precision.place(on_cpu(again)))
+
+    def reported() -> Report:
+        assert proof
+        pruned = ModelResult(accuracy=accuracy, size=measure_size(again, job.example))
+        report = _report(run, run.clock(measured), pruned, proof, checkpoint)
+        save_report(run.folder, report)
+        run.folder.clear_state()
+        return report
+
+    return job.team.from_first(reported)
+
+
+def _saved(run: Run, tuned: nn.Module) -> tuple[nn.Module, Proof]:
+    """The fine-tuned network as its file gives it back, proved equal."""
+    job, folder = run.job, run.folder
     save_tensors(folder / "pruned.safetensors", tuned.state_dict(), {"edcompress.recipe": job.recipe.digest})
     again = reloaded(folder, run.origin.dense)
     write_text(folder / "load_pruned.py", standalone_source(job.recipe.model, again, job.example.shape[1:]))
     with torch.no_grad():
         images = job.proof_images
         proof = compare_logits(tuned(images), again(images), f"pruned and reloaded network on {len(images)} images")
-    accuracy = job.accuracy(job.precision.place(on_cpu(again)))
-    pruned = ModelResult(accuracy=accuracy, size=measure_size(again, job.example))
-    report = _report(run, run.clock(measured), pruned, require_equal(proof), checkpoint)
-    save_report(folder, report)
-    folder.clear_state()
-    return report
+    return again, require_equal(proof)
 
 
 def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, checkpoint: str) -> Report:

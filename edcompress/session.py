@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 from edcompress.interrupt import Interrupt
 from edcompress.monitor import Monitor, Silent
+from edcompress.team import ALONE, Team
 
 
 @dataclass(frozen=True)
 class Session:
     """On which device (auto, cpu, cuda), what of the user's may run (factories, pickled modules), who watches, and
-    which loggers (`edcompress.loggers`) are told of each epoch, and what ends it early."""
+    which loggers (`edcompress.loggers`) are told of each epoch, what ends it early, and with which processes it runs."""
 
     device: str = "auto"
     trust_code: bool = False
@@ -19,6 +20,7 @@ class Session:
     monitor: Monitor = field(default_factory=Silent)
     loggers: tuple[str, ...] = ()
     interrupt: Interrupt = field(default_factory=Interrupt)
+    team: Team = ALONE
 
 
 DEFAULT = Session()

@@ -18,7 +18,7 @@ from edcompress.job import Job
 from edcompress.networks.modes import on_cpu
 from edcompress.recipe import Recipe
 from edcompress.results import ModelResult, Proof, SearchSummary
-from edcompress.runs import RunFolder, parsed, write_text
+from edcompress.runs import parsed, write_text
 from edcompress.search import edropout
 from edcompress.search.alternation import Alternation, Figures
 from edcompress.search.budget import Budget
@@ -50,10 +50,10 @@ def measure_dense(run: Run) -> Measured:
 def search(run: Run, measured: Measured, saved: dict[str, Any]) -> tuple[nn.Module, Tensor, Measured]:
     """The network as the search leaves it (on the CPU), the state bool[D] it found, and what was measured of it."""
     if not run.job.recipe.search.trains:
-        state = chosen_once(run)
+        state = run.job.team.from_first(lambda: chosen_once(run))
         return run.origin.network, state, _summarised(run, measured, epochs=0, generations=0, states=state.unsqueeze(0))
     network = run.job.precision.place(on_cpu(run.origin.network))
-    log = _generation_log(run.folder, saved.get("regime", {}).get("generation", 0))
+    log = _generation_log(run, saved.get("regime", {}).get("generation", 0))
     regime = _searching(run, network, log)
     epochs = train(run, measured, regime, network, "search", saved)
     images, labels = next(iter(eval_batches(run.job.splits.search, run.job.recipe.data)))
@@ -116,7 +116,8 @@ def operate(run: Run, network: nn.Module, state: Tensor, measured: Measured) -> 
     batches = train_batches(job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=0)
     reestimate(placed, islice(batches, REESTIMATE_BATCHES), job.precision)
     after = ModelResult(accuracy=job.accuracy(placed), size=measure_size(smaller, job.example))
-    write_text(run.folder / "plan.json", plan.model_dump_json(indent=1) + "\n")
+    if job.team.first:
+        write_text(run.folder / "plan.json", plan.model_dump_json(indent=1) + "\n")
     update = {"masked": masked, "after_surgery": after, "masked_vs_pruned": proof}
     return on_cpu(placed), measured.model_copy(update=update)
 
@@ -133,7 +134,13 @@ def train_dense(job: Job, network: nn.Module) -> nn.Module:
     fit = job.recipe.train
     placed = job.precision.place(network)
     trainer = Trainer(
-        placed, make_optimizer(fit, placed.parameters()), Objective(fit), job.precision, Plain(placed), job.monitor.step
+        placed,
+        make_optimizer(fit, placed.parameters()),
+        Objective(fit),
+        job.precision,
+        Plain(placed),
+        job.monitor.step,
+        job.team,
     )
     for epoch in range(fit.epochs):
         train_one(job, trainer, "train", Span(epoch, fit.epochs, 0, fit.epochs))
@@ -143,14 +150,16 @@ def train_dense(job: Job, network: nn.Module) -> nn.Module:
 def _searching(run: Run, network: nn.Module, log: Callable[[Figures], None]) -> SearchRegime:
     recipe, origin = run.job.recipe, run.origin
     if recipe.search.method == "gradual_magnitude":
-        return Gradual(network, origin.space, origin.budget, recipe.search)
+        return Gradual(network, origin.space, origin.budget, recipe.search, run.job.team)
     return Alternation(network, origin.space, origin.budget, recipe.search, precision=run.job.precision,
-                       seed=recipe.seed, log=log)  # fmt: skip
+                       seed=recipe.seed, log=log, team=run.job.team)  # fmt: skip
 
 
-def _generation_log(folder: RunFolder, generation: int) -> Callable[[Figures], None]:
+def _generation_log(run: Run, generation: int) -> Callable[[Figures], None]:
     """Appends figures to search.jsonl, which first loses the lines after `generation` (of epochs that are trained again)."""
-    path = folder / "search.jsonl"
+    if not run.job.team.first:
+        return lambda _: None
+    path = run.folder / "search.jsonl"
     shorten(path, generation)
     return lambda figures: append(path, json.dumps(figures))
 

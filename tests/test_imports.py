@@ -11,7 +11,8 @@ import edcompress
 ROOT = Path(edcompress.__file__).parent
 LAYERS = (
     ("errors",),
-    ("monitor", "files", "machine", "section", "interrupt"),
+    ("team",),
+    ("monitor", "files", "machine", "section", "interrupt", "ending"),
     ("delivery",),
     ("recipe", "results"),
     ("session", "recipebook"),
@@ -45,6 +46,7 @@ HOMES = {
     "typer": "cli",
     "timm": "networks/",
     "mlflow": "loggers.py",
+    "torch.distributed": "team.py",
 }
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
@@ -81,7 +83,7 @@ def test_every_part_of_the_package_has_its_layer() -> None:
 
 @pytest.mark.parametrize("framework", HOMES)
 def test_a_framework_stays_in_its_home(framework: str) -> None:
-    users = [file for file in MODULES if any(name.split(".")[0] == framework for name in imports(file))]
+    users = [file for file in MODULES if any(f"{name}.".startswith(f"{framework}.") for name in imports(file))]
     assert users
     assert [file for file in users if not file.startswith(HOMES[framework])] == []
 

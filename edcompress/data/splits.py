@@ -28,15 +28,16 @@ from edcompress.data.transforms import (
     normalised,
     shift_and_flip,
 )
-from edcompress.errors import DataError, EdcompressError
+from edcompress.errors import DataError, EdcompressError, InputError
 from edcompress.machine import usable_cores
 from edcompress.recipe import Data, Model
+from edcompress.team import ALONE, Team
 
 Batch = tuple[Tensor, Tensor]
 """float32 images [B, C, H, W], normalised, and int64 labels [B]; on the CPU."""
 
 FEWEST_TRAINING_IMAGES = 2
-"""In a split to train on, and in a batch: batch norm cannot train on one image."""
+"""In a split to train on, and in a rank's part of a batch: batch norm cannot train on one image."""
 
 SKIPPED_ALWAYS, SKIPPED_SHARE = 10, 0.01
 """Broken images that an epoch or an evaluation leaves out: ten, or this share of its images where that is more."""
@@ -110,16 +111,27 @@ class Batches:
     EdcompressError where a worker dies or has no memory for its batch. It does so where the next batch is asked for, nowhere else.
     """
 
-    def __init__(self, work: _Work, workers: int, warn: Warn, first: int = 0) -> None:
+    def __init__(self, work: _Work, workers: int, warn: Warn, numbers: range | None = None) -> None:
         self._work, self._workers, self._warn = work, workers, warn
-        self._numbers = range(len(work))[first:]
+        self._numbers = range(len(work)) if numbers is None else numbers
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def after(self, count: int) -> Batches:
         """What comes after the first `count` batches, those that were left out included; nothing is read to get there."""
-        return Batches(self._work, self._workers, self._warn, self._numbers.start + count)
+        return self._some(self._numbers[count:])
+
+    def first(self, count: int) -> Batches:
+        """The first `count` batches, or all of fewer."""
+        return self._some(self._numbers[:count])
+
+    def of(self, team: Team) -> Batches:
+        """This rank's part of the batches: every `size`-th."""
+        return self._some(self._numbers[team.rank :: team.size])
+
+    def _some(self, numbers: range) -> Batches:
+        return Batches(self._work, self._workers, self._warn, numbers)
 
     def __iter__(self) -> Iterator[Batch]:
         broken, left = 0, False
@@ -170,11 +182,30 @@ class Batches:
             ) from error
 
 
-def train_batches(images: ImageSet, data: Data, *, seed: int, epoch: int) -> Batches:
-    """One epoch in random order and augmented; a batch of one image is left out: batch norm cannot train on it."""
+def train_batches(images: ImageSet, data: Data, *, seed: int, epoch: int, team: Team = ALONE) -> Batches:
+    """One epoch in random order and augmented, this rank's part of each batch.
+
+    A batch with fewer than two images per rank is left out: batch norm cannot train on one.
+    """
     order = torch.randperm(len(images), generator=_generator(seed, "order", epoch))
     geometry, seeds = as_trained(data), (seed, epoch)
-    return _batches(_Work(images, data, geometry, order, data.batch_size, FEWEST_TRAINING_IMAGES, seeds))
+    return _batches(_Work(images, data, geometry, order, data.batch_size, FEWEST_TRAINING_IMAGES, seeds, team))
+
+
+def check_divides(splits: Splits, data: Data, team: Team) -> None:
+    """InputError where ranks cannot share the batches: each needs two images of each for batch norm, and the same number of batches."""
+    if team.size == 1:
+        return
+    most, fewest = min(data.batch_size, len(splits.train)), FEWEST_TRAINING_IMAGES * team.size
+    if most < fewest:
+        raise InputError(
+            f"data.batch_size: {team.size} ranks share a batch of {most} images, and each needs {FEWEST_TRAINING_IMAGES}; "
+            f"set it to {fewest} or more, or start fewer processes"
+        )
+    if data.skip_broken:
+        raise InputError(
+            "data.skip_broken: ranks that leave out different images would wait for one another; repair the files, or start one process"
+        )
 
 
 def eval_batches(images: ImageSet, data: Data) -> Batches:
@@ -207,21 +238,26 @@ class _Work(Dataset[_Made]):
     batch_size: int
     fewest: int
     seeds: tuple[int, ...]
+    team: Team = ALONE
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.order), self.batch_size)
-        return whole + (rest >= self.fewest)
+        return whole + (rest >= self.fewest * self.team.size)
 
     def __getitem__(self, k: int) -> _Made:
-        indices = self.order[k * self.batch_size : (k + 1) * self.batch_size]
+        whole = self.order[k * self.batch_size : (k + 1) * self.batch_size]
+        part = slice(
+            self.team.rank, None, self.team.size
+        )  # the first images of a batch are then the first ones of all ranks
+        varied = ("varied", k) if self.team.first else ("varied", k, self.team.rank)
         try:
-            with default_generator_seeded(_seed(*self.seeds, "varied", k)):
-                read = self.images.read(indices.tolist(), self.geometry)
+            with default_generator_seeded(_seed(*self.seeds, *varied)):
+                read = self.images.read(whole[part].tolist(), self.geometry)
         except DataError as error:  # raised in a worker, it would come out as a traceback in a string
             return error
         if len(read.indices) < self.fewest:
             return None, read.faults
-        pixels = shift_and_flip(read.pixels, self.geometry, _generator(*self.seeds, "shift", k))
+        pixels = shift_and_flip(read.pixels, self.geometry, _generator(*self.seeds, "shift", k), len(whole), part)
         return (normalised(pixels, self.data), self.images.labels[read.indices]), read.faults
 
 

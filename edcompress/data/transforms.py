@@ -75,17 +75,23 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     return grey.expand(-1, channels, -1, -1)
 
 
-def shift_and_flip(images: Tensor, geometry: Geometry, generator: torch.Generator) -> Tensor:
+def shift_and_flip(
+    images: Tensor, geometry: Geometry, generator: torch.Generator, whole: int | None = None, part: slice = slice(None)
+) -> Tensor:
     """Each image of [B, C, H, W] zero-padded, cropped back to H x W at a random place, and mirrored half of the time.
 
     out[b, c, y, x] = padded[b, c, top[b] + y, left[b] + (x or W - 1 - x)], copied row by row out of a view of all windows of the
-    padded images: more than ten times as fast as torchvision's transforms image by image.
+    padded images: more than ten times as fast as torchvision's transforms image by image. The images may be a `part` of a batch of
+    `whole`: they then become what they do there.
     """
     (B, _, H, W), p = images.shape, geometry.shift
     if not p and not geometry.flip:
         return images
-    top, left = torch.randint(0, 2 * p + 1, (2, B), generator=generator)
-    mirrored = torch.rand(B, generator=generator) < (0.5 if geometry.flip else 0.0)
+    whole = B if whole is None else whole
+    top, left = torch.randint(0, 2 * p + 1, (2, whole), generator=generator)[:, part][
+        :, :B
+    ]  # fewer, where broken ones are left out
+    mirrored = torch.rand(whole, generator=generator)[part][:B] < (0.5 if geometry.flip else 0.0)
     windows = F.pad(images, (p, p, p, p)).unfold(2, H, 1).unfold(3, W, 1)  # [B, C, 2p + 1, 2p + 1, H, W]
     shifted = windows[torch.arange(B), :, top, left]
     shifted[mirrored] = shifted[mirrored].flip(3)

@@ -17,22 +17,28 @@ from edcompress.search.importance import magnitude, ranks
 from edcompress.search.regime import SearchRegime
 from edcompress.search.scoring import score_states
 from edcompress.surgery.space import Space
+from edcompress.team import ALONE, Team
 from edcompress.training.precision import Precision
 
 Figures = dict[str, float | int | bool | None]
 
 
 class Alternation(SearchRegime):
-    """EDropout: a population evolves, and the network is trained as its best state."""
+    """EDropout: a population evolves, and the network is trained as its best state.
+
+    The first rank evolves; all score the same states on their own images, and the mean of the energies decides.
+    """
 
     def __init__(self, network: nn.Module, space: Space, budget: Budget, search: Search, *, precision: Precision,
-                 seed: int, log: Callable[[Figures], None]) -> None:  # fmt: skip
-        super().__init__(network, space, search.evolve_every)
+                 seed: int, log: Callable[[Figures], None], team: Team = ALONE) -> None:  # fmt: skip
+        super().__init__(network, space, search.evolve_every, team)
         self._budget, self._search, self._precision, self._log = budget, search, precision, log
         self._generator = Generator().manual_seed(seed)
         self._evolution = Evolution(search, budget, self._generator)
         self._in_force = self._limit(0.0)
-        self._population = self._evolution.start(self._ranks(), len(space.free), self._in_force)
+        self._population = team.from_first(
+            lambda: self._evolution.start(self._ranks(), len(space.free), self._in_force)
+        )
         self._best = 0
         self._figures: Figures = {}
 
@@ -54,12 +60,20 @@ class Alternation(SearchRegime):
         )
 
     def _choose(self, images: Tensor, labels: Tensor, progress: float) -> None:
-        part = slice(max(2, round(self._search.score_share * len(images))))  # batch-norm needs two
+        part = slice(self._scoring(len(images)))
         self._evolve(images[part], labels[part], self._limit(progress))
+
+    def _scoring(self, images: int) -> int:
+        """How many of this rank's `images` score states: those of them among the first of the whole batch."""
+        rank, size = self._team.rank, self._team.size
+        (whole,) = self._team.sum(images)
+        return len(range(rank, max(2 * size, round(self._search.score_share * whole)), size))  # batch-norm needs two
 
     def finish(self, images: Tensor, labels: Tensor) -> Tensor:
         """The state bool[D] of lowest energy on held-out images [N, C, H, W], feasible under the final budget."""
-        feasible = self._evolution.repair(self._population, self._ranks(), self._limit(1.0))
+        feasible = self._team.from_first(
+            lambda: self._evolution.repair(self._population, self._ranks(), self._limit(1.0))
+        )
         energies = self._score(feasible.states, images, labels)
         self._population, self._best = replace(feasible, energies=energies), int(energies.argmin())
         return self.state
@@ -91,10 +105,8 @@ class Alternation(SearchRegime):
 
         With stored parent energies (as published) children alone are scored, once the parents have been under this budget.
         """
-        ranks_now = self._ranks()
         known = self._known(limit)
-        parents = self._population if known is not None else self._evolution.repair(self._population, ranks_now, limit)
-        children = self._evolution.repair(self._evolution.children(parents), ranks_now, limit)
+        parents, children = self._team.from_first(lambda: self._candidates(limit, repaired=known is not None))
         if known is None:
             energies = self._score(torch.cat([parents.states, children.states]), images, labels)
         else:
@@ -111,6 +123,20 @@ class Alternation(SearchRegime):
             "diversity": record["diversity"],
         }
         self._log(record)
+        self._require_one_population(self._population.energies)
+
+    def _candidates(self, limit: float | None, *, repaired: bool) -> tuple[Population, Population]:
+        """Parents and children, feasible under the limit, not yet scored; the parents may be so already."""
+        ranks_now = self._ranks()
+        parents = self._population if repaired else self._evolution.repair(self._population, ranks_now, limit)
+        return parents, self._evolution.repair(self._evolution.children(parents), ranks_now, limit)
+
+    def _require_one_population(self, energies: Tensor) -> None:
+        """Raise EdcompressError where the ranks have come apart."""
+        population = self._population
+        self._team.require_same(
+            f"the population of generation {self.generation}", population.states, population.shares, energies
+        )
 
     def _record(self, parents: Population, energies: Tensor, won: Tensor, limit: float | None) -> Figures:
         states = self._population.states
@@ -129,7 +155,11 @@ class Alternation(SearchRegime):
         }
 
     def _score(self, states: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        return score_states(self._network, self._slices, states, images, labels, self._precision, self._search.energy)
+        energies = score_states(
+            self._network, self._slices, states, images, labels, self._precision, self._search.energy
+        )
+        self._team.average([energies], len(images))
+        return energies
 
     def _known(self, limit: float | None) -> Tensor | None:
         """The parents' stored energies float32[S], if they count and the budget is still the one under which they were scored."""

@@ -13,6 +13,7 @@ from edcompress.search.controls import uniform_state
 from edcompress.search.importance import magnitude
 from edcompress.search.regime import SearchRegime
 from edcompress.surgery.space import Space
+from edcompress.team import ALONE, Team
 
 
 class Gradual(SearchRegime):
@@ -21,8 +22,8 @@ class Gradual(SearchRegime):
     M. Zhu and S. Gupta, "To Prune, or Not to Prune: Exploring the Efficacy of Pruning for Model Compression", 2017, on channels.
     """
 
-    def __init__(self, network: nn.Module, space: Space, budget: Budget, search: Search) -> None:
-        super().__init__(network, space, search.evolve_every)
+    def __init__(self, network: nn.Module, space: Space, budget: Budget, search: Search, team: Team = ALONE) -> None:
+        super().__init__(network, space, search.evolve_every, team)
         self._budget, self._search = budget, search
         self._state = space.everything()
 
@@ -60,6 +61,8 @@ class Gradual(SearchRegime):
 
     @torch.no_grad()
     def _rank(self, progress: float) -> None:
+        self._state = self._team.from_first(lambda: self._ranked(self._budget.limit(progress, self._search.anneal)))
+
+    def _ranked(self, limit: float | None) -> Tensor:
         importance = magnitude(self._space, self._network)
-        limit = self._budget.limit(progress, self._search.anneal)
-        self._state = uniform_state(self._space, self._budget, importance, self._search.keep_probability, limit)
+        return uniform_state(self._space, self._budget, importance, self._search.keep_probability, limit)

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from edcompress.surgery.slices import Slices
 from edcompress.surgery.space import Space
+from edcompress.team import ALONE, Team
 
 
 class SearchRegime(ABC):
     """A training regime (see `edcompress.training.loop.Regime`) that chooses a state bool[D] every few steps and trains it."""
 
-    def __init__(self, network: nn.Module, space: Space, every: int) -> None:
-        self._network, self._space, self._every = network, space, every
+    def __init__(self, network: nn.Module, space: Space, every: int, team: Team = ALONE) -> None:
+        self._network, self._space, self._every, self._team = network, space, every, team
         self._slices = Slices(space, network)
         self._step = self.generation = 0
 

@@ -18,6 +18,12 @@ def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
     return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
 
 
+def running_statistics(network: nn.Module) -> list[Tensor]:
+    """The running means and variances of the batch-norm layers that keep them."""
+    found = (statistic for layer in _batch_norms(network) for statistic in (layer.running_mean, layer.running_var))
+    return [statistic for statistic in found if statistic is not None]
+
+
 @contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
     """Inside, batch-norm layers normalise by the batch they see and keep their running statistics; the rest is in eval mode."""

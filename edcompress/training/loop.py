@@ -16,7 +16,9 @@ from torch.optim import Optimizer
 
 from edcompress.errors import EdcompressError
 from edcompress.recipe import Fit
+from edcompress.team import ALONE, Team
 from edcompress.training.accuracy import Forward
+from edcompress.training.exchange import exchanged
 from edcompress.training.precision import Precision
 from edcompress.training.schedule import learning_rate
 
@@ -158,6 +160,7 @@ class Trainer:
     precision: Precision
     regime: Regime
     report: Report
+    team: Team = ALONE
 
 
 def train_epoch(
@@ -202,8 +205,9 @@ def _train_step(trainer: Trainer, images: Tensor, labels: Tensor, span: Span, pl
         loss = trainer.objective.loss(trainer.regime.forward(images), images, labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    loss = exchanged(trainer.team, network, loss, len(labels))
     gradients = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
-    if not torch.isfinite(loss.detach() + gradients):
+    if not torch.isfinite(loss + gradients):
         _put_back(network, statistics)
         return math.nan
     with trainer.regime.guard():
