@@ -8,14 +8,19 @@ from typing import Annotated
 import typer
 
 from edcompress import overview, panels
-from edcompress.doctor import examine
+from edcompress.doctor import examine, examine_rates
 from edcompress.errors import EdcompressError
+from edcompress.recipebook import read_recipe
 
 Folder = Annotated[
     Path | None,
     typer.Argument(metavar="[RUN]", help="A run folder, or a sweep's; default: the run under ./runs begun last."),
 ]
 Root = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="The folder that holds the runs.")]
+RecipeName = Annotated[
+    str | None,
+    typer.Option("--recipe", "-r", help="Measure too whether this recipe's images or its training are slower."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON on stdout.")]
 
 
@@ -29,9 +34,10 @@ def runs(folder: Root = Path("runs"), as_json: AsJson = False) -> None:
     panels.show_runs(overview.list_runs(folder), folder, as_json=as_json)
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(recipe: RecipeName = None, as_json: AsJson = False) -> None:
     """Check versions, devices, providers, threads, memory and disk: exit code 3 when something is at fault."""
-    findings = examine()
+    checked = read_recipe(recipe, ()) if recipe else None
+    findings = [*examine(), *(examine_rates(checked) if checked else ())]
     panels.show_findings(findings, as_json=as_json)
     if faults := [finding.name for finding in findings if finding.level == "fault"]:
         raise EdcompressError(f"at fault: {', '.join(faults)}; see above for the way out")

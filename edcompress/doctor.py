@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Literal
@@ -14,8 +14,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from edcompress.machine import data_home, governor, memory_bytes, processor, usable_cores
+from edcompress.recipe import Recipe
 from edcompress.report.rows import human
-from edcompress.results import Value
+from edcompress.results import Rate, Value
 
 LITTLE_DISK = 1_000_000_000
 LITTLE_MEMORY = 1_000_000_000
@@ -44,6 +45,32 @@ def examine(runs: Path = Path("runs")) -> list[Finding]:
         _data(),
         _disk("disk of data", data_home(), "set EDCOMPRESS_DATA or data.root"),
     ]
+
+
+def examine_rates(recipe: Recipe) -> list[Finding]:
+    """Whether the recipe's images come as fast as its network trains on them here; InputError where its data or network is at fault.
+
+    Takes about two seconds for each of the rates.
+    """
+    from edcompress.data.rates import input_rates
+    from edcompress.data.splits import train_batches
+    from edcompress.job import new_network, open_job
+    from edcompress.training.rates import training_rate
+
+    job = open_job(recipe)
+    batch = next(iter(train_batches(job.splits.train, recipe.data, seed=recipe.seed, epoch=0)))
+    trained = training_rate(new_network(recipe), batch, recipe.finetune, job.precision).per_second
+    return compared(input_rates(recipe), trained, recipe.data.workers, job.precision.device.type)
+
+
+def compared(inputs: Mapping[int, Rate], trained: float, workers: int, device: str) -> list[Finding]:
+    """The rates of the input by its workers, and that of training on a device; a note where the input with `workers` is slower."""
+    found = [
+        _finding(f"input, workers: {number}", f"{rate.per_second:.0f} images/s") for number, rate in inputs.items()
+    ]
+    way_out = "images come slower than that: raise data.workers up to the cores, or keep smaller images on the disk"
+    slow = inputs[workers].per_second < trained
+    return [*found, _finding("training", f"{trained:.0f} images/s on one {device}", way_out if slow else None)]
 
 
 def judged(requirement: Requirement, extra: str | None = None) -> Finding:

@@ -9,7 +9,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from edcompress import panels
-from edcompress.doctor import Finding, examine, judged
+from edcompress.doctor import Finding, compared, examine, judged
+from edcompress.results import Rate
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +81,21 @@ def test_it_fits_80_columns_without_colour_and_cuts_nothing(cli, monkeypatch: py
     assert max(map(len, ended.out.splitlines())) <= 80
     assert ("…" in ended.out, "\x1b" in ended.out) == (False, False)
     assert "note  EDCOMPRESS_DATA" in ended.out
+
+
+def test_which_is_slower_is_said() -> None:
+    rates = {0: Rate(images=400, seconds=2.0), 4: Rate(images=1200, seconds=2.0)}
+    assert [(found.name, found.level) for found in compared(rates, 500.0, 4, "cuda")] == [
+        ("input, workers: 0", "ok"), ("input, workers: 4", "ok"), ("training", "ok")]  # fmt: skip
+    slow = compared(rates, 500.0, 0, "cuda")[-1]
+    assert slow.level == "note"
+    assert slow.text == (
+        "500 images/s on one cuda; images come slower than that: raise data.workers up to the cores, or keep smaller images on the disk"
+    )
+
+
+@pytest.mark.integration
+def test_the_rates_of_a_recipe_are_measured(cli) -> None:
+    ended = cli("doctor", "--recipe", "digits", "--json")
+    found = {entry["name"]: entry["text"] for entry in json.loads(ended.out)}
+    assert int(found["input, workers: 0"].split()[0]) > int(found["training"].split()[0]) > 0
