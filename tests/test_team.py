@@ -106,6 +106,8 @@ def test_a_batch_that_cannot_be_divided_is_refused(splits: Splits) -> None:
     check_divides(splits, few, Team(0, 2))
     with pytest.raises(InputError, match=r"data\.batch_size: 3 ranks share a batch of 5 images.* 6 or more"):
         check_divides(splits, few, Team(0, 3))
+    with pytest.raises(InputError, match=r"data\.skip_broken: ranks that leave out different images would wait"):
+        check_divides(splits, CROPPED.model_copy(update={"skip_broken": True}), Team(0, 2))
 
 
 def test_every_test_image_is_some_ranks(splits: Splits) -> None:
@@ -210,7 +212,7 @@ def test_two_processes_find_the_plan_of_one(place: Path, process: Callable[..., 
     assert reports[0].dense == reports[1].dense
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_batch_norm_ends_the_same_on_all_ranks(dense: Path, place: Path) -> None:
     """The run itself compares the ranks' networks after each epoch, as the next test shows."""
     both = ended(torchrun(place, *EDCOMPRESS, "prune", dense, *options("run", factory="")))
@@ -218,16 +220,20 @@ def test_batch_norm_ends_the_same_on_all_ranks(dense: Path, place: Path) -> None
     assert RunFolder(place / "run").finished
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_statistics_that_no_rank_tells_the_others_are_found(place: Path) -> None:
     both = ended(torchrun(place, *EDCOMPRESS, "prune", "counting.safetensors", *options("run", factory="counting")))
     assert both.err.count("error: the network after epoch 1 is another on rank 1 than on rank 0") == 1
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("fault", "message"),
-    [("bug", "error: rank 1 of 2: RuntimeError: a fault of one rank"), ("kill", "Signal 9 (SIGKILL)")],
+    [
+        pytest.param(
+            "bug", "error: rank 1 of 2: RuntimeError: a fault of one rank", marks=pytest.mark.integration, id="bug"
+        ),
+        pytest.param("kill", "Signal 9 (SIGKILL)", marks=pytest.mark.slow, id="kill"),
+    ],
 )
 def test_a_fault_of_one_rank_ends_both_with_its_message(place: Path, fault: str, message: str) -> None:
     arguments = ("prune", "plain.safetensors", *options("run", factory="faulty"))
@@ -238,7 +244,7 @@ def test_a_fault_of_one_rank_ends_both_with_its_message(place: Path, fault: str,
     assert RunFolder(place / "run").resumable
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
