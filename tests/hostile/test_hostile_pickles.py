@@ -170,6 +170,7 @@ VALUES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")  # of torch 2.11
 @pytest.mark.parametrize("kind", VALUES)
 def test_values_that_no_network_takes(refused: Refused, tmp_path: Path, kind: str) -> None:
     torch.save({"w": VALUES[kind]()}, tmp_path / "w.pt")
