@@ -8,13 +8,51 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from edcompress import cli_observe, loggers, recipebook, reports, runs, views
+from edcompress.cli_options import (
+    Agreement,
+    AsJson,
+    Baseline,
+    Batch,
+    Confidence,
+    Device,
+    Drop,
+    Drop5,
+    Force,
+    Half,
+    Int8,
+    JUnit,
+    LatencyMs,
+    LatencyRegression,
+    Level,
+    Log,
+    OnnxFlag,
+    Opset,
+    OptionalWeights,
+    Output,
+    Overrides,
+    Parity,
+    Pixels,
+    Quiet,
+    RecipeName,
+    Resume,
+    RunOrReport,
+    RunPath,
+    SizeBytes,
+    SizeRatio,
+    SizeRegression,
+    Speedup,
+    Top1Regression,
+    TrustCode,
+    TrustPickle,
+    Weights,
+)
 from edcompress.delivery import MAX_OPSET, MIN_OPSET, Benchmark, Gate
 from edcompress.display import Display
 from edcompress.errors import DataError, InputError, LostError, StorageError
@@ -31,79 +69,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 out, err = views.out, Console(stderr=True)
-
-RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="A recipe file, or the name of a shipped recipe.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a recipe key: section.key=value. Repeatable.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Run the recipe's model.factory from the working directory.")
-]
-TrustPickle = Annotated[
-    bool, typer.Option("--trust-pickle", help="Load a pickled whole module; this can run any code in it.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Force = Annotated[bool, typer.Option("--force", help="Start over: replace the files of an earlier run.")]
-Log = Annotated[
-    list[str] | None, typer.Option("--log", help="tensorboard or mlflow: each epoch's figures there too. Repeatable.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-RunPath = Annotated[
-    Path | None, typer.Argument(metavar="[RUN]", help="A run folder; default: the newest under ./runs.")
-]
-RunOrReport = Annotated[
-    Path | None, typer.Argument(metavar="[RUN]", help="A run folder or a report.json; default: newest run.")
-]
-Weights = Annotated[
-    Path,
-    typer.Argument(help="Weights: .pt, .pth, .th or .safetensors; or a finished run, which is then pruned further."),
-]
-OptionalWeights = Annotated[Path | None, typer.Argument(help="Weights; default: train the recipe's network first.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="RUN", help="Run folder; default: runs/NAME.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from where this run was saved last.")]
-
-
-def _limit(key: str) -> Any:
-    """The option of a limit of the gate, which says what the recipe's key says."""
-    return typer.Option(f"--{key.replace('_', '-')}", help=Gate.model_fields[key].description)
-
-
-Drop = Annotated[float | None, _limit("max_top1_drop")]
-Drop5 = Annotated[float | None, _limit("max_top5_drop")]
-Agreement = Annotated[float | None, _limit("min_agreement")]
-Speedup = Annotated[float | None, _limit("min_speedup")]
-LatencyMs = Annotated[float | None, _limit("max_latency_ms")]
-SizeRatio = Annotated[float | None, _limit("max_size_ratio")]
-SizeBytes = Annotated[int | None, _limit("max_size_bytes")]
-Parity = Annotated[float | None, _limit("max_parity")]
-Confidence = Annotated[str | None, _limit("confidence")]
-Level = Annotated[float | None, _limit("level")]
-Top1Regression = Annotated[float | None, _limit("max_top1_regression")]
-LatencyRegression = Annotated[float | None, _limit("max_latency_regression")]
-SizeRegression = Annotated[float | None, _limit("max_size_regression")]
-Baseline = Annotated[
-    Path | None, typer.Option("--baseline", metavar="RUN", help="A run folder or report.json to compare with: main's.")
-]
-JUnit = Annotated[
-    Path | None, typer.Option("--junit", metavar="FILE.xml", help="Write (or replace) a JUnit file, a test per limit.")
-]
-OnnxFlag = Annotated[bool, typer.Option("--onnx", help="Write ONNX files (the one format so far).")]
-Opset = Annotated[
-    int | None, typer.Option("--opset", help=f"ONNX opset, {MIN_OPSET} to {MAX_OPSET}; default: the recipe's.")
-]
-
-Batch = Annotated[
-    str | None, typer.Option("--batch", metavar="dynamic|N", help="Images per call; default: the recipe's.")
-]
-Half = Annotated[bool | None, typer.Option("--fp16/--no-fp16", help="pruned.fp16.onnx too.")]
-Int8 = Annotated[
-    bool | None, typer.Option("--int8/--no-int8", help="pruned.int8.onnx too, calibrated on the search split.")
-]
-Pixels = Annotated[
-    bool | None,
-    typer.Option("--with-preprocessing/--no-preprocessing", help="pruned.pixels.onnx too, which takes uint8 pixels."),
-]
 
 
 @app.callback()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edcompress import overview, panels
+from edcompress.cli_options import AsJson
 from edcompress.doctor import examine, examine_rates
 from edcompress.errors import EdcompressError
 from edcompress.recipebook import read_recipe
@@ -21,7 +22,6 @@ RecipeName = Annotated[
     str | None,
     typer.Option("--recipe", "-r", help="Measure too whether this recipe's images or its training are slower."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON on stdout.")]
 
 
 def status(run: Folder = None, as_json: AsJson = False) -> None:

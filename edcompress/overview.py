@@ -17,7 +17,7 @@ from edcompress.machine import process_mark
 from edcompress.progress import Process, Progress, Verb, read_progress
 from edcompress.recipe import Recipe
 from edcompress.results import Report, Value
-from edcompress.runs import RunFolder, newest
+from edcompress.runs import RunFolder, begun_last, newest
 
 T = TypeVar("T")
 State = Literal["running", "interrupted", "failed", "finished", "unknown", "damaged"]
@@ -63,9 +63,8 @@ def find(path: Path | None) -> RunFolder:
     root = Path("runs") if path is None else path
     folder = RunFolder(root)
     if not folder.exists:
-        begun = [run for run in run_folders(root) if run.exists]
-        if begun:
-            return max(begun, key=lambda run: (run / "recipe.yaml").stat().st_mtime)
+        if last := begun_last(run_folders(root)):
+            return last
         if path is None:
             return newest()
     folder.require_begun()
@@ -151,10 +150,10 @@ def _state(folder: RunFolder, progress: Progress | None) -> State:
 
 
 def _trial(folder: RunFolder) -> Status | None:
-    begun = [path.parent for path in folder.trials.glob("*/recipe.yaml")]
-    if not begun:
+    trial = begun_last(map(RunFolder, folder.trials.glob("*/")))
+    if trial is None:
         return None
-    last = status_of(RunFolder(max(begun, key=lambda path: (path / "recipe.yaml").stat().st_mtime)))
+    last = status_of(trial)
     return None if last.state == "finished" else last.model_copy(update={"command": None})
 
 

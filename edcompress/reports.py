@@ -45,11 +45,13 @@ def gate(target: RunFolder | Path, limits: Gate | None = None, *, baseline: RunF
     """
     earlier = None if baseline is None else _report_of(baseline)
     report, limits = _report_of(target), limits or limits_of(target, {})
-    judged = judge(report, limits, earlier)
-    if isinstance(target, RunFolder):
+    if not isinstance(target, RunFolder):
+        return judge(report, limits, earlier)
+    with target.locked():
+        report = target.read_report()  # an export may have written another meanwhile
+        judged = judge(report, limits, earlier)
         ship = recommend(report, limits) if report.pruned.latency_ms else None
-        with target.locked():
-            save_report(target, report.model_copy(update={"verdict": judged, "ship": ship}))
+        save_report(target, report.model_copy(update={"verdict": judged, "ship": ship}))
     return judged
 
 

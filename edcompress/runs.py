@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,12 +216,18 @@ def _text(path: Path) -> str:
 
 def newest(root: Path = Path("runs")) -> RunFolder:
     """The run begun last under `root`; RunFolderError where there is none."""
-    runs = [path.parent for path in root.glob("*/recipe.yaml")]
-    if not runs:
+    last = begun_last(map(RunFolder, root.glob("*/")))
+    if last is None:
         raise RunFolderError(
             f"no run under {root}/; name one, or make one with: edcompress prune CHECKPOINT --recipe RECIPE"
         )
-    return RunFolder(max(runs, key=lambda path: (path / "recipe.yaml").stat().st_mtime))
+    return last
+
+
+def begun_last(folders: Iterable[RunFolder]) -> RunFolder | None:
+    """That of the folders in which a run was begun last; None where none was."""
+    begun = (folder for folder in folders if folder.exists)
+    return max(begun, key=lambda folder: (folder / "recipe.yaml").stat().st_mtime, default=None)
 
 
 def fresh(name: str, root: Path = Path("runs")) -> RunFolder:

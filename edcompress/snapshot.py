@@ -5,15 +5,14 @@ A checksum covers both, so that a file that a broken disk changed is told from o
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from edcompress.digests import digest_of
 from edcompress.errors import CheckpointError
 from edcompress.networks.checkpoints import save_tensors
 
@@ -44,12 +43,8 @@ def load_snapshot(path: Path) -> dict[str, Any]:
 
 
 def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.blake2b(text.encode(), digest_size=16)
-    for name in sorted(tensors):
-        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        digest.update(f"{name}{flat.dtype}{tuple(tensors[name].shape)}".encode())
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    named = (part for name in sorted(tensors) for part in (name, tensors[name]))
+    return digest_of([text, *named], size=16).hex()
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

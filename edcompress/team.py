@@ -5,7 +5,6 @@ Nothing else imports torch.distributed, and nothing does where a process is alon
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from edcompress.digests import digest_of
 from edcompress.errors import EdcompressError, InputError, LostError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Team:
         if self.size == 1:
             return
         digests = torch.zeros(self.size, dtype=torch.int64)
-        digests[self.rank] = _digest(parts)
+        digests[self.rank] = int.from_bytes(digest_of(parts, size=7))  # fits an int64
         found = self._reduce(digests).tolist()
         if others := [str(rank) for rank, digest in enumerate(found) if digest != found[0]]:
             raise EdcompressError(f"{what} is another on rank {', '.join(others)} than on rank 0")
@@ -170,20 +170,6 @@ def leave() -> None:
 
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _digest(parts: Sequence[Tensor | str]) -> int:
-    import torch
-
-    digest = hashlib.blake2b(digest_size=7)  # fits an int64
-    for part in parts:
-        if isinstance(part, str):
-            digest.update(part.encode())
-        else:
-            flat = part.detach().cpu().contiguous().reshape(-1)
-            digest.update(f"{flat.dtype}{tuple(part.shape)}".encode())
-            digest.update(flat.view(torch.uint8).numpy().data)
-    return int.from_bytes(digest.digest())
 
 
 @contextmanager

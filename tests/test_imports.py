@@ -11,6 +11,7 @@ import edcompress
 ROOT = Path(edcompress.__file__).parent
 LAYERS = (
     ("errors",),
+    ("digests",),
     ("team",),
     ("monitor", "files", "machine", "section", "interrupt", "ending"),
     ("delivery",),
@@ -34,6 +35,7 @@ LAYERS = (
     ("sweeps",),
     ("display", "views", "overview", "doctor"),
     ("panels",),
+    ("cli_options",),
     ("cli_observe",),
     ("cli",),
     ("__main__",),

@@ -246,9 +246,8 @@ class _Work(Dataset[_Made]):
 
     def __getitem__(self, k: int) -> _Made:
         whole = self.order[k * self.batch_size : (k + 1) * self.batch_size]
-        part = slice(
-            self.team.rank, None, self.team.size
-        )  # the first images of a batch are then the first ones of all ranks
+        # So divided, the first images of a batch are the first ones of all ranks.
+        part = slice(self.team.rank, None, self.team.size)
         varied = ("varied", k) if self.team.first else ("varied", k, self.team.rank)
         try:
             with default_generator_seeded(_seed(*self.seeds, *varied)):
