@@ -38,6 +38,8 @@ from edcompress.training.precision import Precision, choose_precision
 
 PROOF_IMAGES = 8
 REAL_IMAGES = 256
+MOST_BYTES = (1 << 31) - 1
+"""What a protobuf, and so an ONNX file without others beside it, can hold."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +140,11 @@ def example_images(recipe: Recipe) -> Tensor:
 
 
 def new_network(recipe: Recipe, session: Session = DEFAULT) -> nn.Module:
-    """The recipe's network with random weights, on the CPU; NetworkError where it cannot take the recipe's images."""
+    """The recipe's network with random weights, on the CPU; NetworkError where it cannot take the recipe's images or be exported."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = build(recipe.model, trust_code=session.trust_code)
+    _check_size(network, recipe)
     _check_forward(network, recipe)
     return network
 
@@ -195,6 +198,15 @@ def open_budget(recipe: Recipe, network: nn.Module, space: Space, table: Latency
     """
     costs, target = costs_and_target(recipe, network, space, table or latency_table(recipe, network))
     return Budget(space, costs, target, recipe.constraints)
+
+
+def _check_size(network: nn.Module, recipe: Recipe) -> None:
+    size = 4 * sum(weight.numel() for weight in network.state_dict().values())  # exported in fp32
+    if size > MOST_BYTES:
+        raise NetworkError(
+            f"{recipe.model.arch or recipe.model.factory} has {size / (1 << 30):.2f} GiB of weights in fp32, and one ONNX file holds less "
+            "than 2 GiB; take a smaller network"
+        )
 
 
 @torch.no_grad()
