@@ -17,7 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from edcompress.report.rows import speedup
+from edcompress.report.wording import speedup
 from edcompress.results import Interval
 
 HERE = Path(__file__).parent

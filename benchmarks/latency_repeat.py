@@ -35,7 +35,7 @@ from edcompress.deploy.latency import measure
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.job import example_images, find_space, open_budget, plain_network
 from edcompress.recipe import Recipe
-from edcompress.report.rows import measured_with
+from edcompress.report.wording import measured_with
 from edcompress.results import Interval, Latency
 from edcompress.search.controls import uniform_state
 from edcompress.search.importance import magnitude

@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 from edcompress.machine import data_home, governor, memory_bytes, processor, usable_cores
 from edcompress.recipe import Recipe
-from edcompress.report.rows import human
+from edcompress.report.wording import human
 from edcompress.results import Rate, Value
 
 LITTLE_DISK = 1_000_000_000

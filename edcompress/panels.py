@@ -13,7 +13,7 @@ from rich.table import Table
 from edcompress.doctor import Finding
 from edcompress.overview import Outcome, Status, is_here
 from edcompress.progress import Progress
-from edcompress.report.rows import MISSING
+from edcompress.report.wording import MISSING
 from edcompress.views import out, print_json, say
 
 _FORMS = {

@@ -17,7 +17,8 @@ from edcompress.errors import InputError
 from edcompress.report import github, tables
 from edcompress.report.checks import check_notes
 from edcompress.report.junit import junit
-from edcompress.report.rows import human, measured_with, ship_line
+from edcompress.report.rows import ship_line
+from edcompress.report.wording import human, measured_with
 from edcompress.results import Inspection, Latency, Report, Sweep, TargetResult, Verdict
 
 out = Console()

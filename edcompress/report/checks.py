@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from edcompress.report.rows import milliseconds, points, tiny
+from edcompress.report.wording import milliseconds, points, tiny
 from edcompress.results import Check, Verdict
 
 

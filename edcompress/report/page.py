@@ -12,23 +12,17 @@ from typing import Any
 from edcompress.report.charts import Dot, Line, bar, dot_chart, line_chart
 from edcompress.report.checks import check_notes, check_rows
 from edcompress.report.rows import (
-    MISSING,
     PERCENTILES,
     VARIANT_HEADINGS,
-    calls,
     comparison_rows,
-    measured_with,
-    milliseconds,
-    percent,
     point_columns,
     proof_rows,
-    setting,
     setting_rows,
     ship_line,
-    speedup,
     stages,
     variant_rows,
 )
+from edcompress.report.wording import MISSING, calls, measured_with, milliseconds, percent, setting, speedup
 from edcompress.results import Latency, Point, Report, Sweep, Verdict
 
 _KINDS = {"macs": "multiply-accumulates", "params": "parameters", "channels": "prunable channels",

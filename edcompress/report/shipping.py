@@ -6,8 +6,8 @@ from edcompress.delivery import Gate
 from edcompress.errors import InputError
 from edcompress.report.checks import check_rows
 from edcompress.report.figures import FIGURES
-from edcompress.report.rows import milliseconds
 from edcompress.report.verdict import judge
+from edcompress.report.wording import milliseconds
 from edcompress.results import ModelResult, Report, Shipping
 
 PLAIN = "pruned.onnx"

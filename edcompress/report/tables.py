@@ -11,18 +11,17 @@ from rich.table import Table
 from edcompress.report.checks import check_rows
 from edcompress.report.rows import (
     VARIANT_HEADINGS,
-    calls,
     comparison_rows,
     group_rows,
     latency_rows,
     layer_rows,
     point_columns,
     proof_rows,
-    setting,
     setting_rows,
     stage_rows,
     variant_rows,
 )
+from edcompress.report.wording import calls, setting
 from edcompress.results import Inspection, Latency, Point, Report, Verdict
 
 

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from edcompress.delivery import Gate
 from edcompress.report.checks import check_notes
-from edcompress.report.rows import comparison_rows, human, points, times
+from edcompress.report.rows import comparison_rows
 from edcompress.report.tables import (
     comparison_table,
     latency_table,
@@ -18,6 +18,7 @@ from edcompress.report.tables import (
     verdict_table,
 )
 from edcompress.report.verdict import judge
+from edcompress.report.wording import human, points, times
 from edcompress.results import Report
 
 
