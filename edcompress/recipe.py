@@ -44,15 +44,20 @@ class Model(Section):
 class Data(Section):
     """The images: where they are, and what is done to them before the network sees them."""
 
-    dataset: Literal["digits", "fashion_mnist", "kmnist", "cifar10", "cifar100", "flowers102", "image_folder"] = Field(
-        ..., description="which data set"
-    )
+    dataset: Literal[
+        "digits", "fashion_mnist", "kmnist", "cifar10", "cifar100", "flowers102", "image_folder", "webdataset"
+    ] = Field(..., description="which data set")
     root: Path | None = Field(
         None, description="folder in torchvision's layout; else $EDCOMPRESS_DATA, else ~/.cache/edcompress"
     )
     folder: str = Field("", description="image_folder: the folder under root that holds train/ and val/")
+    train_shards: str = Field(
+        "", description="webdataset: tars under root to train on; braces expand, e.g. train-{000..146}.tar"
+    )
+    test_shards: str = Field("", description="webdataset: tars under root to test on")
     class_index: Literal["position", "imagenet"] = Field(
-        "position", description="image_folder: number classes by position, or by ImageNet wnid (0..999)"
+        "position",
+        description="image_folder: number classes by position, or by ImageNet wnid (0..999), which webdataset names them by",
     )
     download: bool = Field(False, description="let torchvision download what is missing under root")
     image_size: int = Field(..., ge=4, le=1024, description="height and width the network sees, in pixels")
@@ -83,6 +88,12 @@ class Data(Section):
         False,
         description="leave out image files that cannot be decoded, and name them, up to 1 % of the images; else the first stops the run",
     )
+
+    @model_validator(mode="after")
+    def _shards_named(self) -> Self:
+        if self.dataset == "webdataset" and not (self.train_shards and self.test_shards):
+            raise ValueError("dataset webdataset needs train_shards and test_shards; give both")
+        return self
 
     @model_validator(mode="after")
     def _stats_match(self) -> Self:

@@ -48,6 +48,7 @@ HOMES = {
     "typer": "cli",
     "timm": "networks/",
     "mlflow": "loggers.py",
+    "webdataset": "data/shards.py",
     "torch.distributed": "team.py",
 }
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
