@@ -11,13 +11,26 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from edcompress.delivery import Benchmark, Export, Gate
 from edcompress.section import Fraction, Section, Unit
 
 Energy = Literal["margin", "normalised", "cross_entropy"]
 TargetKind = Literal["macs", "params", "channels", "latency"]
+
+DEFAULT_BATCH = 128
+"""Images per training step where nothing is said, and of `auto` where there is no CUDA device."""
+
+
+def _as_batch_size(size: object) -> int | str:
+    text = str(size)
+    if text != "auto" and not (text.isdecimal() and int(text) >= 2):
+        raise ValueError("give auto, or a number of at least 2")
+    return text if text == "auto" else int(text)
+
+
+BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_as_batch_size)]
 
 
 class Model(Section):
@@ -81,13 +94,22 @@ class Data(Section):
         " others train, or report",
     )
     limit: int | None = Field(None, ge=8, description="use the first N training images only (quick runs)")
-    batch_size: int = Field(128, ge=2, description="images per training step")
+    batch_size: BatchSize = Field(
+        DEFAULT_BATCH,
+        description="images per training step, at least 2; auto: as many as fit the memory of a CUDA device, 128 on a CPU",
+    )
     eval_batch_size: int = Field(250, ge=1, description="images per batch when measuring accuracy")
     workers: int = Field(0, ge=0, le=64, description="processes that load images; 0 loads in the training process")
     skip_broken: bool = Field(
         False,
         description="leave out image files that cannot be decoded, and name them, up to 1 % of the images; else the first stops the run",
     )
+
+    @property
+    def step_images(self) -> int:
+        """`batch_size` as a number."""
+        assert isinstance(self.batch_size, int), "edcompress.sizing finds a number for auto"
+        return self.batch_size
 
     @model_validator(mode="after")
     def _shards_named(self) -> Self:

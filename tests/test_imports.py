@@ -29,6 +29,7 @@ LAYERS = (
     ("inspection", "origin", "onnx_files"),
     ("confirmation", "epochs"),
     ("stages",),
+    ("sizing",),
     ("pruning",),
     ("trials",),
     ("pipeline",),
