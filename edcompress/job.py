@@ -118,9 +118,8 @@ def open_job(recipe: Recipe, session: Session = DEFAULT) -> Job:
     if listed:
         session.monitor.stage("opening the shards; those that are new or have changed are gone through once")
     if (recipe.data.download or listed) and session.team.size > 1:
-        session.team.from_first(
-            lambda: bool(open_splits(recipe.data, seed=recipe.seed))
-        )  # else all do the same at once
+        # Else all would download, or go through the shards, at once.
+        session.team.from_first(lambda: bool(open_splits(recipe.data, seed=recipe.seed)))
     splits = open_splits(recipe.data, seed=recipe.seed)
     check_fits(splits, recipe.model)
     check_divides(splits, recipe.data, session.team)

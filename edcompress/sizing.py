@@ -123,20 +123,19 @@ def _margin_kept(device: torch.device) -> Iterator[None]:
 def search_step(job: Job, origin: Origin, images: int) -> None:
     """Train a copy of the network as the search does, scoring included, and then whole, which no later step exceeds."""
     alone, network = replace(job, team=ALONE), job.precision.place(on_cpu(origin.network))
-    regimes: list[Regime] = [Plain(network)]
-    if job.recipe.search.trains:
-        regimes.insert(0, stages.searching(alone, origin, network, lambda _: None))
-    _train(job, network, objective(job, origin), regimes, images)
+    whole = Plain(network)
+    searching = stages.searching(alone, origin, network, _untold) if job.recipe.search.trains else whole
+    _train(job, network, objective(job, origin), (searching, whole), images)
 
 
 def training_step(job: Job, network: nn.Module, images: int) -> None:
-    """Train a copy of the network; twice, for the optimizer's state comes with the first step."""
+    """Train a copy of the network."""
     placed = job.precision.place(on_cpu(network))
-    _train(job, placed, Objective(job.recipe.train), [Plain(placed)] * 2, images)
+    _train(job, placed, Objective(job.recipe.train), (Plain(placed), Plain(placed)), images)
 
 
-def _train(job: Job, network: nn.Module, goal: Objective, regimes: list[Regime], images: int) -> None:
-    """A step under each regime on made-up images."""
+def _train(job: Job, network: nn.Module, goal: Objective, regimes: tuple[Regime, Regime], images: int) -> None:
+    """A step under each regime on made-up images: the second has the optimizer's state in memory, which comes with the first."""
     trainer = Trainer(network, make_optimizer(goal.fit, network.parameters()), goal, job.precision, regimes[0], _untold)
     batch = _made_up(job, images)
     for regime in regimes:
