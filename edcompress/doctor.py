@@ -55,11 +55,14 @@ def examine_rates(recipe: Recipe) -> list[Finding]:
     from edcompress.data.rates import input_rates
     from edcompress.data.splits import train_batches
     from edcompress.job import new_network, open_job
+    from edcompress.sizing import sized_for_training
     from edcompress.training.rates import training_rate
 
-    job = open_job(recipe)
+    job, network = open_job(recipe), new_network(recipe)
+    job = sized_for_training(job, network)
+    recipe = job.recipe
     batch = next(iter(train_batches(job.splits.train, recipe.data, seed=recipe.seed, epoch=0)))
-    trained = training_rate(new_network(recipe), batch, recipe.finetune, job.precision).per_second
+    trained = training_rate(network, batch, recipe.finetune, job.precision).per_second
     return compared(input_rates(recipe), trained, recipe.data.workers, job.precision.device.type)
 
 

@@ -99,7 +99,7 @@ def train(run: Run, measured: Measured, regime: Regime, network: nn.Module, stag
     trainer = Trainer(
         network,
         make_optimizer(fit, network.parameters()),
-        _objective(run),
+        objective(job, run.origin),
         job.precision,
         regime,
         job.monitor.step,
@@ -227,8 +227,9 @@ def _restore(trainer: Trainer, saved: dict[str, Any]) -> tuple[int, Place | None
     return int(saved["epoch"]), Place(**{**place, "generators": tuple(place["generators"])}) if place else None
 
 
-def _objective(run: Run) -> Objective:
-    fit, precision = run.job.recipe.finetune, run.job.precision
+def objective(job: Job, origin: Origin) -> Objective:
+    """What search and fine-tuning train for; where they distil, the dense network is on the job's device to teach."""
+    fit = job.recipe.finetune
     if fit.distill == 0:
         return Objective(fit)
-    return Objective(fit, precision.place(on_cpu(run.origin.dense)))
+    return Objective(fit, job.precision.place(on_cpu(origin.dense)))

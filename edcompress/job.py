@@ -116,8 +116,12 @@ class Job:
 def open_job(recipe: Recipe, session: Session = DEFAULT) -> Job:
     """The job of a recipe; DataError or InputError where data or device cannot be used."""
     precision = choose_precision(recipe.precision, session.team.device(pick_device(session.device)))
-    if recipe.data.download and session.team.size > 1:
-        session.team.from_first(lambda: bool(open_splits(recipe.data, seed=recipe.seed)))  # else all download at once
+    listed = recipe.data.dataset == "webdataset"
+    if listed:
+        session.monitor.stage("opening the shards; those that are new or have changed are gone through once")
+    if (recipe.data.download or listed) and session.team.size > 1:
+        # Else all would download, or go through the shards, at once.
+        session.team.from_first(lambda: bool(open_splits(recipe.data, seed=recipe.seed)))
     splits = open_splits(recipe.data, seed=recipe.seed)
     check_fits(splits, recipe.model)
     check_divides(splits, recipe.data, session.team)

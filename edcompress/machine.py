@@ -76,6 +76,11 @@ def data_home() -> Path:
     return Path(os.environ.get("EDCOMPRESS_DATA") or "~/.cache/edcompress").expanduser()
 
 
+def cache_home() -> Path:
+    """Where edcompress keeps what can be made anew: edcompress/ in $XDG_CACHE_HOME, else in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edcompress"
+
+
 def _number(path: Path) -> int | None:
     """The number in a file of the system's; None where there is no such file, or the word "max" in it."""
     text = path.read_text(encoding="utf-8").strip() if path.is_file() else ""

@@ -39,7 +39,7 @@ from edcompress.origin import (
     require_same_model,
 )
 from edcompress.progress import recording
-from edcompress.pruning import prune_once, reloaded
+from edcompress.pruning import as_begun, prune_once, reloaded
 from edcompress.recipe import Recipe
 from edcompress.recipebook import check
 from edcompress.report.shipping import recommend
@@ -47,6 +47,7 @@ from edcompress.reports import save_report
 from edcompress.results import Accuracy, Images, Inspection, Latency, ModelResult, Proof, Report, Variant
 from edcompress.runs import UNFINISHED_EXPORTS, RunFolder
 from edcompress.session import DEFAULT, Session
+from edcompress.sizing import sized_for_training
 from edcompress.team import ALONE
 from edcompress.trials import smallest_within
 
@@ -68,6 +69,8 @@ def prune(
     """
     if not (resume and folder.exists) and folder.path.resolve() == checkpoint.resolve():
         raise RunFolderError(f"{folder.path} is the run to be pruned again; choose another run folder with -o")
+    if resume:
+        recipe = session.team.from_first(partial(as_begun, recipe, folder))
     begin = partial(open_origin, source=checkpoint, session=session)
     if recipe.target and recipe.target.max_top1_drop is not None:
         if session.team.size > 1:
@@ -165,7 +168,7 @@ def train(recipe: Recipe, output: Path, *, force: bool = False, session: Session
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"-o {output}: {output.parent} cannot be made a folder: {error.strerror}") from error
-    network = stages.train_dense(job, network)
+    network = stages.train_dense(sized_for_training(job, network), network)
     save_tensors(output, network.state_dict(), {"edcompress.recipe": recipe.digest})
     return job.accuracy(network.to(job.precision.device))
 

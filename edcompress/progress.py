@@ -206,7 +206,7 @@ class _Record:
     def _speed(self, steps: int, figures: Mapping[str, Any]) -> dict[str, float]:
         """Of an epoch of one step it is not known how many images that one had."""
         rate = figures.get("steps_per_s")
-        return {} if rate is None or steps == 1 else {"images_per_s": rate * self._recipe.data.batch_size}
+        return {} if rate is None or steps == 1 else {"images_per_s": rate * self._recipe.data.step_images}
 
     def _left(self, step: int, steps: int) -> dict[str, float | None]:
         since, before = self._from

@@ -32,6 +32,7 @@ from edcompress.reports import save_report
 from edcompress.results import ModelResult, Proof, Proofs, Report, TargetResult
 from edcompress.runs import RunFolder, write_text
 from edcompress.session import Session
+from edcompress.sizing import sized_for_search, with_batch_size
 from edcompress.surgery.costs import measure_size
 from edcompress.surgery.remove import compare_logits, remove, require_equal
 
@@ -62,7 +63,7 @@ def prune_once(
         begin = partial(reopen_origin, folder=folder, session=session)
     require_loggers(session.loggers)
     run = _open_run(open_job(recipe, session), folder, begin, session, started)
-    with _kept(run, session, checkpoint, resuming=resuming, force=force) as kept, _memory_told(recipe):
+    with _kept(run, session, checkpoint, resuming=resuming, force=force) as kept, _memory_told(run.job.recipe):
         tuned, measured = _through_stages(kept)
         return _conclude(kept, tuned, measured, checkpoint)
 
@@ -100,7 +101,7 @@ def _memory_told(recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        size, least = recipe.data.batch_size, max(2, recipe.data.batch_size // 2)
+        size, least = recipe.data.step_images, max(2, recipe.data.step_images // 2)
         raise EdcompressError(
             f"the device is out of memory with data.batch_size {size} and data.eval_batch_size {recipe.data.eval_batch_size}: "
             f"{str(error).splitlines()[0]}; start over with --force --set data.batch_size={least}, or go on with --resume on a device "
@@ -128,10 +129,18 @@ def begun(folder: RunFolder, recipe: Recipe) -> bool:
     return True
 
 
+def as_begun(recipe: Recipe, folder: RunFolder) -> Recipe:
+    """The recipe, which takes for `data.batch_size: auto` what the run in `folder` found where one was begun there."""
+    if recipe.data.batch_size != "auto" or not folder.exists:
+        return recipe
+    return with_batch_size(recipe, folder.read_recipe().data.batch_size)
+
+
 def _open_run(job: Job, folder: RunFolder, begin: Begin, session: Session, started: float) -> Run:
     """The run that `begin` opens, checked."""
     job.monitor.stage("checking the network, its data and its pruning space")
     origin = begin(job.recipe)
+    job = sized_for_search(job, origin)
     if job.recipe.search.method == "plan":
         stages.given_state(job.recipe, origin.space, origin.budget)  # else a bad plan costs the first stage
     job.team.require_same("the recipe", job.recipe.digest)
@@ -232,5 +241,6 @@ def _machine(job: Job) -> dict[str, Any]:
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "precision": job.precision.name,
+        "batch_size": job.recipe.data.batch_size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }

@@ -11,13 +11,26 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from edcompress.delivery import Benchmark, Export, Gate
 from edcompress.section import Fraction, Section, Unit
 
 Energy = Literal["margin", "normalised", "cross_entropy"]
 TargetKind = Literal["macs", "params", "channels", "latency"]
+
+DEFAULT_BATCH = 128
+"""Images per training step where nothing is said, and of `auto` where there is no CUDA device."""
+
+
+def _as_batch_size(size: object) -> int | str:
+    text = str(size)
+    if text != "auto" and not (text.isdecimal() and int(text) >= 2):
+        raise ValueError("give auto, or a number of at least 2")
+    return text if text == "auto" else int(text)
+
+
+BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_as_batch_size)]
 
 
 class Model(Section):
@@ -44,15 +57,20 @@ class Model(Section):
 class Data(Section):
     """The images: where they are, and what is done to them before the network sees them."""
 
-    dataset: Literal["digits", "fashion_mnist", "kmnist", "cifar10", "cifar100", "flowers102", "image_folder"] = Field(
-        ..., description="which data set"
-    )
+    dataset: Literal[
+        "digits", "fashion_mnist", "kmnist", "cifar10", "cifar100", "flowers102", "image_folder", "webdataset"
+    ] = Field(..., description="which data set")
     root: Path | None = Field(
         None, description="folder in torchvision's layout; else $EDCOMPRESS_DATA, else ~/.cache/edcompress"
     )
     folder: str = Field("", description="image_folder: the folder under root that holds train/ and val/")
+    train_shards: str = Field(
+        "", description="webdataset: tars under root to train on; braces expand, e.g. train-{000..146}.tar"
+    )
+    test_shards: str = Field("", description="webdataset: tars under root to test on")
     class_index: Literal["position", "imagenet"] = Field(
-        "position", description="image_folder: number classes by position, or by ImageNet wnid (0..999)"
+        "position",
+        description="image_folder: number classes by position, or by ImageNet wnid (0..999), which webdataset names them by",
     )
     download: bool = Field(False, description="let torchvision download what is missing under root")
     image_size: int = Field(..., ge=4, le=1024, description="height and width the network sees, in pixels")
@@ -76,13 +94,28 @@ class Data(Section):
         " others train, or report",
     )
     limit: int | None = Field(None, ge=8, description="use the first N training images only (quick runs)")
-    batch_size: int = Field(128, ge=2, description="images per training step")
+    batch_size: BatchSize = Field(
+        DEFAULT_BATCH,
+        description="images per training step, at least 2; auto: as many as fit the memory of a CUDA device, 128 on a CPU",
+    )
     eval_batch_size: int = Field(250, ge=1, description="images per batch when measuring accuracy")
     workers: int = Field(0, ge=0, le=64, description="processes that load images; 0 loads in the training process")
     skip_broken: bool = Field(
         False,
         description="leave out image files that cannot be decoded, and name them, up to 1 % of the images; else the first stops the run",
     )
+
+    @property
+    def step_images(self) -> int:
+        """`batch_size` as a number."""
+        assert isinstance(self.batch_size, int), "edcompress.sizing finds a number for auto"
+        return self.batch_size
+
+    @model_validator(mode="after")
+    def _shards_named(self) -> Self:
+        if self.dataset == "webdataset" and not (self.train_shards and self.test_shards):
+            raise ValueError("dataset webdataset needs train_shards and test_shards; give both")
+        return self
 
     @model_validator(mode="after")
     def _stats_match(self) -> Self:

@@ -16,6 +16,7 @@ from edcompress.errors import BudgetError
 from edcompress.files import append
 from edcompress.job import Job
 from edcompress.networks.modes import on_cpu
+from edcompress.origin import Origin
 from edcompress.recipe import Recipe
 from edcompress.results import ModelResult, Proof, SearchSummary
 from edcompress.runs import parsed, write_text
@@ -54,7 +55,7 @@ def search(run: Run, measured: Measured, saved: dict[str, Any]) -> tuple[nn.Modu
         return run.origin.network, state, _summarised(run, measured, epochs=0, generations=0, states=state.unsqueeze(0))
     network = run.job.precision.place(on_cpu(run.origin.network))
     log = _generation_log(run, saved.get("regime", {}).get("generation", 0))
-    regime = _searching(run, network, log)
+    regime = searching(run.job, run.origin, network, log)
     epochs = train(run, measured, regime, network, "search", saved)
     images, labels = next(iter(eval_batches(run.job.splits.search, run.job.recipe.data)))
     precision = run.job.precision
@@ -147,12 +148,13 @@ def train_dense(job: Job, network: nn.Module) -> nn.Module:
     return on_cpu(placed)
 
 
-def _searching(run: Run, network: nn.Module, log: Callable[[Figures], None]) -> SearchRegime:
-    recipe, origin = run.job.recipe, run.origin
+def searching(job: Job, origin: Origin, network: nn.Module, log: Callable[[Figures], None]) -> SearchRegime:
+    """The regime of a search that trains, on the origin's network where it is placed."""
+    recipe = job.recipe
     if recipe.search.method == "gradual_magnitude":
-        return Gradual(network, origin.space, origin.budget, recipe.search, run.job.team)
-    return Alternation(network, origin.space, origin.budget, recipe.search, precision=run.job.precision,
-                       seed=recipe.seed, log=log, team=run.job.team)  # fmt: skip
+        return Gradual(network, origin.space, origin.budget, recipe.search, job.team)
+    return Alternation(network, origin.space, origin.budget, recipe.search, precision=job.precision,
+                       seed=recipe.seed, log=log, team=job.team)  # fmt: skip
 
 
 def _generation_log(run: Run, generation: int) -> Callable[[Figures], None]:

@@ -29,6 +29,7 @@ from edcompress.reports import save_report
 from edcompress.results import Accuracy, Count, Point, Report, TargetResult
 from edcompress.runs import FILES, RunFolder
 from edcompress.session import Session
+from edcompress.sizing import sized_for_search
 
 FINEST = 0.98
 """Two budgets whose ratio is above this are as good as one."""
@@ -90,6 +91,8 @@ def smallest_within(
     job = open_job(recipe, session)
     finest = recipe.constraints.model_copy(update={"round_to": recipe.constraints.round_to or 1})
     origin = begin(recipe.model_copy(update={"constraints": finest}))
+    job = sized_for_search(job, origin)
+    recipe = job.recipe
     dense = _judged_dense(job, origin)
     with (
         claimed(folder, recipe, origin, resuming=resuming, force=force),

@@ -29,6 +29,7 @@ LAYERS = (
     ("inspection", "origin", "onnx_files"),
     ("confirmation", "epochs"),
     ("stages",),
+    ("sizing",),
     ("pruning",),
     ("trials",),
     ("pipeline",),
@@ -48,6 +49,7 @@ HOMES = {
     "typer": "cli",
     "timm": "networks/",
     "mlflow": "loggers.py",
+    "webdataset": "data/shards.py",
     "torch.distributed": "team.py",
 }
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))

@@ -15,6 +15,7 @@ from torchvision import datasets as tv
 
 from edcompress.data.image_folder import interleaved, open_image_folder
 from edcompress.data.images import FileImages, ImageSet, MemoryImages
+from edcompress.data.shards import open_shards
 from edcompress.errors import DataError
 from edcompress.machine import data_home
 from edcompress.recipe import Data
@@ -42,6 +43,9 @@ def open_dataset(data: Data) -> Opened:
     if data.dataset == "image_folder":
         train, test, classes = open_image_folder(root / data.folder, data)
         return interleaved(train), test, classes
+    if data.dataset == "webdataset":
+        shards, test_shards, classes = open_shards(root, data)
+        return interleaved(shards), test_shards, classes
     _require_present(root, data)
     openers = {"fashion_mnist": tv.FashionMNIST, "kmnist": tv.KMNIST, "cifar10": tv.CIFAR10, "cifar100": tv.CIFAR100}
     if data.dataset == "flowers102":

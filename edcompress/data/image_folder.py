@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from edcompress.data.images import FileImages
+from edcompress.data.images import FileImages, ImageSet
 from edcompress.errors import DataError
 from edcompress.recipe import Data
 
 PARTS = ("train", "val")
+
+Images = TypeVar("Images", bound=ImageSet)
 
 
 def open_image_folder(folder: Path, data: Data) -> tuple[FileImages, FileImages, tuple[str, ...]]:
@@ -32,7 +35,7 @@ def imagenet_wnids() -> tuple[str, ...]:
     return tuple(text.split())
 
 
-def interleaved(images: FileImages) -> FileImages:
+def interleaved(images: Images) -> Images:
     """The same images, the first of every class before the second of any: the first N then hold all classes."""
     seen: dict[int, int] = {}
     ranks = []

@@ -1,14 +1,16 @@
-"""Sets of labelled images that can be read by index: decoded in memory, or files that are decoded at every read."""
+"""Sets of labelled images that can be read by index: decoded in memory, or stored in files and decoded at every read."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as v2f
 
@@ -89,9 +91,60 @@ class MemoryImages:
         return Read(images, chosen)
 
 
+class Member(NamedTuple):
+    """A file inside an uncompressed tar: its name there, at which byte its content begins, and how many bytes it has."""
+
+    tar: Path
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.tar}: {self.name}"
+
+    def content(self) -> bytes:
+        """The file's bytes; OSError where the tar cannot be read."""
+        with self.tar.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+class StoredImages(ABC):
+    """Images in files, decoded and transformed by Pillow at every read; those that cannot be are left out, or are a DataError."""
+
+    channels: int
+    skip_broken: bool
+
+    @abstractmethod
+    def place(self, index: int) -> Path | Member:
+        """Where the image at `index` is stored."""
+
+    def read(self, indices: Sequence[int], geometry: Geometry) -> Read:
+        """Those that can be decoded; DataError with the place of one that cannot, unless `skip_broken`."""
+        pixels, found, faults = [], [], []
+        for i in indices:
+            try:
+                pixels.append(self._read_one(self.place(i), geometry))
+                found.append(i)
+            except DataError as error:
+                if not self.skip_broken:
+                    way_out = "replace or remove the file, or leave out such files with data.skip_broken=true"
+                    raise DataError(f"{error}; {way_out}") from error
+                faults.append(str(error))
+        stacked = torch.stack(pixels) if pixels else torch.empty((0, self.channels, 0, 0), dtype=torch.uint8)
+        return Read(stacked, torch.tensor(found, dtype=torch.int64), tuple(faults))
+
+    def _read_one(self, place: Path | Member, geometry: Geometry) -> Tensor:
+        image: Picture = decode(place, self.channels)
+        for change in (geometry.fixed, geometry.varied):
+            image = image if change is None else change(image)
+        pixels: Tensor = v2f.pil_to_tensor(image)
+        return pixels
+
+
 @dataclass(frozen=True, eq=False)
-class FileImages:
-    """Image files, decoded and transformed by Pillow at every read; those that cannot be are left out, or are a DataError."""
+class FileImages(StoredImages):
+    """Image files, each by its path."""
 
     paths: tuple[str, ...]
     labels: Tensor
@@ -110,35 +163,19 @@ class FileImages:
         """The images at `indices` (int64), in that order."""
         return replace(self, paths=tuple(self.paths[i] for i in indices.tolist()), labels=self.labels[indices])
 
-    def read(self, indices: Sequence[int], geometry: Geometry) -> Read:
-        """Those that can be decoded; DataError with the path of one that cannot, unless `skip_broken`."""
-        pixels, found, faults = [], [], []
-        for i in indices:
-            try:
-                pixels.append(self._read_one(self.paths[i], geometry))
-                found.append(i)
-            except DataError as error:
-                if not self.skip_broken:
-                    way_out = "replace or remove the file, or leave out such files with data.skip_broken=true"
-                    raise DataError(f"{error}; {way_out}") from error
-                faults.append(str(error))
-        stacked = torch.stack(pixels) if pixels else torch.empty((0, self.channels, 0, 0), dtype=torch.uint8)
-        return Read(stacked, torch.tensor(found, dtype=torch.int64), tuple(faults))
-
-    def _read_one(self, path: str, geometry: Geometry) -> Tensor:
-        image: Picture = decode(Path(path), self.channels)
-        for change in (geometry.fixed, geometry.varied):
-            image = image if change is None else change(image)
-        pixels: Tensor = v2f.pil_to_tensor(image)
-        return pixels
+    def place(self, index: int) -> Path:
+        """The path of a file."""
+        return Path(self.paths[index])
 
 
-def decode(path: Path, channels: int) -> Image.Image:
-    """The file as a grey (1) or RGB (3) Pillow image; DataError with the path where that fails."""
+def decode(place: Path | Member, channels: int) -> Image.Image:
+    """The file as a grey (1) or RGB (3) Pillow image; DataError with its place where that fails."""
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(place.content()) if isinstance(place, Member) else place) as image:
             # Pillow warns when a palette with alpha goes to RGB directly.
             opaque = image.convert("RGBA") if "transparency" in image.info else image
             return opaque.convert("L" if channels == 1 else "RGB")
+    except UnidentifiedImageError as error:  # its text has the address of an object, another one at every read
+        raise DataError(f"{place}: cannot be read as an image: it is of no kind that Pillow knows") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's decoders raise
-        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+        raise DataError(f"{place}: cannot be read as an image: {error}") from error

@@ -189,14 +189,15 @@ def train_batches(images: ImageSet, data: Data, *, seed: int, epoch: int, team: 
     """
     order = torch.randperm(len(images), generator=_generator(seed, "order", epoch))
     geometry, seeds = as_trained(data), (seed, epoch)
-    return _batches(_Work(images, data, geometry, order, data.batch_size, FEWEST_TRAINING_IMAGES, seeds, team))
+    return _batches(_Work(images, data, geometry, order, data.step_images, FEWEST_TRAINING_IMAGES, seeds, team))
 
 
 def check_divides(splits: Splits, data: Data, team: Team) -> None:
     """InputError where ranks cannot share the batches: each needs two images of each for batch norm, and the same number of batches."""
     if team.size == 1:
         return
-    most, fewest = min(data.batch_size, len(splits.train)), FEWEST_TRAINING_IMAGES * team.size
+    asked = len(splits.train) if data.batch_size == "auto" else data.batch_size
+    most, fewest = min(asked, len(splits.train)), FEWEST_TRAINING_IMAGES * team.size
     if most < fewest:
         raise InputError(
             f"data.batch_size: {team.size} ranks share a batch of {most} images, and each needs {FEWEST_TRAINING_IMAGES}; "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from edcompress.deploy.layer_grid import Grid, LayerShape, measure_grid
 from edcompress.deploy.layer_times import layer_times
 from edcompress.deploy.onnx_export import to_onnx
 from edcompress.files import replacing
-from edcompress.machine import processor
+from edcompress.machine import cache_home, processor
 from edcompress.networks.modes import run_once
 from edcompress.surgery.latency import LatencyTable, LayerTime
 from edcompress.surgery.layers import CONVS
@@ -95,8 +94,7 @@ class GridCache:
             onnxruntime.__version__,
         )
         name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self._path = root / "edcompress" / f"latency-{name}.json"
+        self._path = cache_home() / f"latency-{name}.json"
         self._grids: dict[str, Grid] = self._read()
 
     def grid(self, shape: LayerShape) -> Grid:

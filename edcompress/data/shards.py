@@ -1,0 +1,235 @@
+"""Tar shards in the layout of the webdataset library, as images that are read by index.
+
+The library says which files a specification names, and which members of a tar are one sample. It does not read the images: its streams
+come in the order of the shards, shuffled within a buffer, and cannot begin in the middle. Instead each shard is gone through once, header
+by header, and what stands where is kept in the cache. Batches, splits and resuming are then those of every other data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import stat_result
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from edcompress.data.image_folder import imagenet_wnids
+from edcompress.data.images import Member, StoredImages, Warn, unheard
+from edcompress.errors import DataError
+from edcompress.files import replacing, writing
+from edcompress.machine import cache_home
+from edcompress.recipe import Data
+from edcompress.results import Value
+
+KINDS = tuple(extension.removeprefix(".") for extension in IMG_EXTENSIONS)
+
+MOST_CLASSES = 1_000_000
+"""A label from here on is taken for a mistake: each class has a name in memory."""
+
+_PASSED_OVER = re.compile(r"__[^/]*__($|/)")
+"""Members that the library keeps for itself."""
+
+_ELSEWHERE = re.compile(r"\w\w+:")
+"""How a URL begins, or a pipe, which would run a command of the recipe's."""
+
+
+class Listing(Value):
+    """The images of a shard that had this size and time of change: their names in the tar, where they stand, and their labels."""
+
+    size: int
+    changed_ns: int
+    names: tuple[str, ...]
+    places: tuple[tuple[int, int], ...]
+    labels: tuple[int, ...]
+
+    def is_of(self, status: stat_result) -> bool:
+        """Whether it is that of the shard as it is now."""
+        return (self.size, self.changed_ns) == (status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardImages(StoredImages):
+    """Images in tars: `places` int64 [N, 3] are the number of the shard, and offset and size in bytes within it."""
+
+    shards: tuple[Path, ...]
+    names: tuple[str, ...]
+    places: Tensor
+    labels: Tensor
+    channels: int
+    skip_broken: bool = False
+    warn: Warn = unheard
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def heard_by(self, warn: Warn) -> Self:
+        """The same images with another `warn`."""
+        return replace(self, warn=warn)
+
+    def subset(self, indices: Tensor) -> Self:
+        """The images at `indices` (int64), in that order."""
+        names = tuple(self.names[i] for i in indices.tolist())
+        return replace(self, names=names, places=self.places[indices], labels=self.labels[indices])
+
+    def place(self, index: int) -> Member:
+        """The member of a shard."""
+        shard, offset, size = self.places[index].tolist()
+        return Member(self.shards[shard], self.names[index], offset, size)
+
+
+def open_shards(root: Path, data: Data) -> tuple[ShardImages, ShardImages, tuple[str, ...]]:
+    """Training images, test images and class names in index order; DataError for shards that are missing or not as they must be."""
+    train, test = (_shards(root, f"data.{key}", getattr(data, key)) for key in ("train_shards", "test_shards"))
+    if twice := [str(shard) for shard, times in Counter(train + test).items() if times > 1]:
+        raise DataError(
+            f"data.train_shards, data.test_shards: {_few(twice)} named twice; name each shard in one of them"
+        )
+    sets = _images(train, data), _images(test, data)
+    highest = max(int(images.labels.max()) for images in sets)
+    names = imagenet_wnids() if data.class_index == "imagenet" else tuple(map(str, range(highest + 1)))
+    if highest >= len(names):
+        raise DataError(
+            f"data.class_index: imagenet has {len(names)} classes, but the shards have labels up to {highest}"
+        )
+    return *sets, names
+
+
+def _shards(root: Path, key: str, specification: str) -> list[Path]:
+    names = _expanded(key, specification)
+    if remote := [name for name in names if _ELSEWHERE.match(name)]:
+        raise DataError(f"{key}: {remote[0]} is no local file; fetch the shards, and give their paths under data.root")
+    shards = [root / name for name in names]
+    if missing := [str(shard) for shard in shards if not shard.is_file()]:
+        raise DataError(
+            f"{key}: {len(missing)} of {len(shards)} shards are missing: {_few(missing)}; set data.root or EDCOMPRESS_DATA to the "
+            "folder in which they are"
+        )
+    return shards
+
+
+def _expanded(key: str, specification: str) -> list[str]:
+    try:
+        from webdataset.shardlists import expand_urls
+    except ImportError as error:
+        raise DataError(
+            "data.dataset: webdataset needs the package of that name, which is not installed: pip install 'edcompress[webdataset]'"
+        ) from error
+    try:
+        names: list[str] = expand_urls(specification)
+    except (ValueError, AssertionError) as error:  # braces that do not match, a variable that is not set
+        raise DataError(f"{key}: {specification}: {error}") from error
+    return names
+
+
+def _images(shards: Sequence[Path], data: Data) -> ShardImages:
+    listings = [_listing(shard) for shard in shards]
+    names = tuple(name for listing in listings for name in listing.names)
+    if not names:
+        raise DataError(f"{_few([str(shard) for shard in shards])}: no images in these shards")
+    places = [(number, *place) for number, listing in enumerate(listings) for place in listing.places]
+    labels = [label for listing in listings for label in listing.labels]
+    return ShardImages(
+        tuple(shards), names, torch.tensor(places), torch.tensor(labels), data.channels or 3, data.skip_broken
+    )
+
+
+def _listing(shard: Path) -> Listing:
+    """That of the shard as it is, from the cache if it was made before."""
+    status, name = shard.stat(), hashlib.sha256(str(shard.resolve()).encode()).hexdigest()[:32]
+    path = cache_home() / "shards" / f"{name}.json"
+    known = _kept(path)
+    if known and known.is_of(status):
+        return known
+    found = [_entry(sample) for sample in _samples(shard)]
+    listing = Listing(
+        size=status.st_size,
+        changed_ns=status.st_mtime_ns,
+        names=tuple(image.name for image, _ in found),
+        places=tuple((image.offset, image.size) for image, _ in found),
+        labels=tuple(label for _, label in found),
+    )
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        part.write_text(listing.model_dump_json(), encoding="utf-8")
+    return listing
+
+
+def _kept(path: Path) -> Listing | None:
+    """The listing in a file; None where there is none, or a damaged one, for it can be made anew."""
+    if not path.is_file():
+        return None
+    try:
+        return Listing.model_validate_json(path.read_bytes())
+    except ValidationError:
+        return None
+
+
+def _samples(shard: Path) -> Iterator[dict[str, Any]]:
+    """The samples of a shard as the library groups its members: each by its extension, and what they have in common as `__key__`."""
+    from webdataset.tariterators import group_by_keys
+
+    try:
+        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            yield from group_by_keys(_members(shard, tar))
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError(f"no end of the archive at byte {tar.offset}")
+    except (tarfile.TarError, OSError, ValueError) as error:
+        reason = error.args[0] if isinstance(error, ValueError) else error  # the library adds two None
+        raise DataError(
+            f"{shard}: is cut off or damaged, or no uncompressed tar ({reason}); fetch it again, or unpack it to a plain .tar"
+        ) from error
+
+
+def _members(shard: Path, tar: tarfile.TarFile) -> Iterator[dict[str, Any]]:
+    """The files in a tar as the library's functions take them, with their place instead of their content."""
+    for info in tar:
+        if info.isreg() and not _PASSED_OVER.match(info.name):
+            member = Member(shard, info.name, info.offset_data, info.size)
+            yield {"fname": info.name, "data": member, "__url__": str(shard)}
+
+
+def _entry(sample: Mapping[str, Any]) -> tuple[Member, int]:
+    """The image of a sample, and its label."""
+    images = [sample[kind] for kind in KINDS if kind in sample]
+    label = sample.get("cls") or sample.get("json")
+    if len(images) != 1 or label is None:
+        held = ", ".join(name for name in sample if not name.startswith("__"))
+        raise DataError(
+            f"{sample['__url__']}: sample {sample['__key__']} has {held}; a sample is one image ({', '.join(KINDS)}) and its class "
+            "(cls or json)"
+        )
+    return images[0], _label(label)
+
+
+def _label(member: Member) -> int:
+    content = member.content()
+    try:
+        value = int(content) if member.name.lower().endswith(".cls") else _in_json(content)
+    except (ValueError, RecursionError):
+        value = None
+    if type(value) is int and 0 <= value < MOST_CLASSES:
+        return value
+    raise DataError(
+        f"{member}: is no class: write a number from 0 to {MOST_CLASSES - 1}, in json as it is or as `label` (got {content[:40]!r})"
+    )
+
+
+def _in_json(content: bytes) -> Any:
+    value = json.loads(content)
+    return value.get("label") if isinstance(value, dict) else value
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
