@@ -28,7 +28,7 @@ from edcompress.search.regime import SearchRegime
 from edcompress.snapshot import load_snapshot, save_snapshot
 from edcompress.team import Team
 from edcompress.training.loop import Objective, Place, Regime, Span, Stand, Trainer, train_epoch
-from edcompress.training.schedule import make_optimizer
+from edcompress.training.schedule import make_optimizer, restore_optimizer
 
 SNAPSHOTS_KEPT = 2
 
@@ -221,7 +221,7 @@ def _capture(trainer: Trainer) -> dict[str, Any]:
 def _restore(trainer: Trainer, saved: dict[str, Any]) -> tuple[int, Place | None]:
     """Put network, optimizer and search back; the epoch to go on with, and the place in it."""
     trainer.network.load_state_dict(saved["network"])
-    trainer.optimizer.load_state_dict(saved["optimizer"])
+    restore_optimizer(trainer.optimizer, saved["optimizer"])
     if scaler := saved.get("scaler"):
         trainer.scaler.load_state_dict(scaler)
     if isinstance(trainer.regime, SearchRegime):

@@ -34,13 +34,14 @@ class Compiled(Plain):
 
     def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None:  # noqa: ARG002
         """Compile for the shape of the images [N, C, H, W], where that has not been done."""
-        if self._compiled and images.shape not in self._tried:
+        if self._compiled is not None and images.shape not in self._tried:
             self._tried.add(images.shape)
             self._try(self._compiled, images)
 
     def _through(self, images: Tensor) -> Tensor:
-        use = self._compiled if self._compiled and self._network.training else self._network
-        logits: Tensor = use(images)
+        if self._compiled is not None and self._network.training:
+            return self._compiled(images)
+        logits: Tensor = self._network(images)
         return logits
 
     def _try(self, compiled: Callable[[Tensor], Tensor], images: Tensor) -> None:
@@ -54,10 +55,15 @@ class Compiled(Plain):
                 logits.float().sum().backward()  # type: ignore[no-untyped-call]
         except Exception as error:  # of any kind, from any layer of the compiler; what is the network's own fault comes again without it
             self._compiled = None
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            self._warn(f"compile: torch.compile fails on this network, which trains without ({reason})")
+            self._warn(f"compile: torch.compile fails here, training goes on without ({_reason(error)})")
         finally:
             self._network.zero_grad(set_to_none=True)
             with torch.no_grad():
                 for buffer, value in zip(self._network.buffers(), before, strict=True):
                     buffer.copy_(value)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in one line; dynamo wraps what a backend raises."""
+    inner = getattr(error, "inner_exception", error)
+    return f"{type(inner).__name__}: {inner}".strip().splitlines()[0]

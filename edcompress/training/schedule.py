@@ -61,6 +61,20 @@ def step_if(finite: Tensor, optimizer: Optimizer) -> None:
         optimizer.step()
 
 
+def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Put back what a `state_dict` of such an optimizer held, on whichever device, in whichever memory layout.
+
+    Kernels are those that the optimizer was made with; they need what belongs to a weight in that weight's layout.
+    """
+    pairs = zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    groups = [{**group, "fused": own["fused"]} if "fused" in own else group for group, own in pairs]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def _sgd(groups: list[dict[str, Any]], fit: Fit, *, fused: bool) -> torch.optim.SGD:
     optimizer = torch.optim.SGD(
         groups, lr=fit.lr, momentum=fit.momentum, nesterov=fit.momentum > 0, fused=fused or None
