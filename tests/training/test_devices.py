@@ -80,6 +80,12 @@ def test_a_snapshot_goes_on_on_either_kind_of_device(
         torch.testing.assert_close(tensor, wanted[name], rtol=1e-4, atol=1e-5)
 
 
+def test_momentum_begins_at_zero_whether_or_not_the_first_step_counts() -> None:
+    made = fresh({"momentum": 0.9}, fused=True)
+    assert [state["momentum_buffer"].any().item() for state in made.optimizer.state.values()] == [False] * 5
+    assert not fresh({"momentum": 0.0}, fused=True).optimizer.state
+
+
 def test_fp16_trains_fp32_weights_and_looks_for_its_scale(tmp_path: Path) -> None:
     def half() -> Trainer:
         made, _ = trainer(small(), lr=1e-4)
