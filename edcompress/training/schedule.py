@@ -79,9 +79,8 @@ def _sgd(groups: list[dict[str, Any]], fit: Fit, *, fused: bool) -> torch.optim.
     optimizer = torch.optim.SGD(
         groups, lr=fit.lr, momentum=fit.momentum, nesterov=fit.momentum > 0, fused=fused or None
     )
-    if (
-        fused and fit.momentum > 0
-    ):  # the kernel makes them at the first step without filling them, also where it leaves that out
+    if fused and fit.momentum > 0:
+        # The kernel makes these at the first step, and fills them only where it does not leave that out.
         for parameter in (parameter for group in groups for parameter in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer

@@ -179,7 +179,7 @@ def test_a_device_trains_as_the_processor_does() -> None:
     made = Trainer(made.network, made.optimizer, plain.objective, fp32, made.regime, made.report)
     places = [train_epoch(each, Listed([BAD, *BATCHES]), FIRST, seed=0) for each in (made, plain)]
     assert places[0].skipped == places[1].skipped == 1
-    assert places[0].mean_loss == pytest.approx(places[1].mean_loss, rel=1e-3)
+    assert places[0].mean_loss == pytest.approx(places[1].mean_loss, rel=1e-2)  # convolutions in TF32
     wanted = plain.network.state_dict()
     for name, tensor in made.network.state_dict().items():
-        torch.testing.assert_close(tensor.cpu(), wanted[name], rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(tensor.cpu(), wanted[name], rtol=1e-2, atol=1e-2)
