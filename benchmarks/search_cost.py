@@ -15,6 +15,7 @@ docs/search-cost.md; GPU rows come where torch sees one.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -35,6 +36,7 @@ from torch import Generator, Tensor, nn
 from edcompress.job import open_job, read_network
 from edcompress.machine import processor
 from edcompress.monitor import Silent
+from edcompress.networks.modes import on_cpu
 from edcompress.networks.registry import build
 from edcompress.pipeline import prune
 from edcompress.recipe import Constraints, Fit, Model, Search, Target
@@ -42,14 +44,17 @@ from edcompress.recipebook import read_recipe
 from edcompress.runs import RunFolder
 from edcompress.search.alternation import Alternation
 from edcompress.search.budget import Budget
+from edcompress.search.controls import uniform_state
 from edcompress.search.edropout import converged, diversity
 from edcompress.search.evolution import Evolution
 from edcompress.search.importance import magnitude, ranks
 from edcompress.session import Session
 from edcompress.stages import train_dense
 from edcompress.surgery.costs import CostModel
+from edcompress.surgery.plan import plan_of
+from edcompress.surgery.remove import remove
 from edcompress.surgery.tracing import trace_space
-from edcompress.training.loop import Objective, Plain, Regime, Repeated, Span, Trainer, train_epoch
+from edcompress.training.loop import Objective, Plain, Regime, Repeated, Report, Span, Trainer, train_epoch
 from edcompress.training.precision import choose_precision
 from edcompress.training.schedule import make_optimizer
 
@@ -86,10 +91,10 @@ CASES = {
 
 
 class Bench:
-    """One network on one device with a batch, trained plainly or under a search."""
+    """One network on one device with a batch in the CPU's memory, trained plainly or under a search."""
 
-    def __init__(self, case: Case, device: torch.device) -> None:
-        self.precision = choose_precision("auto", device)
+    def __init__(self, case: Case, device: torch.device, precision: Literal["auto", "fp32", "bf16"] = "auto") -> None:
+        self.precision = choose_precision(precision, device)
         torch.manual_seed(0)
         network = build(Model(arch=case.arch, stem=case.stem, num_classes=100), trust_code=False)  # type: ignore[arg-type]
         example = torch.randn(2, 3, case.size, case.size)
@@ -99,8 +104,17 @@ class Bench:
         self.optimizer = make_optimizer(Fit(), self.network.parameters())
         self.images = torch.randn(case.batch(device), 3, case.size, case.size)
         self.labels = torch.randint(0, 100, (case.batch(device),))
-        self.passes = 0
-        self.network.register_forward_hook(lambda *_: setattr(self, "passes", self.passes + 1))
+        if device.type == "cuda":
+            self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
+
+    def pruned(self, share: float) -> Bench:
+        """The same with the network cut to a share of its multiply-accumulates, uniformly."""
+        budget = Budget(self.space, self.costs, Target(macs=share), Constraints())
+        dense, other = on_cpu(self.network), copy.copy(self)
+        state = uniform_state(self.space, budget, magnitude(self.space, dense), share, share)
+        other.network = self.precision.place(remove(dense, plan_of(state, self.space), self.space))
+        other.optimizer = make_optimizer(Fit(), other.network.parameters())
+        return other
 
     def plain(self) -> Regime:
         return Plain(self.network)
@@ -122,9 +136,13 @@ class Bench:
                 torch.cuda.synchronize()
             times.append(now())
 
-        trainer = Trainer(self.network, self.optimizer, Objective(Fit()), self.precision, regime, tick)
-        train_epoch(trainer, Repeated((self.images, self.labels), n), Span(0, 1000, 0, 1000), seed=0)
+        self.run(regime, n, tick)
         return [after - before for before, after in pairwise(times)]
+
+    def run(self, regime: Regime, n: int, report: Report) -> None:
+        """n training steps, each of which is told to `report`."""
+        trainer = Trainer(self.network, self.optimizer, Objective(Fit()), self.precision, regime, report)
+        train_epoch(trainer, Repeated((self.images, self.labels), n), Span(0, 1000, 0, 1000), seed=0)
 
 
 def clock(device: torch.device) -> Callable[[], float]:
@@ -134,7 +152,8 @@ def clock(device: torch.device) -> Callable[[], float]:
 
 def step_cost(case: Case, device: torch.device, cycles: int, timed: int) -> list[dict[str, Any]]:
     """A row per mode: how many times as long a step under the search takes as a plain one."""
-    bench = Bench(case, device)
+    bench, calls = Bench(case, device), list[None]()
+    bench.network.register_forward_hook(lambda *_: calls.append(None))
     regimes = {mode: bench.searching(mode) for mode in MODES}
     bench.steps(regimes["paper"], 1)  # its parents have energies from now on
     bench.steps(bench.plain(), 1)
@@ -146,9 +165,9 @@ def step_cost(case: Case, device: torch.device, cycles: int, timed: int) -> list
         for mode, regime in regimes.items():
             every = MODES[mode][0].evolve_every
             regime.restore(first[mode])
-            passes = bench.passes
+            passes = len(calls)
             [generation] = bench.steps(regime, 1)
-            passes = bench.passes - passes - 1
+            passes = len(calls) - passes - 1
             other = statistics.mean(bench.steps(regime, timed)) if every > 1 else generation
             after = statistics.mean(bench.steps(bench.plain(), timed))
             cycle = (generation + (every - 1) * other) / every

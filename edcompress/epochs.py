@@ -28,7 +28,7 @@ from edcompress.search.regime import SearchRegime
 from edcompress.snapshot import load_snapshot, save_snapshot
 from edcompress.team import Team
 from edcompress.training.loop import Objective, Place, Regime, Span, Stand, Trainer, train_epoch
-from edcompress.training.schedule import make_optimizer
+from edcompress.training.schedule import make_optimizer, restore_optimizer
 
 SNAPSHOTS_KEPT = 2
 
@@ -137,7 +137,7 @@ def train_one(
     batches = train_batches(
         job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=span.offset + span.epoch, team=job.team
     )
-    place = train_epoch(trainer, batches, span, job.recipe.seed, place, stand)
+    place = train_epoch(trainer, batches.towards(job.precision.device), span, job.recipe.seed, place, stand)
     accuracy = job.watched_accuracy(trainer.network, trainer.regime.forward).top1.fraction
     figures = {"loss": place.mean_loss, "accuracy": accuracy, **trainer.regime.figures}
     if place.skipped:
@@ -212,6 +212,7 @@ def _log(run: Run, stage: str, epoch: int, offset: int, figures: dict[str, Any])
 
 def _capture(trainer: Trainer) -> dict[str, Any]:
     tree = {"network": trainer.network.state_dict(), "optimizer": trainer.optimizer.state_dict()}
+    tree["scaler"] = trainer.scaler.state_dict()
     if isinstance(trainer.regime, SearchRegime):
         tree["regime"] = trainer.regime.snapshot()
     return tree
@@ -220,7 +221,9 @@ def _capture(trainer: Trainer) -> dict[str, Any]:
 def _restore(trainer: Trainer, saved: dict[str, Any]) -> tuple[int, Place | None]:
     """Put network, optimizer and search back; the epoch to go on with, and the place in it."""
     trainer.network.load_state_dict(saved["network"])
-    trainer.optimizer.load_state_dict(saved["optimizer"])
+    restore_optimizer(trainer.optimizer, saved["optimizer"])
+    if scaler := saved.get("scaler"):
+        trainer.scaler.load_state_dict(scaler)
     if isinstance(trainer.regime, SearchRegime):
         trainer.regime.restore(saved["regime"])
     place = saved.get("place")

@@ -95,6 +95,7 @@ class Job:
         """Top-1 and top-5 of the network (or of `forward`, which uses it) on the test images, or on `images`, in fp32."""
         with evaluating(network):
             batches = eval_batches(images or self.splits.test, self.recipe.data).of(self.team)
+            batches = batches.towards(self.precision.device)
             return measure_accuracy(forward or network, batches, self.precision.device, self.team)
 
     def test_batches(self, phase: str) -> Iterator[Batch]:
@@ -109,6 +110,7 @@ class Job:
         """What is shown while training: accuracy of `forward`, which uses the network, on about 2000 images of the search split."""
         count = -(-2000 // self.recipe.data.eval_batch_size)
         batches = eval_batches(self.splits.search, self.recipe.data).first(count).of(self.team)
+        batches = batches.towards(self.precision.device)
         with evaluating(network), self.precision.autocast():
             return measure_accuracy(forward, batches, self.precision.device, self.team)
 

@@ -315,8 +315,15 @@ class Recipe(Section):
     benchmark: Benchmark = Benchmark()
     gate: Gate = Gate()
     run: Running = Running()
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of training; auto: bf16 autocast where the hardware multiplies bf16 natively, else fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="of training; auto: bf16 autocast where the hardware multiplies bf16 natively, else fp32; fp16: autocast with a loss"
+        " scale, for GPUs without bf16",
+    )
+    compile: bool = Field(
+        False,
+        description="train the dense and the pruned network through torch.compile; not the search, in which every generation has other"
+        " shapes",
     )
     seed: int = Field(
         0, ge=0, lt=2**31, description="fixes the split, the order of images, augmentation and the search"

@@ -33,6 +33,7 @@ from edcompress.surgery.plan import Plan, composed, plan_of, state_of
 from edcompress.surgery.remove import compare_logits, remove, require_equal
 from edcompress.surgery.space import Space
 from edcompress.training.batchnorm import reestimate
+from edcompress.training.compiled import Compiled
 from edcompress.training.loop import Objective, Plain, Span, Trainer
 from edcompress.training.schedule import make_optimizer
 
@@ -126,7 +127,7 @@ def operate(run: Run, network: nn.Module, state: Tensor, measured: Measured) -> 
 def finetune(run: Run, network: nn.Module, measured: Measured, saved: dict[str, Any]) -> nn.Module:
     """The pruned network after fine-tuning, on the CPU in eval mode."""
     placed = run.job.precision.place(on_cpu(network))
-    train(run, measured, Plain(placed), placed, "finetune", saved)
+    train(run, measured, _plain(run.job, placed), placed, "finetune", saved)
     return on_cpu(placed)
 
 
@@ -139,13 +140,18 @@ def train_dense(job: Job, network: nn.Module) -> nn.Module:
         make_optimizer(fit, placed.parameters()),
         Objective(fit),
         job.precision,
-        Plain(placed),
+        _plain(job, placed),
         job.monitor.step,
         job.team,
     )
     for epoch in range(fit.epochs):
         train_one(job, trainer, "train", Span(epoch, fit.epochs, 0, fit.epochs))
     return on_cpu(placed)
+
+
+def _plain(job: Job, network: nn.Module) -> Plain:
+    """The regime in which all of the network is trained."""
+    return Compiled(network, job.precision, job.monitor.warning) if job.recipe.compile else Plain(network)
 
 
 def searching(job: Job, origin: Origin, network: nn.Module, log: Callable[[Figures], None]) -> SearchRegime:

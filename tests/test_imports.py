@@ -13,7 +13,7 @@ LAYERS = (
     ("errors",),
     ("digests",),
     ("team",),
-    ("monitor", "files", "machine", "section", "interrupt", "ending"),
+    ("monitor", "files", "machine", "section", "interrupt", "ending", "transfer"),
     ("delivery",),
     ("recipe", "results"),
     ("session", "recipebook"),

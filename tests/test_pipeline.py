@@ -82,6 +82,28 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     assert not folder.state.exists()
 
 
+def test_the_scale_of_fp16_goes_on_too(dense: Path, tmp_path: Path) -> None:
+    quick = ("precision=fp16", "search.method=magnitude", "search.epochs=0", "finetune.epochs=1", "data.limit=250")
+    recipe, good_steps = digits(*quick, "data.batch_size=32"), []
+    for step in (2, 5):
+        with pytest.raises(KeyboardInterrupt):
+            pruned(dense, tmp_path / "run", recipe, Interrupter("finetune", 0, step), resume=True)
+        saved = last_snapshot(RunFolder(tmp_path / "run"), Silent())
+        assert saved
+        good_steps.append(saved[1]["scaler"]["_growth_tracker"])  # since the scale has changed
+    assert good_steps == [2, 5]
+
+
+def test_a_run_that_cannot_be_compiled_says_so_and_trains(dense: Path, tmp_path: Path) -> None:
+    recipe = digits("compile=true", "search.method=magnitude", "search.epochs=0", "finetune.epochs=1", "data.limit=200")
+    with torch.compiler.set_stance("fail_on_recompile"):  # torch's own way to compile nothing
+        pruned(dense, tmp_path / "run", recipe)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    told = [line["warning"] for line in log if line["event"] == "warning"]
+    assert len(told) == 1
+    assert told[0].startswith("compile: torch.compile fails here, training goes on without (RuntimeError: ")
+
+
 def test_averaged_weights_are_taken_from_the_checkpoint_alone(dense: Path, tmp_path: Path) -> None:
     weights = safetensors.torch.load_file(dense)
     torch.save({"model": {key: 0 * tensor for key, tensor in weights.items()}, "ema": weights}, tmp_path / "both.pt")

@@ -111,8 +111,10 @@ class Batches:
     EdcompressError where a worker dies or has no memory for its batch. It does so where the next batch is asked for, nowhere else.
     """
 
-    def __init__(self, work: _Work, workers: int, warn: Warn, numbers: range | None = None) -> None:
-        self._work, self._workers, self._warn = work, workers, warn
+    def __init__(
+        self, work: _Work, workers: int, warn: Warn, numbers: range | None = None, *, pinned: bool = False
+    ) -> None:
+        self._work, self._workers, self._warn, self._pinned = work, workers, warn, pinned
         self._numbers = range(len(work)) if numbers is None else numbers
 
     def __len__(self) -> int:
@@ -130,8 +132,12 @@ class Batches:
         """This rank's part of the batches: every `size`-th."""
         return self._some(self._numbers[team.rank :: team.size])
 
+    def towards(self, device: torch.device) -> Batches:
+        """The same batches, for a CUDA device in pinned memory, from which it fetches them by itself."""
+        return Batches(self._work, self._workers, self._warn, self._numbers, pinned=device.type == "cuda")
+
     def _some(self, numbers: range) -> Batches:
-        return Batches(self._work, self._workers, self._warn, numbers)
+        return Batches(self._work, self._workers, self._warn, numbers, pinned=self._pinned)
 
     def __iter__(self) -> Iterator[Batch]:
         broken, left = 0, False
@@ -167,6 +173,7 @@ class Batches:
             num_workers=min(self._workers, len(usable_cores())),
             collate_fn=_handed_over,
             generator=torch.Generator(),
+            pin_memory=self._pinned,
         )
         with warnings.catch_warnings(), _child_signals_kept():
             # Python 3.12 warns of every fork of a process with threads; the workers run torch on one thread.

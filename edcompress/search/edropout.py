@@ -28,7 +28,7 @@ def energy_loss(logits: Tensor, labels: Tensor) -> Tensor:
     z = logits.float()
     right = z.gather(1, labels.unsqueeze(1)).squeeze(1)
     wrong = z.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
-    return torch.where(z.isfinite().all(), (wrong - right).mean(), torch.inf)
+    return (wrong - right).mean().masked_fill(~z.isfinite().all(), torch.inf)
 
 
 def normalised_energy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -38,8 +38,7 @@ def normalised_energy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """The training loss as an energy, a scalar; +inf where a logit is not finite."""
-    loss = F.cross_entropy(logits.float(), labels)
-    return torch.where(logits.isfinite().all(), loss, torch.inf)
+    return F.cross_entropy(logits.float(), labels).masked_fill(~logits.isfinite().all(), torch.inf)
 
 
 ENERGIES: dict[Energy, Callable[[Tensor, Tensor], Tensor]] = {

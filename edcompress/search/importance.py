@@ -63,19 +63,27 @@ def _times_gradient(weight: Tensor, rows: slice) -> Tensor:
 def _per_channel(space: Space, network: nn.Module, value: Value, sides: tuple[str, ...] = ("out", "in")) -> Tensor:
     """Sum of value(weight, rows) over everything that belongs to a channel, float[D] on the CPU."""
     layers = dict(network.named_modules())
-    sums: dict[str, tuple[Tensor, Tensor]] = {}
-    parts, genes = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
+    sums: dict[tuple[str, str], Tensor] = {}
+    members = []
     for group, part in space.slices():
         for member in group.members:
             weight = getattr(layers[member.layer], "weight", None)
             if member.side in sides and isinstance(weight, Tensor) and weight.dim() >= 2:
-                if member.layer not in sums:
-                    sums[member.layer] = _sums(weight, value)
-                by_position = sums[member.layer][0 if member.side == "out" else 1]
-                parts.append(by_position[member.position_index.to(weight.device)])
-                genes.append(member.channel_index + part.start)
-    found = torch.cat([part.to(parts[-1].device) for part in parts]).cpu()
-    return torch.zeros(space.genes).index_add_(0, torch.cat(genes), found)
+                if (member.layer, "out") not in sums:
+                    sums[member.layer, "out"], sums[member.layer, "in"] = _sums(weight, value)
+                members.append((member, part.start))
+    sums = _on_cpu(sums)
+    parts = [torch.zeros(0), *(sums[member.layer, member.side][member.position_index] for member, _ in members)]
+    genes = [torch.zeros(0, dtype=torch.int64), *(member.channel_index + start for member, start in members)]
+    return torch.zeros(space.genes).index_add_(0, torch.cat(genes), torch.cat(parts))
+
+
+def _on_cpu(vectors: dict[tuple[str, str], Tensor]) -> dict[tuple[str, str], Tensor]:
+    """The same vectors on the CPU, in one transfer: each waits for the device."""
+    if not vectors:
+        return vectors
+    lengths = [len(vector) for vector in vectors.values()]
+    return dict(zip(vectors, torch.split(torch.cat(list(vectors.values())).cpu(), lengths), strict=True))
 
 
 def _sums(weight: Tensor, value: Value) -> tuple[Tensor, Tensor]:

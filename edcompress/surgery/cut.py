@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edcompress.surgery.genes import gene_index, padded, side_index, tensors_along
 from edcompress.surgery.space import Space
+from edcompress.transfer import sent
 
 _WIDTHS = {
     0: ("out_channels", "out_features", "num_features", "num_parameters", "num_heads", "attn_dim"),
@@ -75,7 +76,7 @@ class Cutter:
 
     def _where(self, flags: Tensor) -> tuple[Tensor, ...]:
         """For each place the positions int64[n] with a flag; they go to the device in one piece."""
-        return torch.split(self._positions.position[flags].to(self._device), self._positions.counts(flags))
+        return torch.split(sent(self._positions.position[flags], self._device), self._positions.counts(flags))
 
     def _widths(self, keep: Tensor) -> Iterator[tuple[nn.Module, str, int]]:
         flags = keep[self._channels.genes]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edcompress.results import Accuracy, Count
 from edcompress.team import ALONE, Team
+from edcompress.transfer import sent
 
 Forward = Callable[[Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -38,7 +39,7 @@ def measure_accuracy(forward: Forward, batches: Batches, device: torch.device, t
     """Top-1 and top-5 counts of `forward` (images [N, C, H, W] to logits [N, classes]) over labelled batches of all ranks, in fp32."""
     right1 = right5 = total = 0
     for images, labels in batches:
-        top1, top5 = count_correct(forward(images.to(device)).float().cpu(), labels)
+        top1, top5 = count_correct(forward(sent(images, device)).float().cpu(), labels)
         right1, right5, total = right1 + top1, right5 + top5, total + len(labels)
     right1, right5, total = team.sum(right1, right5, total)
     return Accuracy(top1=Count(correct=right1, total=total), top5=Count(correct=right5, total=total))

@@ -6,11 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
@@ -20,7 +22,8 @@ from edcompress.team import ALONE, Team
 from edcompress.training.accuracy import Forward
 from edcompress.training.exchange import exchanged
 from edcompress.training.precision import Precision
-from edcompress.training.schedule import learning_rate
+from edcompress.training.schedule import learning_rate, step_if
+from edcompress.transfer import Heard, sent
 
 PATIENCE = 8
 """Steps in a row whose loss or gradients are not finite, after which training has diverged."""
@@ -117,27 +120,40 @@ Report = Callable[[int, int, dict[str, Any]], None]
 """Called after each step with (step, steps, figures)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Place:
-    """Where an epoch stands between two steps: how many are done, the sum of their losses, how many were skipped, how many of those
-    in a row up to here, and the states of torch's generators (none: seeded anew)."""
+    """Where an epoch stands between two steps: how many are done, the tally of them, and the states of torch's generators (none:
+    seeded anew).
+
+    The `tally` float64[4] is on the training device: the last loss (NaN: skipped), the sum of losses, how many steps were skipped, and
+    how many of those in a row up to here. Reading it waits for the device.
+    """
 
     steps: int = 0
-    loss: float = 0.0
-    skipped: int = 0
-    in_a_row: int = 0
+    tally: Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
     generators: tuple[Tensor, ...] = ()
 
-    def after(self, loss: float, generators: tuple[Tensor, ...]) -> Place:
-        """The place one step later; one whose loss is NaN was skipped."""
-        skipped = math.isnan(loss)
-        return Place(
-            steps=self.steps + 1,
-            loss=self.loss + (0.0 if skipped else loss),
-            skipped=self.skipped + skipped,
-            in_a_row=self.in_a_row + 1 if skipped else 0,
-            generators=generators,
-        )
+    def after(self, loss: Tensor, generators: tuple[Tensor, ...]) -> Place:
+        """The place one step later; one whose `loss`, a scalar, is NaN was skipped."""
+        _, total, skipped, in_a_row = self.tally.unbind()
+        loss, lost = loss.double(), loss.isnan()
+        tally = torch.stack([loss, total + loss.masked_fill(lost, 0.0), skipped + lost, (in_a_row + 1) * lost])
+        return Place(self.steps + 1, tally, generators)
+
+    @property
+    def loss(self) -> float:
+        """Sum over the steps that were not skipped."""
+        return self.tally[1].item()
+
+    @property
+    def skipped(self) -> int:
+        """Steps without a finite loss or gradient."""
+        return int(self.tally[2])
+
+    @property
+    def in_a_row(self) -> int:
+        """Those of them that were the last ones."""
+        return int(self.tally[3])
 
     @property
     def mean_loss(self) -> float:
@@ -162,6 +178,11 @@ class Trainer:
     report: Report
     team: Team = ALONE
 
+    @cached_property
+    def scaler(self) -> GradScaler:
+        """What keeps the gradients of fp16 in its range; of other precisions it does nothing."""
+        return GradScaler(self.precision.device.type, enabled=self.precision.name == "fp16")
+
 
 def train_epoch(
     trainer: Trainer, batches: Batches, span: Span, seed: int, place: Place | None = None, stand: Stand | None = None
@@ -170,32 +191,40 @@ def train_epoch(
 
     A step whose loss or gradients are not finite leaves the network as it was; `PATIENCE` of them in a row are an EdcompressError.
     Dropout and whatever else draws from torch's global generators is a function of (seed, epoch); the generators are given back.
+    On a CUDA device no step is waited for until the next is on its way: what is reported, and when it ends, is one step late.
     """
     trainer.network.train()
-    place, stand, steps = place or Place(), stand or (lambda _: None), len(batches)
-    started, begun = time.perf_counter(), place.steps
-    with _seeded(seed, span.offset + span.epoch, trainer.precision.device, place.generators) as generators:
+    place, stand, steps, device = place or Place(), stand or (lambda _: None), len(batches), trainer.precision.device
+    place = replace(place, tally=sent(place.tally, device))
+    started, begun, heard = time.perf_counter(), place.steps, Heard()
+    with _seeded(seed, span.offset + span.epoch, device, place.generators) as generators:
         for images, labels in batches.after(place.steps):
             stand(None)
             loss = _train_step(trainer, images, labels, span, (place.steps, steps))
             place = place.after(loss, generators())
-            if place.in_a_row >= PATIENCE:
-                raise EdcompressError(_diverged(f"no finite loss or gradient in {PATIENCE} steps", span, place.steps))
+            shown, _, skipped, in_a_row = heard.of(place.tally)
+            _require_progress(in_a_row, span, place.steps)
             stand(place)
             rate = (place.steps - begun) / (time.perf_counter() - started)
-            shown = {"loss": loss, "steps_per_s": rate, "skipped": place.skipped or None, **trainer.regime.figures}
-            trainer.report(place.steps, steps, shown)
+            figures = {"loss": shown, "steps_per_s": rate, "skipped": int(skipped) or None, **trainer.regime.figures}
+            trainer.report(place.steps, steps, figures)
+    _require_progress(place.in_a_row, span, place.steps)  # of the last step, where that was not heard of
     return place
 
 
-def _diverged(what: str, span: Span, step: int) -> str:
-    return f"training diverged: {what}, up to epoch {span.epoch + 1}, step {step}; start over with --force and a lower finetune.lr"
+def _require_progress(in_a_row: float, span: Span, step: int) -> None:
+    """Raise EdcompressError after too many skipped steps."""
+    if in_a_row >= PATIENCE:
+        raise EdcompressError(
+            f"training diverged: no finite loss or gradient in {PATIENCE} steps, up to epoch {span.epoch + 1}, step {step}; "
+            "start over with --force and a lower finetune.lr"
+        )
 
 
-def _train_step(trainer: Trainer, images: Tensor, labels: Tensor, span: Span, place: tuple[int, int]) -> float:
-    """The loss of a step, NaN where it was skipped."""
+def _train_step(trainer: Trainer, images: Tensor, labels: Tensor, span: Span, place: tuple[int, int]) -> Tensor:
+    """The loss of a step, a scalar, NaN where it was skipped. Nothing here waits for a CUDA device (but Adadelta, see `step_if`)."""
     network, precision, optimizer = trainer.network, trainer.precision, trainer.optimizer
-    images, labels = precision.images(images), labels.to(precision.device)
+    images, labels = precision.images(images), sent(labels, precision.device)
     rate = learning_rate(trainer.objective.fit, span.schedule_progress(*place), span.offset + span.epoch)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -204,22 +233,25 @@ def _train_step(trainer: Trainer, images: Tensor, labels: Tensor, span: Span, pl
     with precision.autocast():
         loss = trainer.objective.loss(trainer.regime.forward(images), images, labels)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     loss = exchanged(trainer.team, network, loss, len(labels))
+    trainer.scaler.unscale_(optimizer)
     gradients = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
-    if not torch.isfinite(loss + gradients):
-        _put_back(network, statistics)
-        return math.nan
+    finite = torch.isfinite(loss + gradients)
     with trainer.regime.guard():
-        optimizer.step()
-    return loss.item()
+        step_if(finite, optimizer)
+    _put_back_unless(finite, network, statistics)
+    trainer.scaler.update()
+    return loss.masked_fill(~finite, math.nan)
 
 
 @torch.no_grad()
-def _put_back(network: nn.Module, statistics: list[Tensor]) -> None:
+def _put_back_unless(finite: Tensor, network: nn.Module, statistics: list[Tensor]) -> None:
     """Batch-norm has seen the batch already."""
+    if finite.device.type == "cpu" and finite:
+        return
     for buffer, before in zip(network.buffers(), statistics, strict=True):
-        buffer.copy_(before)
+        torch.where(finite, buffer, before, out=buffer)
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from edcompress.transfer import sent
 
-def choose_precision(asked: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
+
+def choose_precision(asked: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
     """The precision asked for; `auto` is bf16 where the device multiplies bf16 in hardware, else fp32.
 
     A CPU without AMX or AVX-512 BF16 emulates bf16 convolutions, many times slower than fp32.
@@ -26,16 +28,16 @@ def choose_precision(asked: Literal["auto", "fp32", "bf16"], device: torch.devic
 
 @dataclass(frozen=True)
 class Precision:
-    """Where and how a network trains: on a device, in fp32 or under bf16 autocast, with channels_last tensors."""
+    """Where and how a network trains: on a device, in fp32 or under bf16 or fp16 autocast, with channels_last tensors."""
 
-    name: Literal["fp32", "bf16"]
+    name: Literal["fp32", "bf16", "fp16"]
     device: torch.device
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which forward passes run."""
         if self.name == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16 if self.name == "bf16" else torch.float16)
 
     def place(self, network: nn.Module) -> nn.Module:
         """The network on the device, in the layout in which convolutions train fastest."""
@@ -43,4 +45,4 @@ class Precision:
 
     def images(self, images: Tensor) -> Tensor:
         """Images [N, C, H, W] on the device, in the layout of the network."""
-        return images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        return sent(images, self.device).contiguous(memory_format=torch.channels_last)

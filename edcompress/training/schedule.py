@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from edcompress.recipe import Fit
@@ -28,16 +29,58 @@ def learning_rate(fit: Fit, progress: float, epoch: int) -> float:
     return fit.lr * 0.5 * (1 + math.cos(math.pi * (progress - rise) / (1 - rise))) if rise < 1 else fit.lr
 
 
-def make_optimizer(fit: Fit, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The recipe's optimizer over `parameters`; biases and norm scales (one dimension) are not decayed."""
+def make_optimizer(fit: Fit, parameters: Iterable[nn.Parameter], *, fused: bool | None = None) -> Optimizer:
+    """The recipe's optimizer over `parameters`; biases and norm scales (one dimension) are not decayed.
+
+    SGD and AdamW are torch's fused kernels, which can be told to leave a step out (see `step_if`), where `fused`; by default on a
+    CUDA device.
+    """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
+    fused = any(parameter.device.type == "cuda" for parameter in trained) if fused is None else fused
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": fit.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if fit.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=fit.lr, momentum=fit.momentum, nesterov=fit.momentum > 0)
+        return _sgd(groups, fit, fused=fused)
     if fit.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=fit.lr)
+        return torch.optim.AdamW(groups, lr=fit.lr, fused=fused or None)
     return torch.optim.Adadelta(groups, lr=fit.lr, rho=0.9, eps=1e-6)
+
+
+def step_if(finite: Tensor, optimizer: Optimizer) -> None:
+    """A step of the optimizer where the bool scalar `finite` says so.
+
+    Fused kernels look themselves whether it does. For the others, on a CUDA device Adadelta alone, this process waits for the device.
+    """
+    if all(group.get("fused") for group in optimizer.param_groups):
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif finite:
+        optimizer.step()
+
+
+def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Put back what a `state_dict` of such an optimizer held, on whichever device, in whichever memory layout.
+
+    Kernels are those that the optimizer was made with; they need what belongs to a weight in that weight's layout.
+    """
+    pairs = zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    groups = [{**group, "fused": own["fused"]} if "fused" in own else group for group, own in pairs]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _sgd(groups: list[dict[str, Any]], fit: Fit, *, fused: bool) -> torch.optim.SGD:
+    optimizer = torch.optim.SGD(
+        groups, lr=fit.lr, momentum=fit.momentum, nesterov=fit.momentum > 0, fused=fused or None
+    )
+    if fused and fit.momentum > 0:
+        # The kernel makes these at the first step, and fills them only where it does not leave that out.
+        for parameter in (parameter for group in groups for parameter in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer

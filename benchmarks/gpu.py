@@ -1,0 +1,203 @@
+"""How many images a second a CUDA device trains on: plainly, under the search, and fine-tuning; the plain ones through torch.compile too.
+
+    python benchmarks/gpu.py [--arch resnet50] [--image-size 224] [--batch 64 128 256] [--cycles 5] [--steps 20]
+    python benchmarks/gpu.py --device cpu --smoke        # does the script work? Small shapes; nothing is written
+
+A batch of random images is in pinned memory of the CPU and is sent anew with every step, as in a run. All ways to train are in one
+process and interleaved: in each cycle each of them takes `--steps` steps (a multiple of `search.evolve_every`) at a stretch, wall time
+from one synchronisation with the device to the next; a first cycle, in which kernels are chosen and compiled, does not count. Figures
+are medians over the cycles, with the smallest and the largest. A search begins every stretch with the same diverse population and the
+recipe's defaults, at 95 % of the multiply-accumulates (where a search begins) and at 50 % (where one ends). What is fine-tuned is the
+network at 50 %, cut uniformly, without distillation. Memory is the peak above what is held between stretches; utilisation is NVML's
+near the end of a stretch, where torch or nvidia-smi can tell.
+
+A line per batch size goes to benchmarks/gpu.jsonl, and docs/gpu.md is rewritten from all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from search_cost import MODES, Bench, Case, machine, spread
+
+from edcompress.recipe import Search
+from edcompress.search.alternation import Alternation
+from edcompress.training.compiled import Compiled
+from edcompress.training.loop import Regime
+
+HERE = Path(__file__).parent
+LOG = HERE / "gpu.jsonl"
+PAGE = HERE.parent / "docs" / "gpu.md"
+SHARE = 0.5
+EVERY = Search().evolve_every
+
+
+@dataclass
+class Way:
+    """One way to train, and what was found of it: seconds of stretches, peak bytes, utilisation in per cent."""
+
+    name: str
+    bench: Bench
+    regime: Regime
+    seconds: list[float] = field(default_factory=list)
+    peaks: list[int] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+    begin: dict[str, Any] | None = None
+
+    def stretch(self, steps: int) -> None:
+        """Train for so many steps."""
+        cuda = self.bench.precision.device.type == "cuda"
+        if isinstance(self.regime, Alternation):
+            self.begin = self.begin or self.regime.snapshot()
+            self.regime.restore(self.begin)
+        held = _settled() if cuda else 0
+        began = time.perf_counter()
+        self.bench.run(self.regime, steps, self._told)
+        if cuda:
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - began)
+        if cuda:
+            self.peaks.append(torch.cuda.max_memory_allocated() - held)
+
+    def _told(self, step: int, steps: int, _: object) -> None:
+        if step == steps - 1 and (busy := utilisation(self.bench.precision.device)) is not None:
+            self.busy.append(busy)
+
+    def row(self, images: int) -> dict[str, Any]:
+        """Images per second and what else was found, of stretches of so many images; the first one does not count."""
+        rates = [images / seconds for seconds in self.seconds[1:]]
+        return {
+            "way": self.name, "images_per_s": spread(rates), "n": len(rates), "first_s": self.seconds[0],
+            "peak_bytes": max(self.peaks[1:], default=None), "busy": statistics.median(self.busy) if self.busy else None,
+        }  # fmt: skip
+
+
+def _settled() -> int:
+    """Bytes that are held when the device has done all that it was told."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def utilisation(device: torch.device) -> float | None:
+    """Per cent of the time in which kernels ran, of late; None where neither NVML's Python nor nvidia-smi is there to tell."""
+    if device.type != "cuda":
+        return None
+    try:
+        return float(torch.cuda.utilization(device))
+    except (ModuleNotFoundError, RuntimeError):  # without nvidia-ml-py, or without a driver that knows
+        return _told_by_nvidia_smi()
+
+
+def _told_by_nvidia_smi() -> float | None:
+    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        return float(subprocess.run(query, check=True, capture_output=True, text=True).stdout)
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return None
+
+
+def ways(bench: Bench, backend: str, faults: list[str]) -> list[Way]:
+    """All ways to train; `faults` hears where torch.compile fails."""
+    pruned, found = bench.pruned(SHARE), []
+    for name, each in (("dense", bench), (f"fine-tuning at {SHARE:.0%} of the MACs", pruned)):
+        found.append(Way(name, each, each.plain()))
+        found.append(Way(f"{name}, compiled", each, Compiled(each.network, each.precision, faults.append, backend)))
+    for mode in ("start", "target"):
+        found.append(Way(f"search at {MODES[mode][1]:.0%} of the MACs", bench, bench.searching(mode)))
+    return found
+
+
+def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
+    """The record of one batch size."""
+    device, faults = torch.device(options.device), list[str]()
+    bench = Bench(case, device, "fp32" if options.smoke else "bf16")
+    all_ways = ways(bench, "eager" if options.smoke else "inductor", faults)
+    for _ in range(1 + options.cycles):
+        for way in all_ways:
+            way.stretch(options.steps)
+    batch = case.batch(device)
+    rows = [way.row(batch * options.steps) for way in all_ways]
+    return {
+        "network": case.arch, "image_size": case.size, "batch": batch, "precision": bench.precision.name,
+        "steps": options.steps, "faults": faults, "machine": machine(), "rows": rows,
+    }  # fmt: skip
+
+
+def page(records: list[dict[str, Any]]) -> str:
+    """docs/gpu.md."""
+    lines = [
+        "# How fast a GPU trains", "",
+        "Written by `benchmarks/gpu.py` from `benchmarks/gpu.jsonl`; what is timed and how stands at its head. Images per second: the "
+        "median (smallest to largest).",
+    ]  # fmt: skip
+    for record in records:
+        about = record["machine"]
+        lines += [
+            "", f"## {record['network']}, {record['image_size']}x{record['image_size']}, batch {record['batch']}", "",
+            f"{about['gpu'] or 'No GPU'}, {record['precision']}; {about['processor']}, {about['threads']} threads; torch {about['torch']}, "
+            f"Python {about['python']}; {about['date']}. {record['steps']} steps at a stretch.",
+            *(f"{fault}." for fault in record["faults"]), "",
+            "| training | images/s | of the dense one | n | memory, MB | utilisation | first stretch, s |", "| --- " * 7 + "|",
+        ]  # fmt: skip
+        dense = record["rows"][0]["images_per_s"]["median"]
+        lines += [f"| {' | '.join(cells(row, dense))} |" for row in record["rows"]]
+    return "\n".join(lines) + "\n"
+
+
+def cells(row: dict[str, Any], dense: float) -> list[str]:
+    rate, peak, busy = row["images_per_s"], row["peak_bytes"], row["busy"]
+    return [
+        row["way"], f"{rate['median']:.0f} ({rate['min']:.0f} to {rate['max']:.0f})", f"{rate['median'] / dense:.2f}x", str(row["n"]),
+        "" if peak is None else f"{peak / 1e6:.0f}", "" if busy is None else f"{busy:.0f} %", f"{row['first_s']:.1f}",
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Measure every batch size, and rewrite the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument(
+        "--smoke", action="store_true", help="small shapes in fp32, nothing is compiled for real, nothing written"
+    )
+    parser.add_argument("--arch", default="resnet50")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--batch", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--cycles", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20, help=f"per stretch, a multiple of {EVERY}")
+    options = parser.parse_args()
+    if options.smoke:
+        options.arch, options.image_size, options.batch, options.cycles, options.steps = "resnet8", 32, [4], 2, EVERY
+    elif options.device == "cpu":
+        parser.error("--device cpu: the figures are of CUDA devices; add --smoke to see whether the script works")
+    if options.steps < EVERY or options.steps % EVERY:
+        parser.error(f"--steps {options.steps}: give a multiple of {EVERY}, the steps of a generation")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.stderr.write(
+            "error: torch sees no CUDA device; see `edcompress doctor`, or try the script with --device cpu --smoke\n"
+        )
+        sys.exit(2)
+    records = []
+    for batch in options.batch:
+        records.append(measure(Case(options.arch, options.image_size, batch, batch), options))
+        if not options.smoke:
+            with LOG.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(records[-1]) + "\n")
+    if not options.smoke:
+        PAGE.write_text(
+            page([json.loads(line) for line in LOG.read_text(encoding="utf-8").splitlines()]), encoding="utf-8"
+        )
+    print(page(records))
+
+
+if __name__ == "__main__":
+    main()
