@@ -220,7 +220,7 @@ class Search(Section):
     )
     mutation_factor: Unit = Field(0.9, description="F of the evolution of channel bits")
     crossover_rate: Unit = Field(0.9, description="CR of either evolution")
-    width_factor: float = Field(0.7, ge=0.0, le=2.0, description="F of the evolution of widths, on their logarithms")
+    width_factor: float = Field(0.3, ge=0.0, le=2.0, description="F of the evolution of widths, on their logarithms")
     width_spread: float = Field(
         0.4, ge=0.0, le=2.0, description="standard deviation of the logarithm of the first widths"
     )
@@ -238,7 +238,8 @@ class Search(Section):
         " born (as published: half the scoring, but of older weights)",
     )
     anneal: Unit = Field(
-        0.85, description="share of the search over which the budget tightens to the target; 0: at once"
+        0.9,
+        description="over which share of the search the budget tightens, times the share of the cost that has to go; 0: at once",
     )
 
     @model_validator(mode="after")

@@ -77,12 +77,13 @@ class Budget:
     def limit(self, progress: float, anneal: float) -> float | None:
         """The budget in force when `progress` in [0, 1] of a search is done, as a share of the dense cost; None without a target.
 
-        It falls from what there is to the target along a cubic over the first `anneal` of the search (M. Zhu and S. Gupta, "To Prune,
-        or Not to Prune", 2017).
+        It falls from what there is to the target along a cubic (M. Zhu and S. Gupta, "To Prune, or Not to Prune", 2017), over a share of the
+        search: `anneal` times the share of the cost that has to go. What remains of the search is under the target itself.
         """
         if self._target is None:
             return None
-        left = max(0.0, 1.0 - progress / anneal) if anneal > 0 else 0.0
+        span = anneal * (1.0 - self._target.fraction / self.largest)
+        left = max(0.0, 1.0 - progress / span) if span > 0 else 0.0
         return self._target.fraction + (self.largest - self._target.fraction) * left**3
 
     def repair(self, shares: Tensor, priority: Tensor, budget: float | None) -> Tensor:
