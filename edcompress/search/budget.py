@@ -77,8 +77,8 @@ class Budget:
     def limit(self, progress: float, anneal: float) -> float | None:
         """The budget in force when `progress` in [0, 1] of a search is done, as a share of the dense cost; None without a target.
 
-        It falls from what there is to the target along a cubic (M. Zhu and S. Gupta, "To Prune, or Not to Prune", 2017), over a share of the
-        search: `anneal` times the share of the cost that has to go. What remains of the search is under the target itself.
+        It falls from what there is to the target along a cubic (M. Zhu and S. Gupta, "To Prune, or Not to Prune", 2017), over a share of
+        the search: `anneal` times the share of the cost that has to go. What remains of the search is under the target itself.
         """
         if self._target is None:
             return None
