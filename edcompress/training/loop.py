@@ -27,10 +27,13 @@ PATIENCE = 8
 
 
 class Batches(Protocol):
-    """A sized, re-iterable source of (images [N, C, H, W], labels [N]), which can start at any batch."""
+    """A sized, re-iterable source of (images [N, C, H, W], labels [N]), numbered from 1, which can start at any batch.
+
+    Numbers may be missing: those of batches that could not be read.
+    """
 
     def __len__(self) -> int: ...
-    def after(self, k: int) -> Iterable[tuple[Tensor, Tensor]]: ...
+    def numbered(self, done: int) -> Iterable[tuple[int, tuple[Tensor, Tensor]]]: ...
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,9 @@ class Repeated:
     def __len__(self) -> int:
         return self.n
 
-    def after(self, k: int) -> Iterable[tuple[Tensor, Tensor]]:
+    def numbered(self, done: int) -> Iterable[tuple[int, tuple[Tensor, Tensor]]]:
         """The rest of them."""
-        return [self.batch] * (self.n - k)
+        return ((number, self.batch) for number in range(done + 1, self.n + 1))
 
 
 class Regime(Protocol):
@@ -119,30 +122,32 @@ Report = Callable[[int, int, dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Place:
-    """Where an epoch stands between two steps: how many are done, the sum of their losses, how many were skipped, how many of those
-    in a row up to here, and the states of torch's generators (none: seeded anew)."""
+    """Where an epoch stands between two steps: the number of its last batch, the sum of the losses, how many steps were skipped, how
+    many of those in a row up to here, the states of torch's generators (none: seeded anew), and how many batches made no step."""
 
     steps: int = 0
     loss: float = 0.0
     skipped: int = 0
     in_a_row: int = 0
     generators: tuple[Tensor, ...] = ()
+    left_out: int = 0
 
-    def after(self, loss: float, generators: tuple[Tensor, ...]) -> Place:
-        """The place one step later; one whose loss is NaN was skipped."""
+    def after(self, number: int, loss: float, generators: tuple[Tensor, ...]) -> Place:
+        """The place after the step on batch `number`; one whose loss is NaN was skipped."""
         skipped = math.isnan(loss)
         return Place(
-            steps=self.steps + 1,
+            steps=number,
             loss=self.loss + (0.0 if skipped else loss),
             skipped=self.skipped + skipped,
             in_a_row=self.in_a_row + 1 if skipped else 0,
             generators=generators,
+            left_out=self.left_out + number - self.steps - 1,
         )
 
     @property
     def mean_loss(self) -> float:
         """Over the steps that were not skipped; NaN where there is none."""
-        counted = self.steps - self.skipped
+        counted = self.steps - self.skipped - self.left_out
         return self.loss / counted if counted else math.nan
 
 
@@ -175,10 +180,10 @@ def train_epoch(
     place, stand, steps = place or Place(), stand or (lambda _: None), len(batches)
     started, begun = time.perf_counter(), place.steps
     with _seeded(seed, span.offset + span.epoch, trainer.precision.device, place.generators) as generators:
-        for images, labels in batches.after(place.steps):
+        for number, (images, labels) in batches.numbered(place.steps):
             stand(None)
-            loss = _train_step(trainer, images, labels, span, (place.steps, steps))
-            place = place.after(loss, generators())
+            loss = _train_step(trainer, images, labels, span, (number - 1, steps))
+            place = place.after(number, loss, generators())
             if place.in_a_row >= PATIENCE:
                 raise EdcompressError(_diverged(f"no finite loss or gradient in {PATIENCE} steps", span, place.steps))
             stand(place)
