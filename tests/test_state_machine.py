@@ -330,7 +330,7 @@ def write_images(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps", "exports"), [(4, 6, False), pytest.param(30, 15, True, marks=pytest.mark.slow)]
+    ("examples", "steps", "exports"), [(3, 6, False), pytest.param(30, 15, True, marks=pytest.mark.slow)]
 )
 def test_any_order_of_commands_ends_where_an_unbroken_run_does(
     world: World, examples: int, steps: int, exports: bool
