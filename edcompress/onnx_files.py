@@ -19,7 +19,7 @@ from edcompress.deploy.pixels import with_normalisation
 from edcompress.job import Job
 from edcompress.machine import versions
 from edcompress.report.card import render_card
-from edcompress.results import ModelResult, Proof, Report
+from edcompress.results import ModelResult, Proof, Proofs, Report
 from edcompress.runs import FILES, RunFolder, write_text
 from edcompress.surgery.remove import compare_logits, require_equal
 
@@ -71,6 +71,17 @@ def _write_variant(name: str, job: Job, plain: Path, path: Path, told: Mapping[s
         halve(plain, path, told)
     else:
         quantize(plain, path, job.calibration_images, told)
+
+
+def without_onnx(report: Report) -> Report:
+    """The report as `prune` left it."""
+
+    def alone(result: ModelResult) -> ModelResult:
+        return ModelResult(accuracy=result.accuracy, size=result.size.model_copy(update={"onnx_bytes": None}))
+
+    proof = Proofs(masked_vs_pruned=report.proof.masked_vs_pruned, pruned_vs_reloaded=report.proof.pruned_vs_reloaded)
+    changes = {"dense": alone(report.dense), "pruned": alone(report.pruned), "proof": proof, "tested_on": None}
+    return report.model_copy(update={**changes, "variants": {}, "ship": None, "verdict": None})
 
 
 def put_in_place(made: Path, folder: RunFolder) -> None:

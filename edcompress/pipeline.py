@@ -32,7 +32,7 @@ from edcompress.job import (
     read_network,
 )
 from edcompress.networks.checkpoints import save_tensors
-from edcompress.onnx_files import VARIANTS, put_in_place, write_card, write_onnx
+from edcompress.onnx_files import VARIANTS, put_in_place, without_onnx, write_card, write_onnx
 from edcompress.origin import (
     open_origin,
     read_saved,
@@ -116,11 +116,12 @@ def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
         job.monitor.stage(f"accuracy of {names} on the test images, in onnxruntime")
         found = predict(files, job.test_batches("test images"))
         report = report.model_copy(update={"tested_on": _tested_on(recipe, found["dense"])})
-        report = _with_onnx(files, report, proofs, latency, found)
+        completed = _with_onnx(files, report, proofs, latency, found)
+        completed = completed.model_copy(update={"ship": recommend(completed, recipe.gate)})
+        save_report(folder, without_onnx(report))  # whatever ends it here, no figures are of files that are gone
         put_in_place(Path(made), folder)
-    report = save_report(folder, report.model_copy(update={"ship": recommend(report, recipe.gate)}))
-    write_card(job, folder, report)
-    return report
+    write_card(job, folder, completed)
+    return save_report(folder, completed)
 
 
 def run(

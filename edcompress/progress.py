@@ -91,8 +91,8 @@ def recording(
     A StorageError of these files ends the run, but for one on the way out of another error: that is added to it as a note.
     """
     record = _Record(folder, recipe, verb, checkpoint)
-    record.begin("resume" if resuming else "begin")
     try:
+        record.begin("resume" if resuming else "begin")
         with _warnings_told(record):
             yield Both(monitor, record)
     except BaseException as error:

@@ -67,18 +67,23 @@ def limits_of(target: RunFolder | Path, given: dict[str, Any]) -> Gate:
 
 
 def save_report(folder: RunFolder, report: Report) -> Report:
-    """Write report.json and the page made of it."""
+    """Write the page made of it, and then report.json, with which a run is finished; the report."""
+    _write_page(folder, report)
     write_text(folder / "report.json", report.model_dump_json(indent=1) + "\n")
-    return render(folder)
+    return report
 
 
 def render(folder: RunFolder) -> Report:
     """Write report.html from what the run folder holds, and return the report."""
     folder.require_finished("report")
     report = folder.read_report()
+    _write_page(folder, report)
+    return report
+
+
+def _write_page(folder: RunFolder, report: Report) -> None:
     plan = parsed(folder / "plan.json", _Plan.model_validate_json).model_dump()
     write_text(folder / "report.html", render_page(report, _generations(folder), plan))
-    return report
 
 
 def _generations(folder: RunFolder) -> list[dict[str, Any]]:

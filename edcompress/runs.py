@@ -124,7 +124,7 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """A block in which no other process may write here; RunFolderError where one does already.
 
-        What a process that was killed had not finished writing is removed.
+        What a process that was killed had not finished writing, or had not removed any more, is removed.
         """
         lock = FileLock(self.path / ".lock")
         with self._usable():
@@ -147,6 +147,8 @@ class RunFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        if self.finished:
+            self.clear_state()
 
     @contextmanager
     def _usable(self) -> Iterator[None]:

@@ -120,10 +120,6 @@ class Batches:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def after(self, count: int) -> Batches:
-        """What comes after the first `count` batches, those that were left out included; nothing is read to get there."""
-        return self._some(self._numbers[count:])
-
     def first(self, count: int) -> Batches:
         """The first `count` batches, or all of fewer."""
         return self._some(self._numbers[:count])
@@ -140,8 +136,15 @@ class Batches:
         return Batches(self._work, self._workers, self._warn, numbers, pinned=self._pinned)
 
     def __iter__(self) -> Iterator[Batch]:
+        return (batch for _, batch in self.numbered())
+
+    def numbered(self, done: int = 0) -> Iterator[tuple[int, Batch]]:
+        """Each batch after the first `done` with its number, from 1; nothing is read to get there.
+
+        A batch that is left out has a number too, so that the last number seen is where to go on.
+        """
         broken, left = 0, False
-        for made in self._made():
+        for number, made in enumerate(self._made(self._numbers[done:]), done + 1):
             if isinstance(made, EdcompressError):
                 raise made
             batch, faults = made
@@ -151,8 +154,8 @@ class Batches:
             self._require_few(broken, faults, batch)
             if batch:
                 left = True
-                yield batch
-        if broken and not left and not self._numbers.start:
+                yield number, batch
+        if broken and not left and not done:
             raise DataError(f"data.skip_broken: of {len(self._work.order)} images too few can be read; {_REPAIR}")
 
     def _require_few(self, broken: int, faults: tuple[str, ...], batch: Batch | None) -> None:
@@ -164,12 +167,12 @@ class Batches:
                 f"are left out; {_REPAIR}. The last: {faults[-1]}"
             )
 
-    def _made(self) -> Iterator[_Made]:
+    def _made(self, numbers: range) -> Iterator[_Made]:
         # Without a generator of its own, the loader draws from the global one.
         loader: DataLoader[Any] = DataLoader(
             self._work,
             batch_size=None,
-            sampler=self._numbers,
+            sampler=numbers,
             num_workers=min(self._workers, len(usable_cores())),
             collate_fn=_handed_over,
             generator=torch.Generator(),

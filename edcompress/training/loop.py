@@ -30,10 +30,13 @@ PATIENCE = 8
 
 
 class Batches(Protocol):
-    """A sized, re-iterable source of (images [N, C, H, W], labels [N]), which can start at any batch."""
+    """A sized, re-iterable source of (images [N, C, H, W], labels [N]), numbered from 1, which can start at any batch.
+
+    Numbers may be missing: those of batches that could not be read.
+    """
 
     def __len__(self) -> int: ...
-    def after(self, k: int) -> Iterable[tuple[Tensor, Tensor]]: ...
+    def numbered(self, done: int) -> Iterable[tuple[int, tuple[Tensor, Tensor]]]: ...
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,9 @@ class Repeated:
     def __len__(self) -> int:
         return self.n
 
-    def after(self, k: int) -> Iterable[tuple[Tensor, Tensor]]:
+    def numbered(self, done: int) -> Iterable[tuple[int, tuple[Tensor, Tensor]]]:
         """The rest of them."""
-        return [self.batch] * (self.n - k)
+        return ((number, self.batch) for number in range(done + 1, self.n + 1))
 
 
 class Regime(Protocol):
@@ -122,8 +125,8 @@ Report = Callable[[int, int, dict[str, Any]], None]
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where an epoch stands between two steps: how many are done, the tally of them, and the states of torch's generators (none:
-    seeded anew).
+    """Where an epoch stands between two steps: the number of its last batch, the tally of its steps, the states of torch's generators
+    (none: seeded anew), and how many batches made no step.
 
     The `tally` float64[4] is on the training device: the last loss (NaN: skipped), the sum of losses, how many steps were skipped, and
     how many of those in a row up to here. Reading it waits for the device.
@@ -132,13 +135,14 @@ class Place:
     steps: int = 0
     tally: Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
     generators: tuple[Tensor, ...] = ()
+    left_out: int = 0
 
-    def after(self, loss: Tensor, generators: tuple[Tensor, ...]) -> Place:
-        """The place one step later; one whose `loss`, a scalar, is NaN was skipped."""
+    def after(self, number: int, loss: Tensor, generators: tuple[Tensor, ...]) -> Place:
+        """The place after the step on batch `number`; one whose `loss`, a scalar, is NaN was skipped."""
         _, total, skipped, in_a_row = self.tally.unbind()
         loss, lost = loss.double(), loss.isnan()
         tally = torch.stack([loss, total + loss.masked_fill(lost, 0.0), skipped + lost, (in_a_row + 1) * lost])
-        return Place(self.steps + 1, tally, generators)
+        return Place(number, tally, generators, self.left_out + number - self.steps - 1)
 
     @property
     def loss(self) -> float:
@@ -158,7 +162,7 @@ class Place:
     @property
     def mean_loss(self) -> float:
         """Over the steps that were not skipped; NaN where there is none."""
-        counted = self.steps - self.skipped
+        counted = self.steps - self.skipped - self.left_out
         return self.loss / counted if counted else math.nan
 
 
@@ -198,10 +202,10 @@ def train_epoch(
     place = replace(place, tally=sent(place.tally, device))
     started, begun, heard = time.perf_counter(), place.steps, Heard()
     with _seeded(seed, span.offset + span.epoch, device, place.generators) as generators:
-        for images, labels in batches.after(place.steps):
+        for number, (images, labels) in batches.numbered(place.steps):
             stand(None)
-            loss = _train_step(trainer, images, labels, span, (place.steps, steps))
-            place = place.after(loss, generators())
+            loss = _train_step(trainer, images, labels, span, (number - 1, steps))
+            place = place.after(number, loss, generators())
             shown, _, skipped, in_a_row = heard.of(place.tally)
             _require_progress(in_a_row, span, place.steps)
             stand(place)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from digits import ONE_EPOCH, Interrupter, digits, outcome, pruned
 
 from edcompress.data.images import FileImages
 from edcompress.data.splits import Batches, eval_batches, open_splits, train_batches
@@ -17,10 +18,17 @@ from edcompress.session import Session
 
 
 class Listener(Silent):
-    """Keeps the warnings."""
+    """Keeps the warnings, and the numbers of the last epoch's steps."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.steps: list[int] = []
+
+    def epoch(self, phase: str, epoch: int, epochs: int) -> None:  # noqa: ARG002
+        self.steps = []
+
+    def step(self, step: int, steps: int, figures: dict[str, Any]) -> None:  # noqa: ARG002
+        self.steps.append(step)
 
     def warning(self, text: str) -> None:
         self.warnings.append(text)
@@ -122,6 +130,22 @@ def test_a_run_counts_what_it_read_and_names_a_broken_image_once(folder_data: Da
     assert len(job.parity_pixels) == 5
     assert len(listener.warnings) == 1
     assert listener.warnings[0].startswith(f"left out: {broken}: cannot be read")
+
+
+def test_a_run_goes_on_behind_a_batch_that_was_left_out(
+    dense: Path, make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder, listener = make_folder(mode="L"), Listener()
+    cut_off(folder / "train" / "dog" / "0.png")
+    data = ("data.dataset=image_folder", f"data.root={folder}", "data.channels=1", "data.batch_size=2")
+    recipe = digits(*ONE_EPOCH, *data, "data.skip_broken=true")
+    pruned(dense, tmp_path / "whole", recipe, listener)
+    last = listener.steps[-1]
+    assert last == len(listener.steps) + 1  # one of two images is too few for batch norm
+    with pytest.raises(KeyboardInterrupt):
+        pruned(dense, tmp_path / "broken", recipe, Interrupter("finetune", 0, last))
+    pruned(dense, tmp_path / "broken", recipe, resume=True)
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
 
 
 def test_a_run_that_stopped_at_a_broken_image_goes_on_without_it(

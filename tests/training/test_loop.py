@@ -1,5 +1,6 @@
 import copy
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -21,8 +22,8 @@ Batch = tuple[Tensor, Tensor]
 class Listed(list[Batch]):
     """Batches that can start anywhere."""
 
-    def after(self, k: int) -> list[Batch]:
-        return self[k:]
+    def numbered(self, done: int) -> Iterator[tuple[int, Batch]]:
+        return enumerate(self[done:], done + 1)
 
 
 BATCHES = Listed((images(6, seed), torch.tensor([0, 1, 2, 0, 1, 2])) for seed in range(3))
