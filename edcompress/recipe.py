@@ -238,8 +238,8 @@ class Search(Section):
         " born (as published: half the scoring, but of older weights)",
     )
     anneal: Unit = Field(
-        0.9,
-        description="over which share of the search the budget tightens, times the share of the cost that has to go; 0: at once",
+        0.45,
+        description="share of the search that each halving of the budget takes, at most 0.85 in all; 0: at once",
     )
 
     @model_validator(mode="after")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,6 +12,9 @@ from edcompress.errors import BudgetError
 from edcompress.recipe import Constraints, Target
 from edcompress.surgery.costs import CostModel, Kind, RestCosts
 from edcompress.surgery.space import Space
+
+MOST_ANNEALED = 0.85
+"""Share of a search in which the budget may tighten: the rest is for the target itself."""
 
 _SECTIONS, _ROUNDS = 16, 10  # 16^-10: the factor is found to 1e-12
 _LEAST_WISH = 1e-6
@@ -77,12 +82,13 @@ class Budget:
     def limit(self, progress: float, anneal: float) -> float | None:
         """The budget in force when `progress` in [0, 1] of a search is done, as a share of the dense cost; None without a target.
 
-        It falls from what there is to the target along a cubic (M. Zhu and S. Gupta, "To Prune, or Not to Prune", 2017), over a share of
-        the search: `anneal` times the share of the cost that has to go. What remains of the search is under the target itself.
+        It falls from what there is to the target along a cubic (M. Zhu and S. Gupta, "To Prune, or Not to Prune", 2017), over `anneal`
+        of the search for each halving, and at most over MOST_ANNEALED of it. What remains of the search is under the target itself.
         """
         if self._target is None:
             return None
-        span = anneal * (1.0 - self._target.fraction / self.largest)
+        halvings = math.log2(self.largest / self._target.fraction)
+        span = min(MOST_ANNEALED, anneal * halvings)
         left = max(0.0, 1.0 - progress / span) if span > 0 else 0.0
         return self._target.fraction + (self.largest - self._target.fraction) * left**3
 

@@ -5,7 +5,7 @@ import io
 import os
 import sys
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from edcompress.data.datasets import open_dataset
-from edcompress.data.splits import Batches, eval_batches, open_splits, train_batches
+from edcompress.data.splits import Batch, eval_batches, open_splits, train_batches
 from edcompress.errors import DataError, RecipeError, StorageError
 from edcompress.machine import cache_home
 from edcompress.recipe import Data
@@ -70,7 +70,7 @@ def first(tmp_path: Path, members: Mapping[str, bytes]) -> Data:
     return Data(dataset="webdataset", root=tmp_path, image_size=8, train_shards="one.tar", test_shards="two.tar")
 
 
-def equal(one: Batches, two: Batches) -> bool:
+def equal(one: Iterable[Batch], two: Iterable[Batch]) -> bool:
     pairs = zip(one, two, strict=True)
     return all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in pairs)
 

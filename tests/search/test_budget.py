@@ -8,7 +8,7 @@ from zoo import ZOO, images
 
 from edcompress.errors import BudgetError
 from edcompress.recipe import Constraints, Target
-from edcompress.search.budget import Budget
+from edcompress.search.budget import MOST_ANNEALED, Budget
 from edcompress.surgery.costs import CostModel
 from edcompress.surgery.space import Space
 from edcompress.surgery.tracing import trace_space
@@ -259,3 +259,18 @@ def test_without_a_given_rounding_it_is_the_widest_that_keeps_the_target_in_easy
 ) -> None:
     prices = [1 / width for width in widths]
     assert scripted(widths, prices, target, round_to=None, min_ratio=0.01).round_to == step
+
+
+def test_the_sooner_the_target_is_reached_the_less_has_to_go() -> None:
+    def last(target: float, anneal: float = 0.4) -> float:
+        """The share of a search, in hundredths, from which on the target holds."""
+        budget = scripted((100,), [1.0], Target(macs=target))
+        found = [budget.limit(step / 100, anneal) for step in range(101)]
+        assert found[0] == (1.0 if anneal else target)
+        assert found == sorted(found, key=lambda limit: -limit)
+        return found.index(target) / 100
+
+    assert last(0.5) == 0.4
+    assert last(0.25) == 0.8
+    assert last(0.05) == MOST_ANNEALED
+    assert last(0.5, anneal=0.0) == last(1.0) == 0.0
