@@ -250,11 +250,17 @@ def page(log: list[dict[str, Any]]) -> str:
         if not line["extra"]:
             tables[line["recipe"], line["size"]].append(line)
     parts = [HEAD, *(table(recipe, size, cells) for (recipe, size), cells in sorted(tables.items()))]
-    ablations = [line for line in log if line["extra"]]
+    ablations: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+    for line in sorted(
+        log, key=lambda line: (line["recipe"], line["size"], line["method"], -line["budget"], line["extra"])
+    ):
+        if line["extra"]:
+            names = line["recipe"], line["size"], line["method"], line["budget"], *line["extra"]
+            ablations[names].append(100 * line["correct"] / line["total"])
     if ablations:
         parts.append("## Single changes\n\n" + "".join(
-            f"- {line['recipe']} ({line['size']}), {METHODS[line['method']]} at {line['budget']:.0%}, seed {line['seed']}, "
-            f"{' '.join(line['extra'])}: {100 * line['correct'] / line['total']:.2f}\n" for line in ablations))  # fmt: skip
+            f"- {recipe} ({size}), {METHODS[method]} at {budget:.0%}, {', '.join(extra)}: {summary(values)}\n"
+            for (recipe, size, method, budget, *extra), values in ablations.items()))  # fmt: skip
     return "\n".join(parts)
 
 
