@@ -279,12 +279,19 @@ def table(recipe: str, size: str, cells: list[dict[str, Any]]) -> str:
         ]
         if any(found):
             rows.append(f"| {name} | {' | '.join(map(summary, found))} |")
-    shared = [o for o in one["overrides"] if all(o in cell["overrides"] for cell in cells)]
+    varied = ("target.macs=", "seed=")
+    shared = [o for o in one["overrides"] if all(o in cell["overrides"] for cell in cells) and not o.startswith(varied)]
+    settings = f"`{' '.join(shared)}`" if shared else "the shipped recipe's"
     dense = 100 * one["stages"]["dense"] / one["total"]
-    threads = ", ".join(str(n) for n in sorted({cell["threads"] for cell in cells}))
+    machines, threads, versions = (
+        ", ".join(str(value) for value in sorted(set(values)))
+        for values in zip(
+            *((cell["machine"], cell["threads"], cell["versions"]["torch"]) for cell in cells), strict=True
+        )
+    )
     return (
-        f"## {recipe}, {size}\n\nDense {dense:.2f}. Settings: `{' '.join(shared)}`. {one['machine']}, {threads} threads per run, torch "
-        f"{one['versions']['torch']}.\n\n" + "\n".join(rows) + "\n"
+        f"## {recipe}, {size}\n\nDense {dense:.2f} on {one['total']} test images. Settings: {settings}. {machines}, "
+        f"{threads} threads per run, torch {versions}.\n\n" + "\n".join(rows) + "\n"
     )
 
 

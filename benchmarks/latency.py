@@ -3,8 +3,9 @@
     EDCOMPRESS_DATA=... python benchmarks/latency.py [NETWORK ...] [--checkpoints FOLDER] [--seed 0] [--rounded-only]
 
 Each network goes through `prune` (edropout, one short search, no fine-tuning) and `export --onnx`, once with the default rounding of
-widths and once with `constraints.round_to=1`. Then dense, pruned and unrounded are measured together: interleaved blocks of calls in one
-process, batch 1, one pinned thread, n calls of each, several times over. Rewrites benchmarks/latency.json and docs/latency.md.
+widths and once with `constraints.round_to=1`. Then dense, pruned and unrounded are measured together: interleaved blocks of calls as
+`edcompress benchmark` makes them, batch 1, one pinned thread, n calls of each, several times over. Rewrites
+benchmarks/latency.json and docs/latency.md.
 """
 
 from __future__ import annotations

@@ -145,9 +145,10 @@ def spread(values: list[float], form: str) -> str:
 
 
 def foot(lines: list[dict[str, Any]]) -> str:
-    """What it was measured with."""
-    one = lines[-1]
-    return f"\n{one['machine']}, onnxruntime {one['onnxruntime']}, one pinned thread, batch 1, fp32, seed 0; {one['date']}.\n"
+    """What they were measured with."""
+    return "".join(dict.fromkeys(
+        f"\n{one['machine']}, onnxruntime {one['onnxruntime']}, one pinned thread, batch 1, fp32, seed 0; {one['date']}.\n"
+        for one in lines))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ from edcompress.delivery import Benchmark
 from edcompress.deploy.latency import measure
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.job import example_images, find_space, open_budget, plain_network
+from edcompress.measures import Interval, Latency
 from edcompress.recipe import Recipe
 from edcompress.report.wording import measured_with
-from edcompress.results import Interval, Latency
 from edcompress.search.controls import uniform_state
 from edcompress.search.importance import magnitude
 from edcompress.surgery.plan import plan_of
@@ -47,6 +47,9 @@ LOG = HERE / "latency_repeat.jsonl"
 PAGE = HERE.parent / "docs" / "latency-repeat.md"
 NETWORKS = {"resnet20": 32, "squeezenet1_1": 64}
 """And the image size of each."""
+
+CORES = 2
+"""Of the machine of the first lines of the log, which do not say."""
 
 SHARE = 0.5
 HEAD = """# Does a repeated measurement agree?
@@ -88,8 +91,8 @@ def main() -> None:
                 print(f"{number + 1}/{options.repeats} {name}: {found[name][-1]['pruned']['speedup']}", flush=True)
     with LOG.open("a") as log:
         for name, repeats in found.items():
-            about = {"network": name, "alone": alone(), "date": date.today().isoformat()}
-            log.write(json.dumps({**about, "repeats": repeats}) + "\n")
+            told = {"network": name, "alone": alone(), "cores": os.cpu_count(), "date": date.today().isoformat()}
+            log.write(json.dumps({**told, "repeats": repeats}) + "\n")
     lines = {(line["network"], line["alone"]): line for line in map(json.loads, LOG.read_text().splitlines())}
     PAGE.write_text(HEAD + "".join(row(line) + "\n" for line in lines.values()) + foot(list(lines.values())) + NOTE)
 
@@ -134,7 +137,7 @@ def row(line: dict[str, Any]) -> str:
         f"{len(intervals)} x {min(n)} to {max(n)}", spread([latency.p50 for latency in dense], ".3f"),
         spread([latency.p50 for latency in pruned], ".3f"), spread([interval.estimate for interval in intervals], ".3f"),
         spread([50 * (interval.high - interval.low) / interval.estimate for interval in intervals], ".1f") + " %",
-        *agreement(intervals), f"{load} / {os.cpu_count()}")  # fmt: skip
+        *agreement(intervals), f"{load} / {line.get('cores', CORES)}")  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
@@ -164,9 +167,14 @@ def spread(values: list[float], form: str) -> str:
 
 
 def foot(lines: list[dict[str, Any]]) -> str:
-    """What it was measured with."""
-    last = Latency.model_validate(lines[-1]["repeats"][-1]["pruned"])
-    return f"\n{measured_with(last)}; batch 1, one pinned thread, fp32, {last.processes} processes per measurement; {lines[-1]['date']}.\n"
+    """What they were measured with."""
+    return "".join(dict.fromkeys(map(about, lines)))
+
+
+def about(line: dict[str, Any]) -> str:
+    """What a network was measured with."""
+    last = Latency.model_validate(line["repeats"][-1]["pruned"])
+    return f"\n{measured_with(last)}; batch 1, one pinned thread, fp32, {last.processes} processes per measurement; {line['date']}.\n"
 
 
 if __name__ == "__main__":

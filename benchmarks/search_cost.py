@@ -39,7 +39,7 @@ from edcompress.monitor import Silent
 from edcompress.networks.modes import on_cpu
 from edcompress.networks.registry import build
 from edcompress.pipeline import prune
-from edcompress.recipe import Constraints, Fit, Model, Search, Target
+from edcompress.recipe import Constraints, Fit, Search, Target
 from edcompress.recipebook import read_recipe
 from edcompress.runs import RunFolder
 from edcompress.search.alternation import Alternation
@@ -49,6 +49,7 @@ from edcompress.search.edropout import converged, diversity
 from edcompress.search.evolution import Evolution
 from edcompress.search.importance import magnitude, ranks
 from edcompress.session import Session
+from edcompress.sources import Model
 from edcompress.stages import train_dense
 from edcompress.surgery.costs import CostModel
 from edcompress.surgery.plan import plan_of
@@ -416,6 +417,12 @@ def main() -> None:
         if options.log.is_file()
         else {"steps": [], "evolution": [], "memory": [], "prune": None}
     )
+    if faults := [
+        key for key, value in machine().items() if key != "date" and value != log.get("machine", machine())[key]
+    ]:
+        parser.error(
+            f"--log {options.log} is of another {', '.join(faults)}: remove it, or name another; a page is of one machine"
+        )
     log["machine"] = machine()
     measure(log, options)
     print(page(log))

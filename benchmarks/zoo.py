@@ -36,8 +36,8 @@ from edcompress.deploy.parity import compare_with_onnx
 from edcompress.errors import BudgetError, EdcompressError
 from edcompress.job import plain_network
 from edcompress.machine import processor
+from edcompress.measures import Proof
 from edcompress.recipe import Constraints, Recipe, Target
-from edcompress.results import Proof
 from edcompress.search.budget import Budget
 from edcompress.surgery.costs import CostModel, measure_size
 from edcompress.surgery.masks import masked_call
@@ -264,11 +264,14 @@ def kind(reason: str) -> str:
 
 def page(found: list[dict[str, Any]]) -> str:
     """docs/zoo.md."""
-    one = found[-1]
+    about = (
+        f"{one['machine']}, one thread per network; torch {one['torch']}, Python {one['python']}; {one['date']}."
+        for one in found
+    )
     parts = [
         "# The zoo", "",
         "Written by `benchmarks/zoo.py` from `benchmarks/zoo.jsonl`; what is done to each network stands at its head.", "",
-        f"{one['machine']}, one thread per network; torch {one['torch']}, Python {one['python']}; {one['date']}.", "",
+        *dict.fromkeys(about), "",
     ]  # fmt: skip
     for title, of in (("torchvision", False), ("timm", True)):
         rows = [line for line in found if line["network"].startswith("timm:") == of]

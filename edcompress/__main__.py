@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from io import TextIOWrapper
 
-from rich.console import Console
 from rich.text import Text
 
 from edcompress.cli import app
+from edcompress.display import Terminal
 from edcompress.ending import INTERRUPTED, ending_together
-from edcompress.errors import EdcompressError
+from edcompress.errors import EdcompressError, InputError, StorageError
 
 
 def main() -> None:
     """Run the command line. Exit codes: 0 passed, 1 a gate limit failed, 2 bad input, 3 the run failed, 130 interrupted."""
+    _write_what_can_be()
     try:
         with ending_together(_say):
             app(standalone_mode=True)
     except EdcompressError as error:
         _say(str(error))
         sys.exit(error.exit_code)
+    except OSError as error:  # of a path that was given: pathlib asks whether it is there, and may not
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of what is printed, into a file: others are StorageErrors
+            _say(f"{error.filename or 'the output'} cannot be written: {error.strerror}; make room on that disk")
+            sys.exit(StorageError.exit_code)
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG):
+            raise
+        _say(f"{error.filename}: {error.strerror}; give another path, or the permission to read it")
+        sys.exit(InputError.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
+def _write_what_can_be() -> None:
+    """Have "?" stand for what the locale's encoding lacks: an arrow in a table must not end a gate that passed with exit code 1."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
+
+
 def _say(message: str) -> None:
-    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    Terminal(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from edcompress import cli_observe, loggers, recipebook, reports, runs, views
+from edcompress import cli_observe, cli_recipes, loggers, recipebook, reports, runs, views
 from edcompress.cli_options import (
     Agreement,
     AsJson,
@@ -54,9 +52,10 @@ from edcompress.cli_options import (
     Weights,
 )
 from edcompress.delivery import MAX_OPSET, MIN_OPSET, Benchmark, Gate
-from edcompress.display import Display
+from edcompress.display import Display, Terminal
 from edcompress.errors import DataError, InputError, LostError, StorageError
 from edcompress.interrupt import Interrupt
+from edcompress.report.baseline import REGRESSIONS
 from edcompress.results import Verdict
 from edcompress.session import Session
 from edcompress.team import Team, assembled, require_alone
@@ -68,7 +67,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out, err = views.out, Console(stderr=True)
+err = Terminal(stderr=True)
 
 
 @app.callback()
@@ -135,6 +134,9 @@ def gate(run: RunOrReport = None,
     In GitHub Actions failed limits are annotated, and the step's summary gets a table.
     """
     given = {key: value for key, value in locals().items() if key in Gate.model_fields and value is not None}
+    if baseline is None and (beside := sorted(given.keys() & REGRESSIONS)):
+        option = f"--{beside[0].replace('_', '-')}"
+        views.say(f"warning: {option} is held beside another run; without --baseline it holds nothing", err)
     target, earlier = _run_or_report(run), baseline and _run_or_report(baseline)
     views.require_junit_place(junit)
     verdict = reports.gate(target, reports.limits_of(target, given), baseline=earlier)
@@ -257,49 +259,8 @@ def report(run: RunPath = None, as_json: AsJson = False) -> None:
     views.show_report(reports.render(folder), folder, as_json=as_json)
 
 
-@app.command()
-def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None) -> None:
-    """List the shipped recipes, or print one."""
-    if name:
-        path = recipebook.presets().get(name) or recipebook.locate(name)
-        views.say(recipebook.read_text(path).rstrip())
-        return
-    table = Table("recipe", "what it is", box=None, pad_edge=False)
-    presets = {f"{stem} (preset)": path for stem, path in recipebook.presets().items()}
-    for stem, path in (recipebook.shipped() | presets).items():
-        table.add_row(stem, recipebook.headline(path))
-    out.print(table)
-
-
-@app.command()
-def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Files or names of recipes.")],
-          overrides: Overrides = None) -> None:  # fmt: skip
-    """Check recipes and list every fault at once."""
-    faults = []
-    for name in recipe:
-        try:
-            checked = recipebook.read_recipe(name, overrides or ())
-        except InputError as error:
-            faults.append(str(error))
-        else:
-            views.say(f"{name}: fine ({checked.model.arch or checked.model.factory} on {checked.data.dataset})")
-    if faults:
-        raise InputError("\n".join(faults))
-
-
-@app.command()
-def init(path: Annotated[Path, typer.Argument(help="The recipe file to write.")], force: Force = False) -> None:
-    """Write a recipe with every key, its default and its meaning."""
-    if path.exists() and not force:
-        raise InputError(f"{path} exists; choose another path, or overwrite it with --force")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent} is not a folder; make it first")
-    runs.write_text(path, recipebook.starter())
-    views.say(f"wrote {path}; next: edcompress check {path}")
-
-
-for observe in cli_observe.COMMANDS:
-    app.command()(observe)
+for command in (*cli_recipes.COMMANDS, *cli_observe.COMMANDS):
+    app.command()(command)
 
 
 def _run_folder(output: Path | None, name: str, *, resume: bool, force: bool) -> runs.RunFolder:
@@ -349,7 +310,7 @@ def _resumable(folder: runs.RunFolder, team: Team) -> Iterator[Interrupt]:
 
 
 def _saved(folder: runs.RunFolder) -> str:
-    if folder.resumable:
+    if folder.resumable or folder.finished:  # the export of `run` may be what was interrupted
         return f"what was computed is saved; go on with the same command and --resume -o {folder.path}"
     return f"nothing was saved yet in {folder.path}"
 

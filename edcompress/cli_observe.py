@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edcompress import overview, panels
-from edcompress.cli_options import AsJson
+from edcompress.cli_options import AsJson, TrustCode
 from edcompress.doctor import examine, examine_rates
 from edcompress.errors import EdcompressError
 from edcompress.recipebook import read_recipe
@@ -34,10 +34,10 @@ def runs(folder: Root = Path("runs"), as_json: AsJson = False) -> None:
     panels.show_runs(overview.list_runs(folder), folder, as_json=as_json)
 
 
-def doctor(recipe: RecipeName = None, as_json: AsJson = False) -> None:
+def doctor(recipe: RecipeName = None, trust_code: TrustCode = False, as_json: AsJson = False) -> None:
     """Check versions, devices, providers, threads, memory and disk: exit code 3 when something is at fault."""
     checked = read_recipe(recipe, ()) if recipe else None
-    findings = [*examine(), *(examine_rates(checked) if checked else ())]
+    findings = [*examine(), *(examine_rates(checked, trust_code=trust_code) if checked else ())]
     panels.show_findings(findings, as_json=as_json)
     if faults := [finding.name for finding in findings if finding.level == "fault"]:
         raise EdcompressError(f"at fault: {', '.join(faults)}; see above for the way out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from edcompress.deploy.latency import measure
@@ -24,8 +25,8 @@ MOST_TRIALS = 4
 def confirmed(job: Job, origin: Origin, network: nn.Module, state: Tensor) -> tuple[Tensor, float | None]:
     """A state bool[D] near `state` of the searched `network` (CPU) that takes the target's share of the dense network's time.
 
-    And the share that was measured; None, and the state itself, where the target is no latency. After MOST_TRIALS the nearest counts; a
-    plan that was given stays as it is.
+    And the share that was measured; None, and the state itself, where the target is no latency. After MOST_TRIALS, or where
+    nothing new is left to try, the nearest counts; a plan that was given stays as it is.
     """
     target = origin.budget.target
     if origin.table is None or target is None:
@@ -45,17 +46,20 @@ def confirmed(job: Job, origin: Origin, network: nn.Module, state: Tensor) -> tu
             if abs(off - 1) <= TOLERANCE:
                 break
             state = _resized(origin, network, state, predicted / off)
+            if any(torch.equal(state, before) for _, before, _ in trials):
+                break  # timed again, the nearest would be the luckiest of its times
     _, state, share = min(trials, key=lambda trial: trial[0])
     return state, share
 
 
 def _exported(job: Job, network: nn.Module, path: Path) -> Path:
-    export_onnx(network, job.example, path, opset=job.recipe.export.opset, metadata={})
+    options = job.recipe.export
+    export_onnx(network, job.example, path, opset=options.opset, metadata={}, batch=options.batch)
     return path
 
 
 def _share(job: Job, dense: Path, pruned: Path) -> float:
-    times = measure({"dense": dense, "pruned": pruned}, job.recipe.benchmark)
+    times = measure({"dense": dense, "pruned": pruned}, job.recipe.timing)
     return times["pruned"].p50 / times["dense"].p50
 
 

@@ -101,6 +101,10 @@ class Benchmark(Section):
         return self.settings[0]
 
 
+SPEEDUP_LEVEL = 0.95
+"""Confidence level at which the interval of a speed-up is measured."""
+
+
 class Gate(Section):
     """The limits that `edcompress gate` holds a run to; null switches a limit off."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import redirect_stdout
 from types import TracebackType
@@ -18,6 +19,17 @@ _FORMATS = {
     "diversity": "div {:.2f}",
     "steps_per_s": "{:.1f} it/s",
 }
+
+
+class Terminal(Console):
+    """A console that falls silent where nobody reads it any more, as behind `| head`: a run goes on, and a gate keeps its exit code."""
+
+    def on_broken_pipe(self) -> None:
+        """Send what is still to come nowhere."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
 
 
 class Display:

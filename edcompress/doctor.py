@@ -14,9 +14,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from edcompress.machine import data_home, governor, memory_bytes, processor, usable_cores
+from edcompress.measures import Rate, Value
 from edcompress.recipe import Recipe
 from edcompress.report.wording import human
-from edcompress.results import Rate, Value
 
 LITTLE_DISK = 1_000_000_000
 LITTLE_MEMORY = 1_000_000_000
@@ -47,7 +47,7 @@ def examine(runs: Path = Path("runs")) -> list[Finding]:
     ]
 
 
-def examine_rates(recipe: Recipe) -> list[Finding]:
+def examine_rates(recipe: Recipe, *, trust_code: bool = False) -> list[Finding]:
     """Whether the recipe's images come as fast as its network trains on them here; InputError where its data or network is at fault.
 
     Takes about two seconds for each of the rates.
@@ -55,10 +55,12 @@ def examine_rates(recipe: Recipe) -> list[Finding]:
     from edcompress.data.rates import input_rates
     from edcompress.data.splits import train_batches
     from edcompress.job import new_network, open_job
+    from edcompress.session import Session
     from edcompress.sizing import sized_for_training
     from edcompress.training.rates import training_rate
 
-    job, network = open_job(recipe), new_network(recipe)
+    session = Session(trust_code=trust_code)
+    job, network = open_job(recipe, session), new_network(recipe, session)
     job = sized_for_training(job, network)
     recipe = job.recipe
     batch = next(iter(train_batches(job.splits.train, recipe.data, seed=recipe.seed, epoch=0)))

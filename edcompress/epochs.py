@@ -15,14 +15,15 @@ from torch import nn
 
 from edcompress.data.splits import train_batches
 from edcompress.errors import CheckpointError, EdcompressError, StorageError
-from edcompress.files import append
+from edcompress.files import append, settle
 from edcompress.interrupt import Interrupt
 from edcompress.job import Job
 from edcompress.loggers import Logger
+from edcompress.measures import ModelResult, Proof, Value
 from edcompress.monitor import Monitor
 from edcompress.networks.modes import on_cpu
 from edcompress.origin import Origin
-from edcompress.results import ModelResult, Proof, SearchSummary, Value
+from edcompress.results import SearchSummary
 from edcompress.runs import RunFolder, write_text
 from edcompress.search.regime import SearchRegime
 from edcompress.snapshot import load_snapshot, save_snapshot
@@ -65,6 +66,8 @@ class Run:
         """Write the snapshot from which the run can go on, and keep the one before it; the first rank does."""
         if not self.job.team.first:
             return
+        for log in ("search.jsonl", "epochs.jsonl"):
+            settle(self.folder / log)  # a power cut must not leave fewer lines than the snapshot knows of
         path = self.folder.next_snapshot()
         save_snapshot(path, {"measured": self.clock(measured).model_dump(mode="json"), **tree})
         for old in self.folder.snapshots[SNAPSHOTS_KEPT:]:

@@ -36,8 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             part.touch()
             yield part
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
+            settle(part)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -57,3 +56,10 @@ def append(path: Path, line: str) -> None:
     """Add a line to a log; StorageError where it cannot be written."""
     with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
+
+
+def settle(path: Path) -> None:
+    """Have what was written to a file, if there is one, on the disk; StorageError where that fails."""
+    if path.is_file():
+        with writing(path), path.open("rb") as file:
+            os.fsync(file.fileno())

@@ -10,9 +10,10 @@ from edcompress.deploy.layer_times import layer_times
 from edcompress.deploy.onnx_export import to_onnx
 from edcompress.errors import BudgetError
 from edcompress.job import costs_and_target, example_images, find_space, latency_table
+from edcompress.measures import Size
 from edcompress.networks.modes import on_cpu
 from edcompress.recipe import Recipe, Target
-from edcompress.results import GroupSummary, Inspection, LayerTime, Size
+from edcompress.results import GroupSummary, Inspection, LayerTime
 from edcompress.search.budget import Budget
 from edcompress.surgery.costs import CostModel, layer_sizes, measure_size, outputs_per_image
 from edcompress.surgery.space import Group, Space
@@ -47,8 +48,8 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
 
 
 def _timed(network: nn.Module, recipe: Recipe, layers: dict[str, Size], size: Size) -> Iterator[LayerTime]:
-    frozen, example = on_cpu(network), example_images(recipe)
-    times = layer_times(frozen, to_onnx(frozen, example, recipe.export.opset), example, recipe.benchmark)
+    frozen, example, options = on_cpu(network), example_images(recipe), recipe.export
+    times = layer_times(frozen, to_onnx(frozen, example, options.opset, options.batch), example, recipe.timing)
     for name, time in times.items():
         yield LayerTime(name=name, time=time, macs=layers[name].macs / size.macs if name in layers else 0.0)
 

@@ -10,21 +10,22 @@ from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from edcompress.data.images import ImageSet
 from edcompress.data.splits import Batch, Splits, check_divides, check_fits, eval_batches, open_splits
 from edcompress.data.transforms import as_tested, normalised
 from edcompress.deploy.latency_table import measure_table
 from edcompress.errors import BudgetError, InputError, NetworkError
+from edcompress.measures import Accuracy
 from edcompress.monitor import Monitor
 from edcompress.networks.checkpoints import read_state_dict
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import evaluating, on_cpu
 from edcompress.networks.plain_weights import with_plain_weights
 from edcompress.networks.registry import build
-from edcompress.networks.user_code import users_code
+from edcompress.networks.user_code import require_repeatable, require_trainable, users_code
 from edcompress.recipe import Recipe, Target
-from edcompress.results import Accuracy
 from edcompress.search.budget import Budget
 from edcompress.session import DEFAULT, Session
 from edcompress.surgery.costs import CostModel
@@ -38,6 +39,7 @@ from edcompress.training.precision import Precision, choose_precision
 
 PROOF_IMAGES = 8
 REAL_IMAGES = 256
+WATCHED_IMAGES = 2000
 MOST_BYTES = (1 << 31) - 1
 """What a protobuf, and so an ONNX file without others beside it, can hold."""
 
@@ -64,8 +66,10 @@ class Job:
 
     @cached_property
     def proof_images(self) -> Tensor:
-        """Eight real images [8, C, H, W] of the search split, on which models are proved equal."""
-        images, _ = next(iter(eval_batches(self.splits.search, self.recipe.data)))
+        """Eight real images [8, C, H, W] of the search split, on which models are proved equal; repeated where it has fewer."""
+        data = self.recipe.data
+        enough = data.model_copy(update={"eval_batch_size": max(data.eval_batch_size, PROOF_IMAGES)})
+        images, _ = next(iter(eval_batches(self.splits.search, enough)))
         repeats = -(-PROOF_IMAGES // len(images))
         return images.repeat(repeats, 1, 1, 1)[:PROOF_IMAGES]
 
@@ -84,8 +88,17 @@ class Job:
         """256 real images [N, C, H, W] spread over the search split, or all of a smaller one, to which int8 activations are scaled."""
         return normalised(self._spread_over(self.splits.search), self.recipe.data)
 
+    @property
+    def judging_batch(self) -> Batch:
+        """Images of the search split, in one batch, on which states are judged: as many as a step or an evaluation takes at once."""
+        data = self.recipe.data
+        most = max(data.eval_batch_size, data.step_images // self.team.size)
+        chosen = _spread(self.splits.search, most)
+        images = self.splits.search.subset(chosen if len(chosen) > 1 else chosen.repeat(2))  # batch norm needs two
+        return next(iter(eval_batches(images, data.model_copy(update={"eval_batch_size": most}))))
+
     def _spread_over(self, images: ImageSet) -> Tensor:
-        chosen = torch.linspace(0, len(images) - 1, min(len(images), REAL_IMAGES)).long()
+        chosen = _spread(images, REAL_IMAGES)
         read = images.read(chosen.tolist(), as_tested(self.recipe.data))
         for fault in read.faults:
             images.warn(fault)
@@ -107,12 +120,17 @@ class Job:
             self.monitor.step(step, len(batches), {})
 
     def watched_accuracy(self, network: nn.Module, forward: Forward) -> Accuracy:
-        """What is shown while training: accuracy of `forward`, which uses the network, on about 2000 images of the search split."""
-        count = -(-2000 // self.recipe.data.eval_batch_size)
-        batches = eval_batches(self.splits.search, self.recipe.data).first(count).of(self.team)
+        """What is shown while training: accuracy of `forward`, which uses the network, on 2000 images spread over the search split."""
+        images = self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES))
+        batches = eval_batches(images, self.recipe.data).of(self.team)
         batches = batches.towards(self.precision.device)
         with evaluating(network), self.precision.autocast():
             return measure_accuracy(forward, batches, self.precision.device, self.team)
+
+
+def _spread(images: ImageSet, most: int) -> Tensor:
+    """Which `most` of the images to take, or all, int64: test images lie class by class, so the first would be of a few classes."""
+    return torch.linspace(0, len(images) - 1, min(len(images), most)).long()
 
 
 def open_job(recipe: Recipe, session: Session = DEFAULT) -> Job:
@@ -150,8 +168,12 @@ def new_network(recipe: Recipe, session: Session = DEFAULT) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = build(recipe.model, trust_code=session.trust_code)
-    _check_size(network, recipe)
-    _check_forward(network, recipe)
+        _check_size(network, recipe)
+        _check_forward(network, recipe)  # which makes the weights of lazy layers
+    if spec := recipe.model.factory:
+        images = example_images(recipe).flip(0)  # others than those that a hook may have kept
+        require_repeatable(network, spec, images)
+        require_trainable(network, spec, example_images(recipe), in_part=recipe.search.trains)
     return network
 
 
@@ -180,7 +202,9 @@ def latency_table(recipe: Recipe, network: nn.Module, team: Team = ALONE) -> Lat
     if not recipe.in_time:
         return None
     return team.from_first(
-        lambda: measure_table(on_cpu(network), example_images(recipe), recipe.export.opset, recipe.benchmark)
+        lambda: measure_table(
+            on_cpu(network), example_images(recipe), recipe.export.opset, recipe.timing, recipe.export.batch
+        )
     )
 
 
@@ -207,7 +231,8 @@ def open_budget(recipe: Recipe, network: nn.Module, space: Space, table: Latency
 
 
 def _check_size(network: nn.Module, recipe: Recipe) -> None:
-    size = 4 * sum(weight.numel() for weight in network.state_dict().values())  # exported in fp32
+    weights = (weight for weight in network.state_dict().values() if not is_lazy(weight))
+    size = 4 * sum(weight.numel() for weight in weights)  # exported in fp32
     if size > MOST_BYTES:
         raise NetworkError(
             f"{recipe.model.arch or recipe.model.factory} has {size / (1 << 30):.2f} GiB of weights in fp32, and one ONNX file holds less "

@@ -18,8 +18,9 @@ from edcompress.deploy.parity import compare_with_onnx, run_onnx
 from edcompress.deploy.pixels import with_normalisation
 from edcompress.job import Job
 from edcompress.machine import versions
+from edcompress.measures import ModelResult, Proof, Proofs
 from edcompress.report.card import render_card
-from edcompress.results import ModelResult, Proof, Proofs, Report
+from edcompress.results import Report
 from edcompress.runs import FILES, RunFolder, write_text
 from edcompress.surgery.remove import compare_logits, require_equal
 

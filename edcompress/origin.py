@@ -29,6 +29,9 @@ from edcompress.surgery.plan import Plan, extended
 from edcompress.surgery.remove import remove
 from edcompress.surgery.space import Space
 
+_OF_CHECKPOINTS = ("model.ema", "model.reset_head")
+"""Keys that say how a checkpoint is read: a run holds the same network whatever they are."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -106,6 +109,7 @@ def read_space(folder: RunFolder) -> Space:
 def require_same_model(folder: RunFolder, recipe: Recipe) -> None:
     """Raise InputError where the run is of another network than the recipe's."""
     changed = [key for key in differences(folder.read_recipe(), recipe) if key.startswith("model.")]
+    changed = [key for key in changed if key not in _OF_CHECKPOINTS]
     if changed:
         raise InputError(f"{folder.path} holds another network than the recipe's: {', '.join(changed)} differ")
 

@@ -14,9 +14,10 @@ from pydantic import AwareDatetime
 
 from edcompress.errors import EdcompressError, RunFolderError
 from edcompress.machine import process_mark
+from edcompress.measures import Value
 from edcompress.progress import Process, Progress, Verb, read_progress
 from edcompress.recipe import Recipe
-from edcompress.results import Report, Value
+from edcompress.results import Report
 from edcompress.runs import RunFolder, begun_last, newest
 
 T = TypeVar("T")

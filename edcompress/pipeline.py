@@ -31,6 +31,7 @@ from edcompress.job import (
     plain_network,
     read_network,
 )
+from edcompress.measures import Accuracy, Latency, ModelResult, Proof
 from edcompress.networks.checkpoints import save_tensors
 from edcompress.onnx_files import VARIANTS, put_in_place, without_onnx, write_card, write_onnx
 from edcompress.origin import (
@@ -38,13 +39,13 @@ from edcompress.origin import (
     read_saved,
     require_same_model,
 )
-from edcompress.progress import recording
-from edcompress.pruning import as_begun, prune_once, reloaded
+from edcompress.progress import begun_with, recording
+from edcompress.pruning import as_begun, prune_once, reloaded, restate
 from edcompress.recipe import Recipe
 from edcompress.recipebook import check
 from edcompress.report.shipping import recommend
 from edcompress.reports import save_report
-from edcompress.results import Accuracy, Images, Inspection, Latency, ModelResult, Proof, Report, Variant
+from edcompress.results import Images, Inspection, Report, Variant
 from edcompress.runs import UNFINISHED_EXPORTS, RunFolder
 from edcompress.session import DEFAULT, Session
 from edcompress.sizing import sized_for_training
@@ -69,16 +70,18 @@ def prune(
     """
     if not (resume and folder.exists) and folder.path.resolve() == checkpoint.resolve():
         raise RunFolderError(f"{folder.path} is the run to be pruned again; choose another run folder with -o")
+    name = checkpoint.name
     if resume:
         recipe = session.team.from_first(partial(as_begun, recipe, folder))
+        name = _kept_name(checkpoint, folder, session)
     begin = partial(open_origin, source=checkpoint, session=session)
     if recipe.target and recipe.target.max_top1_drop is not None:
         if session.team.size > 1:
             raise InputError(
                 "target.max_top1_drop runs in one process; start it without torchrun, or set another target"
             )
-        return smallest_within(recipe, folder, begin, checkpoint.name, resume=resume, force=force, session=session)
-    return prune_once(recipe, folder, begin, checkpoint.name, resume=resume, force=force, session=session)
+        return smallest_within(recipe, folder, begin, name, resume=resume, force=force, session=session)
+    return prune_once(recipe, folder, begin, name, resume=resume, force=force, session=session)
 
 
 def export(
@@ -111,7 +114,7 @@ def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=UNFINISHED_EXPORTS) as made:
         files, proofs = write_onnx(job, Path(made), report, {"dense": dense, "pruned": pruned})
         job.monitor.stage(f"latency in onnxruntime, {', '.join(files)} interleaved")
-        latency = measure_all(files, recipe.benchmark)
+        latency = measure_all(files, recipe.timing)
         names = ", ".join(path.name for path in files.values())
         job.monitor.stage(f"accuracy of {names} on the test images, in onnxruntime")
         found = predict(files, job.test_batches("test images"))
@@ -144,7 +147,10 @@ def run(
                 open_budget(recipe, network, find_space(recipe, network), table)  # else a bad budget costs a training
                 train(recipe, checkpoint, session=session)
         report = prune(checkpoint, recipe, folder, resume=resume, force=force, session=session)
-    return export(folder, session=replace(session, team=ALONE)) if session.team.first else report
+    if not session.team.first:
+        return report
+    restate(folder, recipe)  # a run that was finished before is exported and gated as is said now
+    return export(folder, session=replace(session, team=ALONE))
 
 
 def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accuracy:
@@ -229,8 +235,17 @@ def convert(
         raise InputError(f"{output} exists; choose another with -o, or overwrite it with --force")
     if not output.parent.is_dir():
         raise InputError(f"-o {output}: there is no folder {output.parent}")
-    network = load(folder.path, trust_code=session.trust_code)
-    return output, save_archive(network, example_images(folder.read_recipe()), output, form)
+    with folder.locked():  # else the next command to lock the folder would take the unfinished file for a dead one's
+        network = load(folder.path, trust_code=session.trust_code)
+        return output, save_archive(network, example_images(folder.read_recipe()), output, form)
+
+
+def _kept_name(checkpoint: Path, folder: RunFolder, session: Session) -> str:
+    """The name of the checkpoint whose weights a resumed run has kept, which need not be the one that is given."""
+    name = begun_with(folder) or checkpoint.name
+    if name != checkpoint.name and checkpoint.exists() and session.team.first:
+        session.monitor.warning(f"{folder.path} was begun with {name} and goes on with it; {checkpoint} is not read")
+    return name
 
 
 def _network_of(model: Path, recipe: Recipe, session: Session) -> nn.Module:
@@ -243,14 +258,10 @@ def _network_of(model: Path, recipe: Recipe, session: Session) -> nn.Module:
 
 
 def _exporting(recipe: Recipe, asked: dict[str, Any]) -> Recipe:
-    """The recipe with what is asked of the export; a fixed batch size is also the one that is measured."""
+    """The recipe with what is asked of the export."""
     tree = recipe.model_dump(mode="json")
     tree["export"] |= {key: value for key, value in asked.items() if value is not None}
-    checked = check(tree, "export")
-    if checked.export.batch != "dynamic":
-        measured = checked.benchmark.model_copy(update={"batch_size": (checked.export.batch,)})
-        checked = checked.model_copy(update={"benchmark": measured})
-    return checked
+    return check(tree, "export")
 
 
 def _with_onnx(

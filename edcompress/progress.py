@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, ValidationError
 
-from edcompress.errors import StorageError
+from edcompress.errors import RunFolderError, StorageError
 from edcompress.files import append, replacing
 from edcompress.machine import process_mark, versions
+from edcompress.measures import Value
 from edcompress.monitor import Both, Monitor
 from edcompress.recipe import Recipe
-from edcompress.results import Value
 from edcompress.runs import RunFolder, parsed
 
 EVERY_S = 1.0
@@ -108,6 +108,19 @@ def read_progress(folder: RunFolder) -> Progress | None:
     """What progress.json says; None where there is none, RunFolderError where it is damaged."""
     path = folder / "progress.json"
     return parsed(path, _progress, "a --resume or an export writes it anew") if path.exists() else None
+
+
+def begun_with(folder: RunFolder) -> str | None:
+    """The name of the checkpoint with which the run in `folder` was begun; None where there is none, or it is not known."""
+    if not folder.exists:
+        return None
+    if folder.finished:
+        return folder.read_report().checkpoint
+    try:
+        progress = read_progress(folder)
+    except RunFolderError:  # damaged: who goes on with the run writes it anew
+        return None
+    return progress.checkpoint if progress else None
 
 
 def _progress(text: str) -> Progress:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from edcompress.errors import EdcompressError, RunFolderError
 from edcompress.job import Job, open_job
 from edcompress.loggers import opened, require_loggers
 from edcompress.machine import processor, versions
+from edcompress.measures import ModelResult, Proof, Proofs
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
@@ -29,24 +31,25 @@ from edcompress.progress import recording
 from edcompress.recipe import Recipe
 from edcompress.recipebook import differences, dump
 from edcompress.reports import save_report
-from edcompress.results import ModelResult, Proof, Proofs, Report, TargetResult
+from edcompress.results import Report, TargetResult
 from edcompress.runs import RunFolder, write_text
 from edcompress.session import Session
 from edcompress.sizing import sized_for_search, with_batch_size
 from edcompress.surgery.costs import measure_size
 from edcompress.surgery.remove import compare_logits, remove, require_equal
+from edcompress.training.schedule import make_optimizer
 
 Begin = Callable[[Recipe], Origin]
 """Opens what a run starts from; an InputError where the recipe does not fit it."""
 
-_FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "data.skip_broken", "gate.", "preset", "run.")
+FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "data.skip_broken", "gate.", "preset", "run.")
 """Keys, or the beginnings of keys, that a resumed run may change: they do not change what `prune` computes.
 
 A run that came so far without `data.skip_broken` has met no broken image, and computed what it computes with it.
 """
 
-_OF_TIMES = ("export.", "benchmark.")
-"""Keys that a resumed run may change too, but where the target is a time."""
+OF_FILES = ("export.", "benchmark.")
+"""Those by which files are made and measured; a resumed run may change them too, but where the target is a time."""
 
 
 def prune_once(
@@ -64,6 +67,8 @@ def prune_once(
     require_loggers(session.loggers)
     run = _open_run(open_job(recipe, session), folder, begin, session, started)
     with _kept(run, session, checkpoint, resuming=resuming, force=force) as kept, _memory_told(run.job.recipe):
+        if resuming and team.from_first(lambda: folder.finished):  # by another process, while this one waited for it
+            return team.from_first(folder.read_report)
         tuned, measured = _through_stages(kept)
         return _conclude(kept, tuned, measured, checkpoint)
 
@@ -120,13 +125,21 @@ def begun(folder: RunFolder, recipe: Recipe) -> bool:
     """Whether this run was begun in `folder`; RunFolderError where one was whose recipe differs in what `prune` computes."""
     if not folder.exists:
         return False
-    free = _FREE_ON_RESUME if recipe.in_time else (*_FREE_ON_RESUME, *_OF_TIMES)
+    free = FREE_ON_RESUME if recipe.in_time else (*FREE_ON_RESUME, *OF_FILES)
     changed = [key for key in differences(folder.read_recipe(), recipe) if not key.startswith(free)]
     if changed:
         raise RunFolderError(
             f"--resume: the run was begun with another {', '.join(changed)}; resume it with its own recipe.yaml"
         )
     return True
+
+
+def restate(folder: RunFolder, recipe: Recipe) -> None:
+    """Have the recipe.yaml of a finished run say by what it is now exported and gated; `begun` has checked that the rest is the same."""
+    text = dump(as_begun(recipe, folder))
+    if text != dump(folder.read_recipe()):
+        with folder.locked():
+            write_text(folder / "recipe.yaml", text)
 
 
 def as_begun(recipe: Recipe, folder: RunFolder) -> Recipe:
@@ -140,14 +153,24 @@ def _open_run(job: Job, folder: RunFolder, begin: Begin, session: Session, start
     """The run that `begin` opens, checked."""
     job.monitor.stage("checking the network, its data and its pruning space")
     origin = begin(job.recipe)
+    make_optimizer(job.recipe.finetune, origin.network.parameters())  # else a frozen network costs the first stage
     job = sized_for_search(job, origin)
     if job.recipe.search.method == "plan":
+        _require_kept(job.recipe.search.plan, folder)
         stages.given_state(job.recipe, origin.space, origin.budget)  # else a bad plan costs the first stage
     job.team.require_same("the recipe", job.recipe.digest)
     job.team.require_same(
         "the checkpoint or its space", origin.space.model_dump_json(), *origin.network.state_dict().values()
     )
     return Run(job, folder, origin, started, session.interrupt)
+
+
+def _require_kept(plan: Path | None, folder: RunFolder) -> None:
+    """Raise RunFolderError for a plan in the run folder itself, which is emptied before the plan is replayed."""
+    if plan and plan.resolve().is_relative_to(folder.path.resolve()):
+        raise RunFolderError(
+            f"search.plan {plan} lies in {folder.path}, which the run begins by emptying; choose another run folder with -o"
+        )
 
 
 def _through_stages(run: Run) -> tuple[nn.Module, Measured]:

@@ -11,119 +11,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from edcompress.delivery import Benchmark, Export, Gate
+from edcompress.delivery import SPEEDUP_LEVEL, Benchmark, Export, Gate
 from edcompress.section import Fraction, Section, Unit
+from edcompress.sources import Data, Model
 
 Energy = Literal["margin", "normalised", "cross_entropy"]
 TargetKind = Literal["macs", "params", "channels", "latency"]
-
-DEFAULT_BATCH = 128
-"""Images per training step where nothing is said, and of `auto` where there is no CUDA device."""
-
-
-def _as_batch_size(size: object) -> int | str:
-    text = str(size)
-    if text != "auto" and not (text.isdecimal() and int(text) >= 2):
-        raise ValueError("give auto, or a number of at least 2")
-    return text if text == "auto" else int(text)
-
-
-BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_as_batch_size)]
-
-
-class Model(Section):
-    """The network to compress."""
-
-    arch: str | None = Field(None, description="torchvision name, resnet20 ... resnet110 (CIFAR), or timm:NAME")
-    factory: str | None = Field(None, description="your own network: package.module:callable (needs --trust-code)")
-    stem: Literal["imagenet", "cifar"] = Field("imagenet", description="cifar: 3x3 stride-1 first layer, no max-pool")
-    num_classes: int = Field(..., ge=2, description="width of the classifier")
-    in_channels: int = Field(3, ge=1, le=16, description="channels of the network's input")
-    ema: bool = Field(False, description="take the averaged weights of a training checkpoint that holds both")
-    reset_head: bool = Field(
-        False,
-        description="begin a new classifier where the checkpoint's has another number of classes (fine-tuning must train it)",
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.arch is None) == (self.factory is None):
-            raise ValueError("give exactly one of arch and factory")
-        return self
-
-
-class Data(Section):
-    """The images: where they are, and what is done to them before the network sees them."""
-
-    dataset: Literal[
-        "digits", "fashion_mnist", "kmnist", "cifar10", "cifar100", "flowers102", "image_folder", "webdataset"
-    ] = Field(..., description="which data set")
-    root: Path | None = Field(
-        None, description="folder in torchvision's layout; else $EDCOMPRESS_DATA, else ~/.cache/edcompress"
-    )
-    folder: str = Field("", description="image_folder: the folder under root that holds train/ and val/")
-    train_shards: str = Field(
-        "", description="webdataset: tars under root to train on; braces expand, e.g. train-{000..146}.tar"
-    )
-    test_shards: str = Field("", description="webdataset: tars under root to test on")
-    class_index: Literal["position", "imagenet"] = Field(
-        "position",
-        description="image_folder: number classes by position, or by ImageNet wnid (0..999), which webdataset names them by",
-    )
-    download: bool = Field(False, description="let torchvision download what is missing under root")
-    image_size: int = Field(..., ge=4, le=1024, description="height and width the network sees, in pixels")
-    resize: int | None = Field(
-        None, ge=4, le=2048, description="test images: short side before the centre crop, in pixels"
-    )
-    channels: Literal[1, 3] | None = Field(None, description="turn images to grey (1) or RGB (3); default: as they are")
-    mean: tuple[float, ...] = Field((0.5,), description="per channel, of pixels in [0, 1]")
-    std: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.5,), description="per channel, of pixels in [0, 1]")
-    augment: Literal["none", "crop", "crop_flip", "resized_crop"] = Field(
-        "none",
-        description="training images: padded random crop, the same with flips, or random resized crop with flips",
-    )
-    crop_padding: int = Field(4, ge=0, le=64, description="pixels of zero padding for crop and crop_flip")
-    search_fraction: float = Field(
-        0.1, gt=0.0, lt=0.9, description="share of the images of search_from that is held out to judge states"
-    )
-    search_from: Literal["train", "test"] = Field(
-        "train",
-        description="training images judge states, or test images (for a checkpoint that was trained on all training images); the"
-        " others train, or report",
-    )
-    limit: int | None = Field(None, ge=8, description="use the first N training images only (quick runs)")
-    batch_size: BatchSize = Field(
-        DEFAULT_BATCH,
-        description="images per training step, at least 2; auto: as many as fit the memory of a CUDA device, 128 on a CPU",
-    )
-    eval_batch_size: int = Field(250, ge=1, description="images per batch when measuring accuracy")
-    workers: int = Field(0, ge=0, le=64, description="processes that load images; 0 loads in the training process")
-    skip_broken: bool = Field(
-        False,
-        description="leave out image files that cannot be decoded, and name them, up to 1 % of the images; else the first stops the run",
-    )
-
-    @property
-    def step_images(self) -> int:
-        """`batch_size` as a number."""
-        assert isinstance(self.batch_size, int), "edcompress.sizing finds a number for auto"
-        return self.batch_size
-
-    @model_validator(mode="after")
-    def _shards_named(self) -> Self:
-        if self.dataset == "webdataset" and not (self.train_shards and self.test_shards):
-            raise ValueError("dataset webdataset needs train_shards and test_shards; give both")
-        return self
-
-    @model_validator(mode="after")
-    def _stats_match(self) -> Self:
-        if len(self.mean) != len(self.std):
-            raise ValueError(
-                f"mean has {len(self.mean)} values and std has {len(self.std)}; give one per channel in both"
-            )
-        return self
 
 
 class Target(Section):
@@ -336,6 +231,16 @@ class Recipe(Section):
             raise ValueError("target.max_top1_drop looks for channels, and search.plan gives them; choose one of them")
         return self
 
+    @model_validator(mode="after")
+    def _speedup_has_the_level(self) -> Self:
+        gate = self.gate
+        if gate.confidence == "bound" and gate.min_speedup is not None and gate.level != SPEEDUP_LEVEL:
+            raise ValueError(
+                f"gate.min_speedup is held by its bound at {SPEEDUP_LEVEL:g} alone, and gate.level is {gate.level:g}; set the level to "
+                f"{SPEEDUP_LEVEL:g}, or gate.min_speedup to null"
+            )
+        return self
+
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON, in which a preset is resolved, without `run`."""
@@ -348,6 +253,12 @@ class Recipe(Section):
         """Whether the target is a latency, so that what `prune` finds depends on how times are measured."""
         target = self.target
         return target is not None and (target.latency is not None or target.latency_ms is not None)
+
+    @property
+    def timing(self) -> Benchmark:
+        """How times are measured: as `benchmark` says, and at the batch size that the files insist on, if they do."""
+        size = self.export.batch
+        return self.benchmark if size == "dynamic" else self.benchmark.model_copy(update={"batch_size": (size,)})
 
     @property
     def share_target(self) -> Target | None:

@@ -76,8 +76,9 @@ def save_report(folder: RunFolder, report: Report) -> Report:
 def render(folder: RunFolder) -> Report:
     """Write report.html from what the run folder holds, and return the report."""
     folder.require_finished("report")
-    report = folder.read_report()
-    _write_page(folder, report)
+    with folder.locked():
+        report = folder.read_report()
+        _write_page(folder, report)
     return report
 
 

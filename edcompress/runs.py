@@ -22,8 +22,8 @@ from edcompress.results import Report
 T = TypeVar("T")
 FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.json", "plan.json",
          "dense.safetensors", "pruned.safetensors", "load_pruned.py", "dense.onnx", "pruned.onnx",
-         "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx", "model_card.md", "report.json", "report.html",
-         "progress.json", "log.jsonl")  # fmt: skip
+         "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx", "pruned.pt2", "pruned.torchscript.pt", "model_card.md",
+         "report.json", "report.html", "progress.json", "log.jsonl")  # fmt: skip
 _SNAPSHOT = "snapshot-{}.safetensors"
 UNFINISHED_EXPORTS = ".export-"
 """How folders begin in which an export writes its files before they take their places."""
@@ -73,6 +73,14 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def _parts(self) -> tuple[Path, ...]:
+        return self.state, self.trials, self.tensorboard
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / ".lock"
+
+    @property
     def resumable(self) -> bool:
         """Whether anything is saved that a resumed run goes on from."""
         return (
@@ -99,6 +107,11 @@ class RunFolder:
             )
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; choose another run folder with -o")
+        theirs = [part.name for part in self._parts if part.exists()]
+        if theirs and not self.exists and not self._lock.exists():
+            raise RunFolderError(
+                f"{self.path} holds {theirs[0]}/ and no run, which --force would remove; choose another with -o"
+            )
 
     def create(self, *, force: bool) -> None:
         """Make the folder; with `force` it may be there."""
@@ -111,7 +124,7 @@ class RunFolder:
         with self._usable():
             for file in FILES:
                 (self.path / file).unlink(missing_ok=True)
-            for part in (self.state, self.trials, self.tensorboard):
+            for part in self._parts:
                 if part.is_dir():
                     shutil.rmtree(part)
             self.state.mkdir()
@@ -126,7 +139,7 @@ class RunFolder:
 
         What a process that was killed had not finished writing, or had not removed any more, is removed.
         """
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self._lock)
         with self._usable():
             try:
                 lock.acquire(timeout=LOCK_SECONDS)

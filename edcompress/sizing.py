@@ -17,7 +17,8 @@ from edcompress.errors import EdcompressError
 from edcompress.job import Job
 from edcompress.networks.modes import on_cpu
 from edcompress.origin import Origin
-from edcompress.recipe import DEFAULT_BATCH, Recipe
+from edcompress.recipe import Recipe
+from edcompress.sources import DEFAULT_BATCH
 from edcompress.team import ALONE
 from edcompress.training.loop import Objective, Plain, Regime, Repeated, Span, Trainer, train_epoch
 from edcompress.training.schedule import make_optimizer

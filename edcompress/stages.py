@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from edcompress.data.splits import eval_batches, train_batches
+from edcompress.data.splits import train_batches
 from edcompress.epochs import Measured, Run, shorten, train, train_one
 from edcompress.errors import BudgetError
 from edcompress.files import append
 from edcompress.job import Job
+from edcompress.measures import ModelResult, Proof
 from edcompress.networks.modes import on_cpu
 from edcompress.origin import Origin
 from edcompress.recipe import Recipe
-from edcompress.results import ModelResult, Proof, SearchSummary
+from edcompress.results import SearchSummary
 from edcompress.runs import parsed, write_text
 from edcompress.search import edropout
 from edcompress.search.alternation import Alternation, Figures
@@ -58,7 +59,7 @@ def search(run: Run, measured: Measured, saved: dict[str, Any]) -> tuple[nn.Modu
     log = _generation_log(run, saved.get("regime", {}).get("generation", 0))
     regime = searching(run.job, run.origin, network, log)
     epochs = train(run, measured, regime, network, "search", saved)
-    images, labels = next(iter(eval_batches(run.job.splits.search, run.job.recipe.data)))
+    images, labels = run.job.judging_batch
     precision = run.job.precision
     state = regime.finish(precision.images(images), labels.to(precision.device))
     states = regime.snapshot()["states"]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import torch
+from torch import Tensor, nn
 
 from edcompress.errors import InputError, RunFolderError
 from edcompress.job import find_space, open_budget, plain_network
+from edcompress.origin import open_origin, read_saved
 from edcompress.pipeline import export, prune, train
 from edcompress.points import point_of, with_front
+from edcompress.progress import begun_with
+from edcompress.pruning import FREE_ON_RESUME, OF_FILES, as_begun, restate
 from edcompress.recipe import Recipe
 from edcompress.recipebook import differences
 from edcompress.report.page import render_sweep
@@ -20,6 +26,9 @@ from edcompress.session import DEFAULT, Session
 _OF_TRAINING = ("model.", "data.", "train.", "precision", "seed")
 """Keys, or the beginnings of keys, on which a dense network that is trained first depends."""
 
+_DENSE = "dense.safetensors"
+"""The file of that network, in the folder of the sweep."""
+
 
 def sweep(
     recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None = None, session: Session = DEFAULT
@@ -29,50 +38,102 @@ def sweep(
     Each is a run in `folder`, called as in `recipes`; one that is finished is only read, one that was begun goes on, so the same sweep
     can be called again. sweep.json and sweep.html are written after each. Every recipe is checked before the first run.
     """
-    _require_same_sweep(folder, checkpoint)
-    _check(recipes, session, trains=checkpoint is None)
+    _require_same_sweep(folder, checkpoint, recipes)
+    _check(recipes, folder, checkpoint, session)
+    if checkpoint is None:
+        _require_same_training(next(iter(recipes.values())), folder)
     source = checkpoint or _trained(next(iter(recipes.values())), folder, session)
     reports: dict[str, Report] = {}
     for name, recipe in recipes.items():
         session.monitor.stage(f"point {len(reports) + 1} of {len(recipes)}: {name}")
-        reports[name] = _finished(recipe, RunFolder(folder / name.replace("/", "_")), source, session)
+        reports[name] = _finished(recipe, _point(folder, name), source, session)
         found = _side_by_side(reports)
         write_text(folder / "sweep.json", found.model_dump_json(indent=1) + "\n")
         write_text(folder / "sweep.html", render_sweep(found))
     return found
 
 
-def _require_same_sweep(folder: Path, checkpoint: Path | None) -> None:
+def _point(folder: Path, name: str) -> RunFolder:
+    return RunFolder(folder / name.replace("/", "_"))
+
+
+def _require_same_sweep(folder: Path, checkpoint: Path | None, names: Iterable[str]) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file; choose another folder with -o")
-    if not (folder / "sweep.json").exists():
-        return
-    before = parsed(folder / "sweep.json", Sweep.model_validate_json, "choose another folder with -o")
-    if checkpoint and checkpoint.name != before.checkpoint:
-        raise RunFolderError(f"{folder} holds a sweep of {before.checkpoint}; choose another folder with -o")
+    before, asked = [begun_with(_point(folder, name)) for name in names], checkpoint.name if checkpoint else _DENSE
+    if (folder / "sweep.json").exists():
+        whole = parsed(folder / "sweep.json", Sweep.model_validate_json, "choose another folder with -o")
+        before.insert(0, whole.checkpoint)
+    if others := [name for name in before if name not in (None, asked)]:
+        raise RunFolderError(f"{folder} holds a sweep of {others[0]}, not of {asked}; choose another folder with -o")
 
 
-def _check(recipes: Mapping[str, Recipe], session: Session, *, trains: bool) -> None:
+def _check(recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None, session: Session) -> None:
     first = next(iter(recipes.values()))
     for name, recipe in recipes.items():
         other = [key for key in differences(first, recipe) if key.startswith(_OF_TRAINING)]
-        if trains and other:
+        if checkpoint is None and other:
             raise InputError(
                 f"{name}: without a checkpoint one network is trained for all points, but {', '.join(other)} differ"
             )
-        network = plain_network(recipe, session)
-        open_budget(recipe, network, find_space(recipe, network))
+        run = _point(folder, name)
+        _require_same_files(recipe, run)
+        if checkpoint and checkpoint.exists():
+            _require_same_weights(open_origin(recipe, checkpoint, session).dense, run, checkpoint, session)
+        else:
+            network = plain_network(recipe, session)
+            open_budget(recipe, network, find_space(recipe, network))
+
+
+def _require_same_files(recipe: Recipe, run: RunFolder) -> None:
+    """Raise RunFolderError where a point was measured otherwise than the recipe says: it would stand beside points that are not."""
+    if not run.finished or run.read_report().pruned.latency_ms is None:
+        return
+    if changed := [key for key in differences(run.read_recipe(), recipe) if key.startswith(OF_FILES)]:
+        raise RunFolderError(
+            f"{run.path} was exported and measured with another {', '.join(changed)}; choose another folder with -o, or take what "
+            "it was measured with"
+        )
+
+
+def _require_same_weights(dense: nn.Module, run: RunFolder, checkpoint: Path, session: Session) -> None:
+    """Raise RunFolderError where a point was begun with other weights than the checkpoint holds by now."""
+    if not (run / "dense.safetensors").is_file():
+        return
+    before = read_saved(run.read_recipe(), run / "dense.safetensors", session).state_dict()
+    if not _near(before, dense.state_dict()):
+        raise RunFolderError(
+            f"{run.path} was pruned from other weights than {checkpoint} holds; choose another folder with -o"
+        )
+
+
+def _near(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are the same, but for the rounding of weights that are computed."""
+    return one.keys() == other.keys() and all(
+        one[key].shape == other[key].shape and torch.allclose(one[key].float(), other[key].float()) for key in one
+    )
 
 
 def _trained(recipe: Recipe, folder: Path, session: Session) -> Path:
-    path = folder / "dense.safetensors"
+    path = folder / _DENSE
     if not path.is_file():
         train(recipe, path, session=session)
     return path
 
 
+def _require_same_training(recipe: Recipe, folder: Path) -> None:
+    """Raise RunFolderError where the network that all points begin with was trained by another recipe."""
+    for point in (RunFolder(path.parent) for path in sorted(folder.glob("*/recipe.yaml"))):
+        other = differences(point.read_recipe(), as_begun(recipe, point))
+        if changed := [key for key in other if key.startswith(_OF_TRAINING) and not key.startswith(FREE_ON_RESUME)]:
+            raise RunFolderError(
+                f"{folder / _DENSE} was trained with another {', '.join(changed)}; choose another folder with -o"
+            )
+
+
 def _finished(recipe: Recipe, folder: RunFolder, source: Path, session: Session) -> Report:
     report = prune(source, recipe, folder, resume=True, force=True, session=session)
+    restate(folder, recipe)
     if report.pruned.latency_ms is None:
         export(folder, session=session)
     gate(folder, recipe.gate)

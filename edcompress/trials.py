@@ -10,6 +10,7 @@ import math
 import shutil
 import tempfile
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -20,13 +21,15 @@ from edcompress.deploy.onnx_export import export_onnx
 from edcompress.errors import EdcompressError, InputError
 from edcompress.files import replacing
 from edcompress.job import Job, open_job
+from edcompress.measures import Accuracy, Count
 from edcompress.origin import Origin, open_origin, reopen_origin
 from edcompress.points import point_of, with_front
 from edcompress.progress import recording
 from edcompress.pruning import Begin, begun, claimed, prune_once, reloaded
 from edcompress.recipe import Recipe, Target
+from edcompress.report.wording import points
 from edcompress.reports import save_report
-from edcompress.results import Accuracy, Count, Point, Report, TargetResult
+from edcompress.results import Point, Report, TargetResult
 from edcompress.runs import FILES, RunFolder
 from edcompress.session import Session
 from edcompress.sizing import sized_for_search
@@ -98,6 +101,8 @@ def smallest_within(
         claimed(folder, recipe, origin, resuming=resuming, force=force),
         recording(folder, session.monitor, recipe, "prune", checkpoint=checkpoint, resuming=resuming) as monitor,
     ):
+        if folder.finished:  # by another process, while this one waited for it
+            return folder.read_report()
         series = Series(recipe, folder, job.watched_by(monitor), origin, dense, checkpoint, session)
         return _conclude(series, _tried(series))
 
@@ -127,11 +132,16 @@ def _one(series: Series, number: int, share: float, best: Trial | None) -> Trial
         begin = partial(open_origin, source=best.folder.path, session=session)
     report = prune_once(recipe, folder, begin, series.checkpoint, resume=True, force=True, session=session)
     top1 = _judged(series.job, reloaded(folder, series.origin.dense)).top1
-    drop = series.dense.fraction - top1.fraction
+    drop = lost(series.dense, top1)
     series.job.monitor.stage(
-        f"trial {number + 1}: top-1 {-drop:+.2%} beside the dense network's on {top1.total} held-out images"
+        f"trial {number + 1}: top-1 {points(-drop)} beside the dense network's on {top1.total} held-out images"
     )
     return Trial(folder, report, drop)
+
+
+def lost(dense: Count, other: Count) -> float:
+    """The drop of accuracy, rounded once: as a difference of floats 0.92 - 0.91 would be above a limit of 0.01."""
+    return float(Fraction(dense.correct, dense.total) - Fraction(other.correct, other.total))
 
 
 def _drop(recipe: Recipe) -> float:
@@ -185,7 +195,9 @@ def _conclude(series: Series, trials: list[Trial]) -> Report:
         "recipe_hash": recipe.digest,
         "seconds": sum(trial.report.seconds for trial in trials),
     }
-    return save_report(folder, chosen.report.model_copy(update={**about, "target": target, "points": points}))
+    report = save_report(folder, chosen.report.model_copy(update={**about, "target": target, "points": points}))
+    folder.clear_state()
+    return report
 
 
 def _none_found(recipe: Recipe, trials: list[Trial]) -> str:
@@ -201,11 +213,12 @@ def _points(series: Series, trials: list[Trial], chosen: Trial) -> list[Point]:
     """The trials side by side; their files and the dense network's are timed in turn, in the same processes."""
     series.job.monitor.stage("latency in onnxruntime of the dense network and of all trials, interleaved")
     networks = {trial.folder.path.name: reloaded(trial.folder, series.origin.dense) for trial in trials}
+    example, options = series.job.example, series.recipe.export
     with tempfile.TemporaryDirectory() as scratch:
         files = {name: Path(scratch) / f"{name}.onnx" for name in ("dense", *networks)}
         for name, network in {"dense": series.origin.dense, **networks}.items():
-            export_onnx(network, series.job.example, files[name], opset=series.recipe.export.opset, metadata={})
-        times = measure(files, series.recipe.benchmark)
+            export_onnx(network, example, files[name], opset=options.opset, metadata={}, batch=options.batch)
+        times = measure(files, series.recipe.timing)
     return [
         point_of(
             trial.report, trial.folder.path.name, times["dense"].p50, times[trial.folder.path.name].p50
@@ -221,4 +234,3 @@ def _adopt(folder: RunFolder, chosen: RunFolder) -> None:
         if name not in own and (chosen / name).is_file():
             with replacing(folder / name) as part:
                 shutil.copyfile(chosen / name, part)
-    folder.clear_state()

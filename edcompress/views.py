@@ -13,20 +13,22 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from edcompress import runs
+from edcompress.display import Terminal
 from edcompress.errors import InputError
+from edcompress.measures import Latency
 from edcompress.report import github, tables
 from edcompress.report.checks import check_notes
 from edcompress.report.junit import junit
 from edcompress.report.rows import ship_line
-from edcompress.report.wording import human, measured_with
-from edcompress.results import Inspection, Latency, Report, Sweep, TargetResult, Verdict
+from edcompress.report.wording import calls, human, measured_with, setting
+from edcompress.results import Inspection, Report, Sweep, TargetResult, Verdict
 
-out = Console()
+out = Terminal()
 
 
 def say(text: str, console: Console = out) -> None:
     """One line as it is: paths and names may hold brackets, and are never wrapped."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def show_latency(latency: Mapping[str, Sequence[Latency]], *, as_json: bool) -> None:
@@ -75,6 +77,8 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
     if report.points:
         out.print(tables.points_table("Trials", report.points))
     say(_achieved(report.target))
+    if latency := report.pruned.latency_ms:
+        say(f"latency: {setting(latency)}, {calls(latency)}")
     if line := ship_line(report):
         say(line)
     for name in runs.FILES:
@@ -147,4 +151,8 @@ def show_value(value: BaseModel, as_json: bool, *lines: str) -> None:
 
 def print_json(value: Any) -> None:
     """A value of plain types, alone on stdout."""
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+    try:
+        sys.stdout.write(json.dumps(value, indent=1) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        out.on_broken_pipe()

@@ -11,8 +11,12 @@ import safetensors.torch
 import torch
 
 import edcompress
+from edcompress import runs
+from edcompress.cli import _resumable
 from edcompress.networks.cifar_resnet import CifarResNet
 from edcompress.recipebook import shipped
+from edcompress.runs import RunFolder
+from edcompress.team import ALONE
 
 COMMANDS = (
     "prune",
@@ -258,6 +262,21 @@ def test_gate_before_export_says_what_is_missing(cli, finished: Path) -> None:
     assert "run `edcompress export --onnx` first" in ended.err
 
 
+def test_an_output_that_cannot_be_written_is_no_answer_of_the_gate(finished: Path) -> None:
+    gate = [sys.executable, "-m", "edcompress", "gate", str(finished), *LIMITS]
+    ascii_only = subprocess.run(gate, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=False)
+    assert (ascii_only.returncode, ascii_only.stderr) == (0, b"")
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head -1` does
+    unread = subprocess.run(gate, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (unread.returncode, unread.stderr) == (0, b"")
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(gate, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (3, 1)
+    assert "the output cannot be written: No space left on device" in ended.stderr
+
+
 def test_json_is_alone_on_stdout_and_progress_on_stderr(process, cli, quick, dense: Path, tmp_path: Path) -> None:
     more = quick("search.method=magnitude", "search.epochs=0")
     ended = process("prune", dense, *more, "-o", "run[1]", "--json", cwd=tmp_path)
@@ -310,6 +329,45 @@ def test_convert_writes_what_pytorch_reads(cli, finished: Path, tmp_path: Path, 
     assert again.code == 2
     assert "--force" in again.err
     assert [p.name for p in path.parent.iterdir()] == ["net"]
+
+
+def test_convert_writes_into_the_run_unless_told_otherwise(cli, finished: Path) -> None:
+    ended = cli("convert", finished)
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith(f"{finished / 'pruned.pt2'}: largest difference")
+    assert (finished / "pruned.pt2").is_file()
+
+
+@pytest.mark.parametrize("names", [("report.json", "pruned.safetensors"), ()])
+def test_an_interrupted_run_says_whether_anything_is_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: tuple[str, ...]
+) -> None:
+    for name in names:  # pruning is finished, and the export is interrupted
+        (tmp_path / name).touch()
+    with pytest.raises(KeyboardInterrupt), _resumable(RunFolder(tmp_path), ALONE):
+        raise KeyboardInterrupt
+    said = capsys.readouterr().err
+    assert ("what was computed is saved; go on" in said, "nothing was saved yet" in said) == (bool(names), not names)
+
+
+@pytest.mark.parametrize("command", ["gate", "status", "runs", "export", "report"])
+def test_a_path_that_cannot_be_looked_at_is_named(cli, tmp_path: Path, command: str) -> None:
+    path = tmp_path / ("a" * 300)  # as one without the permission
+    ended = cli(command, path)
+    assert ended.code == 2
+    assert ended.err.startswith(f"error: {path}")
+    assert ended.err.endswith(": File name too long; give another path, or the permission to read it\n")
+
+
+@pytest.mark.parametrize("command", ["convert", "report"])
+def test_what_writes_into_a_run_has_it_alone(
+    cli, finished: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Who locks a run takes its unfinished files for those of a process that was killed."""
+    monkeypatch.setattr(runs, "LOCK_SECONDS", 0.0)
+    with RunFolder(finished).locked():
+        ended = cli(command, finished)
+    assert (ended.code, "is in use by another process" in ended.err) == (2, True), ended.err
 
 
 def test_convert_refuses_what_it_cannot_write(cli, finished: Path, tmp_path: Path) -> None:
@@ -420,3 +478,5 @@ def test_run_trains_prunes_exports_and_gates(cli, quick, tmp_path: Path) -> None
     assert ended.code == 1, ended.err  # the gate's answer is the command's
     assert "Gate: FAIL" in ended.out
     assert json.loads((tmp_path / "run" / "report.json").read_text())["verdict"]["passed"] is False
+    again = cli("run", *more, "--set", "gate.min_speedup=0.001", "-o", tmp_path / "run", "--resume")
+    assert again.code == 0, again.err  # it is held to the limits that are given now

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 
 from edcompress import panels
 from edcompress.doctor import Finding, compared, examine, judged
-from edcompress.results import Rate
+from edcompress.measures import Rate
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +99,13 @@ def test_the_rates_of_a_recipe_are_measured(cli) -> None:
     ended = cli("doctor", "--recipe", "digits", "--json")
     found = {entry["name"]: entry["text"] for entry in json.loads(ended.out)}
     assert int(found["input, workers: 0"].split()[0]) > int(found["training"].split()[0]) > 0
+
+
+def test_a_recipe_with_a_factory_can_be_trusted(cli, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "model: {factory: 'no_such_package:net', num_classes: 10, in_channels: 1}\ndata: {dataset: digits, image_size: 16}\n"
+    )
+    asked = cli("doctor", "--recipe", tmp_path / "mine.yaml")
+    assert (asked.code, "add --trust-code to allow it" in asked.err) == (2, True)
+    trusted = cli("doctor", "--recipe", tmp_path / "mine.yaml", "--trust-code")
+    assert (trusted.code, "no_such_package" in trusted.err, "--trust-code" in trusted.err) == (2, True, False)

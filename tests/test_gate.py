@@ -105,6 +105,15 @@ def test_a_run_is_compared_with_a_baseline_folder_or_report(cli, finished: Path,
     assert [c["name"] for c in json.loads(ended.out)["checks"] if not c["passed"]] == ["size_regression"]
 
 
+def test_a_limit_on_regressions_wants_a_baseline(cli, finished: Path) -> None:
+    """No error: the first run of a CI has none yet."""
+    ended = cli("gate", finished, "--max-top1-drop", 1, "--max-size-regression", 0.1)
+    assert ended.code in (0, 1)
+    assert "--max-size-regression is held beside another run; without --baseline it holds nothing" in " ".join(
+        ended.err.split()
+    )
+
+
 def test_a_baseline_that_cannot_be_used_is_refused_by_name(cli, finished: Path, tmp_path: Path) -> None:
     base = tmp_path / "base.json"
     shutil.copy(finished / "report.json", base)

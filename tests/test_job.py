@@ -1,13 +1,19 @@
-"""What is refused of a network before anything is read or trained."""
+"""What is refused of a network before anything is read or trained, and which held-out images judge."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from digits import digits
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from edcompress.errors import NetworkError
-from edcompress.job import new_network
+from edcompress.job import Job, new_network, open_job
 from edcompress.session import Session
+from edcompress.team import Team
 
 VAST = """
 import torch
@@ -28,3 +34,122 @@ def test_a_network_that_no_onnx_file_can_hold_is_refused(tmp_path: Path, monkeyp
     recipe = digits("model.arch=null", "model.factory=vast:net")
     with pytest.raises(NetworkError, match=r"vast:net has 2\.24 GiB of weights in fp32, .* less than 2 GiB"):
         new_network(recipe, Session(trust_code=True))
+
+
+ODD = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 8, 3), nn.LazyLinear(10)
+        self.kept = {}
+    def forward(self, x):
+        return self.fc(self.conv(x).mean((2, 3)))
+
+class Stochastic(Plain):
+    def forward(self, x):
+        return super().forward(F.dropout(x))
+
+class InPlace(Plain):
+    def forward(self, x):
+        return super().forward(x.sub_(0.5).div_(0.25))
+
+class Hooked(Plain):
+    def __init__(self):
+        super().__init__()
+        self.conv.register_forward_hook(lambda layer, args, output: self.kept.update(seen=output))
+    def forward(self, x):
+        self.conv(x)
+        return self.fc(self.kept["seen"].mean((2, 3)))
+
+class Auxiliary(Plain):
+    def forward(self, x):
+        logits = super().forward(x)
+        return (logits, logits) if self.training else logits
+
+class Checkpointed(Plain):
+    def forward(self, x):
+        x = checkpoint(self.conv, x, use_reentrant=False) if self.training else self.conv(x)
+        return self.fc(x.mean((2, 3)))
+"""
+
+
+def built(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> nn.Module:
+    (folder / "odd.py").write_text(ODD)
+    monkeypatch.delitem(sys.modules, "odd", raising=False)
+    monkeypatch.chdir(folder)
+    recipe = digits("model.arch=null", f"model.factory=odd:{name}", *overrides)
+    return new_network(recipe, Session("cpu", trust_code=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("Stochastic", r"different logits for the same images.*F\.dropout"),
+        ("InPlace", r"different logits for the same images.*in place"),
+        ("Hooked", r"different logits for the same images.*hook"),
+        ("Auxiliary", r"in train mode the network gives a tuple, not one tensor.*auxiliary"),
+        ("Checkpointed", r"runs layers again \(torch\.utils\.checkpoint\)"),
+    ],
+)
+def test_networks_that_fail_later_are_refused(
+    name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NetworkError, match=rf"odd:{name}: .*{says}"):
+        built(name, tmp_path, monkeypatch)
+
+
+def test_what_runs_again_does_not_matter_where_the_search_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built("Checkpointed", tmp_path, monkeypatch, "search.method=magnitude")
+
+
+def test_lazy_layers_are_made_by_the_recipes_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = (built("Plain", tmp_path, monkeypatch).state_dict() for _ in range(2))
+    assert one["fc.weight"].shape == (10, 8)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def holding(count: int, *overrides: str) -> Job:
+    """A job with so many held-out images, class by class as test images lie in folders."""
+    job = open_job(digits("data.search_from=test", "data.search_fraction=0.8", *overrides), Session("cpu"))
+    held = job.splits.search
+    chosen = held.labels.argsort(stable=True).repeat(10)[:count] if count > len(held) else torch.arange(count)
+    by_class = held.subset(chosen[held.labels[chosen].argsort(stable=True)])
+    return replace(job, splits=replace(job.splits, search=by_class))
+
+
+def test_states_are_judged_on_images_of_all_classes() -> None:
+    images, labels = holding(287, "data.eval_batch_size=64").judging_batch
+    assert len(images) == len(labels) == 64
+    assert labels.bincount(minlength=10).min() >= 3
+
+
+@pytest.mark.parametrize(
+    ("held", "at_once", "ranks", "judging"), [(200, 1, 1, 64), (200, 1, 4, 16), (40, 250, 1, 40), (1, 250, 1, 2)]
+)
+def test_enough_images_judge_for_batch_norm_and_no_more_than_fit(
+    held: int, at_once: int, ranks: int, judging: int
+) -> None:
+    job = replace(holding(held, f"data.eval_batch_size={at_once}"), team=Team(0, ranks))
+    assert len(job.judging_batch[1]) == judging
+
+
+def test_networks_are_proved_equal_on_eight_images_whatever_an_evaluation_takes_at_once() -> None:
+    images = holding(40, "data.eval_batch_size=1").proof_images
+    assert len(images.flatten(1).unique(dim=0)) == 8
+
+
+def test_what_is_shown_while_training_is_of_all_classes() -> None:
+    def always_zero(images: Tensor) -> Tensor:
+        return F.one_hot(torch.zeros(len(images), dtype=torch.int64), 10).float()
+
+    job = holding(2600)
+    shown = job.watched_accuracy(nn.Identity(), always_zero).top1
+    assert shown.total == 2000
+    assert shown.fraction == pytest.approx((job.splits.search.labels == 0).double().mean().item(), abs=0.001)

@@ -2,12 +2,17 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from digits import ONE_EPOCH, Interrupter, digits, pruned
 
+from edcompress.confirmation import confirmed
 from edcompress.errors import BudgetError, RunFolderError
+from edcompress.job import open_job
+from edcompress.monitor import Silent
 from edcompress.origin import open_origin
 from edcompress.pipeline import inspect, load
 from edcompress.runs import RunFolder
@@ -72,6 +77,29 @@ def test_a_run_by_time_is_not_resumed_with_other_threads(dense: Path, tmp_path: 
         pruned(dense, tmp_path / "run", recipe, Interrupter("search", 0))
     with pytest.raises(RunFolderError, match=r"begun with another benchmark\.batch_size"):
         pruned(dense, tmp_path / "run", digits(*IN_TIME, "target.latency=0.7", "benchmark.batch_size=2"), resume=True)
+
+
+class Told(Silent):
+    """Keeps what is said of times."""
+
+    def __init__(self) -> None:
+        self.times: list[str] = []
+
+    def stage(self, text: str) -> None:
+        if text.startswith("latency:"):
+            self.times.append(text)
+
+
+def test_no_state_is_timed_twice(dense: Path) -> None:
+    """The least that the constraints allow takes more than the target's share of the time: there is nothing else to try."""
+    recipe, told = digits("target.macs=0.1", "constraints.round_to=2", "benchmark.runs=20"), Told()
+    job, origin = open_job(recipe, Session("cpu", monitor=told)), open_origin(recipe, dense, Session("cpu"))
+    origin = replace(origin, table=LatencyTable(layers=(), milliseconds=1.0))
+    budget, space = origin.budget, origin.space
+    state = budget.repair(torch.full((1, len(space.free)), 0.5), torch.full((1, space.genes), 0.5), budget.smallest)[0]
+    found, share = confirmed(job, origin, origin.network, state)
+    assert (torch.equal(found, state), len(told.times)) == (True, 1)
+    assert f"latency: {share:.1%} of the dense network's measured" in told.times[0]
 
 
 @pytest.mark.integration

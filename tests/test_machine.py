@@ -66,6 +66,8 @@ def test_memory_is_that_of_the_container_where_it_has_a_limit(tmp_path: Path) ->
     for limit, found in (("max", (1_024_000, 614_400)), ("500000", (500_000, 400_000))):
         (tmp_path / "memory.max").write_text(f"{limit}\n")
         assert memory_bytes(info, tmp_path) == found
+    (tmp_path / "memory.stat").write_text("anon 10000\nfile 90000\ninactive_file 80000\nactive_file 10000\n")
+    assert memory_bytes(info, tmp_path) == (500_000, 480_000)
 
 
 def test_data_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

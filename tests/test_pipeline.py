@@ -21,11 +21,12 @@ from edcompress.deploy.parity import run_onnx
 from edcompress.epochs import last_snapshot
 from edcompress.errors import BudgetError, EdcompressError, NetworkError, RunFolderError
 from edcompress.job import open_job
+from edcompress.measures import Count
 from edcompress.monitor import Silent
 from edcompress.origin import read_plan
-from edcompress.pipeline import evaluate, load
+from edcompress.pipeline import evaluate, load, prune
 from edcompress.recipe import Target
-from edcompress.results import Count, Preprocessing
+from edcompress.results import Preprocessing
 from edcompress.runs import FILES, RunFolder
 from edcompress.session import Session
 from edcompress.surgery.costs import measure_size
@@ -34,7 +35,7 @@ PUBLIC = ["prune", "export", "convert", "run", "sweep", "evaluate", "benchmark",
           "RunFolder", "EdcompressError"]  # fmt: skip
 
 
-OPTIONAL = {"latency.json", "pruned.fp16.onnx"}
+OPTIONAL = {"latency.json", "pruned.fp16.onnx", "pruned.pt2", "pruned.torchscript.pt"}
 """Of a target in time, and not asked for in the fixture."""
 
 
@@ -75,6 +76,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
         pruned(dense, folder.path, recipe, Interrupter(*place))
     assert (folder.exists, folder.finished) == (True, False)
     report = pruned(tmp_path / "the checkpoint may be gone.pt", folder.path, recipe, resume=True)
+    assert report.checkpoint == dense.name
     assert outcome(folder.path) == outcome(unbroken)
     whole = RunFolder(unbroken).read_report()
     assert (report.pruned, report.masked, report.after_surgery, report.dense) == (
@@ -249,6 +251,11 @@ def test_a_given_plan_is_replayed_and_a_wrong_one_refused_before_any_compute(
     with pytest.raises(RunFolderError, match=r"nothing\.json is missing .*; set search\.plan to"):
         pruned(dense, tmp_path / "none", digits("search.method=plan", f"search.plan={tmp_path}/nothing.json"))
     assert not any((tmp_path / name).exists() for name in ("dear", "other", "none"))
+    before = (tmp_path / "run" / "pruned.safetensors").read_bytes()
+    own = digits("search.method=plan", f"search.plan={tmp_path}/run/plan.json")
+    with pytest.raises(RunFolderError, match=r"plan\.json lies in .*run, which the run begins by emptying; choose"):
+        prune(dense, own, RunFolder(tmp_path / "run"), force=True, session=Session("cpu"))
+    assert (tmp_path / "run" / "pruned.safetensors").read_bytes() == before
 
 
 def test_a_search_that_has_converged_ends_early_and_leaves_its_epochs_to_fine_tuning(

@@ -9,9 +9,10 @@ import torch
 from digits import ONE_EPOCH, Interrupter, digits, outcome, pruned
 
 from edcompress.errors import BudgetError, InputError, NetworkError, RunFolderError
-from edcompress.origin import read_plan, read_space
+from edcompress.origin import open_origin, read_plan, read_space
 from edcompress.pipeline import export, load
 from edcompress.runs import RunFolder
+from edcompress.session import Session
 from edcompress.surgery.costs import measure_size
 
 QUICK = ("search.epochs=0", "finetune.epochs=0", "data.limit=200", "constraints.round_to=1")
@@ -108,6 +109,11 @@ def test_a_run_that_cannot_be_pruned_again_is_refused_before_any_compute(first: 
     with pytest.raises(RunFolderError, match="broken has not finished pruning, which pruning it again needs"):
         pruned(broken, out, digits(*ONE_EPOCH, "target.macs=0.3"))
     assert not out.exists()
+
+
+def test_how_the_first_checkpoint_was_read_makes_no_other_network(first: Path) -> None:
+    recipe = digits(*ONE_EPOCH, "target.macs=0.35", "model.ema=true", "model.reset_head=true")
+    assert open_origin(recipe, first, Session("cpu")).space.genes > 0
 
 
 def test_the_run_itself_is_never_the_place_of_the_second(cli, quick, first: Path, tmp_path: Path) -> None:

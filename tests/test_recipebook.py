@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from edcompress import recipebook
+from edcompress.delivery import Setting
 from edcompress.errors import RecipeError
 from edcompress.recipebook import differences, dump, locate, presets, read_recipe, shipped, starter
 
@@ -234,3 +235,30 @@ def test_a_recipe_that_is_a_pipe_or_has_a_name_of_no_file_is_not_opened(tmp_path
     assert "File name too long" in faults("x" * 5000)
     assert "no recipe" in faults("a\0b")
     assert "home directory" in faults("~nobody-has-this-name/recipe.yaml")
+
+
+def test_times_are_measured_at_the_batch_size_that_the_files_insist_on() -> None:
+    """A target in time as well as the export: else the network found for one image per call would be gated on eight."""
+    listed = ("benchmark.batch_size=[1,2]", "benchmark.threads=2")
+    assert read_recipe("digits", listed).timing.settings == (Setting(1, 2), Setting(2, 2))
+    assert read_recipe("digits", (*listed, "export.batch=8")).timing.settings == (Setting(8, 2),)
+
+
+@pytest.mark.parametrize(
+    "key", ["gate.max_top1_drop", "finetune.distill", "search.epochs", "target.macs", "data.batch_size"]
+)
+@pytest.mark.parametrize("word", ["off", "true"])
+def test_a_switch_is_no_number(key: str, word: str) -> None:
+    assert f"{key}: give a value, not true or false (yes, no, on, off); null switches off" in faults(
+        "digits", f"{key}={word}"
+    )
+
+
+def test_a_speedup_by_its_bound_has_the_level_at_which_it_is_measured() -> None:
+    bound = ("gate.confidence=bound", "gate.level=0.9")
+    assert "gate.min_speedup is held by its bound at 0.95 alone, and gate.level is 0.9" in faults("digits", *bound)
+    assert read_recipe("digits", [*bound, "gate.min_speedup=null"]).gate.level == 0.9
+
+
+def test_what_is_a_switch_may_be_any_of_yamls_words_for_it() -> None:
+    assert read_recipe("digits", ["compile=on", "export.int8=yes", "data.skip_broken=true"]).compile

@@ -39,6 +39,16 @@ def test_force_clears_the_files_of_a_run_and_no_others(tmp_path: Path) -> None:
     assert list(folder.state.iterdir()) == []
 
 
+def test_force_takes_no_folder_of_somebody_elses_for_a_runs(tmp_path: Path) -> None:
+    """As in `-o . --force`."""
+    kept = tmp_path / "trials" / "protocol.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    with pytest.raises(RunFolderError, match=r"holds trials/ and no run, which --force would remove; choose another"):
+        RunFolder(tmp_path).create(force=True)
+    assert kept.read_text() == "mine"
+
+
 def test_a_file_is_no_run_folder_nor_the_place_of_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunFolderError, match="is a file"):

@@ -1,16 +1,22 @@
 """Several runs of one checkpoint, side by side."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from edcompress.errors import RecipeError
+from edcompress.measures import Count
+from edcompress.monitor import Silent
 from edcompress.points import with_front
-from edcompress.recipebook import variants
-from edcompress.results import Count, Point
+from edcompress.progress import recording
+from edcompress.recipebook import dump, read_recipe, variants
+from edcompress.results import Point
+from edcompress.runs import RunFolder
 
 Cli = Callable[..., Any]
 AT_ONCE = ("--recipe", "digits", "--set", "search.method=magnitude", "--set", "search.epochs=0", "--set", "finetune.epochs=0",
@@ -41,6 +47,15 @@ def test_a_sweep_is_a_run_per_value_side_by_side(swept: Path) -> None:
     page = (swept / "sweep.html").read_text()
     assert page.count("target.macs=0.4") == 2  # beside its dot, and in the table
     assert "http" not in page
+
+
+def test_points_that_are_finished_are_gated_as_is_said_now_and_later_too(
+    swept: Path, dense: Path, cli: Cli, tmp_path: Path
+) -> None:
+    shutil.copytree(swept, tmp_path / "sweep")
+    again = cli("sweep", dense, *AT_ONCE, *TWO, "--set", "gate.min_speedup=1000", "-o", tmp_path / "sweep")
+    assert again.code == 0, again.err
+    assert cli("gate", tmp_path / "sweep" / "target.macs=0.7", "--json").code == 1
 
 
 def test_what_is_done_is_not_done_again(swept: Path, dense: Path, cli: Cli) -> None:
@@ -74,12 +89,66 @@ def test_a_folder_of_another_sweep_is_left_alone(swept: Path, cli: Cli, tmp_path
     before = (swept / "sweep.json").read_bytes()
     other = cli("sweep", tmp_path / "other.pt", *AT_ONCE, *TWO, "-o", swept)
     assert (other.code, (swept / "sweep.json").read_bytes()) == (2, before)
-    assert "holds a sweep of dense.safetensors; choose another folder with -o" in other.err
+    assert "holds a sweep of dense.safetensors, not of other.pt; choose another folder with -o" in other.err
     (tmp_path / "file").touch()
     assert (
         "is a file; choose another folder"
         in cli("sweep", tmp_path / "other.pt", *AT_ONCE, *TWO, "-o", tmp_path / "file").err
     )
+
+
+def test_points_of_other_weights_or_measured_otherwise_do_not_come_side_by_side(
+    swept: Path, dense: Path, cli: Cli, tmp_path: Path
+) -> None:
+    before = (swept / "sweep.json").read_bytes()
+    retrained = tmp_path / dense.name
+    save_file({name: tensor * 1.01 for name, tensor in load_file(dense).items()}, retrained)
+    third = ("--set", "target.macs=0.3,0.4")
+    for given, more, words in (
+        (retrained, (), f"target.macs=0.4 was pruned from other weights than {retrained} holds; choose another folder"),
+        (
+            dense,
+            ("--set", "benchmark.threads=2"),
+            "exported and measured with another benchmark.threads; choose another",
+        ),
+    ):
+        ended = cli("sweep", given, *AT_ONCE, *third, *more, "-o", swept)
+        assert (ended.code, words in ended.err) == (2, True), ended.err
+    assert (swept / "sweep.json").read_bytes() == before
+    assert not (swept / "target.macs=0.3").exists()
+
+
+def test_every_point_of_a_run_is_checked_before_the_first(swept: Path, cli: Cli, tmp_path: Path) -> None:
+    """What a run has left, 0.4 of the MACs, is less than the second value."""
+    values = ("--set", "target.macs=0.2,0.5")
+    ended = cli("sweep", swept / "target.macs=0.4", *AT_ONCE, *values, "-o", tmp_path / "sweep")
+    assert (ended.code, "target.macs = 0.5 is not below" in ended.err) == (2, True), ended.err
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_point_of_another_checkpoint_is_not_gone_on_with(cli: Cli, tmp_path: Path) -> None:
+    point = RunFolder(tmp_path / "sweep" / "target.macs=0.7")
+    point.create(force=False)
+    (point / "recipe.yaml").write_text(dump(read_recipe("digits", ["target.macs=0.7"])))
+    with (
+        pytest.raises(KeyboardInterrupt),
+        recording(point, Silent(), read_recipe("digits"), "prune", checkpoint="a.pt"),
+    ):
+        raise KeyboardInterrupt  # before the first point was done, and with it a sweep.json
+    for checkpoint in ([tmp_path / "b.pt"], []):
+        other = cli("sweep", *checkpoint, *AT_ONCE, *TWO, "-o", tmp_path / "sweep")
+        asked = "b.pt" if checkpoint else "dense.safetensors"
+        assert (other.code, f"holds a sweep of a.pt, not of {asked}; choose" in other.err) == (2, True)
+
+
+def test_a_network_trained_otherwise_is_no_beginning_of_further_points(cli: Cli, tmp_path: Path) -> None:
+    point = RunFolder(tmp_path / "sweep" / "target.macs=0.9")
+    point.create(force=False)
+    (point / "recipe.yaml").write_text(dump(read_recipe("digits", ["data.limit=100", "train.epochs=7"])))
+    save_file({}, tmp_path / "sweep" / "dense.safetensors")
+    free = ("--set", "data.workers=1", "--set", "data.batch_size=auto")  # what a resumed run may change, or has found
+    ended = cli("sweep", *AT_ONCE, *TWO, *free, "-o", tmp_path / "sweep")
+    assert (ended.code, "was trained with another train.epochs; choose another folder" in ended.err) == (2, True)
 
 
 def test_values_are_parted_outside_brackets_and_quotes() -> None:

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from edcompress import trials
 from edcompress.errors import EdcompressError, InputError, RecipeError, RunFolderError
+from edcompress.measures import Count
 from edcompress.pipeline import load
 from edcompress.progress import read_progress
 from edcompress.results import Report
 from edcompress.runs import RunFolder
-from edcompress.trials import Bracket
+from edcompress.trials import Bracket, lost
 
 
 def dropping(*overrides: str) -> tuple[str, ...]:
@@ -57,13 +59,15 @@ def series(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 def test_a_run_keeps_its_own_log_and_its_trials_keep_theirs(series: tuple[Path, Report]) -> None:
     folder = series[0]
     first, second = sorted((folder / "trials").iterdir())
-    own, *trials = (
+    own, *others = (
         [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()] for path in (folder, first, second)
     )
-    stages = [line["stage"].split(":")[0] for line in own if line["event"] == "stage"]
+    said = [line["stage"] for line in own if line["event"] == "stage"]
+    assert " pp beside the dense network's on " in said[1]
+    stages = [text.split(":")[0] for text in said]
     assert stages[:4] == ["trial 1", "trial 1", "trial 2", "trial 2"]
     assert [line["event"] for line in own if line["event"] != "stage"] == ["begin", "end"]
-    for log in trials:
+    for log in others:
         assert [line["phase"] for line in log if line["event"] == "epoch"] == ["search", "finetune"]
     for path in (folder, first, second):
         told = read_progress(RunFolder(path))
@@ -74,6 +78,7 @@ def test_a_run_keeps_its_own_log_and_its_trials_keep_theirs(series: tuple[Path, 
 def test_each_trial_goes_on_from_the_best_before_it(series: tuple[Path, Report]) -> None:
     folder, report = series
     first, second = sorted((folder / "trials").iterdir())
+    assert not (folder / "state").exists()
     assert shares(report)[1] < shares(report)[0]
     before, after = (kept(trial) for trial in (first, second))
     assert all(after[name] <= before[name] for name in before)
@@ -111,6 +116,23 @@ def test_no_network_within_the_drop_says_how_near_it_came(dense: Path, tmp_path:
     assert RunFolder(tmp_path / "run" / "trials" / "1-macs=0.2").finished or list(
         (tmp_path / "run" / "trials").glob("1-*/report.json")
     )
+
+
+def test_a_drop_equal_to_the_limit_is_within_it() -> None:
+    for dense, other in ((920, 910), (917, 907), (999, 989)):
+        assert lost(Count(correct=dense, total=1000), Count(correct=other, total=1000)) <= 0.01
+    assert lost(Count(correct=9200, total=10_000), Count(correct=9099, total=10_000)) > 0.01
+
+
+def test_what_a_series_goes_on_from_stays_until_its_report_is_written(tmp_path: Path) -> None:
+    """The report may not be written, as on a full disk; without state/start.safetensors the series would begin with another network."""
+    folder, chosen = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run" / "trials" / "1-macs=0.5")
+    for path in (folder.state, chosen.path):
+        path.mkdir(parents=True)
+    (chosen / "plan.json").write_text("{}")
+    trials._adopt(folder, chosen)
+    assert (folder / "plan.json").read_text() == "{}"
+    assert folder.state.is_dir()
 
 
 def test_images_that_the_network_was_trained_on_cannot_judge(tmp_path: Path, cli: object, quick: object) -> None:

@@ -56,6 +56,19 @@ class Softmax(_Between):
         return x.softmax(1)
 
 
+class MinMax(_Between):
+    """Of a single channel this is 0 / 0."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.conv = conv(3, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.conv(image)
+        low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
+        return self.read((x - low) / (high - low))
+
+
 class ChannelMean(_Between):
     def between(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(x.mean(1, keepdim=True))
@@ -304,7 +317,7 @@ class LearnedInput(_Between):
 AWKWARD = {
     kind.__name__: kind
     for kind in (
-        ImageResidual, ImageConcat, ImageConcatFirst, Shuffle, Softmax, ChannelMean, Scale, Buffer, Halves, FixedParts, CrossStage,
+        ImageResidual, ImageConcat, ImageConcatFirst, Shuffle, Softmax, MinMax, ChannelMean, Scale, Buffer, Halves, FixedParts, CrossStage,
         Hierarchy, Glu, Twice, Flip, Roll, Gather, FixedView, PixelShuffle, Transposed, GroupNorm, Multiplier, Tied, TiedApart,
         WeightNorm, Tokens, SingleBroadcast, Outer, Unused, Remembering, LearnedInput,
     )

@@ -18,7 +18,7 @@ from edcompress.data.images import FileImages, ImageSet, MemoryImages
 from edcompress.data.shards import open_shards
 from edcompress.errors import DataError
 from edcompress.machine import data_home
-from edcompress.recipe import Data
+from edcompress.sources import Data
 
 Opened = tuple[ImageSet, ImageSet, tuple[str, ...]]
 """Training images, test images, class names in index order."""

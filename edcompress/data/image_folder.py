@@ -12,7 +12,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from edcompress.data.images import FileImages, ImageSet
 from edcompress.errors import DataError
-from edcompress.recipe import Data
+from edcompress.sources import Data
 
 PARTS = ("train", "val")
 

@@ -172,6 +172,9 @@ def decode(place: Path | Member, channels: int) -> Image.Image:
     """The file as a grey (1) or RGB (3) Pillow image; DataError with its place where that fails."""
     try:
         with Image.open(BytesIO(place.content()) if isinstance(place, Member) else place) as image:
+            # Pillow would cut off all above 255: of most 16-bit images white is left.
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"its pixels are no bytes (mode {image.mode}); save it with 8 bits per channel")
             # Pillow warns when a palette with alpha goes to RGB directly.
             opaque = image.convert("RGBA") if "transparency" in image.info else image
             return opaque.convert("L" if channels == 1 else "RGB")

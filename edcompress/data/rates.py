@@ -8,8 +8,9 @@ from itertools import count, islice
 
 from edcompress.data.images import ImageSet
 from edcompress.data.splits import Batch, open_splits, train_batches
-from edcompress.recipe import Data, Recipe
-from edcompress.results import Rate
+from edcompress.measures import Rate
+from edcompress.recipe import Recipe
+from edcompress.sources import Data
 
 
 def input_rates(recipe: Recipe, seconds: float = 2.0) -> dict[int, Rate]:

@@ -28,8 +28,8 @@ from edcompress.data.images import Member, StoredImages, Warn, unheard
 from edcompress.errors import DataError
 from edcompress.files import replacing, writing
 from edcompress.machine import cache_home
-from edcompress.recipe import Data
-from edcompress.results import Value
+from edcompress.measures import Value
+from edcompress.sources import Data
 
 KINDS = tuple(extension.removeprefix(".") for extension in IMG_EXTENSIONS)
 

@@ -30,7 +30,7 @@ from edcompress.data.transforms import (
 )
 from edcompress.errors import DataError, EdcompressError, InputError
 from edcompress.machine import usable_cores
-from edcompress.recipe import Data, Model
+from edcompress.sources import Data, Model
 from edcompress.team import ALONE, Team
 
 Batch = tuple[Tensor, Tensor]
@@ -120,20 +120,14 @@ class Batches:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def first(self, count: int) -> Batches:
-        """The first `count` batches, or all of fewer."""
-        return self._some(self._numbers[:count])
-
     def of(self, team: Team) -> Batches:
         """This rank's part of the batches: every `size`-th."""
-        return self._some(self._numbers[team.rank :: team.size])
+        numbers = self._numbers[team.rank :: team.size]
+        return Batches(self._work, self._workers, self._warn, numbers, pinned=self._pinned)
 
     def towards(self, device: torch.device) -> Batches:
         """The same batches, for a CUDA device in pinned memory, from which it fetches them by itself."""
         return Batches(self._work, self._workers, self._warn, self._numbers, pinned=device.type == "cuda")
-
-    def _some(self, numbers: range) -> Batches:
-        return Batches(self._work, self._workers, self._warn, numbers, pinned=self._pinned)
 
     def __iter__(self) -> Iterator[Batch]:
         return (batch for _, batch in self.numbered())

@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as v2f
 
-from edcompress.recipe import Data
 from edcompress.results import Preprocessing
+from edcompress.sources import Data
 
 Picture = Tensor | Image.Image
 

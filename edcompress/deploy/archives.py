@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from edcompress.errors import EdcompressError
 from edcompress.files import replacing
+from edcompress.measures import Proof
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
-from edcompress.results import Proof
 from edcompress.surgery.remove import compare_logits, require_equal
 
 Form = Literal["pt2", "torchscript", "safetensors"]

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edcompress.results import Interval
+from edcompress.delivery import SPEEDUP_LEVEL
+from edcompress.measures import Interval
 
 Blocks = Sequence[Sequence[float]]
 """The times of one process: blocks of calls in their order."""
 
-CONFIDENCE = 0.95
 RESAMPLES = 2000
 LEVELS = 2000
 """Among so many of the observed times, even in rank, a median is looked for."""
@@ -52,7 +52,7 @@ def speedup_interval(first: Sequence[Blocks], second: Sequence[Blocks]) -> Inter
     tail = _tail(len(sizes) if len(sizes) > 1 else sizes[0])
     below, above = _widening(len(sizes)) * np.quantile(errors, [tail, 1 - tail])
     low, high = estimate * math.exp(min(below, 0)), estimate * math.exp(max(above, 0))
-    return Interval(estimate=estimate, low=low, high=high, confidence=CONFIDENCE)
+    return Interval(estimate=estimate, low=low, high=high, confidence=SPEEDUP_LEVEL)
 
 
 def pooled(processes: Sequence[Blocks]) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from edcompress.delivery import Benchmark, Setting
 from edcompress.deploy.bootstrap import Blocks, pooled, speedup_interval
 from edcompress.errors import EdcompressError, InputError
 from edcompress.machine import usable_cores
-from edcompress.results import Environment, Latency
+from edcompress.measures import Environment, Latency
 
 WORKER = "edcompress.deploy.latency_worker"
 TIMEOUT_SECONDS = 1800.0
@@ -97,7 +97,7 @@ def _parts(setting: Setting, runs: int | None, models: int) -> list[dict[str, An
 def _ask_worker(specification: Mapping[str, Any], timeout_seconds: float) -> dict[str, Any]:
     try:
         done = subprocess.run(
-            [sys.executable, "-m", WORKER],
+            [sys.executable, "-P", "-m", WORKER],  # -P: no file of the working directory is taken for a module
             input=json.dumps(specification),
             capture_output=True,
             text=True,

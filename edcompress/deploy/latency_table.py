@@ -6,6 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
@@ -13,11 +14,12 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from edcompress.delivery import Benchmark
+from edcompress.delivery import Batch, Benchmark
 from edcompress.deploy.latency import measure
 from edcompress.deploy.layer_grid import Grid, LayerShape, measure_grid
 from edcompress.deploy.layer_times import layer_times
 from edcompress.deploy.onnx_export import to_onnx
+from edcompress.errors import StorageError
 from edcompress.files import replacing
 from edcompress.machine import cache_home, processor
 from edcompress.networks.modes import run_once
@@ -28,9 +30,11 @@ MOST_WEIGHTS = 1 << 22
 """Of a layer that is measured at other widths; the time of larger ones goes with their weights, which must all be read."""
 
 
-def measure_table(network: nn.Module, example: Tensor, opset: int, options: Benchmark) -> LatencyTable:
-    """The table of a network on the CPU in eval mode, for images like `example` [N, ...]."""
-    model = to_onnx(network, example, opset)
+def measure_table(
+    network: nn.Module, example: Tensor, opset: int, options: Benchmark, batch: Batch = "dynamic"
+) -> LatencyTable:
+    """The table of a network on the CPU in eval mode, for images like `example` [N, ...]; a fixed `batch` is that of the options."""
+    model = to_onnx(network, example, opset, batch)
     shares = layer_times(network, model, example, options)
     cache = GridCache(options)
     layers = []
@@ -105,17 +109,18 @@ class GridCache:
         return self._grids[key]
 
     def save(self) -> None:
-        """Keep what was measured."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self._path) as part:
-            part.write_text(json.dumps(self._grids), encoding="utf-8")
+        """Keep what was measured, where that can be: what is not kept is measured anew."""
+        with suppress(OSError, StorageError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self._path) as part:
+                part.write_text(json.dumps(self._grids), encoding="utf-8")
 
     def _read(self) -> dict[str, Grid]:
-        """What is in the file; nothing where it is damaged, for it can be measured anew."""
-        if not self._path.is_file():
-            return {}
+        """What is in the file; nothing where it is damaged or may not be read, for it can be measured anew."""
         try:
+            if not self._path.is_file():
+                return {}
             found = json.loads(self._path.read_text(encoding="utf-8"))
             return {key: Grid(tuple(i), tuple(o), tuple(map(tuple, times))) for key, (i, o, times) in found.items()}
-        except (ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             return {}

@@ -8,10 +8,10 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from edcompress.deploy.sessions import session
+from edcompress.deploy.sessions import ORT_ERRORS, session
 from edcompress.errors import InputError
+from edcompress.measures import Count, Proof
 from edcompress.networks.modes import on_cpu
-from edcompress.results import Count, Proof
 
 __all__ = ["compare_with_onnx", "run_onnx", "session"]
 
@@ -24,9 +24,9 @@ CHUNK = 32
 def run_onnx(model: Path | onnxruntime.InferenceSession, images: Tensor) -> Tensor:
     """The logits [N, classes] of images [N, C, H, W], or of uint8 pixels [N, H, W, C], from onnxruntime on the CPU in fp32.
 
-    A model whose batch is fixed is called several times.
+    It is called with 32 at most at a time, or with as many as it insists on.
 
-    Raises InputError when the model cannot be loaded or does not take one input of this shape.
+    Raises InputError when the model cannot be loaded, does not take one input of this shape, or fails on these images.
     """
     opened = session(model) if isinstance(model, Path) else model
     taken = opened.get_inputs()
@@ -36,7 +36,7 @@ def run_onnx(model: Path | onnxruntime.InferenceSession, images: Tensor) -> Tens
         wanted = [f"{value.name} {value.shape} of {value.type}" for value in taken]
         raise InputError(f"the ONNX model takes {', '.join(wanted)}, not images of shape {list(images.shape)}")
     images = images.detach().to("cpu", torch.uint8 if pixels else torch.float32)
-    return torch.cat([_run_batch(opened, batch) for batch in torch.split(images, fixed_batch(opened) or len(images))])
+    return torch.cat([_run_batch(opened, batch) for batch in torch.split(images, fixed_batch(opened) or CHUNK)])
 
 
 def fixed_batch(opened: onnxruntime.InferenceSession) -> int | None:
@@ -49,7 +49,13 @@ def _run_batch(opened: onnxruntime.InferenceSession, images: Tensor) -> Tensor:
     """The logits of at most as many images as the model takes; it is given the last one again where it wants more."""
     missing = (fixed_batch(opened) or len(images)) - len(images)
     values = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]).contiguous().numpy()
-    return torch.from_numpy(opened.run(None, {opened.get_inputs()[0].name: values})[0])[: len(images)]
+    try:
+        logits = opened.run(None, {opened.get_inputs()[0].name: values})[0]
+    except ORT_ERRORS as error:
+        raise InputError(
+            f"onnxruntime cannot run the ONNX model on images of shape {list(values.shape)}: {error}"
+        ) from error
+    return torch.from_numpy(logits)[: len(images)]
 
 
 def _same_shape(dimensions: list[int | str | None], images: Tensor) -> bool:
@@ -71,7 +77,7 @@ def compare_with_onnx(network: nn.Module, path: Path, images: Tensor) -> Proof:
     images = images.to("cpu", torch.float32)
     frozen, opened = on_cpu(network), session(path)
     logits = torch.cat([frozen(batch) for batch in torch.split(images, CHUNK)])
-    found = torch.cat([run_onnx(opened, batch) for batch in torch.split(images, CHUNK)])
+    found = run_onnx(opened, images)
     fixed, few = fixed_batch(opened), images[:FEWEST_IMAGES]
     sizes = BATCH_SIZES if fixed is None else (fixed,)
     again = torch.stack([torch.cat([run_onnx(opened, batch) for batch in torch.split(few, size)]) for size in sizes])

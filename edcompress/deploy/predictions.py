@@ -12,7 +12,7 @@ from torch import Tensor
 from edcompress.deploy.parity import run_onnx
 from edcompress.deploy.sessions import session
 from edcompress.errors import InputError
-from edcompress.results import Accuracy, Count, Paired, Pairs
+from edcompress.measures import Accuracy, Count, Paired, Pairs
 from edcompress.training.accuracy import top_classes
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from edcompress.networks import attention, cifar_resnet, plain_weights, registry
-from edcompress.recipe import Model
+from edcompress.sources import Model
 from edcompress.surgery import cut, genes
 
 _TEXT = '''\
@@ -76,12 +76,14 @@ if __name__ == "__main__":
 '''
 
 _IMPORTS = (
-    ("import json", "json"), ("import sys", "sys"), ("from collections.abc import Iterator", "Iterator"),
+    ("import copy", "copy.deepcopy"), ("import json", "json"), ("import sys", "sys"), ("from collections.abc import Iterator", "Iterator"),
     ("from importlib import import_module", "import_module"), ("from itertools import chain", "chain"),
     ("from pathlib import Path", "Path"), ("from typing import Any", "Any"), ("", ""),
-    ("import timm", "timm"), ("import torch", "torch"), ("import torch.nn.functional as F", "F"),
+    ("import timm", "timm.create_model"), ("import torch", "torch"), ("import torch.nn.functional as F", "F"),
     ("import torchvision", "torchvision"), ("from safetensors.torch import load_file", "load_file"),
     ("from torch import Tensor, nn", "nn"), ("from torch.nn.utils import parametrize", "parametrize"),
+    ("from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm", "SpectralNorm"),
+    ("from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm", "WeightNorm"),
     ("from torch.overrides import TorchFunctionMode", "TorchFunctionMode"), ("", ""),
 )  # fmt: skip
 """Lines, and the name for whose sake each is there."""
@@ -145,7 +147,10 @@ def _built(model: Model, network: nn.Module) -> _Construction:
     """As `registry.build` makes the network."""
     if model.factory is not None:
         module, _, name = model.factory.partition(":")
-        return _Construction([f"network: nn.Module = import_module({json.dumps(module)}).{name}()"])
+        make = f"network: nn.Module = import_module({json.dumps(module)}).{name}()"
+        return _Construction(
+            [make, "with torch.no_grad():", "    network.eval()(torch.zeros(2, *IMAGE))  # makes lazy layers"]
+        )
     assert model.arch is not None
     classes, channels = model.num_classes, model.in_channels
     if model.arch in cifar_resnet.CIFAR_RESNETS:
@@ -186,8 +191,13 @@ def _definitions(module: ModuleType, *names: str) -> list[str]:
         if name in nodes and name not in needed:
             needed.add(name)
             asked += [used.id for used in ast.walk(nodes[name]) if isinstance(used, ast.Name)]
-    texts = (ast.get_source_segment(source, node) for name, node in nodes.items() if name in needed)
-    return [text for text in texts if text]
+    return [_text(source, node) for name, node in nodes.items() if name in needed]
+
+
+def _text(source: str, node: ast.stmt) -> str:
+    """The lines of a definition, with its decorators."""
+    first = min([node, *getattr(node, "decorator_list", [])], key=lambda part: part.lineno).lineno
+    return "\n".join(source.splitlines()[first - 1 : node.end_lineno])
 
 
 def _defined(node: ast.stmt) -> list[str]:

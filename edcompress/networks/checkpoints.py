@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from edcompress.errors import CheckpointError, StorageError
 from edcompress.files import replacing
-from edcompress.networks.fitting import load_into
+from edcompress.networks.fitting import load_into, plain_name
 from edcompress.networks.limits import bounded_memory
 from edcompress.networks.pickles import PICKLE, ZIP, first_line, read_torch
 
@@ -42,10 +41,6 @@ DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.boo
           torch.int8, torch.int16, torch.int32, torch.int64}  # fmt: skip
 MOST_WRAPPERS = 8
 
-# A wrapped network (DataParallel, torch.compile) prefixes its keys; compile does so for submodules too.
-PREFIX = re.compile(r"^(module\.)+|_orig_mod\.")
-# torchvision's own DenseNet files still hold names of before PyTorch 0.4.
-OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 # At offset 6: the end of a header length below 2**48, and the header, which is JSON.
 SAFETENSORS = b"\0\0{"
 
@@ -216,7 +211,7 @@ def _plain(path: Path, content: object) -> dict[str, Tensor]:
     most = math.inf if path.name.endswith(INDEX) else path.stat().st_size
     for key, tensor in named.items():
         _require_values(f"{path}: {key}", tensor, most)
-    plain = {_plain_name(key): _plain_tensor(tensor) for key, tensor in named.items() if key != "n_averaged"}
+    plain = {plain_name(key): _plain_tensor(tensor) for key, tensor in named.items() if key != "n_averaged"}
     if len(plain) < len(named) - ("n_averaged" in named):
         raise CheckpointError(f"{path}: holds some parameters twice, with and without the prefix 'module.'")
     return plain
@@ -233,12 +228,6 @@ def _require_values(name: str, tensor: Tensor, most: float) -> None:
         raise CheckpointError(
             f"{name} claims {tensor.numel()} values ({size} bytes), and the file has {most} bytes in all"
         )
-
-
-def _plain_name(key: str) -> str:
-    while (shorter := PREFIX.sub("", key)) != key:
-        key = shorter
-    return OLD_DENSENET.sub(r"\1\2.", key)
 
 
 def _plain_tensor(tensor: Tensor) -> Tensor:

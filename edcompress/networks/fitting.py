@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -12,6 +13,11 @@ from edcompress.errors import CheckpointError
 MOST_NAMES = 8
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 """Training-only heads in torchvision's GoogLeNet and Inception files."""
+
+# A wrapped network (DataParallel, torch.compile) prefixes its keys; compile does so for submodules too.
+PREFIX = re.compile(r"^(module\.)+|_orig_mod\.")
+# torchvision's own DenseNet files still hold names of before PyTorch 0.4.
+OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 
 Shape = tuple[int, ...]
 Misfits = dict[str, tuple[Shape, Shape]]
@@ -25,7 +31,8 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str,
     indices and masks may be missing, as the network makes its own, and be more than the network has, and so may a profiler's counts.
     """
     state = network.state_dict()  # torch's own dictionary: it carries the version of each layer's layout
-    given = {key: tensor for key, tensor in _unprefixed(tensors, state).items() if not _is_unused_head(network, key)}
+    named = _unprefixed(_as_named(tensors, state), state)
+    given = {key: tensor for key, tensor in named.items() if not _is_unused_head(network, key)}
     kept = _other_head(given, state) if reset_head else set()
     given = {
         key: tensor for key, tensor in given.items() if key not in kept and (key in state or not _is_aside(key, tensor))
@@ -43,6 +50,19 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str,
     _require_finite(given, source)
     state.update(given)
     network.load_state_dict(state, strict=True)
+
+
+def plain_name(key: str) -> str:
+    """A parameter's name without what wrappers put before it."""
+    while (shorter := PREFIX.sub("", key)) != key:
+        key = shorter
+    return OLD_DENSENET.sub(r"\1\2.", key)
+
+
+def _as_named(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors under the network's own names, which may hold what files are read without, such as a block called `module`."""
+    own = {plain_name(key): key for key in state}
+    return {key if key in state else own.get(key, key): tensor for key, tensor in tensors.items()}
 
 
 def _unprefixed(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -5,23 +5,33 @@ Such a weight depends on all its channels at once, so none could be removed. The
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 from torch.overrides import TorchFunctionMode
 
 
 def with_plain_weights(network: nn.Module) -> nn.Module:
-    """The network itself, with plain convolutions for those that compute their weight, and without torch's parametrizations.
+    """The network itself, with plain convolutions for those that compute their weight, and without torch's parametrizations and norms.
 
     What was changed has an attribute `weight_was_computed`.
     """
     for layer in list(network.modules()):
+        training = layer.training
         for tensor in list(getattr(layer, "parametrizations", ())):
+            layer.eval()  # else spectral_norm goes on estimating, and the weight is not what the network uses
             parametrize.remove_parametrizations(layer, tensor)
-            layer.weight_was_computed = True  # type: ignore[assignment]
+            layer.train(training).weight_was_computed = True  # type: ignore[assignment]
+        for hook in list(layer._forward_pre_hooks.values()):
+            if isinstance(hook, (WeightNorm, SpectralNorm)):
+                (remove_weight_norm if isinstance(hook, WeightNorm) else remove_spectral_norm)(layer, hook.name)
+                layer.weight_was_computed = True  # type: ignore[assignment]
     for name, layer in list(network.named_modules()):
         if isinstance(layer, nn.Conv2d) and type(layer).forward is not nn.Conv2d.forward:
             network.set_submodule(name, _plain(layer))
@@ -41,15 +51,37 @@ class _Watched(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@torch.no_grad()
 def _plain(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer itself where it uses its weight as it is, else a plain one with the weight that it uses."""
+    """A plain layer with the weight that this one uses; the layer itself where that is its own, or where it does more than convolve."""
+    with torch.no_grad():
+        plain = _convolution_in(layer) if _only_convolves(layer) else None
+    return layer if plain is None else plain.train(layer.training)
+
+
+def _only_convolves(layer: nn.Conv2d) -> bool:
+    """Whether the layer is one convolution of its input, tried on a copy with random weights and images: its own may hide the rest."""
+    generator = torch.Generator().manual_seed(0)
+    try:
+        other = copy.deepcopy(layer)
+        for parameter in other.parameters():
+            parameter.normal_(generator=generator)
+        plain = _convolution_in(other)
+        images = [image.normal_(generator=generator) for image in _images(layer)]
+        return plain is not None and all(_equal(other(image), plain(image)) for image in images)
+    except (
+        Exception
+    ):  # whatever a foreign layer raises that wants other arguments than one image, it is no plain convolution
+        return False
+
+
+def _convolution_in(layer: nn.Conv2d) -> nn.Conv2d | None:
+    """A plain layer with the weight and bias of the one convolution that this one makes; None where they are its own."""
     with _Watched() as watched:
-        images = [_image(layer, more) for more in range(max(layer.stride))]
+        images = list(_images(layer))
         for image in images:
             layer(image)
     if any(len(call) != 7 or call[1] is layer.weight for call in watched.calls) or len(watched.calls) != len(images):
-        return layer
+        return None
     as_given = all(call[0].shape == image.shape for call, image in zip(watched.calls, images, strict=True))
     _, weight, bias, stride, padding, dilation, groups = watched.calls[0]
     kind = nn.Conv2d if as_given else _padding_its_input()
@@ -61,13 +93,20 @@ def _plain(layer: nn.Conv2d) -> nn.Conv2d:
     if bias is not None:
         plain.bias = nn.Parameter(bias.clone())
     plain.weight_was_computed = True  # type: ignore[assignment]
-    return plain.train(layer.training)
+    return plain
 
 
-def _image(layer: nn.Conv2d, more: int) -> Tensor:
-    """Zeros [1, C, H, W] for the layer, `more` pixels larger than they must be: padding may depend on the remainder by the stride."""
-    size = (2 * dilation * kernel + more for dilation, kernel in zip(layer.dilation, layer.kernel_size, strict=True))
-    return layer.weight.new_zeros(1, layer.in_channels, *size)
+def _images(layer: nn.Conv2d) -> Iterator[Tensor]:
+    """Zeros [1, C, H, W] for the layer, of several sizes: padding may depend on the remainder by the stride."""
+    for more in range(max(layer.stride)):
+        size = (
+            2 * dilation * kernel + more for dilation, kernel in zip(layer.dilation, layer.kernel_size, strict=True)
+        )
+        yield layer.weight.new_zeros(1, layer.in_channels, *size)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one - other).abs().max() <= 1e-4 * one.abs().max())
 
 
 def _padding_its_input() -> type[nn.Conv2d]:

@@ -13,7 +13,7 @@ from edcompress.errors import NetworkError
 from edcompress.networks.attention import with_free_heads
 from edcompress.networks.cifar_resnet import CIFAR_RESNETS, CifarResNet
 from edcompress.networks.user_code import call_factory
-from edcompress.recipe import Model
+from edcompress.sources import Model
 
 TIMM = "timm:"
 WITH_CIFAR_STEM = "torchvision's resnet, resnext, wide_resnet and densenet, and the CIFAR resnet8 ... resnet110"

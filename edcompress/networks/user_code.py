@@ -5,6 +5,7 @@ Whatever goes wrong in there is the user's to mend, so it is reported as theirs,
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import inspect
@@ -18,15 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import edcompress
 from edcompress.errors import NetworkError
+from edcompress.networks.modes import differentiable, evaluating
 
 NOT_THEIRS = (*(f"{folder}{os.sep}" for package in (edcompress, torch) for folder in package.__path__), "<frozen ")
 """How the paths of frames begin that say nothing about the user's code: ours, torch's and the import system's."""
 
 MOST_FRAMES = 20
+SAME = 1e-4
+"""Largest difference of the logits of one network, relative to their largest magnitude."""
+
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)
 
 
 @contextmanager
@@ -64,7 +70,50 @@ def call_factory(spec: str, *, trust_code: bool) -> nn.Module:
             network = factory()
     if not isinstance(network, nn.Module):
         raise NetworkError(f"model.factory: {spec}() must return a torch.nn.Module, it returned {_kind(network)}")
+    if isinstance(network, WRAPPERS) or hasattr(network, "_orig_mod"):
+        raise NetworkError(
+            f"model.factory: {spec}() returned a {type(network).__name__} around the network; return the network itself "
+            "(recipes have `compile`, and several GPUs are docs/scale.md)"
+        )
     return network
+
+
+def require_repeatable(network: nn.Module, spec: str, images: Tensor) -> None:
+    """NetworkError where a copy of the network gives other logits for the images [N, C, H, W]: all that is proved compares such."""
+    with users_code(f"model.factory: a copy of the network of {spec} fails"), torch.no_grad(), evaluating(network):
+        again = copy.deepcopy(network)
+        one, other = network(images), again(images)
+    if (one - other).abs().max() > SAME * one.abs().max():
+        raise NetworkError(
+            f"model.factory: {spec}: in eval mode the network and a copy of it give different logits for the same images, so that nothing "
+            "can be proved of it; its forward draws random numbers (F.dropout without training=self.training), changes its images in "
+            "place, or reads what a hook has put into another copy"
+        )
+
+
+def require_trainable(network: nn.Module, spec: str, images: Tensor, *, in_part: bool) -> None:
+    """NetworkError where the network gives no logits in train mode, or runs layers in the backward pass and is to be trained `in_part`."""
+    copied = copy.deepcopy(network).train()
+    again: list[nn.Module] = []
+    with torch.random.fork_rng(devices=[]), differentiable(copied):
+        try:
+            logits = copied(images)
+        except Exception:  # SyncBatchNorm, for one, trains on GPUs alone
+            return
+        if not isinstance(logits, Tensor):
+            raise NetworkError(
+                f"model.factory: {spec}: in train mode the network gives a {type(logits).__name__}, not one tensor of logits; "
+                "let the factory turn auxiliary heads off"
+            )
+        for layer in copied.modules():
+            layer.register_forward_pre_hook(lambda layer, _: again.append(layer))
+        with users_code(f"model.factory: {spec}: the backward pass of the network fails"):
+            logits.sum().backward()  # type: ignore[no-untyped-call]
+    if again and in_part:
+        raise NetworkError(
+            f"model.factory: {spec}: the backward pass runs layers again (torch.utils.checkpoint), with all their channels, while the "
+            "search trains a part of them; let the factory turn that off"
+        )
 
 
 def _find(spec: str) -> Callable[..., Any]:

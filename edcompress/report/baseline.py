@@ -7,8 +7,9 @@ from fractions import Fraction
 from typing import TypeVar
 
 from edcompress.errors import InputError
+from edcompress.measures import Count, Environment, Latency
 from edcompress.report.figures import Figure, ratio
-from edcompress.results import Count, Environment, Images, Latency, Report
+from edcompress.results import Images, Report
 
 T = TypeVar("T")
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from edcompress.delivery import Batch
 from edcompress.recipe import Recipe
 from edcompress.report.rows import VARIANT_HEADINGS, comparison_rows, proof_rows, ship_line, variant_rows
-from edcompress.results import Preprocessing, Report
+from edcompress.report.wording import calls, measured_with, setting
+from edcompress.results import Preprocessing, Report, TargetResult
 
 MOST_CLASSES = 20
 """More names than that are left to the file's metadata."""
@@ -57,13 +58,19 @@ image = image.resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + 
 
 
 def _what(report: Report, recipe: Recipe) -> str:
-    target = report.target
-    asked = f"asked to keep at most {target.asked:.1%} of its {target.kind}" if target.kind != "none" else "no target"
     return (
         f"`{report.network}` on {recipe.data.dataset}, {recipe.model.num_classes} classes, pruned by edcompress with the recipe "
-        f"`{report.recipe}` ({report.search.method}, {asked}, {target.achieved:.1%} left) from the weights of `{report.checkpoint}`. "
+        f"`{report.recipe}` ({report.search.method}, {_asked(report.target)}) from the weights of `{report.checkpoint}`. "
         "`dense.onnx` is the network before, `pruned.onnx` the one after; `report.json` holds all that was measured."
     )
+
+
+def _asked(target: TargetResult) -> str:
+    if target.kind == "max_top1_drop":
+        return f"asked to lose at most {100 * target.asked:.2f} points of top-1, {100 * target.achieved:.2f} lost on the held-out images"
+    if target.kind == "none":
+        return f"no target, {target.achieved:.1%} of its macs left"
+    return f"asked to keep at most {target.asked:.1%} of its {target.kind}, {target.achieved:.1%} left"
 
 
 def _figures(report: Report, recipe: Recipe) -> str:
@@ -71,8 +78,8 @@ def _figures(report: Report, recipe: Recipe) -> str:
     assert measured is not None, "a card is written of an exported run"
     total = report.pruned.accuracy.top1.total
     return (
-        f"Accuracies are on the {total} test images of {recipe.data.dataset}, and say nothing about other images. Latencies are of "
-        f"onnxruntime {report.versions.get('onnxruntime', '')} on {report.machine.get('processor')}.\n\n"
+        f"Accuracies are on the {total} test images of {recipe.data.dataset}, and say nothing about other images. Latencies were "
+        f"measured at {setting(measured)}, in {calls(measured)}, with {measured_with(measured)}.\n\n"
         + _table(("", "dense", "pruned", "change"), comparison_rows(report))
         + "\n\n"
         + (_table(VARIANT_HEADINGS, variant_rows(report)) + "\n\n" if report.variants else "")

@@ -83,9 +83,9 @@ def _nice_step(rough: float) -> float:
 
 
 def _bounds(values: Sequence[float]) -> tuple[float, float]:
-    """The smallest and the largest value, spread a little where they are the same."""
+    """The smallest and the largest value, spread a little where they are the same, but perhaps for rounding."""
     low, high = min(values), max(values)
-    spread = 0.0 if high > low else abs(low) * 0.05 or 0.5
+    spread = abs(low) * 0.05 or 0.5 if math.isclose(low, high, rel_tol=1e-12) else 0.0
     return low - spread, high + spread
 
 
@@ -133,7 +133,7 @@ def _names(dots: Sequence[Dot], frame: tuple[float, float, float, float]) -> str
 
 def _y_labels(ticks: Sequence[float]) -> str:
     places = [_percent(tick, ticks[0], ticks[-1]) for tick in ticks]
-    spans = (f'<span style="bottom:{place:.2f}%">{tick:.4g}</span>' for place, tick in zip(places, ticks, strict=True))
+    spans = (f'<span style="bottom:{place:.2f}%">{tick:.6g}</span>' for place, tick in zip(places, ticks, strict=True))
     return f'<div class="y">{"".join(spans)}</div>'
 
 

@@ -60,11 +60,13 @@ def skipped_rows(verdict: Verdict) -> list[SkippedRow]:
 
 def _check_row(check: Check, *, by_bound: bool) -> CheckRow:
     form = _form(check.name)
-    value, limit, margin = (form.text(number) for number in (check.value, check.limit, check.margin))
-    signed = margin if margin.startswith(("-", "+")) or math.isnan(check.margin) else f"+{margin}"
+    value, limit, margin = (form.text(number) for number in (check.value, check.limit, abs(check.margin)))
+    sign = (
+        "" if math.isnan(check.margin) else "-" if check.margin < 0 else "+"
+    )  # of a margin that is rounded to zero, too
     if by_bound and check.interval:
         value += f" to {form.text(check.interval.high if form.sign == '≤' else check.interval.low)}"
-    return CheckRow(form.name, value, f"{form.sign} {limit}", signed, "pass" if check.passed else "FAIL")
+    return CheckRow(form.name, value, f"{form.sign} {limit}", sign + margin, "pass" if check.passed else "FAIL")
 
 
 def _check_note(check: Check) -> str:

@@ -10,8 +10,9 @@ from typing import Literal
 
 from edcompress.delivery import Gate
 from edcompress.errors import InputError
+from edcompress.measures import Interval, Latency, Paired, Pairs
 from edcompress.report.paired import drop_interval, mcnemar_p
-from edcompress.results import Interval, Latency, Paired, Pairs, Report
+from edcompress.results import Report
 
 NOT_MEASURED = (
     "there is no {what} yet to hold against {limit}; run `edcompress export --onnx` first "

@@ -9,6 +9,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from edcompress.measures import Latency
 from edcompress.report.charts import Dot, Line, bar, dot_chart, line_chart
 from edcompress.report.checks import check_notes, check_rows
 from edcompress.report.rows import (
@@ -23,7 +24,7 @@ from edcompress.report.rows import (
     variant_rows,
 )
 from edcompress.report.wording import MISSING, calls, measured_with, milliseconds, percent, setting, speedup
-from edcompress.results import Latency, Point, Report, Sweep, Verdict
+from edcompress.results import Point, Report, SearchSummary, Sweep, Verdict
 
 _KINDS = {"macs": "multiply-accumulates", "params": "parameters", "channels": "prunable channels",
           "latency": "time in onnxruntime"}  # fmt: skip
@@ -87,7 +88,7 @@ def _header(report: Report) -> str:
 def _asked(report: Report) -> str:
     target = report.target
     if target.kind == "none":
-        return f"No target was set; the search left {100 * target.achieved:.1f} % of the network."
+        return f"No target was set; the search left {100 * target.achieved:.1f} % of the multiply-accumulates."
     if target.kind == "max_top1_drop":
         return (
             f"Asked for the smallest network that loses at most {100 * target.asked:.2f} points of top-1; on the images that judge, "
@@ -207,13 +208,18 @@ def _proofs(report: Report) -> str:
 
 def _search(report: Report, generations: Sequence[Mapping[str, Any]]) -> str:
     search = report.search
-    note = _note(
-        f"{search.method}, {search.epochs} epochs, {search.generations} generations, {search.seconds:.0f} s; "
-        f"{'converged' if search.converged else 'not converged'}, last diversity {search.diversity:.3g}."
-    )
+    done = f"{search.method}, {search.epochs} epochs, {search.generations} generations, {search.seconds:.0f} s"
     if not generations:
-        return note + _note("No generations: the channels were ranked once, so there is no curve to draw.")
-    return f'{note}<div class="charts">{_curves(generations)}</div>'
+        return _note(f"{done}.") + _note(f"No population: {_chosen(search)}, so there is no curve to draw.")
+    end = f"{'converged' if search.converged else 'not converged'}, last diversity {search.diversity:.3g}"
+    return f'{_note(f"{done}; {end}.")}<div class="charts">{_curves(generations)}</div>'
+
+
+def _chosen(search: SearchSummary) -> str:
+    """How a method without a population comes to its channels."""
+    if search.method == "plan":
+        return "the channels are those of search.plan"
+    return "the channels were ranked " + (f"{search.generations} times" if search.generations else "once")
 
 
 def _curves(generations: Sequence[Mapping[str, Any]]) -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from statistics import NormalDist
 
-from edcompress.results import Interval, Pairs
+from edcompress.measures import Interval, Pairs
 
 HALVINGS = 60
 """Steps of a bisection of [-1, 1]: to the last bit of a float64."""

@@ -6,17 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from edcompress.measures import Accuracy, Count, Latency, ModelResult, Proof
 from edcompress.report.wording import MISSING, human, milliseconds, percent, points, setting, speedup, times, tiny
-from edcompress.results import (
-    Accuracy,
-    Count,
-    Inspection,
-    Latency,
-    ModelResult,
-    Point,
-    Proof,
-    Report,
-)
+from edcompress.results import Inspection, Point, Report
 
 PERCENTILES = ("p50", "p90", "p99")
 POINT_HEADINGS = ("", "MACs", "params", "p50", "speed-up", "top-1", "test", "held out", "gate", "which")

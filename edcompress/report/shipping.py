@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from edcompress.delivery import Gate
 from edcompress.errors import InputError
+from edcompress.measures import ModelResult
 from edcompress.report.checks import check_rows
 from edcompress.report.figures import FIGURES
 from edcompress.report.verdict import judge
 from edcompress.report.wording import milliseconds
-from edcompress.results import ModelResult, Report, Shipping
+from edcompress.results import Report, Shipping
 
 PLAIN = "pruned.onnx"
 

@@ -8,6 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from edcompress.measures import Latency
 from edcompress.report.checks import check_rows
 from edcompress.report.rows import (
     VARIANT_HEADINGS,
@@ -22,7 +23,7 @@ from edcompress.report.rows import (
     variant_rows,
 )
 from edcompress.report.wording import calls, setting
-from edcompress.results import Inspection, Latency, Point, Report, Verdict
+from edcompress.results import Inspection, Point, Report, Verdict
 
 
 def comparison_table(report: Report) -> Table:
@@ -69,9 +70,8 @@ def proofs_table(report: Report) -> Table:
 def points_table(title: str, points: Sequence[Point]) -> Table:
     """Several networks side by side, smallest first."""
     judged = any(point.judged_drop is not None for point in points)
-    table = _table(
-        title, *point_columns(points, ("params", "test") if judged else ("params", "p50"))
-    )  # fits 80 columns
+    headings, rows = point_columns(points, ("params", "test") if judged else ("params", "p50"))  # fits 80 columns
+    table = _table(title, headings, ([escape(text) for text in row] for row in rows))  # a swept list has brackets
     table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
     for row, point in zip(table.rows, points, strict=True):
         row.style = "bold" if point.chosen else None if point.front else "dim"

@@ -30,7 +30,7 @@ def judge(report: Report, limits: Gate, baseline: Report | None = None) -> Verdi
                 skipped.append(Skipped(name=_name(key), limit=getattr(limits, key), reason=found))
             else:
                 checks.append(_check(key, found, limits))
-    if not checks:
+    if not checks and not skipped:
         raise InputError("the gate has no limits; set at least one, e.g. --max-top1-drop 0.01")
     passed = all(check.passed for check in checks)
     return Verdict(passed=passed, checks=tuple(checks), skipped=tuple(skipped), confidence=limits.confidence)

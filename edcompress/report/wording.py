@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edcompress.results import Count, Interval, Latency
+from edcompress.measures import Count, Interval, Latency
 
 MISSING = "–"
 _UNITS = ((1e9, "G"), (1e5, "M"), (1e3, "k"))

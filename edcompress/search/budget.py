@@ -106,7 +106,8 @@ class Budget:
         inner = torch.arange(1, _SECTIONS, dtype=torch.float64)
         for _ in range(_ROUNDS):
             trials = self._scaled(wish.unsqueeze(1), (low + step * inner).unsqueeze(-1))  # [S, factors, G]
-            fitting = self._affordable(trials, budget).sum(1)  # the larger the factor the more it costs
+            # The larger the factor the more it costs, but for measured times, which may fall again: up to the first that costs too much.
+            fitting = self._affordable(trials, budget).cumprod(1).sum(1)
             low, step = low + step * fitting, step / _SECTIONS
         return self._fill(self._scaled(wish, low), wish, budget)
 

@@ -13,6 +13,8 @@ from edcompress.search.budget import Budget
 from edcompress.search.importance import ranks
 from edcompress.surgery.space import Space
 
+_LEAST_COST = 1e-9
+
 
 def uniform_state(space: Space, budget: Budget, importance: Tensor, share: float, limit: float | None) -> Tensor:
     """The state bool[D] that keeps one share of every group, its most important channels (importance float[D]) first.
@@ -47,6 +49,7 @@ def per_cost(space: Space, budget: Budget, importance: Tensor) -> Tensor:
     """Importance float[D] over what one channel of the group costs in the dense network, in the target's kind."""
     fewer = budget.channels - torch.eye(len(space.free), dtype=torch.float64)
     saved = budget.share(budget.channels) - budget.share(fewer)
+    saved = saved.clamp_min(_LEAST_COST)  # by measured times a narrower layer can take as long, or longer
     return importance / saved[space.group_of_gene].to(importance.dtype)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from edcompress.networks.attention import SelfAttention
 from edcompress.networks.modes import differentiable, evaluating
 from edcompress.surgery.space import Space
 
@@ -67,7 +68,8 @@ def _per_channel(space: Space, network: nn.Module, value: Value, sides: tuple[st
     members = []
     for group, part in space.slices():
         for member in group.members:
-            weight = getattr(layers[member.layer], "weight", None)
+            layer = layers[member.layer]
+            weight = layer.in_proj_weight if isinstance(layer, SelfAttention) else getattr(layer, "weight", None)
             if member.side in sides and isinstance(weight, Tensor) and weight.dim() >= 2:
                 if (member.layer, "out") not in sums:
                     sums[member.layer, "out"], sums[member.layer, "in"] = _sums(weight, value)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from edcompress.measures import Size
+from edcompress.networks.cifar_resnet import PaddedShortcut
 from edcompress.networks.modes import evaluating, frozen, run_once
-from edcompress.results import Size
 from edcompress.surgery.latency import LatencyModel, LatencyTable
 from edcompress.surgery.layers import is_attention
 from edcompress.surgery.space import Space
@@ -49,8 +50,9 @@ def _output_positions(network: nn.Module, example: Tensor) -> dict[nn.Module, in
     """For each convolution and linear layer how often its weight is applied to one image (output pixels, tokens, calls)."""
     positions: Counter[nn.Module] = Counter()
 
-    def count(layer: nn.Module, _: object, output: Tensor) -> None:
-        positions[layer] += output.numel() // _weight(layer).shape[0] // len(example)
+    def count(layer: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor):  # a layer of the user's own may give more
+            positions[layer] += output.numel() // _weight(layer).shape[0] // len(example)
 
     counted = (layer for layer in network.modules() if isinstance(layer, _COUNTED))
     run_once(network, example, [layer.register_forward_hook(count) for layer in counted])
@@ -76,26 +78,29 @@ def outputs_per_image(network: nn.Module, example: Tensor) -> int:
 
 
 def _products(network: nn.Module, example: Tensor, positions: Mapping[nn.Module, int]) -> dict[str, int]:
-    """Multiply-accumulates for one image of matrix products that no linear layer makes, by the attention they are in; "" for others."""
+    """Multiply-accumulates for one image of what no counted layer computes: matrix products, by the attention they are in, and under ""
+    others and convolutions (transposed ones, and those with weights of the user's own); but not of a PaddedShortcut, which only copies."""
     # The counter asks module inputs for their gradient function, and a class token that is a parameter has none under no_grad.
     with evaluating(network), frozen(network), _without_fast_attention(), _counter() as counter:
         network(example)
     counts = counter.get_flop_counts()
 
-    def outside(module: nn.Module, key: str) -> int:
-        flops: int = sum(
-            count for operation, count in counts.get(key, {}).items() if "convolution" not in str(operation)
-        )
-        linear = sum(
-            _layer_macs(layer, positions[layer])
-            for layer in module.modules()
-            if layer in positions and isinstance(layer, nn.Linear)
-        )
-        return max(0, flops // 2 // len(example) - linear)
+    def counted(key: str, *, convolutions: bool) -> int:
+        found = counts.get(key, {}).items()
+        flops: int = sum(count for operation, count in found if ("convolution" in str(operation)) == convolutions)
+        return flops // 2 // len(example)
 
-    root = type(network).__name__
-    found = {name: outside(layer, f"{root}.{name}") for name, layer in network.named_modules() if is_attention(layer)}
-    return {**found, "": max(0, outside(network, "Global") - sum(found.values()))}
+    def outside(module: nn.Module, key: str, *, convolutions: bool = False) -> int:
+        layers = (layer for layer in module.modules() if layer in positions)
+        inside = (layer for layer in layers if isinstance(layer, nn.Linear) != convolutions)
+        macs = sum(_layer_macs(layer, positions[layer]) for layer in inside)
+        return max(0, counted(key, convolutions=convolutions) - macs)
+
+    root, layers = type(network).__name__, dict(network.named_modules())
+    found = {name: outside(layer, f"{root}.{name}") for name, layer in layers.items() if is_attention(layer)}
+    copies = [f"{root}.{name}" for name, layer in layers.items() if isinstance(layer, PaddedShortcut)]
+    convolved = outside(network, "Global", convolutions=True) - sum(counted(key, convolutions=True) for key in copies)
+    return {**found, "": max(0, outside(network, "Global") - sum(found.values())) + max(0, convolved)}
 
 
 def _counter() -> FlopCounterMode:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edcompress.results import Value
+from edcompress.measures import Value
 
 
 class LayerTime(Value):

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from edcompress.errors import NetworkError
-from edcompress.results import Value
+from edcompress.measures import Value
 from edcompress.surgery.space import Space
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edcompress.errors import NetworkError, ProofError
-from edcompress.results import Proof
+from edcompress.measures import Proof
 from edcompress.surgery.cut import cut_side
 from edcompress.surgery.genes import padded, side_index
 from edcompress.surgery.layers import layer_width

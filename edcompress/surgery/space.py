@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from edcompress.results import Value
+from edcompress.measures import Value
 
 
 class Member(Value):

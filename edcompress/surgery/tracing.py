@@ -108,7 +108,12 @@ def _rest(network: nn.Module, parts: Sequence[Found]) -> Iterator[Found]:
 
 
 def _check_globs(network: nn.Module, key: str, patterns: Sequence[str]) -> None:
-    names = [name for name, _ in network.named_modules()]
+    modules = dict(network.named_modules())
+    layers = [name for name, module in modules.items() if layer_width(module, "out") or not any(module.children())]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise RecipeError(f"constraints.{key}: {pattern!r} matches no layer; layers are named like {names[1]!r}")
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            block = next((name for name in modules if fnmatchcase(name, pattern)), None)
+            held = f", only {block!r}, which holds layers: write '{pattern}.*'" if block else ""
+            raise RecipeError(
+                f"constraints.{key}: {pattern!r} matches no layer{held}; layers are named like {layers[0]!r}"
+            )

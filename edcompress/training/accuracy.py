@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from edcompress.results import Accuracy, Count
+from edcompress.measures import Accuracy, Count
 from edcompress.team import ALONE, Team
 from edcompress.transfer import sent
 

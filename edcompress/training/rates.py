@@ -6,8 +6,8 @@ import time
 
 from torch import Tensor, nn
 
+from edcompress.measures import Rate
 from edcompress.recipe import Fit
-from edcompress.results import Rate
 from edcompress.training.loop import Objective, Plain, Repeated, Span, Trainer, train_epoch
 from edcompress.training.precision import Precision
 from edcompress.training.schedule import make_optimizer

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from edcompress.errors import NetworkError
 from edcompress.recipe import Fit
 
 
@@ -33,9 +34,14 @@ def make_optimizer(fit: Fit, parameters: Iterable[nn.Parameter], *, fused: bool 
     """The recipe's optimizer over `parameters`; biases and norm scales (one dimension) are not decayed.
 
     SGD and AdamW are torch's fused kernels, which can be told to leave a step out (see `step_if`), where `fused`; by default on a
-    CUDA device.
+    CUDA device. Raises NetworkError where all parameters are frozen.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trained:
+        raise NetworkError(
+            "no parameter of the network asks for a gradient, so none can be trained; let model.factory return it without "
+            "requires_grad_(False)"
+        )
     fused = any(parameter.device.type == "cuda" for parameter in trained) if fused is None else fused
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": fit.weight_decay},

@@ -4,17 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from digits import ONE_EPOCH, Interrupter, digits, outcome, pruned
+from PIL import Image
 
-from edcompress.data.images import FileImages
+from edcompress.data.images import FileImages, decode
 from edcompress.data.splits import Batches, eval_batches, open_splits, train_batches
 from edcompress.errors import DataError
 from edcompress.job import open_job
 from edcompress.monitor import Silent
-from edcompress.recipe import Data, Model, Recipe
+from edcompress.recipe import Recipe
 from edcompress.session import Session
+from edcompress.sources import Data, Model
 
 
 class Listener(Silent):
@@ -160,3 +163,12 @@ def test_a_run_that_stopped_at_a_broken_image_goes_on_without_it(
     resumed = cli(*begin, "--resume", "--set", "data.skip_broken=true")
     assert resumed.code == 0, resumed.err
     assert resumed.err.count(f"warning: left out: {broken}: cannot be read as an image") == 1
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("uint16", "I;16"), ("float32", "F")])
+def test_an_image_whose_pixels_are_no_bytes_is_not_cut_off_to_white(tmp_path: Path, kind: str, mode: str) -> None:
+    pixels = np.linspace(0, 60_000, 64).reshape(8, 8).astype(kind)
+    Image.fromarray(pixels).save(tmp_path / "deep.tif")
+    for channels in (1, 3):
+        with pytest.raises(DataError, match=rf"deep\.tif: .* no bytes \(mode {mode}\); save it with 8 bits"):
+            decode(tmp_path / "deep.tif", channels)

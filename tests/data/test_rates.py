@@ -6,7 +6,8 @@ import torch
 from edcompress.data.rates import input_rate, input_rates
 from edcompress.data.splits import open_splits, train_batches
 from edcompress.networks.registry import build
-from edcompress.recipe import Data, Fit, Model, Recipe
+from edcompress.recipe import Fit, Recipe
+from edcompress.sources import Data, Model
 from edcompress.training.precision import choose_precision
 from edcompress.training.rates import training_rate
 

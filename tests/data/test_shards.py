@@ -17,8 +17,8 @@ from edcompress.data.datasets import open_dataset
 from edcompress.data.splits import Batch, eval_batches, open_splits, train_batches
 from edcompress.errors import DataError, RecipeError, StorageError
 from edcompress.machine import cache_home
-from edcompress.recipe import Data
 from edcompress.recipebook import read_recipe
+from edcompress.sources import Data
 from edcompress.team import Team
 
 wds = pytest.importorskip("webdataset", reason="webdataset is optional")

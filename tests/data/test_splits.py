@@ -6,7 +6,7 @@ from torch import Tensor
 
 from edcompress.data.splits import check_fits, eval_batches, open_splits, train_batches
 from edcompress.errors import DataError
-from edcompress.recipe import Data, Model
+from edcompress.sources import Data, Model
 
 DIGITS = Data(dataset="digits", image_size=8, batch_size=64, augment="crop_flip", crop_padding=1)
 

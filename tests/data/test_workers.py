@@ -12,7 +12,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from edcompress.data.splits import Batches, open_splits, train_batches
 from edcompress.errors import EdcompressError
-from edcompress.recipe import Data
+from edcompress.sources import Data
 
 
 @pytest.fixture

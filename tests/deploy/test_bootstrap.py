@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edcompress.deploy.bootstrap import speedup_interval
-from edcompress.results import Interval
+from edcompress.measures import Interval
 
 TRUE = 1.5
 

@@ -86,6 +86,14 @@ def test_the_worker_loads_no_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_worker_takes_no_file_of_the_working_directory_for_a_module(
+    onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('not the queue of Python')")
+    monkeypatch.chdir(tmp_path)
+    assert measure({"net": onnx_file}, Benchmark(runs=20))["net"].n == 20
+
+
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.onnx: no such ONNX file"):
         measure({"dense": tmp_path / "absent.onnx"}, Benchmark())

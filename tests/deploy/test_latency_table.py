@@ -72,6 +72,24 @@ def test_a_table_tells_where_the_time_goes(tmp_path: Path, monkeypatch: pytest.M
     assert table.milliseconds > 0
 
 
+class OneByOne(nn.Module):
+    """A network whose graph depends on the number of images: it is exported with a fixed batch alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(12, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([self.fc(image.flatten()[None]) for image in images])
+
+
+def test_a_network_that_needs_a_fixed_batch_is_timed_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    table = measure_table(OneByOne().eval(), torch.randn(2, 3, 2, 2), 20, Benchmark(batch_size=4, runs=20), 4)
+    assert [layer.name for layer in table.layers] == ["fc"]
+    assert table.milliseconds > 0
+
+
 def test_what_was_measured_once_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cache = GridCache(Benchmark())
@@ -88,3 +106,13 @@ def test_what_was_measured_once_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert GridCache(Benchmark(batch_size=2)).grid(CONV).milliseconds[0][0] < 1000  # another batch is another file
     path.write_text("{")
     assert GridCache(Benchmark()).grid(CONV).milliseconds[0][0] < 1000  # a broken cache is measured anew
+
+
+def test_a_cache_that_cannot_be_kept_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose home is another's, or where a file is in the way."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    cache = GridCache(Benchmark())
+    grid = cache.grid(HEAD)
+    cache.save()
+    assert cache.grid(HEAD) == grid

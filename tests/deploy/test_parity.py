@@ -1,12 +1,15 @@
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from edcompress.deploy.parity import compare_with_onnx, run_onnx, session
 from edcompress.errors import InputError
-from edcompress.results import Count
+from edcompress.measures import Count
 
 
 def test_the_file_gives_the_networks_logits(network: nn.Sequential, onnx_file: Path, images: Tensor) -> None:
@@ -43,6 +46,22 @@ def test_more_images_than_fit_one_call_are_all_compared(network: nn.Sequential, 
     assert proof.agreeing.total == 70
 
 
+def test_many_images_go_through_a_few_at_a_time(onnx_file: Path) -> None:
+    """256 images of 224x224 at once would take gigabytes."""
+    opened, sizes = session(onnx_file), []
+
+    class Watched:
+        get_inputs = staticmethod(opened.get_inputs)
+
+        def run(self, names: None, feed: dict[str, Any]) -> Any:
+            sizes.extend(len(value) for value in feed.values())
+            return opened.run(names, feed)
+
+    many = torch.randn(70, 3, 8, 8, generator=torch.Generator().manual_seed(6))
+    assert torch.allclose(run_onnx(Watched(), many), run_onnx(onnx_file, many))  # type: ignore[arg-type]
+    assert sizes == [32, 32, 6]
+
+
 def test_nan_logits_are_not_equal(network: nn.Sequential, onnx_file: Path, images: Tensor) -> None:
     broken = images.clone()
     broken[3, 0, 0, 0] = float("nan")
@@ -59,6 +78,22 @@ def test_images_of_another_shape_are_an_error(onnx_file: Path, images: Tensor) -
     for wrong in (images[:, :, :4], images[0]):
         with pytest.raises(InputError, match=r"images \['batch', 3, 8, 8\]"):
             run_onnx(onnx_file, wrong)
+
+
+def test_a_model_that_fails_on_images_it_says_it_takes_is_an_error(tmp_path: Path, images: Tensor) -> None:
+    """A symbolic batch, and inside it a Reshape that other exporters fixed at one image."""
+    ends = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 8, 8]),
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 192])]  # fmt: skip
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [1, 192])
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["images", "shape"], ["logits"])], "g", ends[:1], ends[1:], [shape]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "net.onnx"
+    )
+    assert run_onnx(tmp_path / "net.onnx", images[:1]).shape == (1, 192)
+    with pytest.raises(InputError, match=r"cannot run the ONNX model on images of shape \[8, 3, 8, 8\]: .*Reshape"):
+        run_onnx(tmp_path / "net.onnx", images)
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path, onnx_file: Path) -> None:

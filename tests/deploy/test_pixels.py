@@ -7,7 +7,7 @@ from torch import nn
 from edcompress.data.transforms import as_told, normalised
 from edcompress.deploy.parity import run_onnx
 from edcompress.deploy.pixels import with_normalisation
-from edcompress.recipe import Data
+from edcompress.sources import Data
 
 DATA = Data(dataset="cifar10", image_size=8, mean=(0.4, 0.5, 0.6), std=(0.3, 0.2, 0.1))
 

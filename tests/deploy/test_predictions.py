@@ -9,7 +9,7 @@ from torch import Tensor
 from edcompress.deploy.parity import run_onnx
 from edcompress.deploy.predictions import Predictions, predict
 from edcompress.errors import InputError
-from edcompress.results import Pairs
+from edcompress.measures import Pairs
 
 
 def test_accuracy_counts_over_batches(onnx_file: Path, images: Tensor) -> None:

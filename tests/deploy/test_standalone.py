@@ -4,6 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from edcompress.deploy.standalone import positions_kept, standalone_source
 from edcompress.networks.checkpoints import save_tensors
 from edcompress.networks.plain_weights import with_plain_weights
 from edcompress.networks.registry import build
-from edcompress.recipe import Model
+from edcompress.sources import Model
 from edcompress.surgery.genes import padded, side_index
 from edcompress.surgery.plan import plan_of
 from edcompress.surgery.remove import remove
@@ -112,6 +113,35 @@ def test_what_stays_is_read_from_the_files_as_from_the_space(name: str) -> None:
     sides = {side: padded(state)[genes].tolist() for side, genes in side_index(space, network).items()}
     read = positions_kept(space.model_dump(), plan_of(state, space).model_dump())
     assert read == {side: keep for side, keep in sides.items() if not all(keep)}
+
+
+def test_a_network_with_lazy_layers_and_computed_weights_is_rebuilt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        return F.conv2d(x, self.weight / self.weight.std(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+def net():
+    convs = (weight_norm(nn.Conv2d(3, 8, 3)), Standardised(8, 8, 3), nn.LazyConv2d(6, 3))
+    return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+"""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "lazily.py").write_text(text)
+    namespace: dict[str, Callable[[], nn.Module]] = {}
+    exec(text, namespace)
+    network = namespace["net"]().eval()
+    network(images())
+    pruned = written(
+        tmp_path / "run", Model(factory="lazily:net", num_classes=3), with_plain_weights(network), images()
+    )
+    monkeypatch.setitem(sys.modules, "timm", None)  # as where it is not installed
+    assert torch.equal(of_folder(tmp_path / "run")(images()), pruned(images()))
 
 
 @pytest.mark.integration

@@ -1,5 +1,6 @@
 """A run that ends in the middle of anything goes on to the result of one that did not."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from edcompress import runs
 from edcompress.epochs import last_snapshot
 from edcompress.errors import CheckpointError, RunFolderError, StorageError
 from edcompress.monitor import Silent
+from edcompress.results import Report
 from edcompress.runs import RunFolder
 
 OFTEN = (*ONE_EPOCH, "run.checkpoint_every=2 steps")
@@ -89,6 +91,32 @@ def test_two_processes_do_not_share_a_run(
     with folder.locked(), pytest.raises(RunFolderError, match="is in use by another process; wait for it"):
         pruned(dense, folder.path, digits(*OFTEN), resume=True)
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_read(torn: Path, tmp_path: Path, dense: Path) -> None:
+    class Slow(Listener):
+        def stage(self, text: str) -> None:
+            if text.startswith("checking the network"):
+                reports.append(pruned(dense, folder.path, digits(*OFTEN), resume=True))
+
+    reports: list[Report] = []
+    folder = RunFolder(shutil.copytree(torn, tmp_path / "run"))
+    assert pruned(dense, folder.path, digits(*OFTEN), Slow(), resume=True) == reports[0] == folder.read_report()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not tell what a descriptor is of")
+def test_the_logs_are_on_the_disk_before_the_snapshot_that_counts_their_lines(
+    tmp_path: Path, dense: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noted(descriptor: int) -> None:
+        names.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    names: list[str] = []
+    monkeypatch.setattr(os, "fsync", noted)
+    with pytest.raises(KeyboardInterrupt):
+        pruned(dense, tmp_path / "run", digits(*OFTEN), Interrupter("search", 0, 5))
+    before = [names[place - 2 : place] for place, name in enumerate(names) if name.startswith(".snapshot-")]
+    assert before[1:] == [["search.jsonl", "epochs.jsonl"]] * 3  # the first is older than the logs
 
 
 def test_a_run_folder_that_is_removed_ends_the_run(tmp_path: Path, dense: Path) -> None:

@@ -5,7 +5,7 @@ from torch import nn
 
 from edcompress.networks.attention import SelfAttention, with_free_heads
 from edcompress.networks.registry import build
-from edcompress.recipe import Model
+from edcompress.sources import Model
 
 
 def test_it_attends_as_torch_does() -> None:

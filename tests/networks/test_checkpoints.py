@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edcompress.errors import CheckpointError, StorageError
 from edcompress.networks.checkpoints import load_into, read_state_dict, save_tensors
 from edcompress.networks.registry import build
-from edcompress.recipe import Model
+from edcompress.sources import Model
 
 
 class Small(nn.Module):
@@ -271,6 +271,14 @@ def test_what_is_no_weight_may_be_missing_or_more() -> None:
         load_into(network, {k: v for k, v in state.items() if k != "bn.running_var"}, source="w.pt")
     with pytest.raises(CheckpointError, match=r"unexpected bn\.pixel_mean"):
         load_into(network, {**state, "bn.pixel_mean": torch.zeros(3)}, source="w.pt")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_a_network_with_a_block_called_module_loads(tmp_path: Path, prefix: str) -> None:
+    network, saved = (nn.ModuleDict({"module": Small(), "head": nn.Linear(4, 2)}) for _ in range(2))
+    torch.save({f"{prefix}{key}": tensor for key, tensor in saved.state_dict().items()}, tmp_path / "w.pt")
+    load_into(network, read_state_dict(tmp_path / "w.pt"), source="w.pt")
+    assert same(network.state_dict(), saved.state_dict())
 
 
 @pytest.mark.parametrize(

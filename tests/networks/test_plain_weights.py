@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -62,3 +64,56 @@ def test_convolutions_that_pad_their_input_still_do(size: int, kernel: int, stri
     plain = with_plain_weights(network)
     assert torch.equal(plain(image), before)
     assert "0.gain" not in plain.state_dict()
+
+
+class Gained(Standardised):
+    """More than a convolution, but not to be seen while the gain is 1."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.gain = nn.Parameter(torch.ones(sizes[1], 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.gain
+
+
+class Activated(Standardised):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.silu(x)).relu()
+
+
+class Masked(nn.Conv2d):
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
+        return super().forward(pair[0] * pair[1])
+
+
+class Reflecting(Standardised):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (1, 1, 1, 1), mode="reflect"))
+
+
+@pytest.mark.parametrize("kind", [Gained, Activated, Masked, Reflecting])
+def test_convolutions_that_do_more_than_convolve_stay(kind: type[nn.Conv2d]) -> None:
+    layer = kind(3, 4, 3)
+    assert list(with_plain_weights(nn.Sequential(layer))) == [layer]
+
+
+def test_a_spectral_norm_is_written_down_as_eval_mode_has_it() -> None:
+    network = nn.Sequential(parametrizations.spectral_norm(nn.Conv2d(3, 4, 3), n_power_iterations=1))
+    with torch.no_grad():
+        network[0].parametrizations.weight.original.normal_()
+        before = network.eval()(images())
+        plain = with_plain_weights(network.train())
+        assert plain[0].training
+        assert torch.equal(plain(images()), before)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_norms_of_weights_by_hooks_are_written_down(norm: Callable[[nn.Module], nn.Module]) -> None:
+    network = nn.Sequential(norm(nn.Conv2d(3, 4, 3)), norm(nn.Conv2d(4, 4, 3))).eval()
+    before = network(images())
+    plain = with_plain_weights(network)
+    assert torch.allclose(plain(images()), before, atol=1e-6)
+    assert sorted(plain.state_dict()) == ["0.bias", "0.weight", "1.bias", "1.weight"]
+    assert all(parameter.is_leaf for parameter in plain.parameters())

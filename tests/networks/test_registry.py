@@ -8,7 +8,7 @@ from torch import nn
 
 from edcompress.errors import NetworkError
 from edcompress.networks.registry import architectures, build
-from edcompress.recipe import Model
+from edcompress.sources import Model
 
 
 def logits(model: Model, size: int) -> torch.Size:
@@ -91,6 +91,10 @@ def exiting(): sys.exit("bye")
 def needy(width, depth=3): return nn.Linear(width, 2)
 def nothing(): pass
 def string(): return "network"
+def parallel(): return nn.DataParallel(good())
+def compiled():
+    import torch
+    return torch.compile(good())
 number = 3
 """
 
@@ -133,6 +137,8 @@ def test_factory_needs_trust_and_does_not_run_without() -> None:
         ("factory_user:needy", r"needs some \(missing a required argument: 'width'\)", TypeError),
         ("factory_user:nothing", "must return a torch.nn.Module, it returned None", None),
         ("factory_user:string", "must return a torch.nn.Module, it returned str 'network'", None),
+        ("factory_user:parallel", "returned a DataParallel around the network; return the network itself", None),
+        ("factory_user:compiled", "returned a OptimizedModule around the network", None),
         ("factory_user:number", "is int 3, not a function", None),
         ("factory_user:goood", "has no 'goood'; did you mean good", None),
         ("factory_broken:good", "importing factory_broken failed in your code: .*no_such_package", ModuleNotFoundError),

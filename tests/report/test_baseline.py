@@ -116,6 +116,13 @@ def test_what_one_of_the_two_lacks_is_named(
         beside(earlier, whole, **off)
 
 
+def test_a_limit_that_is_skipped_is_not_none_at_all(content: dict[str, Any], earlier: dict[str, Any]) -> None:
+    earlier["pruned"]["latency_ms"]["environment"]["processor"] = "another"
+    verdict = beside(content, earlier, max_size_ratio=None, max_top1_regression=None, max_size_regression=None)
+    assert (verdict.passed, verdict.checks) == (True, ())
+    assert [one.name for one in verdict.skipped] == ["latency_regression"]
+
+
 def test_without_a_baseline_no_regression_is_judged(report: Report) -> None:
     assert [check.name for check in judge(report, LIMITS).checks] == ["size_ratio"]
 

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,10 +15,10 @@ from PIL import Image
 
 from edcompress.data.images import FileImages
 from edcompress.data.transforms import as_tested, as_told, normalised
-from edcompress.recipe import Data
 from edcompress.recipebook import read_recipe
 from edcompress.report.card import render_card, snippet
 from edcompress.results import Report
+from edcompress.sources import Data
 
 
 def printed(program: str, folder: Path) -> tuple[list[float], int]:
@@ -77,3 +78,33 @@ def test_the_card_says_what_was_measured_and_on_what(report: Report) -> None:
     assert "float32 [batch, 3, 32, 32], channels RGB" in card
     assert "resized to 32 x 32" in card
     assert "19 class 19, and 5 more in the metadata" in card
+
+
+def test_the_card_says_what_the_latencies_were_measured_with_and_not_where_the_network_was_pruned(
+    content: dict[str, Any],
+) -> None:
+    content["pruned"]["latency_ms"]["batch_size"] = 8
+    content["machine"], content["versions"] = {"processor": "of the GPU server"}, {"onnxruntime": "1.23.0"}
+    recipe = read_recipe("resnet20_cifar10")
+    card = render_card(Report.model_validate(content), recipe, as_told(recipe.data, 3), ())
+    assert (
+        "measured at batch 8, 1 thread, in 300 interleaved calls per model, with CPUExecutionProvider of onnxruntime 1.32.0, "
+        "Python 3.12.1, a processor, cores 0" in card
+    )
+    assert "GPU server" not in card
+    assert "1.23.0" not in card
+
+
+def test_the_card_of_a_target_in_accuracy_speaks_of_what_was_lost(content: dict[str, Any]) -> None:
+    content["target"] = {"kind": "max_top1_drop", "asked": 0.01, "achieved": 0.0075, "round_to": 8}
+    recipe = read_recipe("resnet20_cifar10")
+    card = render_card(Report.model_validate(content), recipe, as_told(recipe.data, 3), ())
+    assert "edropout, asked to lose at most 1.00 points of top-1, 0.75 lost on the held-out images) from" in card
+    assert "max_top1_drop" not in card
+
+
+def test_the_card_without_a_target_says_of_what_so_much_is_left(content: dict[str, Any]) -> None:
+    content["target"] = {"kind": "none", "asked": 1.0, "achieved": 0.61, "round_to": 8}
+    recipe = read_recipe("resnet20_cifar10")
+    card = render_card(Report.model_validate(content), recipe, as_told(recipe.data, 3), ())
+    assert "no target, 61.0% of its macs left" in card

@@ -1,4 +1,5 @@
 import math
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -72,10 +73,28 @@ def test_page_escapes_what_others_named(content: dict[str, Any]) -> None:
     check_well_formed(page)
 
 
+@pytest.mark.parametrize(
+    ("method", "generations", "said"),
+    [
+        ("gradual_magnitude", 40, "were ranked 40 times"),
+        ("taylor", 0, "were ranked once"),
+        ("plan", 0, "are those of search.plan"),
+    ],
+)
+def test_page_says_how_a_method_without_a_population_chose(
+    content: dict[str, Any], method: str, generations: int, said: str
+) -> None:
+    content["search"] |= {"method": method, "generations": generations, "converged": True, "diversity": 0.0}
+    page = render_page(Report.model_validate(content), [], PLAN)
+    assert f"the channels {said}, so" in page
+    assert "converged" not in page
+
+
 def test_page_of_a_control_before_the_export(unexported: Report) -> None:
     page = render_page(unexported, [], {"groups": []})
     check_well_formed(page)
-    assert "No generations" in page
+    assert "No population: the channels were ranked 352 times, so" in page
+    assert "converged" not in page
     assert "<polyline" not in page
     assert "edcompress export --onnx" in page
     assert "not gated yet" in page
@@ -113,7 +132,8 @@ def test_the_page_shows_the_interval_every_setting_and_what_measured_them(conten
 
 def test_a_run_without_target_says_so(content: dict[str, Any]) -> None:
     content["target"] = {"kind": "none", "asked": 1.0, "achieved": 0.61, "round_to": 8}
-    assert "No target was set" in render_page(Report.model_validate(content), [], PLAN)
+    said = "No target was set; the search left 61.0 % of the multiply-accumulates."
+    assert said in render_page(Report.model_validate(content), [], PLAN)
 
 
 def test_unusable_energies_are_left_out(report: Report) -> None:
@@ -123,11 +143,24 @@ def test_unusable_energies_are_left_out(report: Report) -> None:
     assert "nan" not in page
 
 
+def test_ticks_that_are_close_together_have_labels_of_their_own() -> None:
+    chart = line_chart("Top-1", [Line("best", "--pruned", [(0, 99.62), (1, 99.64)])], "generation")
+    labels = re.findall(r"bottom:[^>]*>([^<]*)<", chart)
+    assert labels == ["99.62", "99.625", "99.63", "99.635", "99.64"]
+
+
 def test_long_runs_are_thinned_and_keep_their_last_point() -> None:
     chart = line_chart("Energy", [Line("best", "--pruned", [(x, x % 7) for x in range(5000)])], "generation")
     points = chart.split('points="')[1].split('"')[0].split()
     assert len(points) <= 401
     assert points[-1].startswith("100.00,")
+
+
+@pytest.mark.parametrize("value", [0.22, 0.9743235128409679, 1984.385718285815, -0.22])
+def test_values_that_differ_by_rounding_alone_are_drawn_as_equal(value: float) -> None:
+    chart = line_chart("Budget", [Line("b", "--ink", [(0, value), (1, math.nextafter(value, math.inf))])], "generation")
+    first, last = chart.split('points="')[1].split('"')[0].split()
+    assert first.split(",")[1] == last.split(",")[1]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.013, 0.0171), (-3.0, 250.0), (1e-6, 2e-6), (5.0, 6.0)])

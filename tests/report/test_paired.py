@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edcompress.measures import Pairs
 from edcompress.report.paired import drop_interval, mcnemar_p
-from edcompress.results import Pairs
 
 
 def pairs_of(both: int, dense_only: int, other_only: int, neither: int) -> Pairs:

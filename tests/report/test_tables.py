@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,11 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 from edcompress.delivery import Gate
-from edcompress.report.checks import check_notes
+from edcompress.measures import Count
+from edcompress.report.checks import check_notes, check_rows
 from edcompress.report.rows import comparison_rows
 from edcompress.report.tables import (
     comparison_table,
     latency_table,
+    points_table,
     proofs_table,
     settings_table,
     stages_table,
@@ -19,7 +22,9 @@ from edcompress.report.tables import (
 )
 from edcompress.report.verdict import judge
 from edcompress.report.wording import human, points, times
-from edcompress.results import Report
+from edcompress.results import Check, Point, Report, Verdict
+from edcompress.runs import RunFolder
+from edcompress.views import show_report
 
 
 def printed(table: Table) -> str:
@@ -86,6 +91,21 @@ def test_files_to_ship_fit_the_terminal(several: Report, content: dict[str, Any]
     assert "4.0e-02" in text
 
 
+def test_names_of_points_are_shown_as_they_are() -> None:
+    """Of `--set constraints.ignore=[layer1.*],[layer2.*]` the brackets are no markup."""
+    about = {
+        "macs": 0.5,
+        "params": 0.5,
+        "p50_ms": 1.0,
+        "speedup": 2.0,
+        "top1": Count(correct=1, total=2),
+        "top1_drop": 0.1,
+    }
+    names = [f"constraints.ignore=[layer{n}.*]" for n in (1, 2)]
+    text = printed(points_table("Points", [Point.model_validate({"name": name, **about}) for name in names]))
+    assert all(name in text for name in names)
+
+
 def test_what_is_not_measured_is_a_dash(unexported: Report) -> None:
     rows = {row.name: row for row in comparison_rows(unexported)}
     assert rows["latency p50"][1:] == ("–", "–", "–")
@@ -119,6 +139,20 @@ def test_verdict_shows_value_limit_margin_and_answer(report: Report) -> None:
     assert "+0.540x" in lines["speedup"]
     assert "+9.66 %" in lines["size ratio"]
     assert "Gate: FAIL" in text
+
+
+@pytest.mark.parametrize(("margin", "shown"), [(-2e-7, "-0.000 pp"), (0.0, "+0.000 pp"), (2e-7, "+0.000 pp")])
+def test_a_margin_that_is_rounded_to_zero_has_the_sign_of_its_answer(margin: float, shown: str) -> None:
+    check = Check(name="top1_drop", value=0.01 - margin, limit=0.01, margin=margin, passed=margin >= 0)
+    assert check_rows(Verdict(passed=check.passed, checks=(check,)))[0].margin == shown
+
+
+def test_the_latency_of_a_report_comes_with_its_setting(
+    content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content["pruned"]["latency_ms"]["batch_size"] = 8
+    show_report(Report.model_validate(content), RunFolder(tmp_path), as_json=False)
+    assert "latency: batch 8, 1 thread, 300 interleaved calls per model" in capsys.readouterr().out
 
 
 def test_every_check_fits_the_terminal_and_is_explained(report: Report, content: dict[str, Any]) -> None:

@@ -46,6 +46,14 @@ class Chained(CostModel):
         return (widths * before) @ self.prices
 
 
+class Measured(Scripted):
+    """Times, of which those of odd widths are half as long again."""
+
+    def share(self, kind: str, widths: Tensor) -> Tensor:
+        widths = widths.to(torch.float64)
+        return super().share(kind, widths + 0.5 * (widths % 2) * widths)
+
+
 Case = tuple[Budget, Constraints]
 PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
 
@@ -139,6 +147,14 @@ def test_floors_are_the_greater_of_share_and_count_rounded_up() -> None:
     assert budget.smallest == 24 / 80
     budget = scripted((40, 2), [1.0, 1.0], None, min_channels=3)
     assert kept(budget, [0.0, 0.0], None) == [3, 2]  # no more than there are
+
+
+def test_times_that_fall_again_end_inside_the_budget_too() -> None:
+    limits = Constraints(round_to=1, min_ratio=0.0)
+    budget = Budget(space_of(16, 16), Measured([1.0, 1.0], (16, 16)), Target(macs=0.2), limits)
+    wish, priority = torch.rand(64, 2, generator=Generator().manual_seed(0)), torch.rand(64, 32)
+    for limit in (0.2, 0.5, 0.7):
+        assert (budget.share(budget.widths(budget.repair(wish, priority, limit))) <= limit).all()
 
 
 def test_everything_fits_a_budget_of_one() -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from states import space_of
-from test_budget import scripted
+from test_budget import Measured, scripted
 from torch import Tensor
 from zoo import ZOO, images, randomised
 
@@ -53,6 +53,15 @@ def test_scores_per_cost_divide_by_what_a_channel_costs() -> None:
     # prices 1 and 3: a channel costs 1/16 of the network in the first group, 3/16 in the second
     scores = per_cost(space_of(4, 4), two_groups([1.0, 3.0], 0.5), torch.ones(8))
     torch.testing.assert_close(scores, torch.tensor([16.0] * 4 + [16 / 3] * 4))
+
+
+def test_channels_that_save_no_time_go_last() -> None:
+    # 4 channels take a time of 4, and 3 of them 4.5; of the other group, 3 and 2 of them take 4.5 and 2
+    limits = Constraints(round_to=1, min_ratio=0.0)
+    budget = Budget(space_of(4, 3), Measured([1.0, 1.0], (4, 3)), Target(macs=0.5), limits)
+    scores = per_cost(space_of(4, 3), budget, torch.tensor([1.0, 1.0, 1.0, 0.0, 9.0, 9.0, 9.0]))
+    assert scores.isfinite().all()
+    assert scores.argsort(descending=True, stable=True).tolist() == [0, 1, 2, 4, 5, 6, 3]
 
 
 def test_lamp_by_hand() -> None:

@@ -11,10 +11,11 @@ from test_budget import PROPERTY, Chained, cases
 from torch import Generator, Tensor, nn
 
 from edcompress.networks.registry import build
-from edcompress.recipe import Constraints, Model, Search, Target
+from edcompress.recipe import Constraints, Search, Target
 from edcompress.search import edropout
 from edcompress.search.budget import Budget
 from edcompress.search.evolution import Evolution, Population
+from edcompress.sources import Model
 
 Mutation = Callable[[Tensor, Tensor, float, Generator], Tensor]
 GENES = pytest.mark.parametrize("genes", ["channels", "widths"])

@@ -67,6 +67,15 @@ def test_magnitude_counts_every_layer_of_a_channel() -> None:
     torch.testing.assert_close(magnitude(space, network)[:4], wanted)
 
 
+def test_magnitude_of_a_head_counts_its_projections_in_and_out() -> None:
+    network = randomised(ZOO["multihead"].network())
+    packed, after = (
+        network.get_parameter(f"attention.{name}").detach() for name in ("in_proj_weight", "out_proj.weight")
+    )
+    wanted = packed.square().view(3, 2, -1).sum((0, 2)) + after.square().view(len(after), 2, -1).sum((0, 2))
+    torch.testing.assert_close(magnitude(trace_space(network, images(2)), network), wanted)
+
+
 def test_ranks_are_places_within_the_group() -> None:
     space = space_of(4, 2)
     importance = torch.tensor([3.0, 1.0, 4.0, 2.0, 9.0, 8.0])

@@ -2,13 +2,14 @@ import pytest
 import torch
 import torchvision
 from states import random_state
-from torch import Generator
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.swin_transformer import SwinTransformer
 from zoo import ZOO, images, randomised
 from zoo_awkward import LearnedInput
 
 from edcompress.networks.registry import build
-from edcompress.recipe import Model
+from edcompress.sources import Model
 from edcompress.surgery.costs import CostModel, measure_size
 from edcompress.surgery.plan import plan_of
 from edcompress.surgery.remove import remove
@@ -126,3 +127,27 @@ def test_a_real_network_has_the_macs_of_its_paper() -> None:
     example = torch.randn(2, 3, 32, 32, generator=Generator().manual_seed(0))
     # by hand: stem 442368; stage 1: 6 x 2359296; stages 2 and 3: 1179648 + 5 x 2359296 each; classifier 640
     assert measure_size(network, example).macs == 442368 + 6 * 2359296 + 2 * (1179648 + 5 * 2359296) + 640
+
+
+class Functional(nn.Module):
+    """A convolution with a weight of its own, a transposed one, and a layer that gives more than a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.up, self.both = (
+            nn.Parameter(torch.randn(4, 3, 3, 3)),
+            nn.ConvTranspose2d(4, 2, 2, 2),
+            Both(2, 5, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.both(self.up(F.conv2d(x, self.weight, padding=1)))[0].mean((2, 3))
+
+
+class Both(nn.Conv2d):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(x), x
+
+
+def test_convolutions_that_no_counted_layer_makes_are_counted() -> None:
+    assert measure_size(Functional(), images(2)).macs == 8 * 8 * 4 * 27 + 8 * 8 * 4 * 2 * 4 + 16 * 16 * 5 * 2

@@ -12,7 +12,7 @@ from zoo_awkward import AWKWARD
 
 from edcompress.errors import NetworkError, ProofError, RecipeError
 from edcompress.networks.registry import build
-from edcompress.recipe import Model
+from edcompress.sources import Model
 from edcompress.surgery.depgraph import traced_groups
 from edcompress.surgery.masks import masked_call
 from edcompress.surgery.plan import plan_of
@@ -156,6 +156,15 @@ def test_only_locks_every_group_that_no_glob_touches() -> None:
 def test_a_glob_that_matches_nothing_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"'layer9\.\*' matches no layer"):
         trace_space(ZOO["chain"].network(), images(2), ["conv1", "layer9.*"])
+
+
+@pytest.mark.parametrize("key", ["ignore", "only"])
+def test_a_glob_that_matches_a_block_alone_is_refused_with_the_one_for_its_layers(key: str) -> None:
+    network, x = build(Model(arch="resnet8", num_classes=10)).eval(), torch.randn(2, 3, 16, 16)
+    message = rf"constraints\.{key}: 'layer3' matches no layer, only 'layer3', which holds layers: write 'layer3\.\*'; .* 'conv1'"
+    with pytest.raises(RecipeError, match=message):
+        trace_space(network, x, **{key: ["layer3"]})
+    assert trace_space(network, x, **{key: ["layer3.*"]}).genes > 0
 
 
 def test_a_network_that_cannot_take_the_example_is_named() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from zoo import ZOO, images, randomised
 
+from edcompress.errors import NetworkError
 from edcompress.recipe import Fit
 from edcompress.surgery.plan import plan_of
 from edcompress.surgery.remove import remove
@@ -102,3 +103,11 @@ def test_after_surgery_every_parameter_is_trained(name: str) -> None:
     optimizer.step()
     still = {key for key, tensor in smaller.named_parameters() if torch.equal(tensor, before[key])}
     assert not still
+
+
+def test_a_network_that_is_frozen_as_a_whole_is_refused_and_one_in_part_is_not() -> None:
+    network = ZOO["chain"].network().requires_grad_(False)
+    with pytest.raises(NetworkError, match=r"no parameter .* asks for a gradient, .* without requires_grad_\(False\)"):
+        make_optimizer(Fit(), network.parameters())
+    network.get_submodule("fc").requires_grad_(True)
+    assert sum(len(group["params"]) for group in make_optimizer(Fit(), network.parameters()).param_groups) == 2

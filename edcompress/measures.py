@@ -1,0 +1,172 @@
+"""Measured values: accuracy, size, latency of a model, and how far two models are apart. `edcompress.results` composes them.
+
+Accuracies and ratios are fractions in [0, 1]; units stand in the names; `macs` counts multiply-accumulates.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Number = Annotated[int, Field(ge=0)]
+
+
+class Value(BaseModel):
+    """A frozen value that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Rate(Value):
+    """So many images in so many seconds of wall time."""
+
+    images: int
+    seconds: float
+
+    @property
+    def per_second(self) -> float:
+        """Images per second."""
+        return self.images / self.seconds
+
+
+class Count(Value):
+    """How many of `total` images were classified correctly."""
+
+    correct: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of correct images in [0, 1]."""
+        return self.correct / self.total
+
+
+class Accuracy(Value):
+    """Top-1 and top-5 counts over one data set."""
+
+    top1: Count
+    top5: Count
+
+
+class Pairs(Value):
+    """Of the same images, how many the dense network and another one classify correctly: both, one of them only, and neither."""
+
+    both: Number
+    dense_only: Number
+    other_only: Number
+    neither: Number
+
+    @property
+    def total(self) -> int:
+        """All images."""
+        return self.both + self.dense_only + self.other_only + self.neither
+
+
+class Paired(Value):
+    """A model beside the dense one on the same images; `same_class` counts those to which both give the same top class."""
+
+    top1: Pairs
+    top5: Pairs
+    same_class: Number
+
+    @property
+    def agreement(self) -> float:
+        """Share of the images with the same top class in [0, 1]."""
+        return self.same_class / self.top1.total
+
+
+class Size(Value):
+    """What a network costs for one image: parameters, multiply-accumulates, and bytes of its ONNX file once exported."""
+
+    params: int
+    macs: int
+    onnx_bytes: int | None = None
+
+
+class Interval(Value):
+    """An estimate, and the bounds that hold the true value in the share `confidence` of all measurements."""
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+
+
+class Environment(Value):
+    """What a latency was measured on: `cores` are those that the threads were pinned to, none where the system pins nothing.
+
+    `governor` steers their clock rate; None where the system names none, as virtual machines do.
+    """
+
+    processor: str
+    cores: tuple[int, ...]
+    governor: str | None
+    system: str
+    python: str
+    onnxruntime: str
+
+
+class Latency(Value):
+    """Percentiles, in milliseconds, of `n` onnxruntime calls at one batch size, from some fresh `processes`.
+
+    `speedup` is how many times faster the median call is than that of the first model measured beside it; None for that one.
+    `peak_bytes` is the most resident memory of a process that opened and ran this model alone, less what it held before it opened the
+    file; None where the system does not tell.
+    """
+
+    p50: float
+    p90: float
+    p99: float
+    n: int
+    batch_size: int
+    threads: int
+    provider: str
+    processes: int = 1
+    speedup: Interval | None = None
+    peak_bytes: int | None = None
+    environment: Environment | None = None
+
+
+class ModelResult(Value):
+    """All that is known of one model; what has not been measured yet is None.
+
+    `accuracy` is of the PyTorch network, `onnx_accuracy` of the ONNX file in onnxruntime, and `paired` its images beside the dense
+    network's file.
+    `more_latency_ms` is of the further batch sizes and threads, where the recipe lists several.
+    """
+
+    accuracy: Accuracy
+    size: Size
+    latency_ms: Latency | None = None
+    onnx_accuracy: Accuracy | None = None
+    paired: Paired | None = None
+    more_latency_ms: tuple[Latency, ...] = ()
+
+
+class Proof(Value):
+    """Largest absolute difference of two models' logits on the same images, and the logits' largest magnitude `scale`.
+
+    Of ONNX files also the mean absolute difference, and on how many of the images both models' best class is the same.
+    """
+
+    max_abs_diff: float
+    scale: float
+    of: str
+    mean_abs_diff: float | None = None
+    agreeing: Count | None = None
+
+    @property
+    def relative(self) -> float:
+        """The difference relative to the scale of the logits."""
+        return self.max_abs_diff / self.scale if self.scale != 0 else self.max_abs_diff
+
+
+class Proofs(Value):
+    """The equalities of one run, in the order in which they are established."""
+
+    masked_vs_pruned: Proof
+    pruned_vs_reloaded: Proof
+    dense_vs_onnx: Proof | None = None
+    pruned_vs_onnx: Proof | None = None
+    onnx_vs_pixels: Proof | None = None
