@@ -33,10 +33,10 @@ def confirmed(job: Job, origin: Origin, network: nn.Module, state: Tensor) -> tu
         return state, None
     trials = []
     with tempfile.TemporaryDirectory() as folder:
-        dense = _exported(job, origin.dense, Path(folder) / "dense.onnx")
+        dense = exported(job, origin.dense, Path(folder) / "dense.onnx")
         for _ in range(1 if job.recipe.search.method == "plan" else MOST_TRIALS):
             smaller = remove(network, plan_of(state, origin.space), origin.space)
-            share = _share(job, dense, _exported(job, smaller, Path(folder) / "pruned.onnx"))
+            share = _share(job, dense, exported(job, smaller, Path(folder) / "pruned.onnx"))
             predicted = origin.budget.share(origin.budget.widths(state)).item()
             job.monitor.stage(
                 f"latency: {share:.1%} of the dense network's measured, {predicted:.1%} predicted, {target.fraction:.1%} asked for"
@@ -52,7 +52,8 @@ def confirmed(job: Job, origin: Origin, network: nn.Module, state: Tensor) -> tu
     return state, share
 
 
-def _exported(job: Job, network: nn.Module, path: Path) -> Path:
+def exported(job: Job, network: nn.Module, path: Path) -> Path:
+    """`path`, written: the network (CPU, eval mode) as the recipe has it exported, without metadata, to be timed."""
     options = job.recipe.export
     export_onnx(network, job.example, path, opset=options.opset, metadata={}, batch=options.batch)
     return path

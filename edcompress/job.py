@@ -67,9 +67,7 @@ class Job:
     @cached_property
     def proof_images(self) -> Tensor:
         """Eight real images [8, C, H, W] of the search split, on which models are proved equal; repeated where it has fewer."""
-        data = self.recipe.data
-        enough = data.model_copy(update={"eval_batch_size": max(data.eval_batch_size, PROOF_IMAGES)})
-        images, _ = next(iter(eval_batches(self.splits.search, enough)))
+        images, _ = self._first_batch(self.splits.search, max(self.recipe.data.eval_batch_size, PROOF_IMAGES))
         repeats = -(-PROOF_IMAGES // len(images))
         return images.repeat(repeats, 1, 1, 1)[:PROOF_IMAGES]
 
@@ -95,7 +93,10 @@ class Job:
         most = max(data.eval_batch_size, data.step_images // self.team.size)
         chosen = _spread(self.splits.search, most)
         images = self.splits.search.subset(chosen if len(chosen) > 1 else chosen.repeat(2))  # batch norm needs two
-        return next(iter(eval_batches(images, data.model_copy(update={"eval_batch_size": most}))))
+        return self._first_batch(images, most)
+
+    def _first_batch(self, images: ImageSet, most: int) -> Batch:
+        return next(iter(eval_batches(images, self.recipe.data.model_copy(update={"eval_batch_size": most}))))
 
     def _spread_over(self, images: ImageSet) -> Tensor:
         chosen = _spread(images, REAL_IMAGES)

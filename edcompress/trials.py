@@ -16,8 +16,8 @@ from pathlib import Path
 
 from torch import nn
 
+from edcompress.confirmation import exported
 from edcompress.deploy.latency import measure
-from edcompress.deploy.onnx_export import export_onnx
 from edcompress.errors import EdcompressError, InputError
 from edcompress.files import replacing
 from edcompress.job import Job, open_job
@@ -213,11 +213,11 @@ def _points(series: Series, trials: list[Trial], chosen: Trial) -> list[Point]:
     """The trials side by side; their files and the dense network's are timed in turn, in the same processes."""
     series.job.monitor.stage("latency in onnxruntime of the dense network and of all trials, interleaved")
     networks = {trial.folder.path.name: reloaded(trial.folder, series.origin.dense) for trial in trials}
-    example, options = series.job.example, series.recipe.export
     with tempfile.TemporaryDirectory() as scratch:
-        files = {name: Path(scratch) / f"{name}.onnx" for name in ("dense", *networks)}
-        for name, network in {"dense": series.origin.dense, **networks}.items():
-            export_onnx(network, example, files[name], opset=options.opset, metadata={}, batch=options.batch)
+        files = {
+            name: exported(series.job, network, Path(scratch) / f"{name}.onnx")
+            for name, network in {"dense": series.origin.dense, **networks}.items()
+        }
         times = measure(files, series.recipe.timing)
     return [
         point_of(

@@ -106,7 +106,8 @@ def test_networks_that_fail_later_are_refused(
 def test_what_runs_again_does_not_matter_where_the_search_trains_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built("Checkpointed", tmp_path, monkeypatch, "search.method=magnitude")
+    network = built("Checkpointed", tmp_path, monkeypatch, "search.method=magnitude")
+    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
 def test_lazy_layers_are_made_by_the_recipes_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

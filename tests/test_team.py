@@ -171,6 +171,7 @@ EDCOMPRESS = ("-m", "edcompress")
 def test_what_ranks_tell_each_other(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(
         textwrap.dedent("""
+        from pathlib import Path
         import torch
         from edcompress.errors import EdcompressError
         from edcompress.team import assembled, leave
@@ -189,19 +190,21 @@ def test_what_ranks_tell_each_other(tmp_path: Path) -> None:
         try:
             team.require_same("it", "text", one + team.rank)
         except EdcompressError as error:
-            print(f"rank {team.rank}: {error}")
+            Path(f"told by {team.rank}").write_text(str(error))
         leave()
     """)
     )
     found = ended(torchrun(tmp_path, "script.py"))
     assert found.code == 0, found.err
-    assert sorted(found.out.splitlines()) == [f"rank {rank}: it is another on rank 1 than on rank 0" for rank in (0, 1)]
+    for rank in (0, 1):
+        assert (tmp_path / f"told by {rank}").read_text() == "it is another on rank 1 than on rank 0"
 
 
 @pytest.mark.integration
 def test_two_processes_find_the_plan_of_one(place: Path, process: Callable[..., Any]) -> None:
-    alone = process("prune", "plain.safetensors", *options("one"), cwd=place)
-    both = ended(torchrun(place, *EDCOMPRESS, "prune", "plain.safetensors", *options("two")))
+    exact = "precision=fp32"  # in bf16 the rounding alone is as large as what is looked for
+    alone = process("prune", "plain.safetensors", *options("one", exact), cwd=place)
+    both = ended(torchrun(place, *EDCOMPRESS, "prune", "plain.safetensors", *options("two", exact)))
     assert (alone.code, both.code) == (0, 0), both.err
     assert both.err.count("verification") == 1  # rank 0 alone speaks
     assert (place / "one" / "plan.json").read_bytes() == (place / "two" / "plan.json").read_bytes()

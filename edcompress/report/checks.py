@@ -61,9 +61,8 @@ def skipped_rows(verdict: Verdict) -> list[SkippedRow]:
 def _check_row(check: Check, *, by_bound: bool) -> CheckRow:
     form = _form(check.name)
     value, limit, margin = (form.text(number) for number in (check.value, check.limit, abs(check.margin)))
-    sign = (
-        "" if math.isnan(check.margin) else "-" if check.margin < 0 else "+"
-    )  # of a margin that is rounded to zero, too
+    # Of a margin that is rounded to zero, too.
+    sign = "" if math.isnan(check.margin) else "-" if check.margin < 0 else "+"
     if by_bound and check.interval:
         value += f" to {form.text(check.interval.high if form.sign == '≤' else check.interval.low)}"
     return CheckRow(form.name, value, f"{form.sign} {limit}", sign + margin, "pass" if check.passed else "FAIL")

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ def printed(program: str, folder: Path) -> tuple[list[float], int]:
         exec(program, {})
     logits, _, top = out.getvalue().strip().rpartition(" ")
     return ast.literal_eval(logits), int(top)
+
+
+def card_of(content: dict[str, Any], classes: Sequence[str] = ()) -> str:
+    recipe = read_recipe("resnet20_cifar10")
+    return render_card(Report.model_validate(content), recipe, as_told(recipe.data, 3), classes)
 
 
 def flattening(folder: Path, channels: int, size: int) -> None:
@@ -64,8 +70,7 @@ def test_the_program_fills_a_fixed_batch() -> None:
 
 
 def test_the_card_says_what_was_measured_and_on_what(report: Report) -> None:
-    recipe = read_recipe("resnet20_cifar10")
-    card = render_card(report, recipe, as_told(recipe.data, 3), [f"class {n}" for n in range(25)])
+    card = card_of(report.model_dump(), [f"class {n}" for n in range(25)])
     for said in (
         "# resnet56, pruned",
         "cifar10, 10 classes",
@@ -85,8 +90,7 @@ def test_the_card_says_what_the_latencies_were_measured_with_and_not_where_the_n
 ) -> None:
     content["pruned"]["latency_ms"]["batch_size"] = 8
     content["machine"], content["versions"] = {"processor": "of the GPU server"}, {"onnxruntime": "1.23.0"}
-    recipe = read_recipe("resnet20_cifar10")
-    card = render_card(Report.model_validate(content), recipe, as_told(recipe.data, 3), ())
+    card = card_of(content)
     assert (
         "measured at batch 8, 1 thread, in 300 interleaved calls per model, with CPUExecutionProvider of onnxruntime 1.32.0, "
         "Python 3.12.1, a processor, cores 0" in card
@@ -97,14 +101,12 @@ def test_the_card_says_what_the_latencies_were_measured_with_and_not_where_the_n
 
 def test_the_card_of_a_target_in_accuracy_speaks_of_what_was_lost(content: dict[str, Any]) -> None:
     content["target"] = {"kind": "max_top1_drop", "asked": 0.01, "achieved": 0.0075, "round_to": 8}
-    recipe = read_recipe("resnet20_cifar10")
-    card = render_card(Report.model_validate(content), recipe, as_told(recipe.data, 3), ())
+    card = card_of(content)
     assert "edropout, asked to lose at most 1.00 points of top-1, 0.75 lost on the held-out images) from" in card
     assert "max_top1_drop" not in card
 
 
 def test_the_card_without_a_target_says_of_what_so_much_is_left(content: dict[str, Any]) -> None:
     content["target"] = {"kind": "none", "asked": 1.0, "achieved": 0.61, "round_to": 8}
-    recipe = read_recipe("resnet20_cifar10")
-    card = render_card(Report.model_validate(content), recipe, as_told(recipe.data, 3), ())
+    card = card_of(content)
     assert "no target, 61.0% of its macs left" in card
