@@ -10,7 +10,7 @@ from rich.table import Table
 
 from edcompress import recipebook, runs, views
 from edcompress.cli_options import Force, Overrides
-from edcompress.errors import InputError
+from edcompress.errors import InputError, NetworkError
 
 
 def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None) -> None:
@@ -29,12 +29,15 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe."
 def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Files or names of recipes.")],
           overrides: Overrides = None) -> None:  # fmt: skip
     """Check recipes and list every fault at once."""
+    from edcompress.networks.registry import require_known  # torch, which no other of these commands needs
+
     faults = []
     for name in recipe:
         try:
             checked = recipebook.read_recipe(name, overrides or ())
+            require_known(checked.model)
         except InputError as error:
-            faults.append(str(error))
+            faults.append(f"{name}: {error}" if isinstance(error, NetworkError) else str(error))
         else:
             views.say(f"{name}: fine ({checked.model.arch or checked.model.factory} on {checked.data.dataset})")
     if faults:

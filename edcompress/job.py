@@ -16,7 +16,8 @@ from edcompress.data.images import ImageSet
 from edcompress.data.splits import Batch, Splits, check_divides, check_fits, eval_batches, open_splits
 from edcompress.data.transforms import as_tested, normalised
 from edcompress.deploy.latency_table import measure_table
-from edcompress.errors import BudgetError, InputError, NetworkError
+from edcompress.deploy.onnx_export import to_onnx
+from edcompress.errors import BudgetError, EdcompressError, InputError, NetworkError
 from edcompress.measures import Accuracy
 from edcompress.monitor import Monitor
 from edcompress.networks.checkpoints import read_state_dict
@@ -196,6 +197,18 @@ def find_space(recipe: Recipe, network: nn.Module) -> Space:
     example = example_images(recipe)
     constraints = recipe.constraints
     return lock_untrue(network, trace_space(network, example, constraints.ignore, constraints.only), example)
+
+
+def require_exportable(recipe: Recipe, network: nn.Module) -> None:
+    """NetworkError where no ONNX file can be made of a network of the user's own code, which takes seconds to find out.
+
+    The networks that have names were exported by benchmarks/zoo.py.
+    """
+    if recipe.model.factory:
+        try:
+            to_onnx(on_cpu(network), example_images(recipe), recipe.export.opset, recipe.export.batch)
+        except EdcompressError as error:
+            raise NetworkError(f"model.factory: {recipe.model.factory}: {error}") from error
 
 
 def latency_table(recipe: Recipe, network: nn.Module, team: Team = ALONE) -> LatencyTable | None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Protocol
 
-from edcompress.errors import InputError
+from edcompress.errors import EdcompressError, InputError
 from edcompress.recipe import Recipe
 from edcompress.runs import RunFolder
 
@@ -71,9 +71,15 @@ def _mlflow(folder: RunFolder, recipe: Recipe) -> Iterator[Logger]:
     """A run of MLflow's where MLFLOW_TRACKING_URI says; a run that is resumed begins another one."""
     import mlflow
 
-    with mlflow.start_run(run_name=folder.path.resolve().name):
-        mlflow.log_params(dict(_flat(recipe.model_dump(mode="json"))))
-        yield _MLflow()
+    try:
+        with mlflow.start_run(run_name=folder.path.resolve().name):
+            mlflow.log_params(dict(_flat(recipe.model_dump(mode="json"))))
+            yield _MLflow()
+    except mlflow.exceptions.MlflowException as error:
+        raise EdcompressError(
+            f"--log mlflow: {mlflow.get_tracking_uri()} takes no figures: {str(error).splitlines()[0]}; see MLFLOW_TRACKING_URI, "
+            "then go on with --resume, or without --log mlflow"
+        ) from error
 
 
 def _flat(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -30,15 +30,12 @@ from edcompress.job import (
     pick_device,
     plain_network,
     read_network,
+    require_exportable,
 )
 from edcompress.measures import Accuracy, Latency, ModelResult, Proof
 from edcompress.networks.checkpoints import save_tensors
 from edcompress.onnx_files import VARIANTS, put_in_place, without_onnx, write_card, write_onnx
-from edcompress.origin import (
-    open_origin,
-    read_saved,
-    require_same_model,
-)
+from edcompress.origin import open_origin, read_saved, require_same_model
 from edcompress.progress import begun_with, recording
 from edcompress.pruning import as_begun, prune_once, reloaded, restate
 from edcompress.recipe import Recipe
@@ -138,11 +135,14 @@ def run(
 ) -> Report:
     """`prune`, then `export`, which the first rank alone does; without a checkpoint a dense network is trained first, by the recipe's
     `train` section."""
+    begins = not (resume and folder.exists)
+    if begins:
+        network = plain_network(recipe, session)
+        require_exportable(recipe, network)
     with tempfile.TemporaryDirectory() as scratch:
         if checkpoint is None:
             checkpoint = Path(scratch) / "trained.safetensors"
-            if not (resume and folder.exists):
-                network = plain_network(recipe, session)
+            if begins:
                 table = latency_table(recipe, network, session.team)
                 open_budget(recipe, network, find_space(recipe, network), table)  # else a bad budget costs a training
                 train(recipe, checkpoint, session=session)

@@ -210,7 +210,6 @@ def test_a_real_process_says_bad_input_without_a_traceback(
     [
         ["--help"],
         ["prune", "--help"],
-        ["check", "digits"],
         ["recipes"],
         ["status", "{run}"],
         ["runs", "{run}/.."],
@@ -444,6 +443,10 @@ def test_init_writes_a_recipe_that_checks_and_does_not_overwrite(cli, tmp_path: 
     assert (cli("init", path).code, path.read_text()) == (2, "mine")
     assert cli("init", path, "--force").code == 0
     assert cli("check", path, "digits", "--set", "seed=3").code == 0
+    unknown = cli("check", path, "digits", "--set", "model.arch=resnet-20")
+    assert unknown.code == 2
+    assert f"{path}: model.arch: there is no 'resnet-20'; did you mean resnet20" in unknown.err
+    assert "digits: model.arch: there is no 'resnet-20'" in unknown.err
 
 
 def test_a_run_folder_is_made_anew_with_force_and_keeps_what_is_not_its_own(

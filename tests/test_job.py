@@ -3,10 +3,12 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from digits import digits
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -75,6 +77,10 @@ class Checkpointed(Plain):
     def forward(self, x):
         x = checkpoint(self.conv, x, use_reentrant=False) if self.training else self.conv(x)
         return self.fc(x.mean((2, 3)))
+
+class Deciding(Plain):
+    def forward(self, x):
+        return super().forward(x if x.sum() > -1e9 else -x)
 """
 
 
@@ -108,6 +114,21 @@ def test_what_runs_again_does_not_matter_where_the_search_trains_nothing(
 ) -> None:
     network = built("Checkpointed", tmp_path, monkeypatch, "search.method=magnitude")
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_a_network_of_which_no_file_can_be_made_is_refused_by_run_and_pruned_with_a_warning(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = built("Deciding", tmp_path, monkeypatch)
+    save_file(network.state_dict(), tmp_path / "net.safetensors")
+    short = ["data.limit=100", "search.epochs=1", "finetune.epochs=1", "constraints.round_to=1", "target.macs=0.9"]
+    sets = [word for pair in ("model.arch=null", "model.factory=odd:Deciding", *short) for word in ("--set", pair)]
+    told = "model.factory: odd:Deciding: Deciding cannot be exported to ONNX: "
+    command = ("net.safetensors", "--recipe", "digits", *sets, "--trust-code", "-o")
+    refused = cli("run", *command, "one")
+    assert (refused.code, told in refused.err, Path("one").exists()) == (2, True, False)
+    pruned = cli("prune", *command, "two")
+    assert (pruned.code, f"warning: {told}" in pruned.err) == (0, True), pruned.err
 
 
 def test_lazy_layers_are_made_by_the_recipes_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

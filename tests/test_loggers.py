@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from digits import TWO_EPOCHS, Interrupter, digits
 
-from edcompress.errors import InputError
+from edcompress.errors import EdcompressError, InputError
 from edcompress.loggers import opened, require_loggers
 from edcompress.monitor import Silent
 from edcompress.pipeline import prune
@@ -72,14 +72,28 @@ def test_a_logger_that_cannot_be_is_said_before_anything_is_read(cli: Any, monke
         require_loggers(["mlflow"])
 
 
-@pytest.mark.filterwarnings("default")  # MLflow's own, of its database
+@pytest.mark.filterwarnings("default")  # MLflow's own, of its files
 def test_mlflow_keeps_recipe_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    with opened(["mlflow"], tmp_path / "run", digits("seed=3")) as (logger,):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # asked for by MLflow, which would rather have a database
+    with opened(["mlflow"], RunFolder(tmp_path / "run"), digits("seed=3")) as (logger,):
         logger.log({"search/loss": 0.5}, 0)
         logger.log({"search/loss": 0.25}, 1)
         run = mlflow.active_run().info.run_id
     found = mlflow.get_run(run)
     assert (found.data.params["seed"], found.info.status, found.info.run_name) == ("3", "FINISHED", "run")
     assert [point.value for point in mlflow.MlflowClient().get_metric_history(run, "search/loss")] == [0.5, 0.25]
+
+
+def test_a_server_of_mlflow_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with (
+        pytest.raises(
+            EdcompressError, match=r"--log mlflow: http://127\.0\.0\.1:9 takes no figures: .*MLFLOW_TRACKING_URI"
+        ),
+        opened(["mlflow"], RunFolder(tmp_path / "run"), digits()),
+    ):
+        pass

@@ -44,7 +44,6 @@ def export_onnx(
     model = to_onnx(frozen, example, opset, batch)
     # Folding a batch norm into its convolution can multiply two small numbers into a new denormal.
     flushed += _flush_initializers(model)
-    _verify(model, opset, batch)
     write_model(model, path, {**metadata, FLUSHED_KEY: str(flushed)})
 
 
@@ -83,7 +82,7 @@ def _images(example: Tensor, count: int) -> Tensor:
 
 
 def to_onnx(network: nn.Module, example: Tensor, opset: int, batch: Batch = "dynamic") -> onnx.ModelProto:
-    """What the exporter makes of a network on the CPU in eval mode; EdcompressError, with the cause, where it fails."""
+    """What the exporter makes of a network on the CPU in eval mode; EdcompressError, with the cause, where it fails or is not as asked."""
     symbolic = batch == "dynamic"
     images = _images(example, 2 if symbolic else int(batch))  # torch.export fixes a dimension that it sees as 1
     try:
@@ -100,12 +99,14 @@ def to_onnx(network: nn.Module, example: Tensor, opset: int, batch: Batch = "dyn
                 verbose=False,
             )
             assert program is not None  # dynamo=True always returns a program
-            return program.model_proto
+            model = program.model_proto
     except Exception as error:  # the exporter runs the network and raises whatever that raises
         cause = _root_cause(error)
         raise EdcompressError(
             f"{type(network).__name__} cannot be exported to ONNX: {type(cause).__name__}: {first_lines(cause)}"
         ) from error
+    _verify(model, opset, batch)
+    return model
 
 
 def _root_cause(error: BaseException) -> BaseException:

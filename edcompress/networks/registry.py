@@ -30,21 +30,30 @@ def architectures() -> list[str]:
 
 def build(model: Model, *, trust_code: bool = False) -> nn.Module:
     """The network that `model` asks for, in train mode, randomly initialised; NetworkError where it cannot be had."""
-    if model.arch in CIFAR_RESNETS:
-        return CifarResNet(CIFAR_RESNETS[model.arch], model.num_classes, model.in_channels)
-    if model.arch is not None and model.arch in _torchvision_names():
-        return _from_torchvision(model.arch, model)
-    if model.stem == "cifar":
-        raise _no_cifar_stem(model.arch or model.factory)
+    require_known(model)
     if model.factory is not None:
         return call_factory(model.factory, trust_code=trust_code)
     assert model.arch is not None, "recipe.Model holds exactly one of arch and factory"
+    if model.arch in CIFAR_RESNETS:
+        return CifarResNet(CIFAR_RESNETS[model.arch], model.num_classes, model.in_channels)
     if model.arch.startswith(TIMM):
         return _from_timm(model.arch.removeprefix(TIMM), model)
-    raise NetworkError(
-        f"model.arch: there is no {model.arch!r}{_near(model.arch, architectures())} "
-        f"(timm's networks are written {TIMM}NAME; torchvision's classifiers go by their own names)"
-    )
+    return _from_torchvision(model.arch, model)
+
+
+def require_known(model: Model) -> None:
+    """NetworkError where nothing is called `model.arch`, or it has no stem of `model.stem`; nothing is built, and no factory imported."""
+    arch = model.arch or ""
+    if arch.startswith(TIMM):
+        _require_in_timm(arch.removeprefix(TIMM))
+    elif model.arch is not None and arch not in architectures():
+        raise NetworkError(
+            f"model.arch: there is no {arch!r}{_near(arch, architectures())} "
+            f"(timm's networks are written {TIMM}NAME; torchvision's classifiers go by their own names)"
+        )
+    has_cifar_stem = arch in CIFAR_RESNETS or (arch in _torchvision_names() and family(arch) in STEMS)
+    if model.stem == "cifar" and not has_cifar_stem:
+        raise NetworkError(f"model.stem: cifar exists for {WITH_CIFAR_STEM}, not for {arch or model.factory}")
 
 
 def _torchvision_names() -> list[str]:
@@ -53,8 +62,6 @@ def _torchvision_names() -> list[str]:
 
 
 def _from_torchvision(name: str, model: Model) -> nn.Module:
-    if model.stem == "cifar" and family(name) not in STEMS:
-        raise _no_cifar_stem(name)
     extra = EXTRA_ARGUMENTS.get(name, {})
     network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=model.num_classes, **extra)
     with_free_heads(network)
@@ -85,10 +92,6 @@ def replace_stem(network: nn.Module, conv: str, pool: str) -> None:
     network.set_submodule(pool, nn.Identity())
 
 
-def _no_cifar_stem(name: str | None) -> NetworkError:
-    return NetworkError(f"model.stem: cifar exists for {WITH_CIFAR_STEM}, not for {name}")
-
-
 def _conv_like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
     keep: dict[str, Any] = {"in_channels": conv.in_channels, "out_channels": conv.out_channels}
     keep |= {"kernel_size": conv.kernel_size, "stride": conv.stride, "padding": conv.padding}
@@ -99,7 +102,7 @@ def _conv_like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
     return new
 
 
-def _from_timm(name: str, model: Model) -> nn.Module:
+def _require_in_timm(name: str) -> None:
     try:
         import timm
     except ImportError as error:
@@ -110,6 +113,11 @@ def _from_timm(name: str, model: Model) -> nn.Module:
         raise NetworkError(
             f"model.arch: timm {timm.__version__} has no {name!r}{_near(name, timm.list_models(), TIMM)}"
         )
+
+
+def _from_timm(name: str, model: Model) -> nn.Module:
+    import timm
+
     try:
         network: nn.Module = timm.create_model(
             name, pretrained=False, num_classes=model.num_classes, in_chans=model.in_channels
