@@ -13,15 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edcompress.errors import BudgetError, InputError, NetworkError
-from edcompress.job import (
-    costs_and_target,
-    find_space,
-    latency_table,
-    open_budget,
-    plain_network,
-    read_network,
-    require_exportable,
-)
+from edcompress.job import costs_and_target, find_space, latency_table, open_budget, plain_network, read_network
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.recipe import Recipe
@@ -63,7 +55,6 @@ def open_origin(recipe: Recipe, source: Path, session: Session) -> Origin:
     earlier = RunFolder(source)
     if not earlier.exists:
         dense = read_network(recipe, source, session).eval()
-        _warn_of_no_export(recipe, dense, session)
         return _new(recipe, dense, latency_table(recipe, dense, session.team))
     earlier.require_finished("pruning it again")
     require_same_model(earlier, recipe)
@@ -74,15 +65,6 @@ def open_origin(recipe: Recipe, source: Path, session: Session) -> Origin:
     origin = _continued(recipe, dense, found, plan, tensors, latency_table(recipe, dense, session.team))
     _require_less(origin, source)
     return origin
-
-
-def _warn_of_no_export(recipe: Recipe, network: nn.Module, session: Session) -> None:
-    """The pruned network can be had as a checkpoint, but who wants a file for onnxruntime should not learn it after the search."""
-    if session.team.first:
-        try:
-            require_exportable(recipe, network)
-        except NetworkError as error:
-            session.monitor.warning(f"{error}; it is pruned, and `edcompress export` will refuse it")
 
 
 def reopen_origin(recipe: Recipe, folder: RunFolder, session: Session) -> Origin:

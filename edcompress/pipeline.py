@@ -18,7 +18,7 @@ from edcompress.delivery import Benchmark
 from edcompress.deploy.archives import SUFFIXES, Form, save_archive
 from edcompress.deploy.latency import measure_all
 from edcompress.deploy.predictions import Predictions, predict
-from edcompress.errors import InputError, RunFolderError
+from edcompress.errors import InputError, NetworkError, RunFolderError
 from edcompress.inspection import inspect_network
 from edcompress.job import (
     example_images,
@@ -35,7 +35,7 @@ from edcompress.job import (
 from edcompress.measures import Accuracy, Latency, ModelResult, Proof
 from edcompress.networks.checkpoints import save_tensors
 from edcompress.onnx_files import VARIANTS, put_in_place, without_onnx, write_card, write_onnx
-from edcompress.origin import open_origin, read_saved, require_same_model
+from edcompress.origin import Origin, open_origin, read_saved, require_same_model
 from edcompress.progress import begun_with, recording
 from edcompress.pruning import as_begun, prune_once, reloaded, restate
 from edcompress.recipe import Recipe
@@ -71,7 +71,7 @@ def prune(
     if resume:
         recipe = session.team.from_first(partial(as_begun, recipe, folder))
         name = _kept_name(checkpoint, folder, session)
-    begin = partial(open_origin, source=checkpoint, session=session)
+    begin = partial(_opened, checkpoint=checkpoint, session=session)
     if recipe.target and recipe.target.max_top1_drop is not None:
         if session.team.size > 1:
             raise InputError(
@@ -238,6 +238,17 @@ def convert(
     with folder.locked():  # else the next command to lock the folder would take the unfinished file for a dead one's
         network = load(folder.path, trust_code=session.trust_code)
         return output, save_archive(network, example_images(folder.read_recipe()), output, form)
+
+
+def _opened(recipe: Recipe, checkpoint: Path, session: Session) -> Origin:
+    """The run's origin; who wants a file for onnxruntime should not learn after the search that there will be none."""
+    origin = open_origin(recipe, checkpoint, session)
+    if session.team.first:
+        try:
+            require_exportable(recipe, origin.dense)
+        except NetworkError as error:
+            session.monitor.warning(f"{error}; it is pruned, and `edcompress export` will refuse it")
+    return origin
 
 
 def _kept_name(checkpoint: Path, folder: RunFolder, session: Session) -> str:

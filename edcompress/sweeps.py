@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edcompress.errors import InputError, RunFolderError
-from edcompress.job import find_space, open_budget, plain_network
+from edcompress.job import find_space, open_budget, plain_network, require_exportable
 from edcompress.origin import open_origin, read_saved
 from edcompress.pipeline import export, prune, train
 from edcompress.points import point_of, with_front
@@ -79,10 +79,12 @@ def _check(recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None,
         run = _point(folder, name)
         _require_same_files(recipe, run)
         if checkpoint and checkpoint.exists():
-            _require_same_weights(open_origin(recipe, checkpoint, session).dense, run, checkpoint, session)
+            network = open_origin(recipe, checkpoint, session).dense
+            _require_same_weights(network, run, checkpoint, session)
         else:
             network = plain_network(recipe, session)
             open_budget(recipe, network, find_space(recipe, network))
+        require_exportable(recipe, network)
 
 
 def _require_same_files(recipe: Recipe, run: RunFolder) -> None:

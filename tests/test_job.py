@@ -125,8 +125,9 @@ def test_a_network_of_which_no_file_can_be_made_is_refused_by_run_and_pruned_wit
     sets = [word for pair in ("model.arch=null", "model.factory=odd:Deciding", *short) for word in ("--set", pair)]
     told = "model.factory: odd:Deciding: Deciding cannot be exported to ONNX: "
     command = ("net.safetensors", "--recipe", "digits", *sets, "--trust-code", "-o")
-    refused = cli("run", *command, "one")
-    assert (refused.code, told in refused.err, Path("one").exists()) == (2, True, False)
+    for verb in (("run",), ("sweep", "--set", "seed=0,1")):
+        refused = cli(*verb, *command, "one")
+        assert (refused.code, f"error: {told}" in refused.err, Path("one").exists()) == (2, True, False)
     pruned = cli("prune", *command, "two")
     assert (pruned.code, f"warning: {told}" in pruned.err) == (0, True), pruned.err
 
