@@ -30,12 +30,13 @@ import yaml
 from torch.nn import functional as F
 
 from edcompress.data.splits import open_splits, train_batches
-from edcompress.job import example_images, find_space, open_budget, read_network
+from edcompress.job import example_images, find_space, open_budget, pick_device, read_network
 from edcompress.recipe import Recipe
 from edcompress.recipebook import read_recipe
 from edcompress.stages import TAYLOR_BATCHES
 from edcompress.surgery.depgraph import PRUNERS
 from edcompress.surgery.plan import plan_of
+from edcompress.training.precision import choose_precision
 
 HERE = Path(__file__).parent
 LOG = HERE / "compare.jsonl"
@@ -182,8 +183,8 @@ def measure(cell: Cell, checkpoint: Path, output: Path, threads: int) -> dict[st
         "stages": {stage: value["correct"] for stage, value in top1.items()},
         "macs": report["target"]["achieved"], "params": report["pruned"]["size"]["params"] / report["dense"]["size"]["params"],
         "search": report["search"], "overrides": overrides, "minutes": (time.monotonic() - started) / 60, "threads": threads,
-        "machine": report["machine"]["processor"], "versions": report["versions"], "commit": commit.stdout.strip(),
-        "date": date.today().isoformat(),
+        "precision": choose_precision("auto", pick_device("auto")).name, "machine": report["machine"]["processor"],
+        "versions": report["versions"], "commit": commit.stdout.strip(), "date": date.today().isoformat(),
     }  # fmt: skip
 
 
@@ -283,15 +284,16 @@ def table(recipe: str, size: str, cells: list[dict[str, Any]]) -> str:
     shared = [o for o in one["overrides"] if all(o in cell["overrides"] for cell in cells) and not o.startswith(varied)]
     settings = f"`{' '.join(shared)}`" if shared else "the shipped recipe's"
     dense = 100 * one["stages"]["dense"] / one["total"]
-    machines, threads, versions = (
+    machines, precisions, threads, versions = (
         ", ".join(str(value) for value in sorted(set(values)))
         for values in zip(
-            *((cell["machine"], cell["threads"], cell["versions"]["torch"]) for cell in cells), strict=True
+            *((cell["machine"], cell["precision"], cell["threads"], cell["versions"]["torch"]) for cell in cells),
+            strict=True,
         )
     )
     return (
         f"## {recipe}, {size}\n\nDense {dense:.2f} on {one['total']} test images. Settings: {settings}. {machines}, "
-        f"{threads} threads per run, torch {versions}.\n\n" + "\n".join(rows) + "\n"
+        f"trained in {precisions}, {threads} threads per run, torch {versions}.\n\n" + "\n".join(rows) + "\n"
     )
 
 
