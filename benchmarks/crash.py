@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 LOG = HERE / "crash.jsonl"
 PAGE = HERE.parent / "docs" / "crash.md"
 EQUAL = ("plan.json", "pruned.safetensors", "search.jsonl", "epochs.jsonl", "pruned.onnx")
-SETTINGS = ("search.epochs=2", "finetune.epochs=3", "run.checkpoint_every=3 steps", "benchmark.runs=20")
+SETTINGS = ("search.epochs=8", "finetune.epochs=12", "run.checkpoint_every=3 steps", "benchmark.runs=20")
 HEAD = """# Killed at random moments
 
 Written by `benchmarks/crash.py` from `benchmarks/crash.jsonl`. The digits recipe through `edcompress run` (settings: `{settings}`) in a
@@ -105,12 +105,19 @@ def broken(scratch: Path, name: str, sign: str, after: float) -> dict[str, Any]:
         sent = time.monotonic()
         code = process.wait()
         seconds = time.monotonic() - sent
+    done = finished(scratch / name)
     again = subprocess.run(command(name, *resuming(scratch / name)), cwd=scratch, env=environment(), capture_output=True, text=True,
                            check=False)  # fmt: skip
     same = [file for file in EQUAL if content(scratch / name / file) == content(scratch / "unbroken" / file)]
     return {"signal": sign, "after": after, "while": (before or ["nothing said"])[-1].strip(" •"), "code": code,
-            "seconds": seconds, "resumed": again.returncode, "said": again.stderr.splitlines()[-3:] if again.returncode else [],
+            "seconds": seconds, "finished": done, "resumed": again.returncode, "said": again.stderr.splitlines()[-3:] if again.returncode else [],
             "equal": same == list(EQUAL)}  # fmt: skip
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run in the folder had been gated, which is the last that is written."""
+    report = folder / "report.json"
+    return report.exists() and json.loads(report.read_text())["verdict"] is not None
 
 
 def resuming(folder: Path) -> list[str]:
@@ -155,17 +162,18 @@ def environment() -> dict[str, str]:
 def page(lines: list[dict[str, Any]]) -> str:
     """docs/crash.md."""
     one, ended = lines[0], sum(line["resumed"] == 0 for line in lines)
-    gentle = [line for line in lines if line["signal"] != "SIGKILL"]
+    late = sum(line["finished"] for line in lines)
+    gentle = [line for line in lines if line["signal"] != "SIGKILL" and not line["finished"]]
     stages = Counter(stage_of(line["while"]) for line in lines)
     summary = (
         f"{ended} of {len(lines)} ended when resumed, {sum(line['equal'] for line in lines)} of {len(lines)} equal. Moments by stage: "
         + ", ".join(f"{stage} {count}" for stage, count in stages.most_common())
-        + "."
+        + f". {late} came when all had been written, and the process was going away."
     )
     if gentle:
         waits = [line["seconds"] for line in gentle]
         summary += (
-            f" SIGTERM, SIGINT and SIGUSR1: {sum(line['code'] == 130 for line in gentle)} of {len(gentle)} exited with 130, in "
+            f" Of the others SIGTERM, SIGINT and SIGUSR1: {sum(line['code'] == 130 for line in gentle)} of {len(gentle)} exited with 130, in "
             f"{statistics.median(waits):.2f} s in the median, {max(waits):.2f} s at most."
         )
     head = HEAD.format(settings=" ".join(SETTINGS), equal=", ".join(f"`{file}`" for file in EQUAL), machine=one["machine"],

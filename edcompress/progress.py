@@ -139,6 +139,7 @@ class _Record:
         self._folder, self._recipe = folder, recipe
         process = Process(host=platform.node(), pid=pid, mark=process_mark(pid))
         self._progress = Progress(verb=verb, checkpoint=checkpoint, process=process, began=now, updated=now)
+        self._began = time.monotonic()  # what a clock that is set meanwhile does not change
         self._saved = -math.inf
         self._from: tuple[float, int | None] = (0.0, None)
         self._step: tuple[int, int, dict[str, Any]] | None = None
@@ -161,7 +162,7 @@ class _Record:
 
     def end(self, state: End, error: str | None = None) -> None:
         """Say how it ended."""
-        self.tell("end", state=state, seconds=(datetime.now(UTC) - self._progress.began).total_seconds())
+        self.tell("end", state=state, seconds=time.monotonic() - self._began)
         self._save(state=state, error=error)
 
     def stage(self, text: str) -> None:

@@ -1,13 +1,16 @@
 """A run that ends in the middle of anything goes on to the result of one that did not."""
 
+import json
 import os
 import shutil
+import time
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
 from digits import ONE_EPOCH, Interrupter, digits, outcome, pruned
 
-from edcompress import runs
+from edcompress import overview, progress, runs
 from edcompress.epochs import last_snapshot
 from edcompress.errors import CheckpointError, RunFolderError, StorageError
 from edcompress.monitor import Silent
@@ -56,6 +59,35 @@ def older(folder: Path) -> RunFolder:
     copy = RunFolder(folder.with_name("older"))
     copy.snapshots[0].unlink()
     return copy
+
+
+class Jumping(datetime):
+    """A clock that is set back by a year every other time that it is asked."""
+
+    asked = 0
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:
+        cls.asked += 1
+        return datetime.now(tz) - timedelta(days=365 * (cls.asked % 2))
+
+
+def test_a_clock_that_is_set_changes_nothing(
+    unbroken: Path, torn: Path, tmp_path: Path, dense: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(shutil.copytree(torn, tmp_path / "run"))
+    for age, path in enumerate(folder.snapshots):  # the newest was written longest ago, as it seems
+        os.utime(path, (1e9 + age, 1e9 + age))
+    for module in (progress, overview):
+        monkeypatch.setattr(module, "datetime", Jumping)
+    began = time.monotonic()
+    pruned(dense, folder.path, digits(*OFTEN), resume=True)
+    took = time.monotonic() - began
+    assert Jumping.asked > 10
+    assert outcome(folder.path) == outcome(unbroken)
+    ends = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines() if '"end"' in line]
+    assert 0 < ends[-1]["seconds"] <= took
+    assert overview.status_of(folder).state == "finished"
 
 
 @pytest.mark.parametrize("damage", ["", "half", "flipped"])
