@@ -110,8 +110,8 @@ def broken(scratch: Path, name: str, sign: str, after: float) -> dict[str, Any]:
                            check=False)  # fmt: skip
     same = [file for file in EQUAL if content(scratch / name / file) == content(scratch / "unbroken" / file)]
     return {"signal": sign, "after": after, "while": (before or ["nothing said"])[-1].strip(" •"), "code": code,
-            "seconds": seconds, "finished": done, "resumed": again.returncode, "said": again.stderr.splitlines()[-3:] if again.returncode else [],
-            "equal": same == list(EQUAL)}  # fmt: skip
+            "seconds": seconds, "finished": done, "resumed": again.returncode,
+            "said": again.stderr.splitlines()[-3:] if again.returncode else [], "equal": same == list(EQUAL)}  # fmt: skip
 
 
 def finished(folder: Path) -> bool:
@@ -173,8 +173,8 @@ def page(lines: list[dict[str, Any]]) -> str:
     if gentle:
         waits = [line["seconds"] for line in gentle]
         summary += (
-            f" Of the others SIGTERM, SIGINT and SIGUSR1: {sum(line['code'] == 130 for line in gentle)} of {len(gentle)} exited with 130, in "
-            f"{statistics.median(waits):.2f} s in the median, {max(waits):.2f} s at most."
+            f" Of the others SIGTERM, SIGINT and SIGUSR1: {sum(line['code'] == 130 for line in gentle)} of {len(gentle)} exited with "
+            f"130, in {statistics.median(waits):.2f} s in the median, {max(waits):.2f} s at most."
         )
     head = HEAD.format(settings=" ".join(SETTINGS), equal=", ".join(f"`{file}`" for file in EQUAL), machine=one["machine"],
                        torch=one["versions"]["torch"], seed=one["seed"], date=one["date"], summary=summary)  # fmt: skip
