@@ -4,8 +4,8 @@
 
 The digits recipe, `edcompress run` (search, surgery, fine-tuning, export, report, gate), in processes of their own on one thread. Each
 moment is drawn between the first words of the run and its end, again where all had been written by then; SIGKILL `--kills` times, then
-SIGTERM, SIGINT and SIGUSR1 in turn. Then the same command with --resume must end, and the files of EQUAL must be the unbroken run's bit for bit. Writes a line per moment
-to benchmarks/crash.jsonl, anew for each call, and docs/crash.md from them.
+SIGTERM, SIGINT and SIGUSR1 in turn. Then the same command with --resume must end, and the files of EQUAL must be the unbroken run's
+bit for bit. Writes a line per moment to benchmarks/crash.jsonl, anew for each call, and docs/crash.md from them.
 """
 
 from __future__ import annotations
