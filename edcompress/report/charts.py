@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
+NAME = (16.0, 9.0)
+"""About the width and height of a dot's name, in per cent of a chart as wide as a desktop shows it."""
+
 MOST_POINTS = 400  # of one line; more are not visible and make the page heavy
 
 
@@ -119,16 +122,30 @@ def _polyline(line: Line, frame: tuple[float, float, float, float]) -> str:
 
 
 def _names(dots: Sequence[Dot], frame: tuple[float, float, float, float]) -> str:
-    """The names beside their dots, where there is more room, and where the falling line of the front does not pass."""
-    spans = []
+    """The names beside their dots, where no other name is, there is more room, and the falling line of the front does not pass."""
+    spans, taken = [], list[tuple[float, float]]()
     for dot in dots:
         x, y = _percent(dot.x, frame[0], frame[1]), _percent(dot.y, frame[2], frame[3])
-        side = f"right:{100 - x:.2f}%" if x > 50 else f"left:{x:.2f}%"
-        above = dot.front and x <= 50
+        right, above = x <= 50, dot.front and x <= 50
+        places = [(right, above), (not right, not above), (right, not above), (not right, above)]
+        right, above = next((place for place in places if _is_free(_corner(x, y, *place), taken)), places[0])
+        taken.append(_corner(x, y, right, above))
+        side = f"left:{x:.2f}%" if right else f"right:{100 - x:.2f}%"
         spans.append(
             f'<span class="{"above" if above else "below"}" style="{side};bottom:{y:.2f}%">{escape(dot.name)}</span>'
         )
     return "".join(spans)
+
+
+def _corner(x: float, y: float, right: bool, above: bool) -> tuple[float, float]:
+    """The lower left corner of a name beside the dot at x, y."""
+    return x if right else x - NAME[0], y if above else y - NAME[1]
+
+
+def _is_free(corner: tuple[float, float], taken: Sequence[tuple[float, float]]) -> bool:
+    """Whether a name there is inside the chart, and on no other."""
+    inside = 0 <= corner[0] <= 100 - NAME[0] and corner[1] >= 0
+    return inside and all(abs(corner[0] - x) >= NAME[0] or abs(corner[1] - y) >= NAME[1] for x, y in taken)
 
 
 def _y_labels(ticks: Sequence[float]) -> str:

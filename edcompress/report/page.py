@@ -208,7 +208,7 @@ def _proofs(report: Report) -> str:
 
 def _search(report: Report, generations: Sequence[Mapping[str, Any]]) -> str:
     search = report.search
-    done = f"{search.method}, {search.epochs} epochs, {search.generations} generations, {search.seconds:.0f} s"
+    done = f"{search.method}, {search.epochs} epoch{'s' * (search.epochs != 1)}, {search.generations} generations, {search.seconds:.0f} s"
     if not generations:
         return _note(f"{done}.") + _note(f"No population: {_chosen(search)}, so there is no curve to draw.")
     end = f"{'converged' if search.converged else 'not converged'}, last diversity {search.diversity:.3g}"

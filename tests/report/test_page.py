@@ -1,12 +1,13 @@
 import math
 import re
 from html.parser import HTMLParser
+from itertools import combinations
 from typing import Any
 
 import pytest
 
 from edcompress.delivery import Gate
-from edcompress.report.charts import Line, line_chart, nice_ticks
+from edcompress.report.charts import NAME, Dot, Line, dot_chart, line_chart, nice_ticks
 from edcompress.report.page import render_page
 from edcompress.report.verdict import judge
 from edcompress.results import Report
@@ -169,3 +170,16 @@ def test_ticks_enclose_the_values(low: float, high: float) -> None:
     assert ticks[0] <= low + 1e-12
     assert ticks[-1] >= high - 1e-12
     assert 2 <= len(ticks) <= 8
+
+
+def test_names_of_dots_that_are_close_do_not_cover_each_other() -> None:
+    dots = [Dot(name, x, y, True) for name, x, y in (("one", 1.26, 90.2), ("two", 1.39, 89.5), ("three", 1.49, 88.7))]
+    chart = dot_chart("close", [*dots, Dot("far", 2.43, 79.3, True)], "speed-up")
+    found = re.findall(r'<span class="(above|below)" style="(left|right):([\d.]+)%;bottom:([\d.]+)%">', chart)
+    boxes = []
+    for vertical, side, x, y in found:
+        left = float(x) if side == "left" else 100 - float(x) - NAME[0]
+        boxes.append((left, float(y) - NAME[1] * (vertical == "below")))
+    assert len(boxes) == 4
+    for one, other in combinations(boxes, 2):
+        assert abs(one[0] - other[0]) >= NAME[0] - 0.01 or abs(one[1] - other[1]) >= NAME[1] - 0.01
