@@ -36,7 +36,7 @@ HEAD = """# Killed at random moments
 
 Written by `benchmarks/crash.py` from `benchmarks/crash.jsonl`. The digits recipe through `edcompress run` (settings: `{settings}`) in a
 process of its own; a signal at a random moment between its first words and its end; then the same command with `--resume`. Equal: {equal}
-are the unbroken run's bit for bit. {machine}, one thread, torch {torch}, seed {seed}, {date}.
+are the unbroken run's bit for bit. {machine}, one thread, torch {torch}, seeds {seeds}, {date}.
 
 {summary}
 
@@ -180,7 +180,7 @@ def page(lines: list[dict[str, Any]]) -> str:
             f"{statistics.median(waits):.2f} s in the median, {max(waits):.2f} s at most."
         )
     head = HEAD.format(settings=" ".join(SETTINGS), equal=", ".join(f"`{file}`" for file in EQUAL), machine=one["machine"],
-                       torch=one["versions"]["torch"], seed=one["seed"], date=one["date"], summary=summary)  # fmt: skip
+                       torch=one["versions"]["torch"], seeds=", ".join(sorted({str(line["seed"]) for line in lines})), date=one["date"], summary=summary)  # fmt: skip
     return head + "".join(
         f"| {line['number']} | {line['signal']} | {line['after']:.1f} | {line['while'][:60]} | {line['code']} | {line['seconds']:.2f} | "
         f"{'yes' if line['resumed'] == 0 else 'NO'} | {'yes' if line['equal'] else 'NO'} |\n"

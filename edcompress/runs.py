@@ -155,11 +155,10 @@ class RunFolder:
             lock.release()
 
     def _remove_unfinished(self) -> None:
-        for path in (*self.path.glob(UNFINISHED_EXPORTS + "*"), *self.path.glob(f"**/{UNFINISHED_FILES}")):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        for folder in self.path.glob(UNFINISHED_EXPORTS + "*"):
+            shutil.rmtree(folder)
+        for path in self.path.glob(f"**/{UNFINISHED_FILES}"):  # after the folders above, in which some are
+            path.unlink()
         if self.finished:
             self.clear_state()
 

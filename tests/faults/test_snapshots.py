@@ -168,7 +168,8 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
     (folder.path / ".report.json.123.456.part").write_text("half")
     (folder.state / ".snapshot-000000002.safetensors.123.456.part").write_text("half")
     (folder.path / ".export-abc").mkdir()
-    (folder.path / ".export-abc" / "pruned.onnx").write_text("half")
+    (folder.path / ".export-abc" / "dense.onnx").write_text("whole")
+    (folder.path / ".export-abc" / ".pruned.onnx.123.456.part").write_text("half")
     (folder.path / "notes.txt").write_text("mine")
     with folder.locked():
         pass
