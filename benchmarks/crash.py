@@ -179,8 +179,9 @@ def page(lines: list[dict[str, Any]]) -> str:
             f" SIGTERM, SIGINT and SIGUSR1: {sum(line['code'] == 130 for line in gentle)} of {len(gentle)} exited with 130, in "
             f"{statistics.median(waits):.2f} s in the median, {max(waits):.2f} s at most."
         )
+    seeds = ", ".join(sorted({str(line["seed"]) for line in lines}))
     head = HEAD.format(settings=" ".join(SETTINGS), equal=", ".join(f"`{file}`" for file in EQUAL), machine=one["machine"],
-                       torch=one["versions"]["torch"], seeds=", ".join(sorted({str(line["seed"]) for line in lines})), date=one["date"], summary=summary)  # fmt: skip
+                       torch=one["versions"]["torch"], seeds=seeds, date=one["date"], summary=summary)  # fmt: skip
     return head + "".join(
         f"| {line['number']} | {line['signal']} | {line['after']:.1f} | {line['while'][:60]} | {line['code']} | {line['seconds']:.2f} | "
         f"{'yes' if line['resumed'] == 0 else 'NO'} | {'yes' if line['equal'] else 'NO'} |\n"
