@@ -74,9 +74,8 @@ def test_without_a_number_of_runs_there_are_enough_of_them_in_several_processes(
     found = measure({"net": onnx_file}, Benchmark())["net"]
     assert found.processes == 2
     assert found.n >= 200
-    assert (
-        found.n * found.p99 >= 40
-    )  # of 400 ms in all: p99 is more than the mean, but for what a shared core stalls now and then
+    # Of 400 ms in all: p99 is more than the mean, but for what a shared core stalls now and then.
+    assert found.n * found.p99 >= 40
 
 
 def test_the_worker_loads_no_torch() -> None:
