@@ -173,6 +173,7 @@ def measure(cell: Cell, checkpoint: Path, output: Path, threads: int) -> dict[st
         check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     report = json.loads((folder / "report.json").read_text())
+    recipe = read_recipe(cell.recipe, overrides)
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE, check=True
     )
@@ -183,7 +184,7 @@ def measure(cell: Cell, checkpoint: Path, output: Path, threads: int) -> dict[st
         "stages": {stage: value["correct"] for stage, value in top1.items()},
         "macs": report["target"]["achieved"], "params": report["pruned"]["size"]["params"] / report["dense"]["size"]["params"],
         "search": report["search"], "overrides": overrides, "minutes": (time.monotonic() - started) / 60, "threads": threads,
-        "precision": choose_precision("auto", pick_device("auto")).name, "machine": report["machine"]["processor"],
+        "precision": choose_precision(recipe.precision, pick_device("auto")).name, "machine": report["machine"]["processor"],
         "versions": report["versions"], "commit": commit.stdout.strip(), "date": date.today().isoformat(),
     }  # fmt: skip
 
