@@ -69,13 +69,11 @@ def measure_all(options: argparse.Namespace, scratch: Path) -> None:
     gentle = [("SIGTERM", "SIGINT", "SIGUSR1")[i % 3] for i in range(options.signals)]
     LOG.write_text("")
     for number, name in enumerate(["SIGKILL"] * options.kills + gentle):
-        late = -1
-        line: dict[str, Any] = {"finished": True}
-        while line["finished"]:  # the signal came when all had been written, and the process was going away
-            late += 1
-            after = numbers.uniform(starts, ends)
-            line = {"number": number + 1, "seed": options.seed, "late": late, **broken(scratch, f"run{number}-{late}", name, after),
-                    "unbroken_seconds": ends, "machine": processor(), "versions": versions(), "date": date.today().isoformat()}  # fmt: skip
+        late, after = 0, numbers.uniform(starts, ends)
+        while (became := broken(scratch, f"run{number}-{late}", name, after)) is None:
+            late, after = late + 1, numbers.uniform(starts, ends)
+        line = {"number": number + 1, "seed": options.seed, "late": late, **became, "unbroken_seconds": ends,
+                "machine": processor(), "versions": versions(), "date": date.today().isoformat()}  # fmt: skip
         with LOG.open("a") as log:
             log.write(json.dumps(line) + "\n")
         print(
@@ -96,8 +94,8 @@ def unbroken(scratch: Path) -> tuple[float, float]:
     return first, time.monotonic() - started
 
 
-def broken(scratch: Path, name: str, sign: str, after: float) -> dict[str, Any]:
-    """What became of a run that got a signal after so many seconds, and of its resumption."""
+def broken(scratch: Path, name: str, sign: str, after: float) -> dict[str, Any] | None:
+    """What became of a run that got a signal after so many seconds, and of its resumption; None when all had been written by then."""
     with (scratch / "stderr").open("w+") as said:
         started = time.monotonic()
         process = subprocess.Popen(
@@ -109,12 +107,13 @@ def broken(scratch: Path, name: str, sign: str, after: float) -> dict[str, Any]:
         sent = time.monotonic()
         code = process.wait()
         seconds = time.monotonic() - sent
-    done = finished(scratch / name)
+    if finished(scratch / name):
+        return None
     again = subprocess.run(command(name, *resuming(scratch / name)), cwd=scratch, env=environment(), capture_output=True, text=True,
                            check=False)  # fmt: skip
     same = [file for file in EQUAL if content(scratch / name / file) == content(scratch / "unbroken" / file)]
     return {"signal": sign, "after": after, "while": (before or ["nothing said"])[-1].strip(" •"), "code": code,
-            "seconds": seconds, "finished": done, "resumed": again.returncode,
+            "seconds": seconds, "resumed": again.returncode,
             "said": again.stderr.splitlines()[-3:] if again.returncode else [], "equal": same == list(EQUAL)}  # fmt: skip
 
 
