@@ -12,6 +12,7 @@ from edcompress.deploy.latency import measure
 from edcompress.deploy.onnx_export import export_onnx
 from edcompress.job import Job
 from edcompress.origin import Origin
+from edcompress.report.wording import disturbed
 from edcompress.search.importance import magnitude, ranks
 from edcompress.surgery.plan import plan_of
 from edcompress.surgery.remove import remove
@@ -61,6 +62,8 @@ def exported(job: Job, network: nn.Module, path: Path) -> Path:
 
 def _share(job: Job, dense: Path, pruned: Path) -> float:
     times = measure({"dense": dense, "pruned": pruned}, job.recipe.timing)
+    if warning := disturbed(times.values()):
+        job.monitor.warning(warning)
     return times["pruned"].p50 / times["dense"].p50
 
 

@@ -46,6 +46,15 @@ def resident_bytes(kind: str) -> int | None:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")), None)
 
 
+def run_delay() -> int | None:
+    """Nanoseconds in all that this process's threads were ready to run while others had their cores; None where no system tells.
+
+    The second figure of Linux's /proc/PID/task/TID/schedstat.
+    """
+    found = [path.read_text(encoding="utf-8").split() for path in Path("/proc/self/task").glob("*/schedstat")]
+    return sum(int(figures[1]) for figures in found) if found else None
+
+
 def process_mark(pid: int, root: Path = Path("/proc")) -> str | None:
     """What tells the live process of this number from any other that had or will have it: the system's boot, and its start therein.
 

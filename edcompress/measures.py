@@ -113,6 +113,8 @@ class Latency(Value):
     `speedup` is how many times faster the median call is than that of the first model measured beside it; None for that one.
     `peak_bytes` is the most resident memory of a process that opened and ran this model alone, less what it held before it opened the
     file; None where the system does not tell.
+    `waited` is the share of the time of the whole measurement in which its threads were ready to run while other processes had their
+    cores, the mean over the processes; None where the system does not tell.
     """
 
     p50: float
@@ -125,6 +127,7 @@ class Latency(Value):
     processes: int = 1
     speedup: Interval | None = None
     peak_bytes: int | None = None
+    waited: float | None = None
     environment: Environment | None = None
 
 
@@ -142,6 +145,11 @@ class ModelResult(Value):
     onnx_accuracy: Accuracy | None = None
     paired: Paired | None = None
     more_latency_ms: tuple[Latency, ...] = ()
+
+    @property
+    def latencies(self) -> tuple[Latency, ...]:
+        """All that were measured, the first setting's first."""
+        return (self.latency_ms, *self.more_latency_ms) if self.latency_ms else ()
 
 
 class Proof(Value):

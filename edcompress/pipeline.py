@@ -41,6 +41,7 @@ from edcompress.pruning import as_begun, prune_once, reloaded, restate
 from edcompress.recipe import Recipe
 from edcompress.recipebook import check
 from edcompress.report.shipping import recommend
+from edcompress.report.wording import disturbed
 from edcompress.reports import save_report
 from edcompress.results import Images, Inspection, Report, Variant
 from edcompress.runs import UNFINISHED_EXPORTS, RunFolder
@@ -112,6 +113,8 @@ def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
         files, proofs = write_onnx(job, Path(made), report, {"dense": dense, "pruned": pruned})
         job.monitor.stage(f"latency in onnxruntime, {', '.join(files)} interleaved")
         latency = measure_all(files, recipe.timing)
+        if warning := disturbed(chain.from_iterable(latency.values())):
+            job.monitor.warning(warning)
         names = ", ".join(path.name for path in files.values())
         job.monitor.stage(f"accuracy of {names} on the test images, in onnxruntime")
         found = predict(files, job.test_batches("test images"))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from edcompress.measures import Count, Interval, ModelResult, Pairs, Proof, Proofs, Size, Value
+from edcompress.measures import Count, Interval, Latency, ModelResult, Pairs, Proof, Proofs, Size, Value
 
 
 class Preprocessing(Value):
@@ -153,11 +153,12 @@ class Skipped(Value):
 
 
 class Verdict(Value):
-    """The gate's answer; it passes when every check does."""
+    """The gate's answer; it passes when every check does. `warnings` say which figures are not to be trusted."""
 
     passed: bool
     checks: tuple[Check, ...]
     skipped: tuple[Skipped, ...] = ()
+    warnings: tuple[str, ...] = ()
     confidence: Literal["estimate", "bound"] = "estimate"
 
 
@@ -198,6 +199,12 @@ class Report(Value):
     def speedup(self) -> Interval | None:
         """Dense over pruned p50 latency with its confidence interval; None where it was not measured, or by an earlier version."""
         return self.pruned.latency_ms.speedup if self.pruned.latency_ms else None
+
+    @property
+    def latencies(self) -> tuple[Latency, ...]:
+        """All that were measured, of all files and at all settings."""
+        models = (self.dense, self.pruned, *(variant.measured for variant in self.variants.values()))
+        return tuple(latency for model in models for latency in model.latencies)
 
 
 class Sweep(Value):

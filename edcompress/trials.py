@@ -27,7 +27,7 @@ from edcompress.points import point_of, with_front
 from edcompress.progress import recording
 from edcompress.pruning import Begin, begun, claimed, prune_once, reloaded
 from edcompress.recipe import Recipe, Target
-from edcompress.report.wording import points
+from edcompress.report.wording import disturbed, points
 from edcompress.reports import save_report
 from edcompress.results import Point, Report, TargetResult
 from edcompress.runs import FILES, RunFolder
@@ -219,6 +219,8 @@ def _points(series: Series, trials: list[Trial], chosen: Trial) -> list[Point]:
             for name, network in {"dense": series.origin.dense, **networks}.items()
         }
         times = measure(files, series.recipe.timing)
+    if warning := disturbed(times.values()):
+        series.job.monitor.warning(warning)
     return [
         point_of(
             trial.report, trial.folder.path.name, times["dense"].p50, times[trial.folder.path.name].p50

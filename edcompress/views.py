@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from edcompress.report import github, tables
 from edcompress.report.checks import check_notes
 from edcompress.report.junit import junit
 from edcompress.report.rows import ship_line
-from edcompress.report.wording import calls, human, measured_with, setting
+from edcompress.report.wording import calls, disturbed, human, measured_with, setting
 from edcompress.results import Inspection, Report, Sweep, TargetResult, Verdict
 
 out = Terminal()
@@ -40,6 +41,8 @@ def show_latency(latency: Mapping[str, Sequence[Latency]], *, as_json: bool) -> 
     for values in settings:
         out.print(tables.latency_table(dict(zip(latency, values, strict=True))))
     say(measured_with(settings[0][0]))
+    if warning := disturbed(chain.from_iterable(settings)):
+        say(f"warning: {warning}")
 
 
 def show_inspection(found: Inspection, *, as_json: bool) -> None:
@@ -79,6 +82,8 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
     say(_achieved(report.target))
     if latency := report.pruned.latency_ms:
         say(f"latency: {setting(latency)}, {calls(latency)}")
+    if warning := disturbed(report.latencies):
+        say(f"warning: {warning}")
     if line := ship_line(report):
         say(line)
     for name in runs.FILES:

@@ -122,7 +122,8 @@ def _at_setting(setting: Setting, peaks: Mapping[str, int | None], answers: list
     """The latency of each model, by name, from the answers of the processes."""
     blocks: dict[str, list[Blocks]] = {name: [answer["blocks"][name] for answer in answers] for name in peaks}
     first = next(iter(blocks.values()))
-    about = {**setting._asdict(), "processes": len(answers), "provider": answers[0]["provider"],
+    about = {**setting._asdict(), "processes": len(answers), "waited": _mean([answer["waited"] for answer in answers]),
+             "provider": answers[0]["provider"],
              "environment": Environment.model_validate(answers[0]["environment"])}  # fmt: skip
     return {
         name: Latency(
@@ -133,6 +134,12 @@ def _at_setting(setting: Setting, peaks: Mapping[str, int | None], answers: list
         )
         for name, found in blocks.items()
     }
+
+
+def _mean(shares: list[float | None]) -> float | None:
+    """The mean of the processes' shares; None where one could not tell its own."""
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(shares) if len(known) == len(shares) else None
 
 
 def _percentiles(blocks: list[Blocks]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import onnxruntime
 from edcompress.deploy.feeds import made_inputs
 from edcompress.deploy.sessions import ORT_ERRORS, session
 from edcompress.errors import InputError
-from edcompress.machine import governor, processor, resident_bytes, usable_cores
+from edcompress.machine import governor, processor, resident_bytes, run_delay, usable_cores
 
 WINDOW = 10  # calls per warm-up window, and the least of a measured block of one model
 BLOCKS = 50  # about so many of one model at most: calls of microseconds come in longer ones
@@ -96,16 +96,19 @@ def _peak(path: Path, batch_size: int, threads: int, provider: str) -> int | Non
 
 
 def time_all(specification: dict[str, Any]) -> dict[str, Any]:
-    """{"provider", "environment", "blocks": {name: nanoseconds}} of interleaved blocks; who goes first alternates."""
+    """{"provider", "environment", "waited", "blocks": {name: nanoseconds}} of interleaved blocks; who goes first alternates."""
     cores = _pin(specification["threads"])
     options = [specification[key] for key in ("batch_size", "threads", "provider")]
     contestants = {name: Contestant(Path(path), *options) for name, path in specification["models"].items()}
     for contestant in contestants.values():
         contestant.warm_up()
+    started, before = time.perf_counter_ns(), run_delay()
     interleave(list(contestants.values()), specification["runs"], specification["seconds"])
+    after, taken = run_delay(), time.perf_counter_ns() - started
     return {
         "provider": next(iter(contestants.values())).session.get_providers()[0],
         "environment": _environment(cores),
+        "waited": None if before is None or after is None else (after - before) / (taken * specification["threads"]),
         "blocks": {name: contestant.blocks for name, contestant in contestants.items()},
     }
 

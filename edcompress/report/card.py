@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from edcompress.delivery import Batch
 from edcompress.recipe import Recipe
 from edcompress.report.rows import VARIANT_HEADINGS, comparison_rows, proof_rows, ship_line, variant_rows
-from edcompress.report.wording import calls, measured_with, setting
+from edcompress.report.wording import calls, disturbed, measured_with, setting
 from edcompress.results import Preprocessing, Report, TargetResult
 
 MOST_CLASSES = 20
@@ -76,10 +76,11 @@ def _asked(target: TargetResult) -> str:
 def _figures(report: Report, recipe: Recipe) -> str:
     measured = report.pruned.latency_ms
     assert measured is not None, "a card is written of an exported run"
-    total = report.pruned.accuracy.top1.total
+    total, warning = report.pruned.accuracy.top1.total, disturbed(report.latencies)
     return (
         f"Accuracies are on the {total} test images of {recipe.data.dataset}, and say nothing about other images. Latencies were "
-        f"measured at {setting(measured)}, in {calls(measured)}, with {measured_with(measured)}.\n\n"
+        f"measured at {setting(measured)}, in {calls(measured)}, with {measured_with(measured)}."
+        + (f" Warning: {warning}.\n\n" if warning else "\n\n")
         + _table(("", "dense", "pruned", "change"), comparison_rows(report))
         + "\n\n"
         + (_table(VARIANT_HEADINGS, variant_rows(report)) + "\n\n" if report.variants else "")

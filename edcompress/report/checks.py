@@ -46,11 +46,12 @@ def check_rows(verdict: Verdict) -> list[CheckRow]:
 
 
 def check_notes(verdict: Verdict) -> list[str]:
-    """What stands below the checks: intervals and tests of those that have them, and why limits were skipped."""
+    """What stands below the checks: intervals and tests of those that have them, why limits were skipped, and warnings."""
     notes = [_check_note(check) for check in verdict.checks if check.interval]
     if verdict.confidence == "bound" and notes:
         notes.append("Where there is an interval, its bad end is held against the limit.")
-    return notes + [f"{row.name}: skipped, {row.reason}" for row in skipped_rows(verdict)]
+    notes += [f"{row.name}: skipped, {row.reason}" for row in skipped_rows(verdict)]
+    return notes + [f"warning: {text}" for text in verdict.warnings]
 
 
 def skipped_rows(verdict: Verdict) -> list[SkippedRow]:

@@ -7,7 +7,7 @@ from edcompress.results import Verdict
 
 
 def workflow_commands(verdict: Verdict) -> list[str]:
-    """Annotations, one per line of output: an error per limit that failed, a warning per limit that was skipped."""
+    """Annotations, one per line of output: an error per limit that failed, warnings of what was skipped or is not to be trusted."""
     failed = [row for row, check in zip(check_rows(verdict), verdict.checks, strict=True) if not check.passed]
     return [
         *(_command("error", f"edcompress gate: {row.name}", row.sentence) for row in failed),
@@ -15,6 +15,7 @@ def workflow_commands(verdict: Verdict) -> list[str]:
             _command("warning", f"edcompress gate: {row.name}", f"skipped: {row.reason}")
             for row in skipped_rows(verdict)
         ),
+        *(_command("warning", "edcompress gate", text) for text in verdict.warnings),
     ]
 
 

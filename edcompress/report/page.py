@@ -23,7 +23,7 @@ from edcompress.report.rows import (
     stages,
     variant_rows,
 )
-from edcompress.report.wording import MISSING, calls, measured_with, milliseconds, percent, setting, speedup
+from edcompress.report.wording import MISSING, calls, disturbed, measured_with, milliseconds, percent, setting, speedup
 from edcompress.results import Point, Report, SearchSummary, Sweep, Verdict
 
 _KINDS = {"macs": "multiply-accumulates", "params": "parameters", "channels": "prunable channels",
@@ -154,7 +154,9 @@ def _latency(report: Report) -> str:
     longest = max(getattr(latency, kind) for latency in (dense, pruned) for kind in PERCENTILES)
     pairs = "".join(_latency_pair(kind, dense, pruned, longest) for kind in PERCENTILES)
     how = f"{calls(pruned)}, {setting(pruned)}; {measured_with(pruned)}."
-    return f'{_note(how)}{_interval(pruned)}<div class="pairs">{pairs}</div>{_settings(report)}'
+    warning = disturbed(report.latencies)
+    how = _note(how) + (_note(f"Warning: {warning}.") if warning else "")
+    return f'{how}{_interval(pruned)}<div class="pairs">{pairs}</div>{_settings(report)}'
 
 
 def _interval(pruned: Latency) -> str:

@@ -132,7 +132,7 @@ def latency_rows(latency: Mapping[str, Latency]) -> list[LatencyRow]:
 
 def setting_rows(report: Report) -> list[SettingRow]:
     """A row per batch size and number of threads that was measured."""
-    pairs = zip(*(_latencies(model) for model in (report.dense, report.pruned)), strict=False)
+    pairs = zip(report.dense.latencies, report.pruned.latencies, strict=False)
     return [
         SettingRow(setting(dense), milliseconds(dense.p50), milliseconds(pruned.p50), speedup(pruned.speedup))
         for dense, pruned in pairs
@@ -247,10 +247,6 @@ def _latency_row(kind: str, dense: Latency | None, pruned: Latency | None) -> Co
     if kind == "p50" and pruned and pruned.speedup:
         change = speedup(pruned.speedup)
     return Comparison(f"latency {kind}", texts[0], texts[1], change)
-
-
-def _latencies(model: ModelResult) -> tuple[Latency, ...]:
-    return (model.latency_ms, *model.more_latency_ms) if model.latency_ms else ()
 
 
 def _peak_of(latency: Latency | None) -> int | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from fractions import Fraction
 
 from edcompress.delivery import Gate
 from edcompress.errors import InputError
 from edcompress.report.baseline import REGRESSIONS, require_comparable
 from edcompress.report.figures import FIGURES, Figure, decimal
+from edcompress.report.wording import disturbed
 from edcompress.results import Check, Report, Skipped, Verdict
 
 
@@ -33,7 +35,19 @@ def judge(report: Report, limits: Gate, baseline: Report | None = None) -> Verdi
     if not checks and not skipped:
         raise InputError("the gate has no limits; set at least one, e.g. --max-top1-drop 0.01")
     passed = all(check.passed for check in checks)
-    return Verdict(passed=passed, checks=tuple(checks), skipped=tuple(skipped), confidence=limits.confidence)
+    warnings = _warnings({check.name for check in checks}, report, baseline)
+    return Verdict(
+        passed=passed, checks=tuple(checks), skipped=tuple(skipped), warnings=warnings, confidence=limits.confidence
+    )
+
+
+def _warnings(held: Set[str], report: Report, baseline: Report | None) -> tuple[str, ...]:
+    """What is wrong with the latencies that the checks of these names go by."""
+    timed = {"": (report, {"speedup", "latency_ms", "latency_regression"})}
+    if baseline is not None:
+        timed["the baseline: "] = (baseline, {"latency_regression"})
+    found = {whose: disturbed(one.latencies) for whose, (one, names) in timed.items() if names & held}
+    return tuple(f"{whose}{text}" for whose, text in found.items() if text)
 
 
 def _check(key: str, figure: Figure, limits: Gate) -> Check:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from edcompress.measures import Count, Interval, Latency
 
 MISSING = "–"
+
+MOST_WAITED = 0.05
+"""Share of the measured time that other processes may have had the cores."""
+
 _UNITS = ((1e9, "G"), (1e5, "M"), (1e3, "k"))
 _SCALES = {"G": 1e9, "M": 1e6, "k": 1e3}
 
@@ -63,6 +68,21 @@ def calls(latency: Latency) -> str:
     """For example "1070 interleaved calls per model in 5 processes"."""
     processes = f" in {latency.processes} processes" if latency.processes > 1 else ""
     return f"{latency.n} interleaved calls per model{processes}"
+
+
+def disturbed(latencies: Iterable[Latency]) -> str | None:
+    """What is to be said of latencies where other processes had the cores for more than MOST_WAITED of the time; None where not.
+
+    A call shorter than the scheduler's slice comes through whole and a longer one is interrupted, so that the speed-up is wrong too, and
+    its interval cannot know.
+    """
+    most = max((latency.waited or 0.0 for latency in latencies), default=0.0)
+    if most <= MOST_WAITED:
+        return None
+    return (
+        f"other processes had the cores for {most:.0%} of the measured time: latencies and speed-ups are not to be trusted; measure again "
+        "when the cores are free"
+    )
 
 
 def measured_with(latency: Latency) -> str:

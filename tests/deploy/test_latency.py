@@ -9,9 +9,12 @@ from onnx import TensorProto, helper
 
 from edcompress.delivery import Benchmark
 from edcompress.deploy import latency as module
+from edcompress.deploy import latency_worker
 from edcompress.deploy.latency import measure, measure_all
 from edcompress.deploy.latency_worker import Contestant, interleave
 from edcompress.errors import EdcompressError, InputError
+from edcompress.machine import usable_cores
+from edcompress.report.wording import MOST_WAITED, disturbed
 
 Shape = list[int | str | None]
 
@@ -76,6 +79,42 @@ def test_without_a_number_of_runs_there_are_enough_of_them_in_several_processes(
     assert found.n >= 200
     # Of 400 ms in all: p99 is more than the mean, but for what a shared core stalls now and then.
     assert found.n * found.p99 >= 40
+
+
+def test_calls_that_waited_for_their_core_say_so(onnx_file: Path, dead_onnx_file: Path) -> None:
+    core = usable_cores()[0]
+    busy = [
+        sys.executable,
+        "-c",
+        f"import os\nos.sched_setaffinity(0, {{{core}}})\nprint(flush=True)\nwhile True: pass",
+    ]
+    with subprocess.Popen(busy, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout
+            other.stdout.readline()
+            found = measure({"dense": onnx_file, "pruned": dead_onnx_file}, Benchmark(runs=1000))
+        finally:
+            other.kill()
+    shares = [latency.waited or 0.0 for latency in found.values()]
+    assert MOST_WAITED < max(shares) < 1
+    assert f"other processes had the cores for {max(shares):.0%} of the measured time" in (
+        disturbed(found.values()) or ""
+    )
+
+
+def test_what_the_system_does_not_tell_is_not_made_up(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency_worker, "_pin", lambda _: ())
+    told = {
+        "models": {"net": str(onnx_file)},
+        "batch_size": 1,
+        "threads": 1,
+        "provider": "CPUExecutionProvider",
+        "runs": 20,
+        "seconds": 0,
+    }
+    assert 0 <= latency_worker.time_all(told)["waited"] <= 1
+    monkeypatch.setattr(latency_worker, "run_delay", lambda: None)
+    assert latency_worker.time_all(told)["waited"] is None
 
 
 def test_the_worker_loads_no_torch() -> None:

@@ -18,8 +18,12 @@ from edcompress.data.images import FileImages
 from edcompress.data.transforms import as_tested, as_told, normalised
 from edcompress.recipebook import read_recipe
 from edcompress.report.card import render_card, snippet
+from edcompress.report.page import render_page
+from edcompress.report.wording import MOST_WAITED
 from edcompress.results import Report
+from edcompress.runs import RunFolder
 from edcompress.sources import Data
+from edcompress.views import show_report
 
 
 def printed(program: str, folder: Path) -> tuple[list[float], int]:
@@ -110,3 +114,16 @@ def test_the_card_without_a_target_says_of_what_so_much_is_left(content: dict[st
     content["target"] = {"kind": "none", "asked": 1.0, "achieved": 0.61, "round_to": 8}
     card = card_of(content)
     assert "no target, 61.0% of its macs left" in card
+
+
+def test_page_card_and_terminal_warn_of_times_measured_beside_other_work(
+    content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "other processes had the cores for 6% of the measured time"
+    content["dense"]["more_latency_ms"] = [content["dense"]["latency_ms"]]
+    for waited in (0.05, 0.06):
+        content["pruned"]["more_latency_ms"] = [content["pruned"]["latency_ms"] | {"waited": waited}]
+        report = Report.model_validate(content)
+        show_report(report, RunFolder(tmp_path), as_json=False)
+        shown = (render_page(report, [], {"groups": []}), card_of(content), capsys.readouterr().out)
+        assert [told in text for text in shown] == [waited > MOST_WAITED] * 3
