@@ -47,7 +47,7 @@ def resident_bytes(kind: str) -> int | None:
 
 
 def run_delay() -> int | None:
-    """Nanoseconds in all that this process's threads were ready to run while others had their cores; None where no system tells.
+    """Nanoseconds in all that this process's threads were ready to run while others had their cores; None where it is not told.
 
     The second figure of Linux's /proc/PID/task/TID/schedstat.
     """
