@@ -26,6 +26,7 @@ Written by `benchmarks/latency_target.py` from `benchmarks/latency_target.jsonl`
 batch 1 on one pinned thread. `predicted` is of the layers' times, for the network that was taken; `found` was measured before the
 fine-tuning, as often as `measured` says (the widths are corrected between); `exported` is pruned.onnx beside dense.onnx afterwards, with
 the 95 % interval, and `off` how far that is from what was asked for. `waited`: see [how latency is measured](benchmark.md).
+With the short training named below it is about time alone; accuracy is not asked for.
 
 | recipe | asked for | predicted | found | measured | exported | off | MACs left | waited |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
