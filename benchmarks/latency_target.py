@@ -65,7 +65,7 @@ def measure(recipe: str, checkpoint: Path, target: float, overrides: list[str], 
     events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     dense, pruned = (report[name] for name in ("dense", "pruned"))
     return {
-        "recipe": recipe, "overrides": overrides, "target": report["target"],
+        "recipe": recipe, "seed": report["seed"], "overrides": overrides, "target": report["target"],
         "measured": sum("asked for" in event.get("stage", "") for event in events),
         "speedup": pruned["latency_ms"]["speedup"], "waited": pruned["latency_ms"]["waited"],
         "macs": pruned["size"]["macs"] / dense["size"]["macs"], "p50_ms": [one["latency_ms"]["p50"] for one in (dense, pruned)],
@@ -82,7 +82,7 @@ def page(lines: list[dict[str, Any]]) -> str:
     """docs/latency-target.md."""
     feet = dict.fromkeys(
         f"\n{one['recipe']} with `{' '.join(one['overrides'])}`: {one['machine']}, torch {one['versions']['torch']}, onnxruntime "
-        f"{one['versions']['onnxruntime']}, seed 0; {one['date']}.\n"
+        f"{one['versions']['onnxruntime']}, seed {one['seed']}; {one['date']}.\n"
         for one in lines
     )
     return HEAD + "".join(row(line) + "\n" for line in lines) + "".join(feet)

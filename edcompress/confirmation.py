@@ -18,7 +18,7 @@ from edcompress.surgery.plan import plan_of
 from edcompress.surgery.remove import remove
 
 TOLERANCE = 0.03
-"""How far the measured share may be from the target's, relative to it; two measurements of the same network differ by up to 2 % more."""
+"""How far the measured share may be from the target's, relative to it; the rest to 5 % is for what the next measurement differs by."""
 
 MOST_TRIALS = 4
 

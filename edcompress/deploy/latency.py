@@ -123,8 +123,7 @@ def _at_setting(setting: Setting, peaks: Mapping[str, int | None], answers: list
     blocks: dict[str, list[Blocks]] = {name: [answer["blocks"][name] for answer in answers] for name in peaks}
     first = next(iter(blocks.values()))
     about = {**setting._asdict(), "processes": len(answers), "waited": _mean([answer["waited"] for answer in answers]),
-             "provider": answers[0]["provider"],
-             "environment": Environment.model_validate(answers[0]["environment"])}  # fmt: skip
+             "provider": answers[0]["provider"], "environment": Environment.model_validate(answers[0]["environment"])}  # fmt: skip
     return {
         name: Latency(
             **_percentiles(found),
