@@ -15,7 +15,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -166,7 +165,6 @@ def measure(cell: Cell, checkpoint: Path, output: Path, threads: int) -> dict[st
     overrides = cell.overrides()
     if cell.method in IMPORTANCE:
         overrides.append(f"search.plan={torch_pruning_plan(cell, checkpoint, output)}")
-    started = time.monotonic()
     subprocess.run(
         [sys.executable, "-m", "edcompress", "prune", str(checkpoint), "--recipe", cell.recipe, "-o", str(folder), "--quiet",
          *(["--resume"] if (folder / "recipe.yaml").exists() else []), *(part for override in overrides for part in ("--set", override))],
@@ -183,7 +181,7 @@ def measure(cell: Cell, checkpoint: Path, output: Path, threads: int) -> dict[st
         "extra": list(cell.extra), "correct": top1["pruned"]["correct"], "total": top1["pruned"]["total"],
         "stages": {stage: value["correct"] for stage, value in top1.items()},
         "macs": report["target"]["achieved"], "params": report["pruned"]["size"]["params"] / report["dense"]["size"]["params"],
-        "search": report["search"], "overrides": overrides, "minutes": (time.monotonic() - started) / 60, "threads": threads,
+        "search": report["search"], "overrides": overrides, "minutes": report["seconds"] / 60, "threads": threads,
         "precision": choose_precision(recipe.precision, pick_device("auto")).name, "machine": report["machine"]["processor"],
         "versions": report["versions"], "commit": commit.stdout.strip(), "date": date.today().isoformat(),
     }  # fmt: skip
