@@ -1,10 +1,10 @@
 """How many images a second a CUDA device trains on: plainly, under the search, and fine-tuning; the plain ones through torch.compile too.
 
-    python benchmarks/gpu.py [--arch resnet50] [--image-size 224] [--batch 64 128 256] [--cycles 5] [--steps 20]
+    python benchmarks/gpu.py [--arch resnet50] [--image-size 224] [--batch 64 128 256] [--cycles 5] [--steps 24]
     python benchmarks/gpu.py --device cpu --smoke        # does the script work? Small shapes; nothing is written
 
 A batch of random images is in pinned memory of the CPU and is sent anew with every step, as in a run. All ways to train are in one
-process and interleaved: in each cycle each of them takes `--steps` steps (a multiple of `search.evolve_every`) at a stretch, wall time
+process and interleaved: in each cycle each of them takes `--steps` steps (whole generations of the search) at a stretch, wall time
 from one synchronisation with the device to the next; a first cycle, in which kernels are chosen and compiled, does not count. Figures
 are medians over the cycles, with the smallest and the largest. A search begins every stretch with the same diverse population and the
 recipe's defaults, at 95 % of the multiply-accumulates (where a search begins) and at 50 % (where one ends). What is fine-tuned is the
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -38,7 +39,6 @@ HERE = Path(__file__).parent
 LOG = HERE / "gpu.jsonl"
 PAGE = HERE.parent / "docs" / "gpu.md"
 SHARE = 0.5
-EVERY = Search().evolve_every
 
 
 @dataclass
@@ -173,14 +173,15 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--cycles", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=20, help=f"per stretch, a multiple of {EVERY}")
+    parser.add_argument("--steps", type=int, default=24, help="per stretch, whole generations")
     options = parser.parse_args()
     if options.smoke:
-        options.arch, options.image_size, options.batch, options.cycles, options.steps = "resnet8", 32, [4], 2, EVERY
+        options.arch, options.image_size, options.batch, options.cycles, options.steps = "resnet8", 32, [4], 2, 16
     elif options.device == "cpu":
         parser.error("--device cpu: the figures are of CUDA devices; add --smoke to see whether the script works")
-    if options.steps < EVERY or options.steps % EVERY:
-        parser.error(f"--steps {options.steps}: give a multiple of {EVERY}, the steps of a generation")
+    every = math.lcm(*(Search().for_batches_of(batch).period for batch in options.batch))
+    if options.steps < every or options.steps % every:
+        parser.error(f"--steps {options.steps}: give a multiple of {every}, so that stretches are whole generations")
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.stderr.write(
             "error: torch sees no CUDA device; see `edcompress doctor`, or try the script with --device cpu --smoke\n"

@@ -4,7 +4,7 @@
 
 Everything runs in one process with plain and searching steps interleaved; figures are medians over cycles, with the smallest and
 the largest. On the CPU they are processor seconds of the process (other processes take their share of a wall clock), on a GPU wall
-seconds. A cycle of the search is one step with a generation and `evolve_every` - 1 without; of the latter one or two are timed and
+seconds. A cycle of the search is one step with a generation and those without up to the next; of the latter one or two are timed and
 stand for all. Every cycle starts from the same diverse population, so that a generation scores 2 S different states; near the
 start of a search (states of 95 % of the multiply-accumulates), at the target, and for the paper preset (random states, S children
 on the whole batch at every step). Memory is taken in a fresh process per mode, above what the built network and batch hold.
@@ -49,7 +49,7 @@ from edcompress.search.edropout import converged, diversity
 from edcompress.search.evolution import Evolution
 from edcompress.search.importance import magnitude, ranks
 from edcompress.session import Session
-from edcompress.sources import Model
+from edcompress.sources import DEFAULT_BATCH, Model
 from edcompress.stages import train_dense
 from edcompress.surgery.costs import CostModel
 from edcompress.surgery.plan import plan_of
@@ -63,7 +63,7 @@ HERE = Path(__file__).parent
 LOG = HERE / "search_cost.json"
 PAGE = HERE.parent / "docs" / "search-cost.md"
 PAPER = Search(
-    genes="channels", init="bernoulli", evolve_every=1, score_share=1.0, parent_energies="stored", anneal=0.0
+    genes="channels", init="bernoulli", evolve_every=1, score_batch=None, parent_energies="stored", anneal=0.0
 )
 MODES = {"start": (Search(anneal=0.0), 0.95), "target": (Search(anneal=0.0), 0.5), "paper": (PAPER, None)}
 LIMITS = {"start": 1.35, "target": 1.35, "paper": 4.0}
@@ -121,10 +121,17 @@ class Bench:
         return Plain(self.network)
 
     def searching(self, mode: str) -> Alternation:
-        search, share = MODES[mode]
+        search, share = MODES[mode][0].for_batches_of(len(self.labels)), MODES[mode][1]
         budget = Budget(self.space, self.costs, Target(macs=share) if share else None, Constraints())
         return Alternation(
-            self.network, self.space, budget, search, precision=self.precision, seed=0, log=lambda _: None
+            self.network,
+            self.space,
+            budget,
+            search,
+            batch=len(self.labels),
+            precision=self.precision,
+            seed=0,
+            log=lambda _: None,
         )
 
     def steps(self, regime: Regime, n: int) -> list[float]:
@@ -164,7 +171,7 @@ def step_cost(case: Case, device: torch.device, cycles: int, timed: int) -> list
     for _ in range(cycles):
         before = statistics.mean(bench.steps(bench.plain(), timed))
         for mode, regime in regimes.items():
-            every = MODES[mode][0].evolve_every
+            every = MODES[mode][0].for_batches_of(case.batch(device)).period
             regime.restore(first[mode])
             passes = len(calls)
             [generation] = bench.steps(regime, 1)
@@ -199,7 +206,7 @@ def evolution_cost(S: int, layers: int, width: int = 960, repeats: int = 5) -> d
     network.append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten())
     example = torch.randn(2, 3, 2, 2)
     space = trace_space(network, example, ())
-    search, target = Search(population=S), Target(macs=0.5)
+    search, target = Search(population=S).for_batches_of(DEFAULT_BATCH), Target(macs=0.5)
     budget = Budget(space, CostModel(space, network, example), target, Constraints())
     evolution = Evolution(search, budget, Generator().manual_seed(0))
     importance = ranks(space, magnitude(space, network))
@@ -216,7 +223,7 @@ def evolution_cost(S: int, layers: int, width: int = 960, repeats: int = 5) -> d
         return diversity(survivors.states), converged(survivors.states)
 
     return {
-        "S": S, "D": space.genes, "groups": len(space.free), "evolve_every": search.evolve_every, "n": repeats,
+        "S": S, "D": space.genes, "groups": len(space.free), "evolve_every": search.period, "n": repeats,
         "ranking_ms": 1000 * timed(ranking, repeats), "evolution_ms": 1000 * timed(evolving, repeats),
     }  # fmt: skip
 
@@ -355,7 +362,7 @@ def page(log: dict[str, Any]) -> str:
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += ["", "## Evolution and repair by themselves", "",
-              "A generation besides scoring, in a chain of 1x1 convolutions of 960 channels; one per `evolve_every` steps. "
+              "A generation besides scoring, in a chain of 1x1 convolutions of 960 channels; one every four steps of 128 images. "
               "Ranking goes over the weights, of which this chain has 0.9 million per layer.", "",
               "| S | D | groups | children, repair and selection, ms | ranking, ms | all per training step, ms | n |",
               "| --- " * 7 + "|"]  # fmt: skip

@@ -17,6 +17,9 @@ from edcompress.delivery import SPEEDUP_LEVEL, Benchmark, Export, Gate
 from edcompress.section import Fraction, Section, Unit
 from edcompress.sources import Data, Model
 
+TRAINED_PER_SCORED = 16
+"""Images that train for each that scores states, where a recipe does not say how often: a step costs about a third more."""
+
 Energy = Literal["margin", "normalised", "cross_entropy"]
 TargetKind = Literal["macs", "params", "channels", "latency"]
 
@@ -123,9 +126,14 @@ class Search(Section):
         "margin",
         description="what states compete by: best wrong logit minus right one, the same over the logits' spread, or the loss",
     )
-    evolve_every: int = Field(4, ge=1, description="training steps per generation")
-    score_share: Fraction = Field(
-        0.25, description="share of the step's batch that scores states; 1: all of it, as published"
+    evolve_every: int | None = Field(
+        None,
+        ge=1,
+        description="training steps per generation; null: as many as train 16 images for each that scores"
+        " (with `score_batch` 32, 4 steps of 128 images or 16 of 32)",
+    )
+    score_batch: int | None = Field(
+        32, ge=2, description="images of a step's batch that score states, at most all of them; null: all, as published"
     )
     parent_energies: Literal["rescored", "stored"] = Field(
         "rescored",
@@ -151,6 +159,21 @@ class Search(Section):
     def trains(self) -> bool:
         """Whether the method trains the network while it searches; the others choose once."""
         return self.method in ("edropout", "gradual_magnitude")
+
+    def scored(self, batch: int) -> int:
+        """How many of the `batch` images of a step score states."""
+        return min(self.score_batch or batch, batch)
+
+    @property
+    def period(self) -> int:
+        """`evolve_every` as a number."""
+        assert self.evolve_every is not None, "for_batches_of finds a number"
+        return self.evolve_every
+
+    def for_batches_of(self, batch: int) -> Self:
+        """The same with a number for `evolve_every`: its own, or the one that suits steps of `batch` images."""
+        steps = self.evolve_every or max(1, round(TRAINED_PER_SCORED * self.scored(batch) / batch))
+        return self.model_copy(update={"evolve_every": steps})
 
 
 class Fit(Section):

@@ -157,11 +157,11 @@ def _plain(job: Job, network: nn.Module) -> Plain:
 
 def searching(job: Job, origin: Origin, network: nn.Module, log: Callable[[Figures], None]) -> SearchRegime:
     """The regime of a search that trains, on the origin's network where it is placed."""
-    recipe = job.recipe
-    if recipe.search.method == "gradual_magnitude":
-        return Gradual(network, origin.space, origin.budget, recipe.search, job.team)
-    return Alternation(network, origin.space, origin.budget, recipe.search, precision=job.precision,
-                       seed=recipe.seed, log=log, team=job.team)  # fmt: skip
+    search = job.recipe.search.for_batches_of(job.recipe.data.step_images)
+    if search.method == "gradual_magnitude":
+        return Gradual(network, origin.space, origin.budget, search, job.team)
+    return Alternation(network, origin.space, origin.budget, search, precision=job.precision,
+                       seed=job.recipe.seed, log=log, team=job.team)  # fmt: skip
 
 
 def _generation_log(run: Run, generation: int) -> Callable[[Figures], None]:

@@ -31,7 +31,7 @@ class Alternation(SearchRegime):
 
     def __init__(self, network: nn.Module, space: Space, budget: Budget, search: Search, *, precision: Precision,
                  seed: int, log: Callable[[Figures], None], team: Team = ALONE) -> None:  # fmt: skip
-        super().__init__(network, space, search.evolve_every, team)
+        super().__init__(network, space, search.period, team)
         self._budget, self._search, self._precision, self._log = budget, search, precision, log
         self._generator = Generator().manual_seed(seed)
         self._evolution = Evolution(search, budget, self._generator)
@@ -67,7 +67,7 @@ class Alternation(SearchRegime):
         """How many of this rank's `images` score states: those of them among the first of the whole batch."""
         rank, size = self._team.rank, self._team.size
         (whole,) = self._team.sum(images)
-        return len(range(rank, max(2 * size, round(self._search.score_share * whole)), size))  # batch-norm needs two
+        return len(range(rank, max(2 * size, self._search.scored(whole)), size))  # batch-norm needs two
 
     def finish(self, images: Tensor, labels: Tensor) -> Tensor:
         """The state bool[D] of lowest energy on held-out images [N, C, H, W], feasible under the final budget."""

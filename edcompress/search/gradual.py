@@ -17,13 +17,13 @@ from edcompress.team import ALONE, Team
 
 
 class Gradual(SearchRegime):
-    """Gradual magnitude pruning as a training regime: every `evolve_every` steps channels are ranked anew under the budget of then.
+    """Gradual magnitude pruning as a training regime: once per generation channels are ranked anew under the budget of then.
 
     M. Zhu and S. Gupta, "To Prune, or Not to Prune: Exploring the Efficacy of Pruning for Model Compression", 2017, on channels.
     """
 
     def __init__(self, network: nn.Module, space: Space, budget: Budget, search: Search, team: Team = ALONE) -> None:
-        super().__init__(network, space, search.evolve_every, team)
+        super().__init__(network, space, search.period, team)
         self._budget, self._search = budget, search
         self._state = space.everything()
 

@@ -28,7 +28,7 @@ def alternation(
     limits = Constraints(round_to=1, min_ratio=0.0)
     budget = Budget(space, CostModel(space, network, example), target, limits)
     settings = Search.model_validate({"evolve_every": 1, **search})
-    regime = Alternation(network, space, budget, settings, precision=FP32, seed=seed, log=log.append)
+    regime = Alternation(network, space, budget, settings.for_batches_of(8), precision=FP32, seed=seed, log=log.append)
     return regime, space, log
 
 
@@ -83,7 +83,7 @@ def test_without_annealing_the_target_holds_from_the_start() -> None:
 
 def test_generations_come_every_few_steps_on_a_part_of_the_batch() -> None:
     network = randomised(ZOO["chain"].network())
-    regime, _, log = alternation(network, None, evolve_every=3, score_share=0.5)
+    regime, _, log = alternation(network, None, evolve_every=3, score_batch=4)
     seen: list[int] = []
     handle = network.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     run(regime, 0, 7)
@@ -92,6 +92,28 @@ def test_generations_come_every_few_steps_on_a_part_of_the_batch() -> None:
     assert [line["generation"] for line in log] == [1, 2, 3]
     assert set(seen) == {4}
     assert regime.figures["generation"] == 3
+
+
+@pytest.mark.parametrize(
+    ("batch", "steps", "scored"),
+    [(1024, 1, 32), (256, 2, 32), (128, 4, 32), (100, 5, 32), (32, 16, 32), (16, 16, 16)],
+)
+def test_without_evolve_every_scoring_takes_the_same_share_of_the_work(batch: int, steps: int, scored: int) -> None:
+    search = Search()
+    assert (search.for_batches_of(batch).period, search.scored(batch)) == (steps, scored)
+    assert Search(evolve_every=3).for_batches_of(batch).period == 3
+    assert Search(score_batch=None).scored(batch) == batch
+
+
+def test_small_batches_score_states_whole_and_rarely() -> None:
+    network = randomised(ZOO["chain"].network())
+    regime, _, log = alternation(network, None, evolve_every=None)
+    seen: list[int] = []
+    handle = network.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    run(regime, 0, 17)
+    handle.remove()
+    assert [line["step"] for line in log] == [0, 16]
+    assert set(seen) == {8}
 
 
 def scored(network: nn.Module, **search: object) -> tuple[list[int], Alternation, list[Figures]]:
@@ -145,7 +167,7 @@ def test_a_budget_that_moves_makes_stored_energies_void() -> None:
 
 def test_no_member_is_ever_worse_than_its_parent_on_the_batch_that_judged() -> None:
     network = randomised(ZOO["concat"].network())
-    regime, space, log = alternation(network, None, genes="channels", init="bernoulli", score_share=1.0)
+    regime, space, log = alternation(network, None, genes="channels", init="bernoulli", score_batch=None)
     slices, accepted = Slices(space, network), 0
     for step in range(6):
         batch = images(8, seed=step)
