@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from edcompress.data.splits import open_splits, train_batches
 from edcompress.job import example_images, find_space, open_budget, pick_device, read_network
+from edcompress.machine import usable_cores
 from edcompress.recipe import Recipe
 from edcompress.recipebook import read_recipe
 from edcompress.stages import TAYLOR_BATCHES
@@ -145,7 +146,7 @@ def measure_all(options: argparse.Namespace) -> None:
         for seed, budget, method in product(options.seeds, options.budgets, options.methods)
     ]
     with ThreadPoolExecutor(options.jobs) as pool:
-        threads = max(1, (os.cpu_count() or 1) // options.jobs)
+        threads = max(1, len(usable_cores()) // options.jobs)
         todo = [
             pool.submit(measure, cell, options.checkpoint, options.output, threads)
             for cell in cells
