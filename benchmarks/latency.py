@@ -49,7 +49,7 @@ SUBJECTS = {
     "resnet50": Subject("resnet50_imagenet", FEW),
     "mobilenet_v2": Subject("resnet50_imagenet", ("model.arch=mobilenet_v2", *FEW)),
     "squeezenet1_1": Subject("squeezenet1_1_imagenette", ("data.limit=256",), "squeezenet1_1-deepscale-fp16.pth"),
-    "resnet56": Subject("resnet56_cifar10", ("data.limit=2560",), "resnet56-4bfd9763.th"),
+    "resnet56": Subject("resnet56_cifar10", ("data.limit=2560", "constraints.round_to=8"), "resnet56-4bfd9763.th"),
 }
 
 
@@ -136,7 +136,7 @@ def facts(name: str, folder: Path) -> dict[str, Any]:
 
 
 def write(lines: list[dict[str, Any]]) -> None:
-    """Put the lines in the log in place of those of the same network, rounding and seed, and rewrite the page's table."""
+    """Put the lines in the log in place of those of the same network, rounding, seed and machine, and rewrite the page's table."""
     old = json.loads(LOG.read_text()) if LOG.exists() else []
     kept = {place(entry): entry for entry in [*old, *lines]}
     ordered = [kept[key] for key in sorted(kept)]
@@ -145,9 +145,9 @@ def write(lines: list[dict[str, Any]]) -> None:
     PAGE.write_text(f"{head}{MARK}\n{HEAD}{''.join(row(entry) for entry in ordered)}{MARK}{rest.partition(MARK)[2]}")
 
 
-def place(line: dict[str, Any]) -> tuple[int, int, int]:
-    """Where the line stands in the table: by network, the rounded ones first, by seed."""
-    return list(SUBJECTS).index(line["network"]), -line["round_to"], line["seed"]
+def place(line: dict[str, Any]) -> tuple[str, int, int, int]:
+    """Where the line stands in the table: by machine and network, the rounded ones first, by seed."""
+    return line["machine"]["processor"], list(SUBJECTS).index(line["network"]), -line["round_to"], line["seed"]
 
 
 MARK = "<!-- table -->"

@@ -1,11 +1,11 @@
 """How well the time of a pruned network is predicted from its layers' times, and what choosing widths by time could give.
 
-    python benchmarks/latency_model.py [--networks resnet56 ...] [--states 8] [--runs 300]
+    python benchmarks/latency_model.py [--networks resnet56 ...] [--round-to 8 16 ...] [--states 8] [--runs 300]
 
 Each network, with random weights, is cut to half of its multiply-accumulates (MACs) in random feasible states, all of which are exported
 and timed interleaved with the dense one, on one pinned thread. The error is predicted over measured share of the dense time, less one.
 `least` is the smallest predicted share at half of the MACs that a small evolution of widths found, with no regard for accuracy. Lines go
-to benchmarks/latency_model.jsonl, and docs/latency-model.md is rewritten from the latest of each network.
+to benchmarks/latency_model.jsonl, and docs/latency-model.md is rewritten from the latest of each network, rounding of widths and machine.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from datetime import date
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,11 @@ MEMBERS, KEPT, GENERATIONS, SPREAD = 64, 16, 60, 0.25
 HEAD = f"""# Time predicted from layers
 
 Written by `benchmarks/latency_model.py` from `benchmarks/latency_model.jsonl`; what is measured stands at its head. Median over the states
-(least to largest); all at {SHARE:.0%} of the MACs. `speed-up / MACs` is dense over pruned time, over dense over pruned MACs; in the last
-column by the prediction.
+(least to largest); all at {SHARE:.0%} of the MACs, or as far below as their steps leave them. `speed-up / MACs` is dense over pruned time,
+over dense over pruned MACs; in the last column by the prediction and at {SHARE:.0%}.
 
-| network | table, s | states x calls | time left | error of the prediction | speed-up / MACs | least time predicted | speed-up / MACs |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| network | machine | step | table, s | states x calls | time left | prediction's error | speed-up / MACs | least predicted | likewise |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -65,19 +66,25 @@ def main() -> None:
     """Measure and rewrite the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument(
+        "--round-to", type=int, nargs="*", help="widths' multiples; without it the default of `constraints`"
+    )
     parser.add_argument("--states", type=int, default=8)
     parser.add_argument("--runs", type=int, default=300)
     options = parser.parse_args()
-    for name in options.networks:
-        line = of_network(name, options.states, Benchmark(runs=options.runs))
+    for name, round_to in product(options.networks, options.round_to or [None]):
+        line = of_network(name, round_to, options.states, Benchmark(runs=options.runs))
         with LOG.open("a") as log:
             log.write(json.dumps(line) + "\n")
         print(row(line), flush=True)
-    lines = {line["network"]: line for line in map(json.loads, LOG.read_text().splitlines())}
+    lines = {
+        (line["machine"], line["network"], line["round_to"]): line
+        for line in map(json.loads, LOG.read_text().splitlines())
+    }
     PAGE.write_text(HEAD + "".join(row(line) + "\n" for line in lines.values()) + foot(list(lines.values())))
 
 
-def of_network(name: str, states: int, options: Benchmark) -> dict[str, Any]:
+def of_network(name: str, round_to: int | None, states: int, options: Benchmark) -> dict[str, Any]:
     """The network's line."""
     recipe = Recipe.model_validate({
         "model": {"arch": name, "num_classes": 10}, "data": {"dataset": "image_folder", "image_size": NETWORKS[name]}})  # fmt: skip
@@ -86,9 +93,9 @@ def of_network(name: str, states: int, options: Benchmark) -> dict[str, Any]:
     table = measure_table(network, example, recipe.export.opset, options)
     seconds = time.monotonic() - started
     costs = CostModel(space, network, example, table)
-    budget = Budget(space, costs, Target(macs=SHARE), Constraints())
+    budget = Budget(space, costs, Target(macs=SHARE), Constraints(round_to=round_to))
     generator = Generator().manual_seed(0)
-    predicted = []
+    predicted, macs = [], []
     with tempfile.TemporaryDirectory() as folder:
         files = {"dense": Path(folder) / "dense.onnx"}
         export_onnx(network, example, files["dense"], opset=recipe.export.opset, metadata={})
@@ -96,13 +103,14 @@ def of_network(name: str, states: int, options: Benchmark) -> dict[str, Any]:
             shares = 0.3 + 0.7 * torch.rand(1, len(space.free), generator=generator)
             state = budget.repair(shares, torch.rand(1, space.genes, generator=generator), SHARE)[0]
             predicted.append(costs.share("latency", budget.widths(state)).item())
+            macs.append(costs.share("macs", budget.widths(state)).item())
             files[str(number)] = Path(folder) / f"{number}.onnx"
             smaller = remove(network, plan_of(state, space), space)
             export_onnx(smaller, example, files[str(number)], opset=recipe.export.opset, metadata={})
         times = measure(files, options)
     measured = [times[str(number)].p50 / times["dense"].p50 for number in range(states)]
     return {
-        "network": name, "seconds": seconds, "predicted": predicted, "measured": measured, "macs": SHARE, "runs": options.runs,
+        "network": name, "seconds": seconds, "predicted": predicted, "measured": measured, "macs": macs, "runs": options.runs,
         "least": least(budget, costs, generator), "round_to": budget.round_to, "machine": processor(),
         "onnxruntime": version("onnxruntime"), "date": date.today().isoformat(),
     }  # fmt: skip
@@ -132,10 +140,10 @@ def row(line: dict[str, Any]) -> str:
     """One network's row."""
     pairs = list(zip(line["predicted"], line["measured"], strict=True))
     error = spread([100 * (p / m - 1) for p, m in pairs], "+.1f")
-    ratio = spread([line["macs"] / m for _, m in pairs], ".2f")
+    ratio = spread([macs / m for macs, m in zip(line["macs"], line["measured"], strict=True)], ".2f")
     cells = (
-        line["network"], f"{line['seconds']:.0f}", f"{len(pairs)} x {line['runs']}", spread(line["measured"], ".3f"), f"{error} %", ratio,
-        f"{line['least']:.3f}", f"{line['macs'] / line['least']:.2f}")  # fmt: skip
+        line["network"], line["machine"], str(line["round_to"]), f"{line['seconds']:.0f}", f"{len(pairs)} x {line['runs']}",
+        spread(line["measured"], ".3f"), f"{error} %", ratio, f"{line['least']:.3f}", f"{SHARE / line['least']:.2f}")  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
