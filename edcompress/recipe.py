@@ -122,6 +122,12 @@ class Search(Section):
     width_spread: float = Field(
         0.4, ge=0.0, le=2.0, description="standard deviation of the logarithm of the first widths"
     )
+    width_noise: float = Field(
+        0.1,
+        ge=0.0,
+        le=2.0,
+        description="standard deviation of the noise on the logarithm of a child's widths; it falls to 0 by when the target is reached",
+    )
     energy: Energy = Field(
         "margin",
         description="what states compete by: best wrong logit minus right one, the same over the logits' spread, or the loss",

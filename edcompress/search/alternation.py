@@ -61,7 +61,8 @@ class Alternation(SearchRegime):
 
     def _choose(self, images: Tensor, labels: Tensor, progress: float) -> None:
         part = slice(self._scoring(len(images)))
-        self._evolve(images[part], labels[part], self._limit(progress))
+        left = self._budget.tightening_left(progress, self._search.anneal)
+        self._evolve(images[part], labels[part], self._limit(progress), self._search.width_noise * left)
 
     def _scoring(self, images: int) -> int:
         """How many of this rank's `images` score states: those of them among the first of the whole batch."""
@@ -100,13 +101,13 @@ class Alternation(SearchRegime):
         self._generator.set_state(saved["generator"])
         self._figures = saved["figures"]
 
-    def _evolve(self, images: Tensor, labels: Tensor, limit: float | None) -> None:
+    def _evolve(self, images: Tensor, labels: Tensor, limit: float | None, noise: float) -> None:
         """One generation: parents and children are made feasible and scored on the same batch with the same weights.
 
         With stored parent energies (as published) children alone are scored, once the parents have been under this budget.
         """
         known = self._known(limit)
-        parents, children = self._team.from_first(lambda: self._candidates(limit, repaired=known is not None))
+        parents, children = self._team.from_first(lambda: self._candidates(limit, noise, repaired=known is not None))
         if known is None:
             energies = self._score(torch.cat([parents.states, children.states]), images, labels)
         else:
@@ -125,11 +126,11 @@ class Alternation(SearchRegime):
         self._log(record)
         self._require_one_population(self._population.energies)
 
-    def _candidates(self, limit: float | None, *, repaired: bool) -> tuple[Population, Population]:
+    def _candidates(self, limit: float | None, noise: float, *, repaired: bool) -> tuple[Population, Population]:
         """Parents and children, feasible under the limit, not yet scored; the parents may be so already."""
         ranks_now = self._ranks()
         parents = self._population if repaired else self._evolution.repair(self._population, ranks_now, limit)
-        return parents, self._evolution.repair(self._evolution.children(parents), ranks_now, limit)
+        return parents, self._evolution.repair(self._evolution.children(parents, noise), ranks_now, limit)
 
     def _require_one_population(self, energies: Tensor) -> None:
         """Raise EdcompressError where the ranks have come apart."""

@@ -87,10 +87,15 @@ class Budget:
         """
         if self._target is None:
             return None
-        halvings = math.log2(self.largest / self._target.fraction)
-        span = min(MOST_ANNEALED, anneal * halvings)
-        left = max(0.0, 1.0 - progress / span) if span > 0 else 0.0
+        left = self.tightening_left(progress, anneal)
         return self._target.fraction + (self.largest - self._target.fraction) * left**3
+
+    def tightening_left(self, progress: float, anneal: float) -> float:
+        """Share in [0, 1] of the time of tightening that is still to come (see `limit`); 0 without a target."""
+        if self._target is None:
+            return 0.0
+        span = min(MOST_ANNEALED, anneal * math.log2(self.largest / self._target.fraction))
+        return max(0.0, 1.0 - progress / span) if span > 0 else 0.0
 
     def repair(self, shares: Tensor, priority: Tensor, budget: float | None) -> Tensor:
         """Feasible states bool[S, D] for the wish; with a budget in (0, 1] they fill it and cost no more, else as wished."""

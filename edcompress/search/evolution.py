@@ -49,8 +49,11 @@ class Evolution:
         everything = torch.ones(S, D, dtype=torch.bool)
         return self.repair(Population(everything, search.keep_probability * noise.exp()), ranks, limit)
 
-    def children(self, parents: Population) -> Population:
-        """One unrepaired child per parent by mutation and binomial crossover of its genes; the rest is the parent's."""
+    def children(self, parents: Population, noise: float = 0.0) -> Population:
+        """One unrepaired child per parent by mutation and binomial crossover of its genes; the rest is the parent's.
+
+        `noise` is the standard deviation of what is added to the logarithms of a child's shares, so that members of one mind part again.
+        """
         search, generator = self._search, self._generator
         r = edropout.distinct_parents(search.population, generator)
         if search.genes == "channels":
@@ -58,8 +61,9 @@ class Evolution:
             return Population(edropout.crossover(parents.states, v, search.crossover_rate, generator), parents.shares)
         wishes = parents.shares.log()  # what counts is by how much a group shall keep more than others
         w = edropout.mutate_widths(wishes, r, search.width_factor)
-        shares = edropout.crossover(wishes, w, search.crossover_rate, generator).exp()
-        return Population(parents.states, shares.clamp(*_SHARES))
+        crossed = edropout.crossover(wishes, w, search.crossover_rate, generator)
+        crossed += noise * torch.randn(crossed.shape, generator=generator, dtype=crossed.dtype)
+        return Population(parents.states, crossed.exp().clamp(*_SHARES))
 
     def repair(self, wished: Population, ranks: Tensor, limit: float | None) -> Population:
         """The feasible population nearest to the wished one, not yet scored."""

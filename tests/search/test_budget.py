@@ -290,3 +290,12 @@ def test_the_sooner_the_target_is_reached_the_less_has_to_go() -> None:
     assert last(0.25) == 0.8
     assert last(0.05) == MOST_ANNEALED
     assert last(0.5, anneal=0.0) == last(1.0) == 0.0
+
+
+def test_what_is_left_of_the_tightening_falls_from_one_to_nothing_by_the_target() -> None:
+    budget = scripted((100,), [1.0], Target(macs=0.5))
+    assert [budget.tightening_left(progress, 0.4) for progress in (0.0, 0.1, 0.4, 1.0)] == pytest.approx(
+        [1, 0.75, 0, 0]
+    )
+    assert budget.tightening_left(0.0, 0.0) == 0.0
+    assert scripted((100,), [1.0], None).tightening_left(0.0, 0.4) == 0.0

@@ -117,3 +117,12 @@ def test_shares_stay_above_nothing_and_below_everything() -> None:
         population = moves.children(population)
         assert ((population.shares >= 0.01) & (population.shares <= 4.0)).all()
     assert not torch.equal(moves.children(population).shares, population.shares)
+
+
+def test_noise_parts_members_of_one_mind_by_its_standard_deviation() -> None:
+    moves = evolution(population=256, crossover_rate=0.0)
+    one_mind = Population(torch.zeros(256, 20, dtype=torch.bool), torch.full((256, 2), 0.5, dtype=torch.float64))
+    assert torch.equal(moves.children(one_mind).shares, one_mind.shares)
+    parted = (moves.children(one_mind, noise=0.2).shares / 0.5).log()
+    assert parted.std().item() == pytest.approx(0.2, rel=0.15)  # 512 draws: 3 % is one standard error
+    assert parted.mean().abs().item() < 0.03
