@@ -47,12 +47,13 @@ NARROW = (
     "constraints.round_to=1",
     "constraints.min_ratio=0.05",
 )  # groups of 16 channels leave a multiple of 8 no choice
+HARD = ("finetune.lr=0.05", "finetune.distill=0")  # no soft labels of the dense network
 SIZES: dict[tuple[str, str], tuple[str, ...]] = {
     ("resnet20_cifar10", "small"): (
-        *NARROW, "data.limit=12800", "search.epochs=3", "finetune.epochs=5", "finetune.lr=0.05", "finetune.distill=0"),
-    ("resnet20_cifar10", "full"): (*NARROW, "search.epochs=8", "finetune.epochs=32", "finetune.lr=0.05", "finetune.distill=0"),
+        *NARROW, "data.limit=12800", "search.epochs=3", "finetune.epochs=5", *HARD),
+    ("resnet20_cifar10", "full"): (*NARROW, "search.epochs=8", "finetune.epochs=32", *HARD),
     ("resnet56_cifar10", "small"): (
-        "constraints.round_to=4", "data.search_fraction=0.1", "search.epochs=6", "finetune.epochs=14", "finetune.lr=0.05", "finetune.distill=0"),
+        "constraints.round_to=4", "data.search_fraction=0.1", "search.epochs=6", "finetune.epochs=14", *HARD),
     ("resnet56_cifar10", "full"): ("search.epochs=12", "finetune.epochs=88"),
     ("resnet18_fashion", "small"): ("data.limit=12800", "search.epochs=3", "finetune.epochs=5"),
     ("resnet18_fashion", "full"): (),
