@@ -238,7 +238,7 @@ def backpropagate(network: torch.nn.Module, recipe: Recipe) -> None:
     """Leave the gradients of as many training batches as our Taylor control takes in the network."""
     batches = train_batches(open_splits(recipe.data, seed=recipe.seed).train, recipe.data, seed=recipe.seed, epoch=0)
     for images, labels in islice(batches, TAYLOR_BATCHES):
-        F.cross_entropy(network(images), labels).backward()
+        F.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
 
 
 def lines() -> list[dict[str, Any]]:

@@ -97,7 +97,7 @@ class Bench:
     def __init__(self, case: Case, device: torch.device, precision: Literal["auto", "fp32", "bf16"] = "auto") -> None:
         self.precision = choose_precision(precision, device)
         torch.manual_seed(0)
-        network = build(Model(arch=case.arch, stem=case.stem, num_classes=100), trust_code=False)  # type: ignore[arg-type]
+        network = build(Model(arch=case.arch, stem=case.stem, num_classes=100), trust_code=False)
         example = torch.randn(2, 3, case.size, case.size)
         self.space = trace_space(network, example, ())
         self.costs = CostModel(self.space, network, example)
@@ -128,7 +128,6 @@ class Bench:
             self.space,
             budget,
             search,
-            batch=len(self.labels),
             precision=self.precision,
             seed=0,
             log=lambda _: None,

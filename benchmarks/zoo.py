@@ -194,7 +194,9 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     if name.startswith("timm:"):
         import timm
 
-        size = timm.get_pretrained_cfg(name.removeprefix("timm:")).input_size[-1]
+        about = timm.get_pretrained_cfg(name.removeprefix("timm:"))
+        assert about, name
+        size = about.input_size[-1]
     recipe = Recipe.model_validate({
         "model": {"arch": name, "num_classes": CLASSES}, "data": {"dataset": "image_folder", "image_size": size}})  # fmt: skip
     network = plain_network(recipe).eval()
@@ -208,6 +210,8 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
         take_statistics(network, norms, images)
         for layer in norms:
             mean, variance = layer.running_mean, layer.running_var
+            assert isinstance(mean, Tensor)
+            assert isinstance(variance, Tensor)
             mean.add_(0.1 * variance.sqrt() * torch.randn(mean.shape, generator=generator))
             variance.mul_(0.5 + torch.rand(variance.shape, generator=generator))
     return network, images
