@@ -163,9 +163,12 @@ def test_diversity_by_hand() -> None:
     assert diversity(bits("01")) == 0.0
 
 
-def test_converged_means_one_state() -> None:
+def test_converged_means_one_state_or_nearly() -> None:
     assert converged(bits("011", "011"))
     assert not converged(bits("011", "011", "010"))
+    one = "0" * 400  # of three members two pairs differ in k genes of 400: k / 600
+    assert converged(bits(one, one, "111" + one[3:]))
+    assert not converged(bits(one, one, "1111" + one[4:]))
 
 
 def test_all_randomness_is_the_generators() -> None:

@@ -132,7 +132,7 @@ def test_a_converged_population_breeds_only_itself(genes: str) -> None:
         assert torch.equal(children.states, population.states)
         assert torch.equal(children.shares, population.shares)
         population = moves.repair(children, RANKS, None)
-        assert edropout.converged(population.states)
+        assert edropout.diversity(population.states) == 0.0
 
 
 def test_equal_shares_give_one_state_under_every_budget() -> None:
@@ -140,7 +140,7 @@ def test_equal_shares_give_one_state_under_every_budget() -> None:
     for limit in (1.0, 0.8, 0.5, 0.2):
         parents = moves.repair(population, RANKS, limit)
         children = moves.repair(moves.children(parents), RANKS, limit)
-        assert edropout.converged(torch.cat([parents.states, children.states]))
+        assert edropout.diversity(torch.cat([parents.states, children.states])) == 0.0
         population, _ = moves.select(parents, children, torch.rand(2 * S, generator=Generator().manual_seed(1)))
 
 
