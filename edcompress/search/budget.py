@@ -17,7 +17,7 @@ MOST_ANNEALED = 0.85
 """Share of a search in which the budget may tighten: the rest is for the target itself."""
 
 _SECTIONS, _ROUNDS = 16, 10  # 16^-10: the factor is found to 1e-12
-_LEAST_WISH = 1e-6
+_TINY = 1e-6
 _PRIORITY_BITS, _GENE_BITS = 30, 20
 _STEPS = (32, 16, 8, 4, 2, 1)
 _ROOM = 0.7  # of the target: what the floors alone may cost, so that three tenths are the search's to give
@@ -97,6 +97,19 @@ class Budget:
         span = min(MOST_ANNEALED, anneal * math.log2(self.largest / self._target.fraction))
         return max(0.0, 1.0 - progress / span) if span > 0 else 0.0
 
+    def bargains(self) -> Tensor:
+        """By how much more parameters than the mean each group has for what it costs, as logarithms float64[G]; 0 without a target.
+
+        It is the half of each group's channels that is priced. Under a target in parameters all groups are equal.
+        """
+        if self._target is None:
+            return torch.zeros_like(self.channels)
+        halves = self.channels - torch.diag(self.channels / 2)
+        parameters = self._costs.share("params", self.channels) - self._costs.share("params", halves)
+        saved = self.largest - self.share(halves)
+        ratios = (parameters.clamp_min(_TINY) / saved.clamp_min(_TINY)).log()
+        return ratios - ratios.mean()
+
     def repair(self, shares: Tensor, priority: Tensor, budget: float | None) -> Tensor:
         """Feasible states bool[S, D] for the wish; with a budget in (0, 1] they fill it and cost no more, else as wished."""
         wish = shares.to(torch.float64)
@@ -105,7 +118,7 @@ class Budget:
 
     def _fit(self, wish: Tensor, budget: float) -> Tensor:
         """The widths float64[S, G] nearest to the proportions of the wish that cost at most `budget`."""
-        wish = wish.clamp_min(_LEAST_WISH)
+        wish = wish.clamp_min(_TINY)
         low = -(2 * self.channels.max() * wish.amax(-1, keepdim=True)).log()  # every group at its floor
         step = ((2 / wish.amin(-1, keepdim=True)).log() - low) / _SECTIONS  # to every group whole
         inner = torch.arange(1, _SECTIONS, dtype=torch.float64)

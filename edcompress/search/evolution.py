@@ -45,9 +45,9 @@ class Evolution:
         if search.genes == "channels":
             return self.repair(Population(self._first_bits(ranks, S, D), torch.ones(S, groups)), ranks, limit)
         noise = torch.randn(S, groups, generator=self._generator, dtype=torch.float64) * search.width_spread
-        noise[0] = 0.0  # one member is the ranking under uniform widths
-        everything = torch.ones(S, D, dtype=torch.bool)
-        return self.repair(Population(everything, search.keep_probability * noise.exp()), ranks, limit)
+        noise[0] = 0.0  # one member is the ranking under the widths that all others vary
+        wishes = search.keep_probability * (search.width_prior * self._budget.bargains() + noise).exp()
+        return self.repair(Population(torch.ones(S, D, dtype=torch.bool), wishes), ranks, limit)
 
     def children(self, parents: Population, noise: float = 0.0) -> Population:
         """One unrepaired child per parent by mutation and binomial crossover of its genes; the rest is the parent's.

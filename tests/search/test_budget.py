@@ -292,6 +292,24 @@ def test_the_sooner_the_target_is_reached_the_less_has_to_go() -> None:
     assert last(0.5, anneal=0.0) == last(1.0) == 0.0
 
 
+class Priced(Scripted):
+    """A channel of the second group has as many parameters as one of the first, and costs a fourth."""
+
+    def share(self, kind: str, widths: Tensor) -> Tensor:
+        prices = torch.tensor([1.0, 1.0] if kind == "params" else [4.0, 1.0], dtype=torch.float64)
+        return (widths.to(torch.float64) @ prices) / (self.full @ prices)
+
+
+def test_a_bargain_is_a_group_of_many_parameters_for_what_it_costs() -> None:
+    def bargains(target: Target | None) -> list[float]:
+        costs, limits = Priced([], (10, 30)), Constraints(round_to=1, min_ratio=0.0)
+        return Budget(space_of(10, 30), costs, target, limits).bargains().exp().tolist()
+
+    assert bargains(Target(macs=0.5)) == pytest.approx([0.5, 2.0])  # four times as many, about a geometric mean of 1
+    assert bargains(Target(params=0.5)) == pytest.approx([1.0, 1.0])
+    assert bargains(None) == [1.0, 1.0]
+
+
 def test_what_is_left_of_the_tightening_falls_from_one_to_nothing_by_the_target() -> None:
     budget = scripted((100,), [1.0], Target(macs=0.5))
     assert [budget.tightening_left(progress, 0.4) for progress in (0.0, 0.1, 0.4, 1.0)] == pytest.approx(

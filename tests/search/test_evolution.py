@@ -1,7 +1,7 @@
 import pytest
 import torch
 from states import space_of
-from test_budget import Scripted
+from test_budget import Priced, Scripted
 from torch import Generator, Tensor
 
 from edcompress.recipe import Constraints, Search, Target
@@ -57,6 +57,18 @@ def test_importance_start_is_the_ranking_and_its_neighbours() -> None:
     assert len({tuple(state.tolist()) for state in population.states}) > 1
     spread = (population.shares[1:] / 0.5).log()
     assert 0.2 < spread.std().item() < 0.7  # width_spread is 0.4
+
+
+def test_the_first_widths_are_larger_where_channels_are_cheap() -> None:
+    costs = Priced([], WIDTHS)
+    budget = Budget(space_of(*WIDTHS), costs, Target(macs=0.5), Constraints(round_to=1, min_ratio=0.0))
+
+    def first_member(prior: float) -> Tensor:
+        search = Search(width_prior=prior, keep_probability=0.5)
+        return Evolution(search, budget, Generator().manual_seed(0)).start(RANKS, 2, 0.5).shares[0]
+
+    assert first_member(0.0).tolist() == [0.5, 0.5]
+    assert first_member(0.5).tolist() == pytest.approx([0.5 * 0.5**0.5, 0.5 * 2**0.5])
 
 
 def test_bernoulli_start_of_the_paper_is_left_as_drawn() -> None:
