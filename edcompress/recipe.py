@@ -120,8 +120,8 @@ class Search(Section):
     crossover_rate: Unit = Field(0.9, description="CR of either evolution")
     width_factor: float = Field(0.3, ge=0.0, le=2.0, description="F of the evolution of widths, on their logarithms")
     width_prior: Unit = Field(
-        0.25,
-        description="the first widths vary (parameters / cost of the group) to this power: where channels are cheap more are kept;"
+        0.0,
+        description="the first widths vary as (parameters / cost of the group) to this power: where channels are cheap more are kept;"
         " 0: the same share of every group",
     )
     width_spread: float = Field(
