@@ -282,7 +282,7 @@ def table(recipe: str, size: str, cells: list[dict[str, Any]]) -> str:
         ]
         if any(found):
             rows.append(f"| {name} | {' | '.join(map(summary, found))} |")
-    varied = ("target.macs=", "seed=")
+    varied = ("target.macs=", "seed=", "search.method=")
     shared = [o for o in one["overrides"] if all(o in cell["overrides"] for cell in cells) and not o.startswith(varied)]
     settings = f"`{' '.join(shared)}`" if shared else "the shipped recipe's"
     dense = 100 * one["stages"]["dense"] / one["total"]

@@ -112,7 +112,11 @@ class Search(Section):
         "widths",
         description="what evolves: the widths of groups, whose channels importance chooses, or channel bits (the paper)",
     )
-    init: Literal["importance", "bernoulli"] = Field("importance", description="the first channel bits")
+    init: Literal["importance", "bernoulli"] = Field(
+        "importance",
+        description="the first channel bits; where they evolve, also which channels the repair drops or takes back: those of least or"
+        " most importance, or any",
+    )
     keep_probability: Fraction = Field(
         0.5, description="p of the Bernoulli start; the share kept where there is no target"
     )

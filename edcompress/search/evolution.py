@@ -17,7 +17,7 @@ from edcompress.recipe import Search
 from edcompress.search import edropout
 from edcompress.search.budget import Budget
 
-_START_NOISE = 0.1
+_BITS_NOISE = 0.1
 _SHARES = (0.01, 4.0)
 
 
@@ -68,9 +68,9 @@ class Evolution:
     def repair(self, wished: Population, ranks: Tensor, limit: float | None) -> Population:
         """The feasible population nearest to the wished one, not yet scored."""
         if self._search.genes == "channels":
-            noise = torch.rand(wished.states.shape, generator=self._generator)
             shares = self._budget.widths(wished.states) / self._budget.channels
-            return Population(self._budget.repair(shares, (wished.states + noise) / 2, limit), shares)
+            priority = (wished.states + self._preferences(ranks, *wished.states.shape)) / 2
+            return Population(self._budget.repair(shares, priority, limit), shares)
         priority = ranks.expand(len(wished.shares), -1)
         return Population(self._budget.repair(wished.shares, priority, limit), wished.shares)
 
@@ -86,6 +86,12 @@ class Evolution:
     def _first_bits(self, ranks: Tensor, S: int, D: int) -> Tensor:
         if self._search.init == "bernoulli":
             return edropout.bernoulli_states(S, D, self._search.keep_probability, self._generator)
-        noise = torch.randn(S, D, generator=self._generator) * _START_NOISE
+        return self._preferences(ranks, S, D) > 1 - self._search.keep_probability
+
+    def _preferences(self, ranks: Tensor, S: int, D: int) -> Tensor:
+        """Which channels stay first, or come back first, where bits alone evolve and leave a choice, float[S, D] in [0, 1)."""
+        if self._search.init == "bernoulli":
+            return torch.rand(S, D, generator=self._generator)
+        noise = torch.randn(S, D, generator=self._generator) * _BITS_NOISE
         noise[0] = 0.0
-        return ranks + noise > 1 - self._search.keep_probability
+        return (ranks + noise).clamp(0, 1 - 1e-6)

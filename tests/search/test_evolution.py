@@ -97,6 +97,19 @@ def test_repair_drops_only_kept_channels_and_adds_only_dropped_ones() -> None:
     assert not (states & ~more).any()
 
 
+@pytest.mark.parametrize(("init", "ranked"), [("importance", True), ("bernoulli", False)])
+def test_a_tightening_budget_takes_channel_bits_by_importance_or_by_chance(init: str, ranked: bool) -> None:
+    moves = evolution(genes="channels", init=init)
+    whole = moves.start(RANKS, 2, 1.0)
+    assert whole.states.all()  # under the first budget nothing goes, whatever the first bits
+    half = moves.repair(whole, RANKS, 0.5).states
+    most_important = torch.tensor([False] * 6 + [True] * 6 + [False] * 4 + [True] * 4)
+    assert torch.equal(half[0], most_important) == ranked
+    shared = (half & most_important).sum().item() / half.sum().item()
+    assert (shared > 0.75) == ranked
+    assert len(half.unique(dim=0)) > 1
+
+
 def test_importance_chooses_the_channels_of_a_width() -> None:
     shares = torch.full((4, 2), 0.5, dtype=torch.float64)
     wished = Population(torch.zeros(4, 20, dtype=torch.bool), shares)  # what the states were has no say
