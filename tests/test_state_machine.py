@@ -235,6 +235,11 @@ class Commands(RuleBasedStateMachine):
         assert load(self._run.path, trust_code=True).training is False
 
     @property
+    def finished(self) -> bool:
+        """Whether the run has been brought to its end."""
+        return self._run.finished
+
+    @property
     def _begun(self) -> int:
         return self._run.read_recipe().seed if self._run.exists else 0
 
@@ -338,7 +343,15 @@ def test_any_order_of_commands_ends_where_an_unbroken_run_does(
     health = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     chosen = settings(max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=health,
                       derandomize=not exports, phases=[Phase.generate])  # fmt: skip
-    run_state_machine_as_test(lambda: Commands(world, exports=exports), settings=chosen)
+    begun: list[Commands] = []
+
+    def commands() -> Commands:
+        begun.append(Commands(world, exports=exports))
+        return begun[-1]
+
+    run_state_machine_as_test(commands, settings=chosen)
+    assert len(begun) >= examples  # each has been held to its invariants, and in its teardown to the unbroken run
+    assert all(machine.finished for machine in begun)
 
 
 @pytest.mark.parametrize("word", ["/.report.html", "shutil.rmtree"])
