@@ -168,8 +168,8 @@ class Alternation(SearchRegime):
         return self._population.energies if stored else None
 
     def _ranks(self) -> Tensor:
-        """Importance of the channels within their groups, float[D]; where bits and chance decide, none is needed."""
-        if self._search.genes == "channels" and self._search.init == "bernoulli":
+        """Importance of the channels within their groups, float[D]; zeros where it has no say."""
+        if self._evolution.by_chance:
             return torch.zeros(self._space.genes)
         return ranks(self._space, magnitude(self._space, self._network))
 

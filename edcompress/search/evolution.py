@@ -38,6 +38,8 @@ class Evolution:
 
     def __init__(self, search: Search, budget: Budget, generator: Generator) -> None:
         self._search, self._budget, self._generator = search, budget, generator
+        self.by_chance = search.genes == "channels" and search.init == "bernoulli"
+        """Whether no ranking of the channels has a say."""
 
     def start(self, ranks: Tensor, groups: int, limit: float | None) -> Population:
         """The first population, feasible under `limit`; ranks float[D] are the channels' importance within their groups."""
@@ -84,13 +86,13 @@ class Evolution:
         return Population(states, shares, torch.where(won, energies[S:], energies[:S])), won
 
     def _first_bits(self, ranks: Tensor, S: int, D: int) -> Tensor:
-        if self._search.init == "bernoulli":
+        if self.by_chance:
             return edropout.bernoulli_states(S, D, self._search.keep_probability, self._generator)
         return self._preferences(ranks, S, D) > 1 - self._search.keep_probability
 
     def _preferences(self, ranks: Tensor, S: int, D: int) -> Tensor:
         """Which channels stay first, or come back first, where bits alone evolve and leave a choice, float[S, D] in [0, 1)."""
-        if self._search.init == "bernoulli":
+        if self.by_chance:
             return torch.rand(S, D, generator=self._generator)
         noise = torch.randn(S, D, generator=self._generator) * _BITS_NOISE
         noise[0] = 0.0
