@@ -82,8 +82,8 @@ HEAD = """# EDropout against its controls
 Written by `benchmarks/compare.py` from `benchmarks/compare.jsonl`. Within a table every method has the same epochs in all, the same
 recovery (optimizer, schedule, images), the same rounding and floors, and its MACs are at most the column's budget; methods that do
 not train while they choose spend all epochs on the pruned network. Cells: mean top-1 on the test images in per cent (lowest to
-highest over the seeds; number of seeds). Torch-Pruning's own BasePruner chooses the channels in the last two rows, at the largest
-uniform ratio inside the budget.
+highest over the seeds; number of seeds). Torch-Pruning's own BasePruner chooses the channels in the rows that begin with its
+name, at the largest uniform ratio inside the budget.
 """
 
 

@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from edcompress.measures import Interval
+from edcompress.recipebook import read_recipe
+from edcompress.report.shipping import recommend
 from edcompress.report.wording import speedup
+from edcompress.results import Report
 
 HERE = Path(__file__).parent
 LOG = HERE / "results.jsonl"
@@ -113,11 +116,12 @@ def files(line: dict[str, Any]) -> str:
     """The rows of a run's files, none where it has pruned.onnx alone."""
     report = line["report"]
     variants = {variant["file"]: variant["measured"] for variant in report.get("variants", {}).values()}
+    shipped = recommend(Report.model_validate(report), read_recipe(report["recipe"], line["overrides"]).gate).file
     everything = {"dense.onnx": report["dense"], "pruned.onnx": report["pruned"], **variants} if variants else {}
     return "".join(
         f"| {report['recipe']} | {report['seed']} | {file} | {counted(measured, 'onnx_accuracy')} | "
         f"{measured['latency_ms']['p50']:.3f} ({measured['latency_ms']['p90']:.3f}) | {measured['size']['onnx_bytes'] / 1e6:.2f} | "
-        f"{'yes' if report['ship']['file'] == file else ''} |\n"
+        f"{'yes' if shipped == file else ''} |\n"
         for file, measured in everything.items()
     )
 

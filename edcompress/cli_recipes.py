@@ -50,7 +50,7 @@ def init(path: Annotated[Path, typer.Argument(help="The recipe file to write.")]
         raise InputError(f"{path} exists; choose another path, or overwrite it with --force")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a folder; make it first")
-    runs.write_text(path, recipebook.starter())
+    runs.write_text(path, recipebook.starter(path))
     views.say(f"wrote {path}; next: edcompress check {path}")
 
 

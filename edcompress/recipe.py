@@ -200,7 +200,9 @@ class Fit(Section):
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="sgd only; Nesterov where above 0")
     weight_decay: float = Field(5e-4, ge=0.0, description="")
     schedule: Literal["cosine", "onecycle", "step", "constant"] = Field("cosine", description="")
-    warmup: Unit = Field(0.05, description="share of the steps in which the rate rises (cosine and onecycle)")
+    warmup: Unit = Field(
+        0.05, description="share of the steps in which the rate rises (cosine; onecycle: this, but at least 0.3)"
+    )
     step_epochs: int = Field(50, ge=1, description="step only: epochs between drops")
     step_gamma: Fraction = Field(0.1, description="step only: factor of each drop")
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="")
@@ -235,9 +237,11 @@ class Recipe(Section):
         "recipe",
         max_length=100,
         pattern=r"^[^./\\[:cntrl:]][^/\\[:cntrl:]]*$",
-        description="of the run folder, runs/NAME",
+        description="of the run folder, runs/NAME; where it is not given, the recipe file's",
     )
-    preset: str | None = Field(None, description="values to start from, e.g. paper")
+    preset: str | None = Field(
+        None, description="values to start from, e.g. paper; keys that the file writes itself come before them"
+    )
     model: Model
     data: Data
     target: Target | None = Field(None, description="null: prune to whatever the search converges to")

@@ -92,7 +92,8 @@ class Data(Section):
     workers: int = Field(0, ge=0, le=64, description="processes that load images; 0 loads in the training process")
     skip_broken: bool = Field(
         False,
-        description="leave out image files that cannot be decoded, and name them, up to 1 % of the images; else the first stops the run",
+        description="leave out image files that cannot be decoded, and name them, up to ten or 1 % of the images, whichever is more; else"
+        " the first stops the run",
     )
 
     @property

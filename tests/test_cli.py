@@ -14,7 +14,7 @@ import edcompress
 from edcompress import runs
 from edcompress.cli import _resumable
 from edcompress.networks.cifar_resnet import CifarResNet
-from edcompress.recipebook import shipped
+from edcompress.recipebook import read_recipe, shipped
 from edcompress.runs import RunFolder
 from edcompress.team import ALONE
 
@@ -439,6 +439,7 @@ def test_init_writes_a_recipe_that_checks_and_does_not_overwrite(cli, tmp_path: 
     path = tmp_path / "mine.yaml"
     assert cli("init", path).code == 0
     assert cli("check", path).out == f"{path}: fine (resnet18 on image_folder)\n"
+    assert read_recipe(str(path)).name == "mine"
     path.write_text("mine")
     assert (cli("init", path).code, path.read_text()) == (2, "mine")
     assert cli("init", path, "--force").code == 0

@@ -42,6 +42,7 @@ def test_every_shipped_recipe_reads_alone_and_with_the_paper_preset(name: str) -
     assert plain.name == paper.name == name
     assert (plain.model, plain.data, plain.target) == (paper.model, paper.data, paper.target)
     assert (paper.search.genes, paper.search.anneal, paper.finetune.optimizer) == ("channels", 0.0, "adadelta")
+    assert (paper.finetune.distill, paper.finetune.label_smoothing) == (0.0, 0.0)
     assert recipebook.headline(locate(name)).endswith((".", "`."))
 
 
@@ -208,7 +209,7 @@ def test_differences_are_dotted_keys() -> None:
 
 
 def test_the_starter_passes_the_check_and_holds_every_default(written) -> None:
-    text = starter()
+    text = starter(Path("mine.yaml"))
     recipe = read_recipe(written(text))
     sections = {name: value for name, value in yaml.safe_load(text).items() if isinstance(value, dict)}
     assert {

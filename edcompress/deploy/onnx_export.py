@@ -48,7 +48,7 @@ def export_onnx(
 
 
 def write_model(model: onnx.ModelProto, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a checked `path` with this metadata, no traces of this machine, and the oldest IR version that the opset allows.
+    """Write a checked `path` with this metadata, no traces of this machine, and an IR version that old runtimes load.
 
     Raises EdcompressError, and leaves `path` as it was, when the model is not valid.
     """
@@ -143,7 +143,7 @@ def _strip_traces(model: onnx.ModelProto) -> None:
 
 
 def _lower_ir_version(model: onnx.ModelProto) -> None:
-    """The oldest IR version the opset allows, so that the oldest onnxruntime we declare loads the file."""
+    """The oldest IR version that the opset allows, from 10 on, so that the oldest onnxruntime we declare loads the file."""
     needed = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
     model.ir_version = min(model.ir_version, OLDEST_USEFUL_IR)
     model.ir_version = max(model.ir_version, needed)

@@ -8,35 +8,35 @@ from edcompress.measures import ModelResult
 from edcompress.report.checks import check_rows
 from edcompress.report.figures import FIGURES
 from edcompress.report.verdict import judge
-from edcompress.report.wording import milliseconds
 from edcompress.results import Report, Shipping
 
 PLAIN = "pruned.onnx"
 
 
 def recommend(report: Report, limits: Gate) -> Shipping:
-    """The file of an exported run to ship, and why: a variant only where it is inside the limits and faster than pruned.onnx.
+    """The file of an exported run to ship, and why: a variant only where it is inside the limits and surely faster than pruned.onnx,
+    that is, where its speed-up over dense.onnx is above the interval of pruned.onnx's.
 
     Limits that cannot be held, of a figure that was not measured, are no error but the reason to ship nothing.
     """
-    plain = _p50(report.pruned)
+    plain = report.speedup.high if report.speedup else _speedup(report, report.pruned)
     try:
         failed = _failing_of(report, limits)
         failing = {name: _failing(report, variant.measured, limits) for name, variant in report.variants.items()}
     except InputError as error:
         return Shipping(file=None, why=f"the gate's limits cannot be held: {error}")
     passing = [report.variants[name] for name, failed in failing.items() if not failed]
-    faster = [variant for variant in passing if _p50(variant.measured) < plain]
+    faster = [variant for variant in passing if _speedup(report, variant.measured) > plain]
     if faster:
-        best = min(faster, key=lambda variant: _p50(variant.measured))
-        times = plain / _p50(best.measured)
+        best = max(faster, key=lambda variant: _speedup(report, variant.measured))
+        times = _speedup(report, best.measured) / _speedup(report, report.pruned)
         return Shipping(file=best.file, why=f"inside the gate's limits and {times:.2f}x as fast as {PLAIN}")
     if failed:
         return Shipping(file=None, why=f"no file is inside the gate's limits; {PLAIN} fails {failed}")
     others = [
         f"{variant.file} fails {failing[name]}"
         if failing[name]
-        else f"{variant.file} is not faster ({milliseconds(_p50(variant.measured))}, not below {milliseconds(plain)})"
+        else f"{variant.file} is not surely faster ({_speedup(report, variant.measured):.2f}x, {PLAIN} up to {plain:.2f}x)"
         for name, variant in report.variants.items()
     ]
     return Shipping(file=PLAIN, why="; ".join(["inside the gate's limits", *others]))
@@ -54,6 +54,9 @@ def _failing_of(report: Report, limits: Gate) -> str:
     return ", ".join(f"{row.name} ({row.value}, limit {row.limit})" for row in rows if row.answer == "FAIL")
 
 
-def _p50(measured: ModelResult) -> float:
-    assert measured.latency_ms is not None, "only an exported run is shipped"
-    return measured.latency_ms.p50
+def _speedup(report: Report, measured: ModelResult) -> float:
+    """Over dense.onnx, by the medians."""
+    dense, other = report.dense.latency_ms, measured.latency_ms
+    assert dense, "only an exported run is shipped"
+    assert other, "all files of an export are measured"
+    return dense.p50 / other.p50

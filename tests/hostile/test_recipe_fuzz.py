@@ -17,7 +17,7 @@ from edcompress.recipe import Recipe
 from edcompress.recipebook import dump, read_recipe, shipped, starter
 
 NAMES = st.characters(exclude_categories=["Cs"], exclude_characters=".\x85\u2028\u2029")  # PyYAML breaks lines there
-DEFAULTS = yaml.safe_load(starter())
+DEFAULTS = yaml.safe_load(starter(Path("recipe.yaml")))
 BASE = {
     "model": {"arch": "resnet8", "num_classes": 10},
     "data": {"dataset": "digits", "image_size": 8},
