@@ -54,7 +54,7 @@ def examine_rates(recipe: Recipe, *, trust_code: bool = False) -> list[Finding]:
     """
     from edcompress.data.rates import input_rates
     from edcompress.data.splits import train_batches
-    from edcompress.job import new_network, open_job
+    from edcompress.job import memory_told, new_network, open_job
     from edcompress.session import Session
     from edcompress.sizing import sized_for_training
     from edcompress.training.rates import training_rate
@@ -64,7 +64,8 @@ def examine_rates(recipe: Recipe, *, trust_code: bool = False) -> list[Finding]:
     job = sized_for_training(job, network)
     recipe = job.recipe
     batch = next(iter(train_batches(job.splits.train, recipe.data, seed=recipe.seed, epoch=0)))
-    trained = training_rate(network, batch, recipe.finetune, job.precision).per_second
+    with memory_told(recipe, "lower data.batch_size, or end other processes on it"):
+        trained = training_rate(network, batch, recipe.finetune, job.precision).per_second
     return compared(input_rates(recipe), trained, recipe.data.workers, job.precision.device.type)
 
 

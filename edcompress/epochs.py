@@ -108,22 +108,21 @@ def train(run: Run, measured: Measured, regime: Regime, network: nn.Module, stag
         job.monitor.step,
         job.team,
     )
-    first, place = _restore(trainer, saved) if "optimizer" in saved else (0, None)
+    first, place = _restore(trainer, saved) if "optimizer" in saved else (0, Place())
     job.team.adopt(list(network.state_dict().values()))
     if job.team.first:
         shorten(run.folder / "epochs.jsonl", offset + first)
     for epoch in range(first, epochs):
-        if regime.settled and place is None:
+        if regime.settled and not place.steps:
             job.monitor.stage(
                 f"the search has converged after {epoch} of {epochs} epochs; the others go to fine-tuning"
             )
             return epoch
         keeper = _Keeper(run, measured, trainer, {"stage": stage, "epoch": epoch})
         with keeper.saving():
-            figures = train_one(
+            place, figures = train_one(
                 job, trainer, stage, Span(epoch, epochs, offset, job.recipe.total_epochs), place, keeper
             )
-        place = None
         _require_one_network(job.team, network, epoch)
         if job.team.first:
             _log(run, stage, epoch, offset, figures)
@@ -133,9 +132,9 @@ def train(run: Run, measured: Measured, regime: Regime, network: nn.Module, stag
 
 
 def train_one(
-    job: Job, trainer: Trainer, phase: str, span: Span, place: Place | None = None, stand: Stand | None = None
-) -> dict[str, Any]:
-    """Train an epoch, from `place` on where one is given, and what was measured of it."""
+    job: Job, trainer: Trainer, phase: str, span: Span, place: Place, stand: Stand | None = None
+) -> tuple[Place, dict[str, Any]]:
+    """Train an epoch, from `place` on; where the next one begins, and what was measured of this one."""
     job.monitor.epoch(phase, span.epoch, span.epochs)
     batches = train_batches(
         job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=span.offset + span.epoch, team=job.team
@@ -146,7 +145,7 @@ def train_one(
     if place.skipped:
         figures["skipped"] = place.skipped
     job.monitor.epoch_done(figures)
-    return figures
+    return place.next_epoch(), figures
 
 
 def shorten(path: Path, count: int) -> None:
@@ -187,17 +186,17 @@ class _Keeper:
 
     def save(self, **where: Any) -> None:
         """Write a snapshot of what is trained; EdcompressError where that holds NaN."""
-        _require_finite(self._trainer.network)
+        require_finite(self._trainer)
         self._run.save(self._measured, {**self._where, **where, **_capture(self._trainer)})
         self._saved, self._saved_at = self._place.steps if self._place else 0, time.monotonic()
 
 
-def _require_finite(network: nn.Module) -> None:
-    """Raise EdcompressError when a weight is NaN or infinite, so that a snapshot is always one to go on from."""
-    for name, tensor in network.state_dict().items():
+def require_finite(trainer: Trainer) -> None:
+    """Raise EdcompressError when a weight is NaN or infinite, so that what is saved is always something to go on from."""
+    for name, tensor in trainer.network.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise EdcompressError(
-                f"training diverged: {name} holds NaN or infinity; start over with --force and a lower finetune.lr"
+                f"training diverged: {name} holds NaN or infinity; start over with --force and a lower {trainer.section}.lr"
             )
 
 
@@ -221,7 +220,7 @@ def _capture(trainer: Trainer) -> dict[str, Any]:
     return tree
 
 
-def _restore(trainer: Trainer, saved: dict[str, Any]) -> tuple[int, Place | None]:
+def _restore(trainer: Trainer, saved: dict[str, Any]) -> tuple[int, Place]:
     """Put network, optimizer and search back; the epoch to go on with, and the place in it."""
     trainer.network.load_state_dict(saved["network"])
     restore_optimizer(trainer.optimizer, saved["optimizer"])
@@ -230,7 +229,7 @@ def _restore(trainer: Trainer, saved: dict[str, Any]) -> tuple[int, Place | None
     if isinstance(trainer.regime, SearchRegime):
         trainer.regime.restore(saved["regime"])
     place = saved.get("place")
-    return int(saved["epoch"]), Place(**{**place, "generators": tuple(place["generators"])}) if place else None
+    return int(saved["epoch"]), Place(**{**place, "generators": tuple(place["generators"])}) if place else Place()
 
 
 def objective(job: Job, origin: Origin) -> Objective:

@@ -18,6 +18,11 @@ A message names the thing, the value, the bound and the way out. A bug is not in
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of somebody else's says, or its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 class EdcompressError(Exception):
     """A failure that edcompress foresaw; its message is for the user."""
 

@@ -17,7 +17,7 @@ from edcompress.data.splits import Batch, Splits, check_divides, check_fits, eva
 from edcompress.data.transforms import as_tested, normalised
 from edcompress.deploy.latency_table import measure_table
 from edcompress.deploy.onnx_export import to_onnx
-from edcompress.errors import BudgetError, EdcompressError, InputError, NetworkError
+from edcompress.errors import BudgetError, EdcompressError, InputError, NetworkError, first_line
 from edcompress.measures import Accuracy
 from edcompress.monitor import Monitor
 from edcompress.networks.checkpoints import read_state_dict
@@ -159,6 +159,19 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+@contextmanager
+def memory_told(recipe: Recipe, way_out: str) -> Iterator[None]:
+    """A block whose end for want of the device's memory is an EdcompressError that names what it was asked to hold, and the way out."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        data = recipe.data
+        raise EdcompressError(
+            f"the device is out of memory with data.batch_size {data.batch_size} and data.eval_batch_size {data.eval_batch_size}: "
+            f"{first_line(error)}; {way_out}"
+        ) from error
+
+
 def example_images(recipe: Recipe) -> Tensor:
     """Two random images [2, C, H, W] of the recipe's input shape; always the same ones."""
     size = recipe.data.image_size
@@ -170,7 +183,9 @@ def new_network(recipe: Recipe, session: Session = DEFAULT) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = build(recipe.model, trust_code=session.trust_code)
+        _check_tensors(network, recipe)
         _check_size(network, recipe)
+        network.float()  # as it is trained, proved and exported
         _check_forward(network, recipe)  # which makes the weights of lazy layers
     if spec := recipe.model.factory:
         images = example_images(recipe).flip(0)  # others than those that a hook may have kept
@@ -244,6 +259,15 @@ def open_budget(recipe: Recipe, network: nn.Module, space: Space, table: Latency
     return Budget(space, costs, target, recipe.constraints)
 
 
+def _check_tensors(network: nn.Module, recipe: Recipe) -> None:
+    others = [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]
+    if others:
+        raise NetworkError(
+            f"{recipe.model.arch or recipe.model.factory}: its state holds more than tensors: {others[0]} (get_extra_state), which neither "
+            "safetensors nor ONNX can hold; keep it out of the state"
+        )
+
+
 def _check_size(network: nn.Module, recipe: Recipe) -> None:
     weights = (weight for weight in network.state_dict().values() if not is_lazy(weight))
     size = 4 * sum(weight.numel() for weight in weights)  # exported in fp32
@@ -277,4 +301,4 @@ def _library_code(what: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise NetworkError(f"{what} ({(str(error) or type(error).__name__).splitlines()[0]})") from error
+        raise NetworkError(f"{what} ({first_line(error)})") from error

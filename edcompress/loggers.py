@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Protocol
 
-from edcompress.errors import EdcompressError, InputError
+from edcompress.errors import EdcompressError, InputError, first_line
 from edcompress.recipe import Recipe
 from edcompress.runs import RunFolder
 
@@ -77,7 +77,7 @@ def _mlflow(folder: RunFolder, recipe: Recipe) -> Iterator[Logger]:
             yield _MLflow()
     except mlflow.exceptions.MlflowException as error:
         raise EdcompressError(
-            f"--log mlflow: {mlflow.get_tracking_uri()} takes no figures: {str(error).splitlines()[0]}; see MLFLOW_TRACKING_URI, "
+            f"--log mlflow: {mlflow.get_tracking_uri()} takes no figures: {first_line(error)}; see MLFLOW_TRACKING_URI, "
             "then go on with --resume, or without --log mlflow"
         ) from error
 

@@ -24,6 +24,7 @@ from edcompress.job import (
     example_images,
     find_space,
     latency_table,
+    memory_told,
     new_network,
     open_budget,
     open_job,
@@ -63,7 +64,7 @@ def prune(
     """Compress the checkpoint's network as the recipe says into `folder`, and return the report.
 
     The checkpoint may be a finished run, which is then pruned further; ratios and figures stay those of the network it began with.
-    Every input is checked before the folder is touched. With `resume` a run goes on from its last finished epoch; one that is
+    Every input is checked before the folder is touched. With `resume` a run goes on from its last snapshot; one that is
     finished is only read. Raises InputError (and its kinds) for what the user gave, ProofError where an equality fails.
     """
     if not (resume and folder.exists) and folder.path.resolve() == checkpoint.resolve():
@@ -162,7 +163,8 @@ def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accurac
     if model.suffix.lower() == ".onnx":
         return predict({"": model}, job.test_batches(model.name))[""].accuracy
     network = _network_of(model, recipe, session)
-    return job.accuracy(network.to(job.precision.device))
+    with memory_told(recipe, "lower data.eval_batch_size, or take --device cpu"):
+        return job.accuracy(network.to(job.precision.device))
 
 
 def train(recipe: Recipe, output: Path, *, force: bool = False, session: Session = DEFAULT) -> Accuracy:
@@ -178,9 +180,10 @@ def train(recipe: Recipe, output: Path, *, force: bool = False, session: Session
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"-o {output}: {output.parent} cannot be made a folder: {error.strerror}") from error
-    network = stages.train_dense(sized_for_training(job, network), network)
-    save_tensors(output, network.state_dict(), {"edcompress.recipe": recipe.digest})
-    return job.accuracy(network.to(job.precision.device))
+    with memory_told(recipe, "lower data.batch_size and data.eval_batch_size, or end other processes on it"):
+        network = stages.train_dense(sized_for_training(job, network), network)
+        save_tensors(output, network.state_dict(), {"edcompress.recipe": recipe.digest})
+        return job.accuracy(network.to(job.precision.device))
 
 
 def inspect(

@@ -18,8 +18,8 @@ from edcompress import stages
 from edcompress.confirmation import confirmed
 from edcompress.deploy.standalone import standalone_source
 from edcompress.epochs import Measured, Run, last_snapshot
-from edcompress.errors import EdcompressError, RunFolderError
-from edcompress.job import Job, open_job
+from edcompress.errors import RunFolderError
+from edcompress.job import Job, memory_told, open_job
 from edcompress.loggers import opened, require_loggers
 from edcompress.machine import processor, versions
 from edcompress.measures import ModelResult, Proof, Proofs
@@ -66,7 +66,10 @@ def prune_once(
         begin = partial(reopen_origin, folder=folder, session=session)
     require_loggers(session.loggers)
     run = _open_run(open_job(recipe, session), folder, begin, session, started)
-    with _kept(run, session, checkpoint, resuming=resuming, force=force) as kept, _memory_told(run.job.recipe):
+    with (
+        _kept(run, session, checkpoint, resuming=resuming, force=force) as kept,
+        memory_told(run.job.recipe, _out_of_memory(run.job.recipe)),
+    ):
         if resuming and team.from_first(lambda: folder.finished):  # by another process, while this one waited for it
             return team.from_first(folder.read_report)
         tuned, measured = _through_stages(kept)
@@ -101,17 +104,13 @@ def claimed(folder: RunFolder, recipe: Recipe, origin: Origin, *, resuming: bool
         yield
 
 
-@contextmanager
-def _memory_told(recipe: Recipe) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        size, least = recipe.data.step_images, max(2, recipe.data.step_images // 2)
-        raise EdcompressError(
-            f"the device is out of memory with data.batch_size {size} and data.eval_batch_size {recipe.data.eval_batch_size}: "
-            f"{str(error).splitlines()[0]}; start over with --force --set data.batch_size={least}, or go on with --resume on a device "
-            "with more, or once other processes have left it"
-        ) from error
+def _out_of_memory(recipe: Recipe) -> str:
+    """What to do where a run takes too much of it."""
+    least = max(2, recipe.data.step_images // 2)
+    return (
+        f"start over with --force --set data.batch_size={least}, or go on with --resume on a device with more, or once other processes "
+        "have left it"
+    )
 
 
 def reloaded(run: RunFolder, dense: nn.Module) -> nn.Module:

@@ -123,7 +123,8 @@ def _margin_kept(device: torch.device) -> Iterator[None]:
 
 def search_step(job: Job, origin: Origin, images: int) -> None:
     """Train a copy of the network as the search does, scoring included, and then whole, which no later step exceeds."""
-    alone, network = replace(job, team=ALONE), job.precision.place(on_cpu(origin.network))
+    alone = replace(job, team=ALONE, recipe=with_batch_size(job.recipe, images))
+    network = job.precision.place(on_cpu(origin.network))
     whole = Plain(network)
     searching = stages.searching(alone, origin, network, _untold) if job.recipe.search.trains else whole
     _train(job, network, objective(job, origin), (searching, whole), images)

@@ -1,4 +1,4 @@
-"""The stages of `prune`: measure the dense network, search, surgery, fine-tuning, verification."""
+"""The stages of `prune`: measure the dense network, search, surgery, fine-tuning; and dense training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from edcompress.data.splits import train_batches
-from edcompress.epochs import Measured, Run, shorten, train, train_one
+from edcompress.epochs import Measured, Run, require_finite, shorten, train, train_one
 from edcompress.errors import BudgetError
 from edcompress.files import append
 from edcompress.job import Job
@@ -29,13 +29,13 @@ from edcompress.search.gradual import Gradual
 from edcompress.search.importance import magnitude, taylor, uniform_noise
 from edcompress.search.regime import SearchRegime
 from edcompress.surgery.costs import measure_size
-from edcompress.surgery.masks import masked_call, masked_weights
+from edcompress.surgery.masks import called_with, masked_call, masked_weights
 from edcompress.surgery.plan import Plan, composed, plan_of, state_of
 from edcompress.surgery.remove import compare_logits, remove, require_equal
 from edcompress.surgery.space import Space
 from edcompress.training.batchnorm import reestimate
 from edcompress.training.compiled import Compiled
-from edcompress.training.loop import Objective, Plain, Span, Trainer
+from edcompress.training.loop import Objective, Place, Plain, Span, Trainer
 from edcompress.training.schedule import make_optimizer
 
 TAYLOR_BATCHES = 16
@@ -144,9 +144,12 @@ def train_dense(job: Job, network: nn.Module) -> nn.Module:
         _plain(job, placed),
         job.monitor.step,
         job.team,
+        section="train",
     )
+    place = Place()
     for epoch in range(fit.epochs):
-        train_one(job, trainer, "train", Span(epoch, fit.epochs, 0, fit.epochs))
+        place, _ = train_one(job, trainer, "train", Span(epoch, fit.epochs, 0, fit.epochs), place)
+    require_finite(trainer)
     return on_cpu(placed)
 
 
@@ -198,4 +201,4 @@ def _prove_masked(run: Run, network: nn.Module, state: Tensor) -> tuple[nn.Modul
 def _masked_accuracy(run: Run, network: nn.Module, state: Tensor) -> Any:
     placed = run.job.precision.place(on_cpu(network))
     weights = masked_weights(placed, run.origin.space, state)
-    return run.job.accuracy(placed, lambda images: torch.func.functional_call(placed, weights, (images,)))
+    return run.job.accuracy(placed, lambda images: called_with(placed, weights, images))

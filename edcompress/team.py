@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edcompress.digests import digest_of
-from edcompress.errors import EdcompressError, InputError, LostError
+from edcompress.errors import EdcompressError, InputError, LostError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -178,5 +178,6 @@ def _connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise LostError(f"another rank is gone or does not answer; torchrun tells how each ended ({reason})") from error
+        raise LostError(
+            f"another rank is gone or does not answer; torchrun tells how each ended ({first_line(error)})"
+        ) from error

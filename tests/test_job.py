@@ -78,6 +78,37 @@ class Checkpointed(Plain):
         x = checkpoint(self.conv, x, use_reentrant=False) if self.training else self.conv(x)
         return self.fc(x.mean((2, 3)))
 
+class Needing(Plain):
+    def forward(self, x, labels=None):
+        assert labels is not None or not self.training, "no labels"
+        return super().forward(x)
+
+class Silent(Plain):
+    def forward(self, x):
+        if self.training:
+            raise NotImplementedError
+        return super().forward(x)
+
+class Halved(Plain):
+    def __init__(self):
+        super().__init__()
+        self.to(torch.bfloat16)
+    def forward(self, x):
+        return super().forward(x.to(torch.bfloat16))
+
+class Remembering(Plain):
+    def get_extra_state(self):
+        return {"seen": 0}
+    def set_extra_state(self, state):
+        pass
+
+class Synchronised(Plain):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.SyncBatchNorm(8)
+    def forward(self, x):
+        return self.fc(self.norm(self.conv(x)).mean((2, 3)))
+
 class Deciding(Plain):
     def forward(self, x):
         return super().forward(x if x.sum() > -1e9 else -x)
@@ -100,13 +131,21 @@ def built(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: 
         ("Hooked", r"different logits for the same images.*hook"),
         ("Auxiliary", r"in train mode the network gives a tuple, not one tensor.*auxiliary"),
         ("Checkpointed", r"runs layers again \(torch\.utils\.checkpoint\)"),
+        ("Needing", r"fails in train mode: AssertionError: no labels"),
+        ("Silent", r"fails in train mode: NotImplementedError"),
+        ("Halved", r"cannot take images of .*BFloat16"),
+        ("Remembering", r"its state holds more than tensors: _extra_state \(get_extra_state\)"),
     ],
 )
 def test_networks_that_fail_later_are_refused(
     name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(NetworkError, match=rf"odd:{name}: .*{says}"):
+    with pytest.raises(NetworkError, match=rf"odd:{name}:? .*{says}"):
         built(name, tmp_path, monkeypatch)
+
+
+def test_a_network_that_trains_on_gpus_alone_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert built("Synchronised", tmp_path, monkeypatch)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
 def test_what_runs_again_does_not_matter_where_the_search_trains_nothing(

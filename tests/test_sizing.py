@@ -86,7 +86,7 @@ def test_an_epoch_keeps_its_steps(training: int, ranks: int, most: int) -> None:
 
 @pytest.mark.parametrize("method", ["edropout", "gradual_magnitude", "magnitude"])
 def test_a_step_that_is_tried_leaves_the_run_as_it_was(dense: Path, method: str) -> None:
-    recipe, session = digits(f"search.method={method}", "finetune.distill=0.5"), Session("cpu")
+    recipe, session = digits(f"search.method={method}", "finetune.distill=0.5", AUTO), Session("cpu")
     job, origin = open_job(recipe, session), open_origin(recipe, dense, session)
     before, generator = copy.deepcopy(origin.network.state_dict()), torch.get_rng_state()
     search_step(job, origin, 4)

@@ -211,6 +211,28 @@ class GroupedAfterConcat(Tail):
         return self.classify(F.relu(self.last(x)))
 
 
+class GroupedInConcat(Tail):
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.conv, self.grouped, self.last = conv(3, 4), conv(4, 4, groups=2), conv(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        return self.classify(F.relu(self.last(torch.cat([x, F.relu(self.grouped(x))], 1))))
+
+
+class TwoNames(Tail):
+    """Layers that are registered again, as a part of another module."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.conv1, self.bn, self.conv2 = conv(3, 4), nn.BatchNorm2d(4), conv(4, 6)
+        self.body = nn.Sequential(self.conv1, self.bn, nn.ReLU(), self.conv2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(F.relu(self.body(x)))
+
+
 class Flatten(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -389,6 +411,16 @@ ZOO = {
     "grouped_after_concat": Wiring(  # the first block takes all of a and a part of b
         GroupedAfterConcat, {"last": 4}, {"a": "block by block", "b": "block by block", "grouped": "block by block", **_FC}, {"last": (2,)},
         zeros={"fc.weight": (2,)}, shapes={"last.weight": (3, 6, 3, 3)},
+    ),
+    "grouped_in_concat": Wiring(  # both blocks stand twice in what last takes: at 0 to 3 and at 4 to 7
+        GroupedInConcat, {"conv": 2, "last": 5}, _FC, {"conv": (0,), "last": (4,)},
+        zeros={"last.weight": (0, 1, 4, 5), "fc.weight": (4,)},
+        shapes={"conv.weight": (2, 3, 3, 3), "grouped.weight": (2, 2, 3, 3), "last.weight": (4, 4, 3, 3)},
+    ),
+    "two_names": Wiring(
+        TwoNames, {"conv1": 4, "conv2": 6}, _FC, {"conv1": (1,), "conv2": (0, 5)},
+        zeros={"conv2.weight": (1,), "fc.weight": (0, 5)},
+        shapes={"conv1.weight": (3, 3, 3, 3), "body.0.weight": (3, 3, 3, 3), "body.1.running_var": (3,), "body.3.weight": (4, 3, 3, 3)},
     ),
     "flatten": Wiring(  # each channel is 2 x 2 features: channel 1 is features 4..7
         Flatten, {"conv": 4, "fc1": 6}, {"fc2": "outputs"}, {"conv": (1,), "fc1": (0,)},

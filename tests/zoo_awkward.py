@@ -51,6 +51,15 @@ class Shuffle(_Between):
         return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
+class BareAssert(_Between):
+    """Fails without a word where a channel is gone."""
+
+    def between(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 4:
+            raise NotImplementedError
+        return x
+
+
 class Softmax(_Between):
     def between(self, x: Tensor) -> Tensor:
         return x.softmax(1)
@@ -318,7 +327,7 @@ AWKWARD = {
     kind.__name__: kind
     for kind in (
         ImageResidual, ImageConcat, ImageConcatFirst, Shuffle, Softmax, MinMax, ChannelMean, Scale, Buffer, Halves, FixedParts, CrossStage,
-        Hierarchy, Glu, Twice, Flip, Roll, Gather, FixedView, PixelShuffle, Transposed, GroupNorm, Multiplier, Tied, TiedApart,
+        Hierarchy, Glu, Twice, Flip, Roll, Gather, FixedView, PixelShuffle, Transposed, GroupNorm, Multiplier, Tied, TiedApart, BareAssert,
         WeightNorm, Tokens, SingleBroadcast, Outer, Unused, Remembering, LearnedInput,
     )
 }  # fmt: skip

@@ -16,11 +16,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from edcompress.errors import CheckpointError, StorageError
+from edcompress.errors import CheckpointError, StorageError, first_line
 from edcompress.files import replacing
 from edcompress.networks.fitting import load_into, plain_name
 from edcompress.networks.limits import bounded_memory
-from edcompress.networks.pickles import PICKLE, ZIP, first_line, read_torch
+from edcompress.networks.pickles import PICKLE, ZIP, read_torch
 
 __all__ = ["load_into", "read_state_dict", "save_tensors"]
 

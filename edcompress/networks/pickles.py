@@ -16,7 +16,7 @@ from typing import IO
 
 import torch
 
-from edcompress.errors import CheckpointError
+from edcompress.errors import CheckpointError, first_line
 from edcompress.networks.user_code import importable_working_directory
 
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
@@ -110,8 +110,3 @@ def _holds_code(path: Path, text: str) -> str:
         f"{path}: holds {what}, not only tensors, and loading it would run code from the file; nothing was run. "
         "Save the weights alone, torch.save(network.state_dict(), ...), or add --trust-pickle if you trust its origin"
     )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

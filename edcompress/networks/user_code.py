@@ -96,10 +96,10 @@ def require_trainable(network: nn.Module, spec: str, images: Tensor, *, in_part:
     copied = copy.deepcopy(network).train()
     again: list[nn.Module] = []
     with torch.random.fork_rng(devices=[]), differentiable(copied):
-        try:
-            logits = copied(images)
-        except Exception:  # SyncBatchNorm, for one, trains on GPUs alone
+        if any(isinstance(layer, nn.SyncBatchNorm) for layer in copied.modules()):  # which trains on GPUs alone
             return
+        with users_code(f"model.factory: {spec}: the network fails in train mode"):
+            logits = copied(images)
         if not isinstance(logits, Tensor):
             raise NetworkError(
                 f"model.factory: {spec}: in train mode the network gives a {type(logits).__name__}, not one tensor of logits; "

@@ -228,7 +228,8 @@ def _position_counts(space: Space) -> dict[tuple[str, str], dict[int, int]]:
     counts: dict[tuple[str, str], dict[int, int]] = {}
     for place, group in enumerate(space.free):
         for member in group.members:
-            counts.setdefault((member.layer, member.side), {})[place] = len(member.positions) // group.channels
+            side = counts.setdefault((member.layer, member.side), {})
+            side[place] = side.get(place, 0) + len(member.positions) // group.channels
     return counts
 
 

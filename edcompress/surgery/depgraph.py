@@ -68,6 +68,10 @@ def traced_groups(network: nn.Module, inputs: Sequence[Tensor]) -> list[Found]:
         raise NetworkError(
             f"{type(network).__name__} cannot be traced with an input of shape {shapes}: {type(error).__name__}: {error}"
         ) from error
+    if not found:
+        raise NetworkError(
+            f"{type(network).__name__} has no convolution or linear layer whose channels could be removed"
+        )
     if all(reason == _MISREAD for _, reason in found):
         raise NetworkError(f"{type(network).__name__} cannot be traced: every layer {_MISREAD}")
     return found

@@ -29,9 +29,16 @@ def masked_weights(network: nn.Module, space: Space, state: Tensor) -> dict[str,
 
 def masked_call(network: nn.Module, space: Space, state: Tensor, images: Tensor) -> Tensor:
     """Logits [N, classes] of `network` under state bool[D] for `images` [N, C, H, W]."""
-    logits = functional_call(network, masked_weights(network, space, state), (images,))
-    assert isinstance(logits, Tensor)
-    return logits
+    return called_with(network, masked_weights(network, space, state), images)
+
+
+def called_with(network: nn.Module, tensors: dict[str, Tensor], images: Tensor) -> Tensor:
+    """What `network` gives for `images` [N, C, H, W] with these tensors in the place of its own; afterwards it has its own again.
+
+    Tensors are known by one name each. A layer that is registered under two is the same object under both; torch would put the
+    replacement back for the original there, if it were left to look for other names (`tie_weights`).
+    """
+    return functional_call(network, tensors, (images,), tie_weights=False)  # type: ignore[no-any-return]
 
 
 def _along_inputs(kept: Tensor, weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from edcompress.errors import ProofError
+from edcompress.errors import ProofError, first_line
 from edcompress.networks.modes import evaluating
 from edcompress.surgery.masks import masked_call
 from edcompress.surgery.plan import plan_of
@@ -78,5 +78,5 @@ def _difference(network: nn.Module, space: Space, example: Tensor, state: Tensor
     except ProofError:
         raise
     except Exception as error:  # whatever a foreign network does with fewer channels, it cannot do without them
-        return f"its channels cannot be removed ({type(error).__name__}: {str(error).splitlines()[0]})"
+        return f"its channels cannot be removed ({type(error).__name__}: {first_line(error)})"
     return None

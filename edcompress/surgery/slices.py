@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from edcompress.surgery.cut import Cut, Cutter, Part
+from edcompress.surgery.masks import called_with
 from edcompress.surgery.space import Space
 
 _MANY_WEIGHTS = 1 << 22
@@ -37,12 +37,11 @@ class Slices:
         cut = self._cut(state)
         tensors = {name: part.cut() for name, part in cut.parts.items() if name.rpartition(".")[0] not in self._large}
         with _narrowed(cut.widths), _running_whole(self._whole(cut)):
-            logits = functional_call(self._network, tensors, (images,))
+            logits = called_with(self._network, tensors, images)
         with torch.no_grad():
             for name, part in cut.parts.items():
                 if not isinstance(part.tensor, nn.Parameter) and part.tensor.dim() == 1:
                     part.tensor.index_copy_(0, part.kept[0], tensors[name])
-        assert isinstance(logits, Tensor)
         return logits
 
     @contextmanager

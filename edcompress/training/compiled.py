@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edcompress.errors import first_line
 from edcompress.training.loop import Plain
 from edcompress.training.precision import Precision
 
@@ -66,4 +67,4 @@ class Compiled(Plain):
 def _reason(error: Exception) -> str:
     """What went wrong in one line; dynamo wraps what a backend raises."""
     inner = getattr(error, "inner_exception", error)
-    return f"{type(inner).__name__}: {inner}".strip().splitlines()[0]
+    return f"{type(inner).__name__}: {first_line(inner)}"

@@ -144,6 +144,12 @@ class Place:
         tally = torch.stack([loss, total + loss.masked_fill(lost, 0.0), skipped + lost, (in_a_row + 1) * lost])
         return Place(number, tally, generators, self.left_out + number - self.steps - 1)
 
+    def next_epoch(self) -> Place:
+        """Where the epoch after the one that ended here begins: it goes on with the count of steps that were skipped in a row."""
+        tally = torch.zeros_like(self.tally)
+        tally[3] = self.tally[3]
+        return Place(tally=tally)
+
     @property
     def loss(self) -> float:
         """Sum over the steps that were not skipped."""
@@ -181,6 +187,8 @@ class Trainer:
     regime: Regime
     report: Report
     team: Team = ALONE
+    section: str = "finetune"
+    """Of the recipe, which holds the settings that are trained by."""
 
     @cached_property
     def scaler(self) -> GradScaler:
@@ -193,7 +201,8 @@ def train_epoch(
 ) -> Place:
     """Train one epoch in place, from `place` on where one is given, and return where it ended.
 
-    A step whose loss or gradients are not finite leaves the network as it was; `PATIENCE` of them in a row are an EdcompressError.
+    A step whose loss or gradients are not finite leaves the network as it was; `PATIENCE` of them in a row are an EdcompressError,
+    those at the end of the epoch before among them where `place` is its `next_epoch`.
     Dropout and whatever else draws from torch's global generators is a function of (seed, epoch); the generators are given back.
     On a CUDA device no step is waited for until the next is on its way: what is reported, and when it ends, is one step late.
     """
@@ -207,21 +216,21 @@ def train_epoch(
             loss = _train_step(trainer, images, labels, span, (number - 1, steps))
             place = place.after(number, loss, generators())
             shown, _, skipped, in_a_row = heard.of(place.tally)
-            _require_progress(in_a_row, span, place.steps)
+            _require_progress(trainer, in_a_row, span, place.steps)
             stand(place)
             rate = (place.steps - begun) / (time.perf_counter() - started)
             figures = {"loss": shown, "steps_per_s": rate, "skipped": int(skipped) or None, **trainer.regime.figures}
             trainer.report(place.steps, steps, figures)
-    _require_progress(place.in_a_row, span, place.steps)  # of the last step, where that was not heard of
+    _require_progress(trainer, place.in_a_row, span, place.steps)  # of the last step, where that was not heard of
     return place
 
 
-def _require_progress(in_a_row: float, span: Span, step: int) -> None:
+def _require_progress(trainer: Trainer, in_a_row: float, span: Span, step: int) -> None:
     """Raise EdcompressError after too many skipped steps."""
     if in_a_row >= PATIENCE:
         raise EdcompressError(
             f"training diverged: no finite loss or gradient in {PATIENCE} steps, up to epoch {span.epoch + 1}, step {step}; "
-            "start over with --force and a lower finetune.lr"
+            f"start over with --force and a lower {trainer.section}.lr"
         )
 
 

@@ -24,9 +24,9 @@ def training_rate(
     optimizer = make_optimizer(fit, placed.parameters())
     trainer = Trainer(placed, optimizer, Objective(fit), precision, Plain(placed), lambda *_: None)
     whole = Span(0, 1, 0, 1)
-    train_epoch(trainer, Repeated(batch), whole, seed=0)
+    place = train_epoch(trainer, Repeated(batch), whole, seed=0)
     began, steps, spent = time.perf_counter(), 0, 0.0
     while spent < seconds or not steps:
-        train_epoch(trainer, Repeated(batch), whole, seed=0)
+        place = train_epoch(trainer, Repeated(batch), whole, 0, place.next_epoch())
         steps, spent = steps + 1, time.perf_counter() - began
     return Rate(images=steps * len(batch[1]), seconds=spent)

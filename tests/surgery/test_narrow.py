@@ -52,7 +52,7 @@ def test_the_rest_means_to_the_smaller_network_what_the_space_means_to_the_whole
 
 # A grouped convolution of one group is a plain one to tracing, which then sees channels where blocks were; torch-pruning numbers
 # the channels around a bare parameter as it likes, in a group that is locked.
-TRACED_OTHERWISE = {"grouped", "grouped_in_a_row", "multihead"}
+TRACED_OTHERWISE = {"grouped", "grouped_in_a_row", "grouped_in_concat", "multihead"}
 
 
 @zoo

@@ -2,6 +2,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -127,6 +128,18 @@ def test_steps_that_fail_in_a_row_end_the_run_with_advice() -> None:
     message = rf"diverged: no finite loss .* in 8 steps, up to epoch 2, step {2 * PATIENCE}; .* lower finetune\.lr"
     with pytest.raises(EdcompressError, match=message):
         train_epoch(made, batches, Span(epoch=1, epochs=2, offset=0, total=2), seed=0)
+
+
+def test_short_epochs_of_steps_that_fail_end_the_run_too() -> None:
+    made, _ = trainer(randomised(ZOO["no_batch_norm"].network()))
+    made = replace(made, section="train")
+    bad = (torch.full((6, 3, 8, 8), float("nan")), BATCHES[0][1])
+    first = train_epoch(made, Listed([bad] * 3), FIRST, seed=0).next_epoch()
+    assert (first.steps, first.in_a_row, first.skipped, first.loss) == (0, 3, 0, 0.0)
+    assert train_epoch(made, Listed([BATCHES[0], bad]), FIRST, 0, first).in_a_row == 1
+    second = train_epoch(made, Listed([bad] * 3), FIRST, 0, first).next_epoch()
+    with pytest.raises(EdcompressError, match=r"in 8 steps, up to epoch 1, step 2; .* a lower train\.lr"):
+        train_epoch(made, Listed([bad] * 3), FIRST, 0, second)
 
 
 @pytest.mark.parametrize("stop", [0, 1, 2, 3])
