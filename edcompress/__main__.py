@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import traceback
 from io import TextIOWrapper
 
 from rich.text import Text
@@ -15,7 +16,18 @@ from edcompress.errors import EdcompressError, InputError, StorageError
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 passed, 1 a gate limit failed, 2 bad input, 3 the run failed, 130 interrupted."""
+    """Run the command line. Exit codes: 0 passed, 1 a gate limit failed, 2 bad input, 3 the run failed, 130 interrupted.
+
+    A bug shows its traceback and is a run that failed: Python's own exit code would say that a gate did.
+    """
+    try:
+        _main()
+    except Exception:
+        traceback.print_exc()
+        sys.exit(EdcompressError.exit_code)
+
+
+def _main() -> None:
     _write_what_can_be()
     try:
         with ending_together(_say):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -103,7 +104,7 @@ def export(run: RunPath = None, onnx: OnnxFlag = True, opset: Opset = None, batc
     folder = _finished(run, "export")
     from edcompress import pipeline
 
-    with Display(err, quiet=quiet) as monitor:
+    with Display(err, quiet=quiet) as monitor, Interrupt().listening():
         report = pipeline.export(folder, opset=opset, batch=batch, fp16=fp16, int8=int8, with_preprocessing=with_preprocessing,
                                  session=Session(trust_code=trust_code, monitor=monitor))  # fmt: skip
     views.show_report(report, folder, as_json=as_json)
@@ -117,7 +118,7 @@ def convert(run: RunPath = None, to: Annotated[str, typer.Option("--to", help="p
     folder = _finished(run, "convert")
     from edcompress import pipeline
 
-    with Display(err, quiet=True):
+    with Display(err, quiet=True), Interrupt().listening():
         path, proof = pipeline.convert(folder, to, output, force=force, session=Session(trust_code=trust_code))  # type: ignore[arg-type]
     views.say(f"{path}: largest difference {proof.max_abs_diff:.1e} at scale {proof.scale:.1e}, {proof.of}")
 
@@ -138,6 +139,8 @@ def gate(run: RunOrReport = None,
         option = f"--{beside[0].replace('_', '-')}"
         views.say(f"warning: {option} is held beside another run; without --baseline it holds nothing", err)
     target, earlier = _run_or_report(run), baseline and _run_or_report(baseline)
+    if isinstance(target, runs.RunFolder) and not target.writable:
+        views.say(f"warning: {target.path} cannot be written; its report does not keep the verdict", err)
     views.require_junit_place(junit)
     verdict = reports.gate(target, reports.limits_of(target, given), baseline=earlier)
     _answer(verdict, target, junit, as_json=as_json)
@@ -167,7 +170,8 @@ def benchmark(models: Annotated[list[Path], typer.Argument(help=".onnx files, or
     from edcompress import pipeline
 
     sizes, counts = (tuple(dict.fromkeys(given or (1,))) for given in (batch_size, threads))
-    latency = pipeline.benchmark(models, Benchmark(batch_size=sizes, threads=counts, runs=runs_))
+    with Interrupt().listening():
+        latency = pipeline.benchmark(models, Benchmark(batch_size=sizes, threads=counts, runs=runs_))
     views.show_latency(latency, as_json=as_json)
 
 
@@ -194,7 +198,7 @@ def train(recipe: RecipeName, output: Annotated[Path, typer.Option("--output", "
     checked = recipebook.read_recipe(recipe, overrides or ())
     from edcompress import pipeline
 
-    with Display(err, quiet=quiet) as monitor:
+    with Display(err, quiet=quiet) as monitor, Interrupt().listening():
         session = Session(device, trust_code, monitor=monitor)
         accuracy = pipeline.train(checked, output, force=force, session=session)
     top1 = accuracy.top1
@@ -247,7 +251,7 @@ def demo(output: Output = None, overrides: Overrides = None, force: Force = Fals
     folder = _run_folder(output, "demo", resume=False, force=force)
     from edcompress import pipeline
 
-    with Display(err, quiet=quiet) as monitor:
+    with Display(err, quiet=quiet) as monitor, Interrupt().listening():
         pipeline.run(checked, folder, force=force, session=Session("cpu", monitor=monitor))
     _finish_with_gate(folder)
 
@@ -268,7 +272,7 @@ def _run_folder(output: Path | None, name: str, *, resume: bool, force: bool) ->
     if resume and force:
         raise InputError("--resume goes on with a run and --force starts it over; choose one of them")
     if output is None:
-        return runs.newest() if resume else runs.fresh(name)
+        return runs.newest(name=name) if resume else runs.fresh(name)
     folder = runs.RunFolder(output)
     if not resume:
         folder.require_absent(force=force)
@@ -311,7 +315,7 @@ def _resumable(folder: runs.RunFolder, team: Team) -> Iterator[Interrupt]:
 
 def _saved(folder: runs.RunFolder) -> str:
     if folder.resumable or folder.finished:  # the export of `run` may be what was interrupted
-        return f"what was computed is saved; go on with the same command and --resume -o {folder.path}"
+        return f"what was computed is saved; go on with the same command and --resume -o {quote(str(folder.path))}"
     return f"nothing was saved yet in {folder.path}"
 
 

@@ -46,6 +46,8 @@ def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help=
 
 def init(path: Annotated[Path, typer.Argument(help="The recipe file to write.")], force: Force = False) -> None:
     """Write a recipe with every key, its default and its meaning."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name the file to write")
     if path.exists() and not force:
         raise InputError(f"{path} exists; choose another path, or overwrite it with --force")
     if not path.parent.is_dir():

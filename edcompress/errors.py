@@ -12,7 +12,8 @@
     ├── ProofError               two models that must be equal are not
     └── StorageError             a file cannot be written: the disk is full, read-only or gone
 
-A message names the thing, the value, the bound and the way out. A bug is not in this tree and keeps its traceback.
+A message names the thing, the value, the bound and the way out. A bug is not in this tree; it shows its traceback, and
+exits with 3.
 """
 
 from __future__ import annotations

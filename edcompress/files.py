@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edcompress.errors import StorageError
 
-UNFINISHED_FILES = ".*.part"
+UNFINISHED_FILES = ".*.[0-9]*.[0-9]*.part"
 """What a process leaves that is killed while it writes."""
 
 _WAYS_OUT = {
@@ -35,7 +35,9 @@ def replacing(path: Path) -> Iterator[Path]:
     with writing(path):
         try:
             part.touch()
+            mode = part.stat().st_mode
             yield part
+            part.chmod(mode)  # safetensors puts a file of its own there, which only its owner may read
             settle(part)
             os.replace(part, path)
         finally:

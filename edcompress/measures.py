@@ -5,6 +5,7 @@ Accuracies and ratios are fractions in [0, 1]; units stand in the names; `macs` 
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,13 +34,13 @@ class Rate(Value):
 class Count(Value):
     """How many of `total` images were classified correctly."""
 
-    correct: int
-    total: int
+    correct: Number
+    total: Number
 
     @property
     def fraction(self) -> float:
-        """Share of correct images in [0, 1]."""
-        return self.correct / self.total
+        """Share of correct images in [0, 1]; NaN of no images."""
+        return self.correct / self.total if self.total else math.nan
 
 
 class Accuracy(Value):
@@ -79,8 +80,8 @@ class Paired(Value):
 class Size(Value):
     """What a network costs for one image: parameters, multiply-accumulates, and bytes of its ONNX file once exported."""
 
-    params: int
-    macs: int
+    params: Number
+    macs: Number
     onnx_bytes: int | None = None
 
 

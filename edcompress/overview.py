@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shlex
@@ -182,7 +183,7 @@ def _outcome(report: Report) -> Outcome:
     return Outcome(
         top1_dense=dense.accuracy.top1.fraction,
         top1_pruned=pruned.accuracy.top1.fraction,
-        macs=pruned.size.macs / dense.size.macs,
+        macs=pruned.size.macs / dense.size.macs if dense.size.macs else math.nan,
         speedup=report.speedup.estimate if report.speedup else None,
         passed=report.verdict.passed if report.verdict else None,
     )

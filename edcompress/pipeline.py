@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -16,7 +18,7 @@ from torch import nn
 from edcompress import stages
 from edcompress.delivery import Benchmark
 from edcompress.deploy.archives import SUFFIXES, Form, save_archive
-from edcompress.deploy.latency import measure_all
+from edcompress.deploy.latency import measure_all, require_measurable
 from edcompress.deploy.predictions import Predictions, predict
 from edcompress.errors import InputError, NetworkError, RunFolderError
 from edcompress.inspection import inspect_network
@@ -140,21 +142,36 @@ def run(
     """`prune`, then `export`, which the first rank alone does; without a checkpoint a dense network is trained first, by the recipe's
     `train` section."""
     begins = not (resume and folder.exists)
+    require_measurable(recipe.timing)
     if begins:
         network = plain_network(recipe, session)
         require_exportable(recipe, network)
     with tempfile.TemporaryDirectory() as scratch:
         if checkpoint is None:
-            checkpoint = Path(scratch) / "trained.safetensors"
+            checkpoint = Path(scratch) / "dense.safetensors"  # as the run folder calls it
             if begins:
                 table = latency_table(recipe, network, session.team)
                 open_budget(recipe, network, find_space(recipe, network), table)  # else a bad budget costs a training
-                train(recipe, checkpoint, session=session)
+                with _reserved(folder, session, force=force):
+                    train(recipe, checkpoint, session=session)
+                force = True
         report = prune(checkpoint, recipe, folder, resume=resume, force=force, session=session)
     if not session.team.first:
         return report
     restate(folder, recipe)  # a run that was finished before is exported and gated as is said now
     return export(folder, session=replace(session, team=ALONE))
+
+
+@contextmanager
+def _reserved(folder: RunFolder, session: Session, *, force: bool) -> Iterator[None]:
+    """A block at whose begin the run folder is made, so that no other command takes it; it is gone again where the block fails."""
+    session.team.from_first(partial(folder.create, force=force))
+    try:
+        yield
+    except BaseException:
+        if session.team.first and not any(folder.path.iterdir()):
+            folder.path.rmdir()
+        raise
 
 
 def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accuracy:
@@ -169,17 +186,21 @@ def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accurac
 
 def train(recipe: Recipe, output: Path, *, force: bool = False, session: Session = DEFAULT) -> Accuracy:
     """Train the recipe's network from random weights, save it to `output` (.safetensors), and return its test accuracy."""
+    if output.is_dir():
+        raise InputError(f"-o {output} is a folder; name a file that ends in .safetensors")
     if output.suffix != ".safetensors":
         raise InputError(
             f"-o {output}: the checkpoint is written as safetensors; name it {output.with_suffix('.safetensors')}"
         )
-    if output.is_dir() or (output.exists() and not force):
+    if output.exists() and not force:
         raise InputError(f"{output} exists; choose another with -o, or overwrite it with --force")
     job, network = open_job(recipe, session), new_network(recipe, session)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"-o {output}: {output.parent} cannot be made a folder: {error.strerror}") from error
+    if not os.access(output.parent, os.W_OK):
+        raise InputError(f"-o {output}: {output.parent} cannot be written; choose another folder")
     with memory_told(recipe, "lower data.batch_size and data.eval_batch_size, or end other processes on it"):
         network = stages.train_dense(sized_for_training(job, network), network)
         save_tensors(output, network.state_dict(), {"edcompress.recipe": recipe.digest})

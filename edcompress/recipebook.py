@@ -162,7 +162,7 @@ def headline(path: Path) -> str:
 def starter(path: Path) -> str:
     """A recipe to write to `path` and start from: every key with its default, its meaning as a comment."""
     lines = ["# Every key with its default; delete what you do not change. `edcompress check FILE` checks it."]
-    filled = check({"name": path.stem, "model": {"arch": "resnet18", "num_classes": 10},
+    filled = check({"name": path.stem.lstrip(".") or "recipe", "model": {"arch": "resnet18", "num_classes": 10},
                     "data": {"dataset": "image_folder", "image_size": 224, "resize": 256, "folder": "my_images",
                              "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "augment": "resized_crop"},
                     "target": {"macs": 0.5}}, str(path))  # fmt: skip

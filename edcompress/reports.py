@@ -39,13 +39,13 @@ class _Generation(BaseModel):
 
 
 def gate(target: RunFolder | Path, limits: Gate | None = None, *, baseline: RunFolder | Path | None = None) -> Verdict:
-    """The verdict on a run (then saved in its report) or on a report.json alone; limits default to the recipe's.
+    """The verdict on a run (then saved in its report, where that can be written) or on a report.json alone; limits default to the recipe's.
 
     With a `baseline`, such as main's run, the limits on regressions are held too.
     """
     earlier = None if baseline is None else _report_of(baseline)
     report, limits = _report_of(target), limits or limits_of(target, {})
-    if not isinstance(target, RunFolder):
+    if not isinstance(target, RunFolder) or not target.writable:
         return judge(report, limits, earlier)
     with target.locked():
         report = target.read_report()  # an export may have written another meanwhile

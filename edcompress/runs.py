@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
+from shlex import quote
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
@@ -99,6 +102,11 @@ class RunFolder:
         """Whether pruning came to its end here."""
         return (self / "report.json").is_file() and (self / "pruned.safetensors").is_file()
 
+    @property
+    def writable(self) -> bool:
+        """Whether this process may write in it."""
+        return os.access(self.path, os.W_OK)
+
     def require_absent(self, *, force: bool) -> None:
         """Raise RunFolderError when something is in the way; with `force` the files of an earlier run are not."""
         if self.path.exists() and not force:
@@ -107,10 +115,10 @@ class RunFolder:
             )
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; choose another run folder with -o")
-        theirs = [part.name for part in self._parts if part.exists()]
-        if theirs and not self.exists and not self._lock.exists():
+        theirs = [path.name for path in (*self._parts, *map(self.path.joinpath, FILES)) if path.exists()]
+        if theirs and not any(path.exists() for path in (self._lock, self / "progress.json", self / "report.json")):
             raise RunFolderError(
-                f"{self.path} holds {theirs[0]}/ and no run, which --force would remove; choose another with -o"
+                f"{self.path} holds {theirs[0]} and no run, which --force would remove; choose another with -o"
             )
 
     def create(self, *, force: bool) -> None:
@@ -184,7 +192,7 @@ class RunFolder:
         if not self.finished:
             raise RunFolderError(
                 f"{self.path} has not finished pruning, which {need} needs; go on with: "
-                f"edcompress prune CHECKPOINT --recipe {self / 'recipe.yaml'} -o {self.path} --resume"
+                f"edcompress prune CHECKPOINT --recipe {quote(str(self / 'recipe.yaml'))} -o {quote(str(self.path))} --resume"
             )
 
     def read_recipe(self) -> Recipe:
@@ -228,12 +236,13 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def newest(root: Path = Path("runs")) -> RunFolder:
-    """The run begun last under `root`; RunFolderError where there is none."""
-    last = begun_last(map(RunFolder, root.glob("*/")))
+def newest(root: Path = Path("runs"), name: str | None = None) -> RunFolder:
+    """The run begun last under `root`, of those that `fresh` called by `name` where one is given; RunFolderError where there is none."""
+    patterns = ["*/"] if name is None else [f"{escape(name)}/", f"{escape(name)}-[0-9]*/"]
+    last = begun_last(RunFolder(path) for pattern in patterns for path in root.glob(pattern))
     if last is None:
         raise RunFolderError(
-            f"no run under {root}/; name one, or make one with: edcompress prune CHECKPOINT --recipe RECIPE"
+            f"no run {f'of {name} ' if name else ''}under {root}/; name one, or make one with: edcompress prune CHECKPOINT --recipe RECIPE"
         )
     return last
 

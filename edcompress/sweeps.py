@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from edcompress.deploy.latency import require_measurable
 from edcompress.errors import InputError, RunFolderError
 from edcompress.job import find_space, open_budget, plain_network, require_exportable
 from edcompress.origin import open_origin, read_saved
@@ -77,6 +78,7 @@ def _check(recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None,
                 f"{name}: without a checkpoint one network is trained for all points, but {', '.join(other)} differ"
             )
         run = _point(folder, name)
+        require_measurable(recipe.timing)
         _require_same_files(recipe, run)
         if checkpoint and checkpoint.exists():
             network = open_origin(recipe, checkpoint, session).dense

@@ -13,6 +13,7 @@ import torch
 import edcompress
 from edcompress import runs
 from edcompress.cli import _resumable
+from edcompress.errors import DataError
 from edcompress.networks.cifar_resnet import CifarResNet
 from edcompress.recipebook import read_recipe, shipped
 from edcompress.runs import RunFolder
@@ -159,6 +160,12 @@ BAD = [
     ("recipes nowhere", ["no recipe 'nowhere'"]),
     ("init {dense}", ["exists", "--force"]),
     ("init nowhere/mine.yaml", ["nowhere is not a folder"]),
+    ("init . --force", [". is a folder"]),
+    ("train --recipe digits -o .", [". is a folder", ".safetensors"]),
+    ("run --recipe digits -o out --set benchmark.threads=9999", ["benchmark.threads is 9999", "lower it"]),
+    ("run --recipe digits -o out --set benchmark.provider=CUDAExecutionProvider", ["is not available", "CPUExecutionProvider"]),
+    ("sweep --recipe digits -o out --set target.macs=0.5,0.6 --set benchmark.threads=9999", ["benchmark.threads is 9999", "lower it"]),
+    ("prune {dense} --recipe digits --resume", ["no run of digits under runs/"]),
 ]  # fmt: skip
 
 
@@ -177,6 +184,30 @@ def test_bad_input_names_the_thing_ends_with_2_and_writes_nothing(
     assert ended.out == ("digits: fine (resnet8 on digits)\n" if command.startswith("check digits nowhere") else "")
     assert all(word in ended.err for word in words), ended.err
     assert listing(tmp_path, files["shelf"], files["run"], files["dense"].parent) == before
+
+
+def test_a_bug_is_no_failed_limit(cli, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("edcompress.reports.gate", broken)
+    ended = cli("gate", finished)
+    assert (ended.code, "Traceback" in ended.err, ended.err.endswith("RuntimeError: a bug\n")) == (3, True, True)
+
+
+@pytest.mark.integration
+def test_a_run_that_trains_first_takes_its_folder_before(
+    cli, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[bool] = []
+
+    def failing(*_: object, **__: object) -> None:
+        taken.append((tmp_path / "run").is_dir())
+        raise DataError("the disk is gone")
+
+    monkeypatch.setattr("edcompress.stages.train_dense", failing)
+    assert cli("run", *quick(), "-o", tmp_path / "run").code == 2
+    assert (taken, (tmp_path / "run").exists()) == ([True], False)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -440,6 +471,7 @@ def test_init_writes_a_recipe_that_checks_and_does_not_overwrite(cli, tmp_path: 
     assert cli("init", path).code == 0
     assert cli("check", path).out == f"{path}: fine (resnet18 on image_folder)\n"
     assert read_recipe(str(path)).name == "mine"
+    assert cli("init", tmp_path / ".mine.yaml").code == 0
     path.write_text("mine")
     assert (cli("init", path).code, path.read_text()) == (2, "mine")
     assert cli("init", path, "--force").code == 0

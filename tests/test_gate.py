@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from edcompress.delivery import Gate
+from edcompress.runs import RunFolder
 
 LOOSE = ("--max-top1-drop", "1", "--min-speedup", "0.001")
 BESIDE = (*LOOSE, "--max-latency-regression", "0.5")
@@ -147,3 +148,13 @@ def test_a_report_of_an_earlier_version_is_to_be_exported_again(cli, finished: P
     recipe = (finished / "recipe.yaml").read_text()
     (finished / "recipe.yaml").write_text(recipe.replace("max_top1_drop: 0.03", "max_top1_drop: null"))
     assert cli("gate", finished, "--min-speedup", "0.001").code == 0
+
+
+def test_a_run_that_cannot_be_written_is_judged_all_the_same(
+    cli: Any, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunFolder, "writable", property(lambda _: False))
+    before = (finished / "report.json").read_bytes()
+    ended = cli("gate", finished, *LOOSE)
+    assert (ended.code, "cannot be written; its report does not keep the verdict" in ended.err) == (0, True)
+    assert (finished / "report.json").read_bytes() == before

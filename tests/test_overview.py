@@ -262,3 +262,13 @@ def test_a_real_run_is_told_from_another_process_in_search_and_fine_tuning(
     assert seen["search"]["checkpoint_age_s"] < 60
     assert seen["search"]["progress"]["images_per_s"] > 0
     assert json.loads(process("runs", "--json", cwd=tmp_path).out)[0]["state"] == "finished"
+
+
+@pytest.mark.parametrize("damage", ["macs", "total"])
+def test_figures_of_nothing_hide_no_other_run(cli: Any, finished: Path, damage: str) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    place = report["dense"]["size"] if damage == "macs" else report["pruned"]["accuracy"]["top1"]
+    place[damage] = 0
+    (finished / "report.json").write_text(json.dumps(report))
+    assert cli("runs", finished.parent).code == 0
+    assert cli("status", finished).code == 0

@@ -2,10 +2,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 import edcompress
 from edcompress import reports, runs
 from edcompress.errors import InputError, RecipeError, RunFolderError, StorageError
+from edcompress.networks.checkpoints import save_tensors
 from edcompress.recipebook import dump, read_recipe
 from edcompress.runs import FILES, RunFolder
 
@@ -41,12 +43,27 @@ def test_force_clears_the_files_of_a_run_and_no_others(tmp_path: Path) -> None:
 
 def test_force_takes_no_folder_of_somebody_elses_for_a_runs(tmp_path: Path) -> None:
     """As in `-o . --force`."""
-    kept = tmp_path / "trials" / "protocol.txt"
-    kept.parent.mkdir()
-    kept.write_text("mine")
-    with pytest.raises(RunFolderError, match=r"holds trials/ and no run, which --force would remove; choose another"):
-        RunFolder(tmp_path).create(force=True)
-    assert kept.read_text() == "mine"
+    for name in ("trials/protocol.txt", "recipe.yaml", "report.html", "pruned.onnx"):
+        folder = tmp_path / name.replace("/", "-")
+        kept = folder / name
+        kept.parent.mkdir(parents=True)
+        kept.write_text("mine")
+        with pytest.raises(RunFolderError, match=r"holds .* and no run, which --force would remove; choose another"):
+            RunFolder(folder).create(force=True)
+        assert kept.read_text() == "mine"
+
+
+def test_another_programs_unfinished_files_are_left_alone(tmp_path: Path) -> None:
+    for name in (".movie.part", ".report.json.12.345.part"):
+        (tmp_path / name).write_text("half")
+    with RunFolder(tmp_path).locked():
+        assert [path.name for path in tmp_path.glob("*.part")] == [".movie.part"]
+
+
+def test_files_of_tensors_may_be_read_by_whom_others_may(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_file_is_no_run_folder_nor_the_place_of_one(tmp_path: Path) -> None:
@@ -80,6 +97,11 @@ def test_newest_is_the_run_begun_last(tmp_path: Path) -> None:
     begun(tmp_path / "older", age_s=1000)
     (tmp_path / "no_run").mkdir()
     assert runs.newest(tmp_path).path == tmp_path / "young"
+    begun(tmp_path / "old-2", age_s=50)
+    begun(tmp_path / "old-fashioned", age_s=1)
+    assert runs.newest(tmp_path, "old").path == tmp_path / "old-2"
+    with pytest.raises(RunFolderError, match=r"no run of r\[20\] under .*; name one"):
+        runs.newest(tmp_path, "r[20]")
     with pytest.raises(RunFolderError, match="make one with: edcompress prune"):
         runs.newest(tmp_path / "young")
 

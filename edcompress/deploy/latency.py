@@ -18,6 +18,7 @@ import numpy as np
 
 from edcompress.delivery import Benchmark, Setting
 from edcompress.deploy.bootstrap import Blocks, pooled, speedup_interval
+from edcompress.deploy.sessions import require_provider
 from edcompress.errors import EdcompressError, InputError
 from edcompress.machine import usable_cores
 from edcompress.measures import Environment, Latency
@@ -77,6 +78,12 @@ def _check(models: Mapping[str, Path], benchmark: Benchmark) -> None:
     for path in models.values():
         if not path.is_file():
             raise InputError(f"{path}: no such ONNX file")
+    require_measurable(benchmark)
+
+
+def require_measurable(benchmark: Benchmark) -> None:
+    """InputError where this machine has not the cores or the provider that a benchmark asks for."""
+    require_provider(benchmark.provider)
     threads, cores = max(benchmark.threads), len(usable_cores())
     if threads > cores:
         raise InputError(f"benchmark.threads is {threads}, but only {cores} cores may be used; lower it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,8 @@ def _run_batch(opened: onnxruntime.InferenceSession, images: Tensor) -> Tensor:
         raise InputError(
             f"onnxruntime cannot run the ONNX model on images of shape {list(values.shape)}: {error}"
         ) from error
+    if not isinstance(logits, np.ndarray) or logits.dtype.kind != "f":
+        raise InputError("the first output of the ONNX model is no tensor of floating-point logits")
     return torch.from_numpy(logits)[: len(images)]
 
 

@@ -33,9 +33,7 @@ def session(
     """
     if not path.is_file():
         raise InputError(f"{path}: no such ONNX file")
-    available = providers()
-    if provider not in available:
-        raise InputError(f"{provider} is not available in this onnxruntime; available: {', '.join(available)}")
+    require_provider(provider)
     opened = _load(path, provider, _options(threads, profile))
     running = opened.get_providers()[0]
     if running != provider:
@@ -46,6 +44,12 @@ def session(
 def providers() -> list[str]:
     """Names of what this onnxruntime can run models on."""
     return list(onnxruntime.get_available_providers())
+
+
+def require_provider(name: str) -> None:
+    """InputError where this onnxruntime cannot run models on it."""
+    if name not in providers():
+        raise InputError(f"{name} is not available in this onnxruntime; available: {', '.join(providers())}")
 
 
 def _options(threads: int, profile: Path | None) -> onnxruntime.SessionOptions:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from edcompress.delivery import Batch
 from edcompress.recipe import Recipe
-from edcompress.report.rows import VARIANT_HEADINGS, comparison_rows, proof_rows, ship_line, variant_rows
+from edcompress.report.rows import VARIANT_HEADINGS, comparison_rows, proof_rows, variant_rows
 from edcompress.report.wording import calls, disturbed, measured_with, setting
 from edcompress.results import Preprocessing, Report, TargetResult
 
@@ -84,7 +84,6 @@ def _figures(report: Report, recipe: Recipe) -> str:
         + _table(("", "dense", "pruned", "change"), comparison_rows(report))
         + "\n\n"
         + (_table(VARIANT_HEADINGS, variant_rows(report)) + "\n\n" if report.variants else "")
-        + (f"Of these files, {ship_line(report)}.\n\n" if report.ship else "")
         + _table(("proof", "largest difference", "relative", "of"), proof_rows(report))
     )
 

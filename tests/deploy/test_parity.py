@@ -96,6 +96,18 @@ def test_a_model_that_fails_on_images_it_says_it_takes_is_an_error(tmp_path: Pat
         run_onnx(tmp_path / "net.onnx", images)
 
 
+def test_outputs_that_are_no_numbers_are_an_error(tmp_path: Path, images: Tensor) -> None:
+    ends = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 8, 8]),
+            helper.make_tensor_value_info("words", TensorProto.STRING, ["batch", 3, 8, 8])]  # fmt: skip
+    cast = helper.make_node("Cast", ["images"], ["words"], to=TensorProto.STRING)
+    graph = helper.make_graph([cast], "g", ends[:1], ends[1:])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "words.onnx"
+    )
+    with pytest.raises(InputError, match="first output of the ONNX model is no tensor of floating-point logits"):
+        run_onnx(tmp_path / "words.onnx", images)
+
+
 def test_missing_and_broken_files_are_named(tmp_path: Path, onnx_file: Path) -> None:
     whole = onnx_file.read_bytes()
     for name, content in (("empty", b""), ("text", b"not a model\n"), ("cut", whole[: len(whole) // 2])):

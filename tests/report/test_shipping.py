@@ -61,6 +61,12 @@ def test_int8_may_pass_where_pruned_fails(content: dict[str, Any]) -> None:
     assert recommend(with_int8(content, correct=9333, p50=2.0), slow).file == "pruned.int8.onnx"
 
 
+def test_a_slower_file_ships_where_pruned_fails(content: dict[str, Any]) -> None:
+    ship = recommend(with_int8(content, correct=9400, p50=3.272), Gate(max_parity=1e-9))
+    assert ship.file == "pruned.int8.onnx"
+    assert "inside the gate's limits; pruned.onnx fails parity" in ship.why
+
+
 def test_limits_that_cannot_be_held_are_the_reason_to_ship_nothing(report: Report) -> None:
     ship = recommend(report, Gate(confidence="bound", level=0.9))
     assert ship.file is None
