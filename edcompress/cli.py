@@ -40,6 +40,7 @@ from edcompress.cli_options import (
     Pixels,
     Quiet,
     RecipeName,
+    Replace,
     Resume,
     RunOrReport,
     RunPath,
@@ -69,6 +70,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 err = Terminal(stderr=True)
+CONVERTED = "Default: pruned.pt2 or pruned.torchscript.pt in the run, or NAME.safetensors here."
 
 
 @app.callback()
@@ -112,8 +114,8 @@ def export(run: RunPath = None, onnx: OnnxFlag = True, opset: Opset = None, batc
 
 @app.command()
 def convert(run: RunPath = None, to: Annotated[str, typer.Option("--to", help="pt2, torchscript or safetensors.")] = "pt2",
-            output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE")] = None, force: Force = False,
-            trust_code: TrustCode = False) -> None:  # fmt: skip
+            output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help=CONVERTED)] = None,
+            force: Replace = False, trust_code: TrustCode = False) -> None:  # fmt: skip
     """Write the pruned network of a run as one file for PyTorch, proved equal."""
     folder = _finished(run, "convert")
     from edcompress import pipeline
@@ -191,8 +193,9 @@ def inspect(recipe: RecipeName, model: Annotated[Path | None, typer.Argument(hel
 
 
 @app.command()
-def train(recipe: RecipeName, output: Annotated[Path, typer.Option("--output", "-o", metavar="CHECKPOINT")],
-          overrides: Overrides = None, device: Device = "auto", force: Force = False, trust_code: TrustCode = False,
+def train(recipe: RecipeName,
+          output: Annotated[Path, typer.Option("--output", "-o", metavar="CHECKPOINT", help="The .safetensors file to write.")],
+          overrides: Overrides = None, device: Device = "auto", force: Replace = False, trust_code: TrustCode = False,
           quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
     """Train a dense network from random weights, for when there is no checkpoint yet."""
     checked = recipebook.read_recipe(recipe, overrides or ())

@@ -22,6 +22,7 @@ TrustPickle = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Start over: replace the files of an earlier run.")]
+Replace = Annotated[bool, typer.Option("--force", help="Replace the file where it exists.")]
 Log = Annotated[
     list[str] | None, typer.Option("--log", help="tensorboard or mlflow: each epoch's figures there too. Repeatable.")
 ]

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from edcompress import recipebook, runs, views
-from edcompress.cli_options import Force, Overrides
+from edcompress.cli_options import Overrides, Replace
 from edcompress.errors import InputError, NetworkError
 
 
@@ -44,7 +44,7 @@ def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help=
         raise InputError("\n".join(faults))
 
 
-def init(path: Annotated[Path, typer.Argument(help="The recipe file to write.")], force: Force = False) -> None:
+def init(path: Annotated[Path, typer.Argument(help="The recipe file to write.")], force: Replace = False) -> None:
     """Write a recipe with every key, its default and its meaning."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; name the file to write")
