@@ -20,6 +20,7 @@ from edcompress.cli_options import (
     Baseline,
     Batch,
     Confidence,
+    Converted,
     Device,
     Drop,
     Drop5,
@@ -49,6 +50,7 @@ from edcompress.cli_options import (
     SizeRegression,
     Speedup,
     Top1Regression,
+    Trained,
     TrustCode,
     TrustPickle,
     Weights,
@@ -70,7 +72,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 err = Terminal(stderr=True)
-CONVERTED = "Default: pruned.pt2 or pruned.torchscript.pt in the run, or NAME.safetensors here."
 
 
 @app.callback()
@@ -114,8 +115,7 @@ def export(run: RunPath = None, onnx: OnnxFlag = True, opset: Opset = None, batc
 
 @app.command()
 def convert(run: RunPath = None, to: Annotated[str, typer.Option("--to", help="pt2, torchscript or safetensors.")] = "pt2",
-            output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help=CONVERTED)] = None,
-            force: Replace = False, trust_code: TrustCode = False) -> None:  # fmt: skip
+            output: Converted = None, force: Replace = False, trust_code: TrustCode = False) -> None:  # fmt: skip
     """Write the pruned network of a run as one file for PyTorch, proved equal."""
     folder = _finished(run, "convert")
     from edcompress import pipeline
@@ -193,10 +193,8 @@ def inspect(recipe: RecipeName, model: Annotated[Path | None, typer.Argument(hel
 
 
 @app.command()
-def train(recipe: RecipeName,
-          output: Annotated[Path, typer.Option("--output", "-o", metavar="CHECKPOINT", help="The .safetensors file to write.")],
-          overrides: Overrides = None, device: Device = "auto", force: Replace = False, trust_code: TrustCode = False,
-          quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
+def train(recipe: RecipeName, output: Trained, overrides: Overrides = None, device: Device = "auto", force: Replace = False,
+          trust_code: TrustCode = False, quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
     """Train a dense network from random weights, for when there is no checkpoint yet."""
     checked = recipebook.read_recipe(recipe, overrides or ())
     from edcompress import pipeline

@@ -23,6 +23,16 @@ TrustPickle = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Start over: replace the files of an earlier run.")]
 Replace = Annotated[bool, typer.Option("--force", help="Replace the file where it exists.")]
+Trained = Annotated[Path, typer.Option("--output", "-o", metavar="CHECKPOINT", help="The .safetensors file to write.")]
+Converted = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Default: pruned.pt2 or pruned.torchscript.pt in the run, or NAME.safetensors here.",
+    ),
+]
 Log = Annotated[
     list[str] | None, typer.Option("--log", help="tensorboard or mlflow: each epoch's figures there too. Repeatable.")
 ]

@@ -115,7 +115,8 @@ class RunFolder:
             )
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; choose another run folder with -o")
-        theirs = [path.name for path in (*self._parts, *map(self.path.joinpath, FILES)) if path.exists()]
+        theirs = [f"{part.name}/" for part in self._parts if part.exists()]
+        theirs += [name for name in FILES if (self / name).exists()]
         if theirs and not any(path.exists() for path in (self._lock, self / "progress.json", self / "report.json")):
             raise RunFolderError(
                 f"{self.path} holds {theirs[0]} and no run, which --force would remove; choose another with -o"

@@ -43,12 +43,18 @@ def test_force_clears_the_files_of_a_run_and_no_others(tmp_path: Path) -> None:
 
 def test_force_takes_no_folder_of_somebody_elses_for_a_runs(tmp_path: Path) -> None:
     """As in `-o . --force`."""
-    for name in ("trials/protocol.txt", "recipe.yaml", "report.html", "pruned.onnx"):
+    for name, told in (
+        ("trials/protocol.txt", "trials/"),
+        ("recipe.yaml", "recipe.yaml"),
+        ("pruned.onnx", "pruned.onnx"),
+    ):
         folder = tmp_path / name.replace("/", "-")
         kept = folder / name
         kept.parent.mkdir(parents=True)
         kept.write_text("mine")
-        with pytest.raises(RunFolderError, match=r"holds .* and no run, which --force would remove; choose another"):
+        with pytest.raises(
+            RunFolderError, match=rf"holds {told} and no run, which --force would remove; choose another"
+        ):
             RunFolder(folder).create(force=True)
         assert kept.read_text() == "mine"
 
