@@ -39,7 +39,7 @@ def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help=
         except InputError as error:
             faults.append(f"{name}: {error}" if isinstance(error, NetworkError) else str(error))
         else:
-            views.say(f"{name}: fine ({checked.model.arch or checked.model.factory} on {checked.data.dataset})")
+            views.say(f"{name}: fine ({checked.model.called} on {checked.data.dataset})")
     if faults:
         raise InputError("\n".join(faults))
 

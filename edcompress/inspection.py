@@ -37,7 +37,7 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
     except BudgetError as error:
         warnings.append(str(error))
     return Inspection(
-        network=recipe.model.arch or str(recipe.model.factory),
+        network=recipe.model.called,
         size=size,
         groups=tuple(_summary(group, layers, size) for group in space.groups),
         smallest={kind: _smallest(space, costs, recipe, kind) for kind in ("macs", "params")},

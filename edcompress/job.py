@@ -263,7 +263,7 @@ def _check_tensors(network: nn.Module, recipe: Recipe) -> None:
     others = [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]
     if others:
         raise NetworkError(
-            f"{recipe.model.arch or recipe.model.factory}: its state holds more than tensors: {others[0]} (get_extra_state), which neither "
+            f"{recipe.model.called}: its state holds more than tensors: {others[0]} (get_extra_state), which neither "
             "safetensors nor ONNX can hold; keep it out of the state"
         )
 
@@ -273,7 +273,7 @@ def _check_size(network: nn.Module, recipe: Recipe) -> None:
     size = 4 * sum(weight.numel() for weight in weights)  # exported in fp32
     if size > MOST_BYTES:
         raise NetworkError(
-            f"{recipe.model.arch or recipe.model.factory} has {size / (1 << 30):.2f} GiB of weights in fp32, and one ONNX file holds less "
+            f"{recipe.model.called} has {size / (1 << 30):.2f} GiB of weights in fp32, and one ONNX file holds less "
             "than 2 GiB; take a smaller network"
         )
 

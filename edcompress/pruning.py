@@ -231,7 +231,7 @@ def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, 
     return Report(
         recipe=recipe.name,
         recipe_hash=recipe.digest,
-        network=recipe.model.arch or str(recipe.model.factory),
+        network=recipe.model.called,
         seed=recipe.seed,
         checkpoint=checkpoint,
         dense=measured.dense,

@@ -43,6 +43,11 @@ class Model(Section):
             raise ValueError("give exactly one of arch and factory")
         return self
 
+    @property
+    def called(self) -> str:
+        """What the network goes by: its name, or the user's factory."""
+        return self.arch or str(self.factory)
+
 
 class Data(Section):
     """The images: where they are, and what is done to them before the network sees them."""
