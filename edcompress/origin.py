@@ -6,13 +6,14 @@ plan.json are of that network, so that nothing compounds, and one plan leads fro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from edcompress.errors import BudgetError, InputError, NetworkError
+from edcompress.errors import BudgetError, InputError, NetworkError, RunFolderError
 from edcompress.job import costs_and_target, find_space, latency_table, open_budget, plain_network, read_network
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
@@ -112,6 +113,31 @@ def require_same_model(folder: RunFolder, recipe: Recipe) -> None:
     changed = [key for key in changed if key not in _OF_CHECKPOINTS]
     if changed:
         raise InputError(f"{folder.path} holds another network than the recipe's: {', '.join(changed)} differ")
+
+
+def require_same_weights(folder: RunFolder, source: Path, session: Session) -> None:
+    """Raise RunFolderError where a run was begun with other weights than `source`, a checkpoint or a run, holds by now."""
+    recipe, earlier = folder.read_recipe(), RunFolder(source)
+    if earlier.exists:
+        earlier.require_finished("pruning it again")
+        given = [read_saved(recipe, earlier / "dense.safetensors", session).state_dict()]
+    else:
+        given = [read_network(recipe, source, session).state_dict()]
+    before = [read_saved(recipe, folder / "dense.safetensors", session).state_dict()]
+    if not folder.finished:  # a finished one no longer holds what the search began with
+        given += [read_state_dict(earlier / "pruned.safetensors")] if earlier.exists else []
+        before += [load_snapshot(folder.start)["network"]] if folder.start.is_file() else []
+    if len(given) != len(before) or not all(map(_near, before, given)):
+        raise RunFolderError(
+            f"{folder.path} was begun with other weights than {source} holds; choose another folder with -o"
+        )
+
+
+def _near(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are the same, but for the rounding of weights that are computed."""
+    return one.keys() == other.keys() and all(
+        one[key].shape == other[key].shape and torch.allclose(one[key].float(), other[key].float()) for key in one
+    )
 
 
 def _new(recipe: Recipe, dense: nn.Module, table: LatencyTable | None) -> Origin:

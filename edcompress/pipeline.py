@@ -38,9 +38,9 @@ from edcompress.job import (
 from edcompress.measures import Accuracy, Latency, ModelResult, Proof
 from edcompress.networks.checkpoints import save_tensors
 from edcompress.onnx_files import VARIANTS, put_in_place, without_onnx, write_card, write_onnx
-from edcompress.origin import Origin, open_origin, read_saved, require_same_model
+from edcompress.origin import Origin, open_origin, read_saved, require_same_model, require_same_weights
 from edcompress.progress import begun_with, recording
-from edcompress.pruning import as_begun, prune_once, reloaded, restate
+from edcompress.pruning import as_begun, begun, prune_once, reloaded, restate
 from edcompress.recipe import Recipe
 from edcompress.recipebook import check
 from edcompress.report.shipping import recommend
@@ -74,7 +74,7 @@ def prune(
     name = checkpoint.name
     if resume:
         recipe = session.team.from_first(partial(as_begun, recipe, folder))
-        name = _kept_name(checkpoint, folder, session)
+        name = session.team.from_first(partial(_resumed, checkpoint, recipe, folder, session))
     begin = partial(_opened, checkpoint=checkpoint, session=session)
     if recipe.target and recipe.target.max_top1_drop is not None:
         if session.team.size > 1:
@@ -278,12 +278,12 @@ def _opened(recipe: Recipe, checkpoint: Path, session: Session) -> Origin:
     return origin
 
 
-def _kept_name(checkpoint: Path, folder: RunFolder, session: Session) -> str:
-    """The name of the checkpoint whose weights a resumed run has kept, which need not be the one that is given."""
-    name = begun_with(folder) or checkpoint.name
-    if name != checkpoint.name and checkpoint.exists() and session.team.first:
-        session.monitor.warning(f"{folder.path} was begun with {name} and goes on with it; {checkpoint} is not read")
-    return name
+def _resumed(checkpoint: Path, recipe: Recipe, folder: RunFolder, session: Session) -> str:
+    """The name of the checkpoint that the run was begun with; the one that is given, where it is there, has to hold the same weights."""
+    itself = checkpoint.resolve() == folder.path.resolve()
+    if begun(folder, recipe) and checkpoint.exists() and not itself:
+        require_same_weights(folder, checkpoint, session)
+    return begun_with(folder) or checkpoint.name
 
 
 def _network_of(model: Path, recipe: Recipe, session: Session) -> nn.Module:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
 from edcompress.deploy.latency import require_measurable
 from edcompress.errors import InputError, RunFolderError
 from edcompress.job import find_space, open_budget, plain_network, require_exportable
-from edcompress.origin import open_origin, read_saved
+from edcompress.origin import open_origin, require_same_weights
 from edcompress.pipeline import export, prune, train
 from edcompress.points import point_of, with_front
 from edcompress.progress import begun_with
@@ -82,7 +79,8 @@ def _check(recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None,
         _require_same_files(recipe, run)
         if checkpoint and checkpoint.exists():
             network = open_origin(recipe, checkpoint, session).dense
-            _require_same_weights(network, run, checkpoint, session)
+            if run.exists:
+                require_same_weights(run, checkpoint, session)
         else:
             network = plain_network(recipe, session)
             open_budget(recipe, network, find_space(recipe, network))
@@ -98,24 +96,6 @@ def _require_same_files(recipe: Recipe, run: RunFolder) -> None:
             f"{run.path} was exported and measured with another {', '.join(changed)}; choose another folder with -o, or take what "
             "it was measured with"
         )
-
-
-def _require_same_weights(dense: nn.Module, run: RunFolder, checkpoint: Path, session: Session) -> None:
-    """Raise RunFolderError where a point was begun with other weights than the checkpoint holds by now."""
-    if not (run / "dense.safetensors").is_file():
-        return
-    before = read_saved(run.read_recipe(), run / "dense.safetensors", session).state_dict()
-    if not _near(before, dense.state_dict()):
-        raise RunFolderError(
-            f"{run.path} was pruned from other weights than {checkpoint} holds; choose another folder with -o"
-        )
-
-
-def _near(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether tensors are the same, but for the rounding of weights that are computed."""
-    return one.keys() == other.keys() and all(
-        one[key].shape == other[key].shape and torch.allclose(one[key].float(), other[key].float()) for key in one
-    )
 
 
 def _trained(recipe: Recipe, folder: Path, session: Session) -> Path:

@@ -126,6 +126,24 @@ def test_a_resumed_run_may_change_its_gate_but_not_its_target(dense: Path, tmp_p
     assert folder.read_recipe().gate.max_top1_drop == 0.5
 
 
+def test_a_run_goes_on_with_the_weights_it_was_begun_with_or_not_at_all(dense: Path, tmp_path: Path) -> None:
+    folder, copied, retrained = RunFolder(tmp_path / "run"), tmp_path / "copied.pt", tmp_path / dense.name
+    weights = safetensors.torch.load_file(dense)
+    torch.save(weights, copied)
+    safetensors.torch.save_file({name: tensor * 1.01 for name, tensor in weights.items()}, retrained)
+    with pytest.raises(KeyboardInterrupt):
+        pruned(dense, folder.path, digits(*ONE_EPOCH), Interrupter("surgery"))
+
+    def refused() -> None:
+        with pytest.raises(RunFolderError, match=f"was begun with other weights than {retrained} holds; choose"):
+            pruned(retrained, folder.path, digits(*ONE_EPOCH), resume=True)
+
+    refused()
+    assert pruned(copied, folder.path, digits(*ONE_EPOCH), resume=True).checkpoint == dense.name
+    refused()
+    assert pruned(folder.path, folder.path, digits(*ONE_EPOCH), resume=True) == folder.read_report()
+
+
 def test_training_that_diverges_ends_the_run_and_saves_nothing_broken(dense: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(EdcompressError, match=r"lower finetune\.lr") as caught:

@@ -182,20 +182,3 @@ def test_a_damaged_progress_is_named(tmp_path: Path, content: bytes) -> None:
     (folder / "progress.json").write_bytes(content)
     with pytest.raises(RunFolderError, match=r"progress\.json is missing or damaged \(.*\); a --resume or an export"):
         read_progress(folder)
-
-
-def test_a_checkpoint_that_a_resumed_run_does_not_read_is_named(dense: Path, tmp_path: Path) -> None:
-    class Watcher(Interrupter):
-        def warning(self, text: str) -> None:
-            told.append(text)
-
-    told: list[str] = []
-    folder, other, recipe = RunFolder(tmp_path / "run"), tmp_path / "other.pt", digits(*ONE_EPOCH)
-    other.touch()
-    for checkpoint, resume in ((dense, False), (other, True)):
-        with pytest.raises(KeyboardInterrupt):
-            pruned(checkpoint, folder.path, recipe, Watcher("dense network"), resume=resume)
-    assert told == [f"{folder.path} was begun with {dense.name} and goes on with it; {other} is not read"]
-    progress = read_progress(folder)
-    assert progress is not None
-    assert progress.checkpoint == dense.name

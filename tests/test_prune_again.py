@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from digits import ONE_EPOCH, Interrupter, digits, outcome, pruned
+from safetensors.torch import load_file, save_file
 
 from edcompress.errors import BudgetError, InputError, NetworkError, RunFolderError
-from edcompress.origin import open_origin, read_plan, read_space
+from edcompress.origin import open_origin, read_plan, read_space, require_same_weights
 from edcompress.pipeline import export, load
 from edcompress.runs import RunFolder
 from edcompress.session import Session
@@ -86,6 +87,12 @@ def test_an_interrupted_run_goes_on_without_the_first_one(
     gone = Path(shutil.copytree(first, tmp_path / "gone"))
     with pytest.raises(KeyboardInterrupt):
         pruned(gone, tmp_path / "broken", recipe, Interrupter(*place))
+    require_same_weights(RunFolder(tmp_path / "broken"), gone, Session("cpu"))
+    retrained = {name: tensor * 1.01 for name, tensor in load_file(gone / "pruned.safetensors").items()}
+    save_file(retrained, gone / "pruned.safetensors")
+    for other in (gone, gone / "dense.safetensors"):
+        with pytest.raises(RunFolderError, match=f"was begun with other weights than {other} holds; choose another"):
+            pruned(other, tmp_path / "broken", recipe, resume=True)
     shutil.rmtree(gone)
     report = pruned(gone, tmp_path / "broken", recipe, resume=True)
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")

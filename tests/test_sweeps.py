@@ -105,7 +105,7 @@ def test_points_of_other_weights_or_measured_otherwise_do_not_come_side_by_side(
     save_file({name: tensor * 1.01 for name, tensor in load_file(dense).items()}, retrained)
     third = ("--set", "target.macs=0.3,0.4")
     for given, more, words in (
-        (retrained, (), f"target.macs=0.4 was pruned from other weights than {retrained} holds; choose another folder"),
+        (retrained, (), f"target.macs=0.4 was begun with other weights than {retrained} holds; choose another folder"),
         (
             dense,
             ("--set", "benchmark.threads=2"),
