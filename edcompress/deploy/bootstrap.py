@@ -42,14 +42,14 @@ _STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365
 def speedup_interval(first: Sequence[Blocks], second: Sequence[Blocks]) -> Interval:
     """How many times faster the second model's median call is than the first's: median(first) / median(second).
 
-    Both hold the blocks of the same processes; block k of a process is of calls next to block k of the other model. Times may have any
-    unit. The random draws are always the same ones.
+    Both hold the blocks of the same processes, two at least; block k of a process is of calls next to block k of the other model. Times
+    may have any unit. The random draws are always the same ones.
     """
     sizes = [len(blocks) for blocks in first]
     weights = _weights(sizes)
     estimate = float(np.median(pooled(first)) / np.median(pooled(second)))
     errors = np.log(_medians(first, weights) / _medians(second, weights) / estimate)
-    tail = _tail(len(sizes) if len(sizes) > 1 else sizes[0])
+    tail = _tail(len(sizes))
     below, above = _widening(len(sizes)) * np.quantile(errors, [tail, 1 - tail])
     low, high = estimate * math.exp(min(below, 0)), estimate * math.exp(max(above, 0))
     return Interval(estimate=estimate, low=low, high=high, confidence=SPEEDUP_LEVEL)
@@ -82,19 +82,15 @@ def _medians(processes: Sequence[Blocks], weights: NDArray[np.float64]) -> NDArr
 
 
 def _widening(count: int) -> float:
-    """By how much the standard error of `count` correlated processes is above what their spread says; 1 for a single one.
+    """By how much the standard error of `count` correlated processes is above what their spread says.
 
     With v = 1 + 2 sum_k (1 - k / n) rho^k the variance of the mean is v sigma^2 / n, and the expected spread sigma^2 (n - v) / (n - 1).
     """
-    if count < 2:
-        return 1.0
     v = 1 + 2 * sum((1 - k / count) * SERIAL**k for k in range(1, count))
     return math.sqrt(v * (count - 1) / (count - v))
 
 
 def _tail(count: int) -> float:
     """The quantile that stands for 2.5 % with `count` independent draws: Phi(-sqrt(n / (n - 1)) t), of n - 1 degrees of freedom."""
-    if count < 2:
-        return 0.0
     student = _STUDENT[max(degrees for degrees in _STUDENT if degrees < count)]
     return NormalDist().cdf(-math.sqrt(count / (count - 1)) * student)

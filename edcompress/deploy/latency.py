@@ -28,9 +28,9 @@ TIMEOUT_SECONDS = 1800.0
 LEAST_RUNS, LEAST_SECONDS = 200, 3.0
 """Where the recipe says no number of runs: calls of each model, and the seconds of all calls together for each of the models."""
 
-PROCESSES = 5
+PROCESSES, FEWEST_PROCESSES = 5, 3
 RUNS_PER_PROCESS = 40
-"""At least, so that few runs take fewer processes."""
+"""At least, so that few runs take fewer processes; but not so few that nothing is known of how they differ."""
 
 
 def measure(
@@ -95,7 +95,7 @@ def _parts(setting: Setting, runs: int | None, models: int) -> list[dict[str, An
     if runs is None:
         share = {"runs": -(-LEAST_RUNS // PROCESSES), "seconds": LEAST_SECONDS * models / PROCESSES}
         return [about | share] * PROCESSES
-    processes = min(PROCESSES, max(1, runs // RUNS_PER_PROCESS))
+    processes = min(PROCESSES, max(FEWEST_PROCESSES, runs // RUNS_PER_PROCESS))
     return [
         about | {"runs": runs // processes + (number < runs % processes), "seconds": 0} for number in range(processes)
     ]

@@ -81,6 +81,11 @@ def test_without_a_number_of_runs_there_are_enough_of_them_in_several_processes(
     assert found.n * found.p99 >= 40
 
 
+def test_few_calls_are_shared_by_three_processes(onnx_file: Path) -> None:
+    found = measure({"net": onnx_file}, Benchmark(runs=20))["net"]
+    assert (found.processes, found.n) == (3, 20)
+
+
 def test_calls_that_waited_for_their_core_say_so(onnx_file: Path, dead_onnx_file: Path) -> None:
     core = usable_cores()[0]
     busy = [
