@@ -261,6 +261,8 @@ def demo(output: Output = None, overrides: Overrides = None, force: Force = Fals
 def report(run: RunPath = None, as_json: AsJson = False) -> None:
     """Show what a run found, and write its report.html anew."""
     folder = _finished(run, "report")
+    if not folder.writable:
+        views.say(f"warning: {folder.path} cannot be written; its report.html stays as it is", err)
     views.show_report(reports.render(folder), folder, as_json=as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -53,7 +54,7 @@ def init(path: Annotated[Path, typer.Argument(help="The recipe file to write.")]
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a folder; make it first")
     runs.write_text(path, recipebook.starter(path))
-    views.say(f"wrote {path}; next: edcompress check {path}")
+    views.say(f"wrote {path}; next: edcompress check {quote(str(path))}")
 
 
 COMMANDS = (recipes, check, init)

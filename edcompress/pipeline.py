@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -52,6 +52,9 @@ from edcompress.session import DEFAULT, Session
 from edcompress.sizing import sized_for_training
 from edcompress.team import ALONE
 from edcompress.trials import smallest_within
+
+_OF_ANOTHER_FORM = {".onnx", *SUFFIXES.values()}
+"""How names of files end that `convert` gives to one form alone."""
 
 
 def prune(
@@ -258,11 +261,19 @@ def convert(
             if form == "safetensors"
             else folder / f"pruned{SUFFIXES[form]}"
         )
+    if output.suffix.lower() in _OF_ANOTHER_FORM - {SUFFIXES[form]}:
+        raise InputError(
+            f"-o {output}: it would hold {form}; name it {output.with_suffix(SUFFIXES[form])}, or choose another --to "
+            "(for ONNX: edcompress export --onnx)"
+        )
     if output.is_dir() or (output.exists() and not force):
         raise InputError(f"{output} exists; choose another with -o, or overwrite it with --force")
     if not output.parent.is_dir():
         raise InputError(f"-o {output}: there is no folder {output.parent}")
-    with folder.locked():  # else the next command to lock the folder would take the unfinished file for a dead one's
+    elsewhere = not output.resolve().is_relative_to(folder.path.resolve())
+    with (
+        nullcontext() if elsewhere and not folder.writable else folder.locked()
+    ):  # who locks it next removes unfinished files
         network = load(folder.path, trust_code=session.trust_code)
         return output, save_archive(network, example_images(folder.read_recipe()), output, form)
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime
 
 from edcompress.errors import RunFolderError, StorageError
 from edcompress.files import append, replacing
@@ -107,7 +107,9 @@ def recording(
 def read_progress(folder: RunFolder) -> Progress | None:
     """What progress.json says; None where there is none, RunFolderError where it is damaged."""
     path = folder / "progress.json"
-    return parsed(path, _progress, "a --resume or an export writes it anew") if path.exists() else None
+    return (
+        parsed(path, Progress.model_validate_json, "a --resume or an export writes it anew") if path.exists() else None
+    )
 
 
 def begun_with(folder: RunFolder) -> str | None:
@@ -121,14 +123,6 @@ def begun_with(folder: RunFolder) -> str | None:
     except RunFolderError:  # damaged: who goes on with the run writes it anew
         return None
     return progress.checkpoint if progress else None
-
-
-def _progress(text: str) -> Progress:
-    try:
-        return Progress.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(": ".join([*map(str, first["loc"]), first["msg"]])) from error
 
 
 class _Record:

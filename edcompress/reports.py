@@ -74,8 +74,10 @@ def save_report(folder: RunFolder, report: Report) -> Report:
 
 
 def render(folder: RunFolder) -> Report:
-    """Write report.html from what the run folder holds, and return the report."""
+    """Write report.html, where that can be, from what the run folder holds, and return the report."""
     folder.require_finished("report")
+    if not folder.writable:
+        return folder.read_report()
     with folder.locked():
         report = folder.read_report()
         _write_page(folder, report)

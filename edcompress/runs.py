@@ -213,12 +213,11 @@ def read_report(path: Path) -> Report:
         raise RunFolderError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if key == "schema_version":
+        if first["loc"] == ("schema_version",):
             raise RunFolderError(
                 f"{path} has schema_version {first['input']!r}, this edcompress reads another; use the version that wrote it"
             ) from error
-        raise RunFolderError(f"{path} is not a report of edcompress: {key and key + ': '}{first['msg']}") from error
+        raise RunFolderError(f"{path} is not a report of edcompress: {_first_fault(error)}") from error
     except UnicodeDecodeError as error:
         raise RunFolderError(f"{path} is not a report of edcompress: it is not UTF-8 text") from error
 
@@ -228,7 +227,13 @@ def parsed(path: Path, parse: Callable[[str], T], way_out: str = "prune again wi
     try:
         return parse(_text(path))
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} is missing or damaged ({error}); {way_out}") from error
+        fault = _first_fault(error) if isinstance(error, ValidationError) else error
+        raise RunFolderError(f"{path} is missing or damaged ({fault}); {way_out}") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return ": ".join([*([".".join(map(str, first["loc"]))] if first["loc"] else []), first["msg"]])
 
 
 def _text(path: Path) -> str:

@@ -403,6 +403,25 @@ def test_what_writes_into_a_run_has_it_alone(
 def test_convert_refuses_what_it_cannot_write(cli, finished: Path, tmp_path: Path) -> None:
     assert "choose pt2, torchscript, safetensors" in cli("convert", finished, "--to", "tflite").err
     assert "there is no folder" in cli("convert", finished, "-o", tmp_path / "nowhere" / "net.pt2").err
+    for form, name, better in (("pt2", "net.onnx", "net.pt2"), ("torchscript", "net.pt2", "net.torchscript.pt")):
+        ended = cli("convert", finished, "--to", form, "-o", tmp_path / name)
+        assert (ended.code, f"it would hold {form}; name it {tmp_path / better}, or choose" in ended.err) == (2, True)
+    assert not list(tmp_path.glob("net.*"))
+
+
+def test_a_run_that_cannot_be_written_is_shown_and_converted_elsewhere(
+    cli, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(folder: RunFolder) -> None:
+        raise AssertionError(folder)
+
+    monkeypatch.setattr(RunFolder, "writable", property(lambda _: False))
+    monkeypatch.setattr(RunFolder, "locked", locked)
+    (finished / "report.html").write_text("as it was")
+    shown = cli("report", finished)
+    assert (shown.code, "cannot be written; its report.html stays as it is" in shown.err) == (0, True), shown.err
+    assert (finished / "report.html").read_text() == "as it was"
+    assert cli("convert", finished, "--to", "safetensors", "-o", tmp_path / "net.safetensors").code == 0
 
 
 def test_benchmark_shows_any_files_with_the_speed_up_and_what_measured_it(cli, finished: Path) -> None:

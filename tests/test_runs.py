@@ -177,6 +177,15 @@ def test_a_damaged_file_of_a_run_is_named(finished: Path, name: str) -> None:
         reports.render(RunFolder(finished))
 
 
+def test_a_damaged_plan_is_told_in_one_line(finished: Path) -> None:
+    (finished / "plan.json").write_text('{"groups": [{"name": 1}]}')
+    with pytest.raises(RunFolderError) as caught:
+        edcompress.load(finished)
+    assert str(caught.value) == (
+        f"{finished / 'plan.json'} is missing or damaged (groups.0.name: Input should be a valid string); prune again with --force"
+    )
+
+
 @pytest.mark.parametrize("name", ["space.json", "plan.json", "search.jsonl", "report.json", "pruned.safetensors"])
 def test_a_file_of_a_run_that_is_cut_or_nonsense_is_named(cli, finished: Path, name: str) -> None:
     whole = (finished / name).read_bytes()
