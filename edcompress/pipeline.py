@@ -271,9 +271,8 @@ def convert(
     if not output.parent.is_dir():
         raise InputError(f"-o {output}: there is no folder {output.parent}")
     elsewhere = not output.resolve().is_relative_to(folder.path.resolve())
-    with (
-        nullcontext() if elsewhere and not folder.writable else folder.locked()
-    ):  # who locks it next removes unfinished files
+    # Who locks a run next takes an unfinished file in it for that of a process that was killed.
+    with nullcontext() if elsewhere and not folder.writable else folder.locked():
         network = load(folder.path, trust_code=session.trust_code)
         return output, save_archive(network, example_images(folder.read_recipe()), output, form)
 

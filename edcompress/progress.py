@@ -107,9 +107,9 @@ def recording(
 def read_progress(folder: RunFolder) -> Progress | None:
     """What progress.json says; None where there is none, RunFolderError where it is damaged."""
     path = folder / "progress.json"
-    return (
-        parsed(path, Progress.model_validate_json, "a --resume or an export writes it anew") if path.exists() else None
-    )
+    if not path.exists():
+        return None
+    return parsed(path, Progress.model_validate_json, "a --resume or an export writes it anew")
 
 
 def begun_with(folder: RunFolder) -> str | None:
