@@ -233,7 +233,8 @@ def parsed(path: Path, parse: Callable[[str], T], way_out: str = "prune again wi
 
 def _first_fault(error: ValidationError) -> str:
     first = error.errors()[0]
-    return ": ".join([*([".".join(map(str, first["loc"]))] if first["loc"] else []), first["msg"]])
+    key = ".".join(map(str, first["loc"]))
+    return f"{key}: {first['msg']}" if key else first["msg"]
 
 
 def _text(path: Path) -> str:

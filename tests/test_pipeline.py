@@ -25,6 +25,7 @@ from edcompress.measures import Count
 from edcompress.monitor import Silent
 from edcompress.origin import read_plan
 from edcompress.pipeline import evaluate, load, prune
+from edcompress.progress import read_progress
 from edcompress.recipe import Target
 from edcompress.results import Preprocessing
 from edcompress.runs import FILES, RunFolder
@@ -140,6 +141,8 @@ def test_a_run_goes_on_with_the_weights_it_was_begun_with_or_not_at_all(dense: P
 
     refused()
     assert pruned(copied, folder.path, digits(*ONE_EPOCH), resume=True).checkpoint == dense.name
+    assert (progress := read_progress(folder))
+    assert progress.checkpoint == dense.name
     refused()
     assert pruned(folder.path, folder.path, digits(*ONE_EPOCH), resume=True) == folder.read_report()
 

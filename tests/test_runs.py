@@ -46,6 +46,7 @@ def test_force_takes_no_folder_of_somebody_elses_for_a_runs(tmp_path: Path) -> N
     for name, told in (
         ("trials/protocol.txt", "trials/"),
         ("recipe.yaml", "recipe.yaml"),
+        ("report.html", "report.html"),
         ("pruned.onnx", "pruned.onnx"),
     ):
         folder = tmp_path / name.replace("/", "-")
