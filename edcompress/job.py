@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -203,8 +203,30 @@ def read_network(recipe: Recipe, checkpoint: Path, session: Session = DEFAULT) -
     """The recipe's network with the checkpoint's weights, on the CPU, in the form that is pruned."""
     tensors = read_state_dict(checkpoint, trust_pickle=session.trust_pickle, ema=recipe.model.ema)
     network = new_network(recipe, session)
-    load_into(network, tensors, source=str(checkpoint), reset_head=recipe.model.reset_head)
+    if begun := load_into(network, tensors, source=str(checkpoint), reset_head=recipe.model.reset_head):
+        _require_no_teaching(recipe, begun)
+        session.monitor.warning(
+            f"model.reset_head: {_listed(begun)} begin untrained, so that the dense network's accuracy, and drops from it, say nothing; "
+            "where they count, start from a checkpoint that was trained on these classes"
+        )
     return with_plain_weights(network)
+
+
+def _require_no_teaching(recipe: Recipe, begun: frozenset[str]) -> None:
+    """InputError where the recipe goes by what the dense network answers, and its classifier has not been trained."""
+    untrained = f"{_listed(begun)} begin untrained (model.reset_head), and"
+    if recipe.finetune.distill:
+        raise InputError(
+            f"{untrained} a dense network that knows nothing has nothing to teach; set finetune.distill to 0"
+        )
+    if recipe.target and recipe.target.max_top1_drop is not None:
+        raise InputError(
+            f"{untrained} there is no accuracy from which to drop; set another target than target.max_top1_drop"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(sorted(names))
 
 
 def find_space(recipe: Recipe, network: nn.Module) -> Space:

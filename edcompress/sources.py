@@ -114,6 +114,15 @@ class Data(Section):
         return self
 
     @model_validator(mode="after")
+    def _crop_inside(self) -> Self:
+        if self.resize is not None and self.resize < self.image_size:
+            raise ValueError(
+                f"resize {self.resize} is below image_size {self.image_size}, so that test images would get black borders; give at least "
+                f"{self.image_size}, or null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stats_match(self) -> Self:
         if len(self.mean) != len(self.std):
             raise ValueError(

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edcompress.errors import NetworkError
-from edcompress.job import Job, new_network, open_job
+from edcompress.errors import InputError, NetworkError
+from edcompress.job import Job, new_network, open_job, read_network
+from edcompress.monitor import Silent
 from edcompress.session import Session
 from edcompress.team import Team
 
@@ -221,3 +222,29 @@ def test_what_is_shown_while_training_is_of_all_classes() -> None:
     shown = job.watched_accuracy(nn.Identity(), always_zero).top1
     assert shown.total == 2000
     assert shown.fraction == pytest.approx((job.splits.search.labels == 0).double().mean().item(), abs=0.001)
+
+
+class Hearing(Silent):
+    """Keeps what is warned of."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def test_a_classifier_that_begins_untrained_is_warned_of_and_teaches_nothing(tmp_path: Path) -> None:
+    source, heard = tmp_path / "w.safetensors", Hearing()
+    save_file(new_network(digits("model.num_classes=12")).state_dict(), source)
+    reset, session = "model.reset_head=true", Session("cpu", monitor=heard)
+    read_network(digits(reset), source, session)
+    assert len(heard.warnings) == 1
+    assert "linear.bias and linear.weight begin untrained" in heard.warnings[0]
+    with pytest.raises(InputError, match=r"begin untrained .* nothing to teach; set finetune\.distill to 0"):
+        read_network(digits(reset, "finetune.distill=0.5"), source, session)
+    with pytest.raises(InputError, match=r"no accuracy from which to drop; set another target"):
+        read_network(digits(reset, "target={max_top1_drop: 0.01}"), source, session)
+    save_file(new_network(digits()).state_dict(), source)
+    read_network(digits(reset, "finetune.distill=0.5"), source, session)
+    assert len(heard.warnings) == 1

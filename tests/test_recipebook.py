@@ -94,6 +94,7 @@ def test_all_faults_are_said_at_once_each_with_its_dotted_key(written) -> None:
         ("search.method=magic", "search.method: Input should be 'edropout', 'gradual_magnitude', "),
         ("search.epochs=0", "search: method edropout needs epochs of at least 1"),
         ("data.mean=[0.1,0.2]", "data: mean has 2 values and std has 1"),
+        ("data.resize=8", "data: resize 8 is below image_size 16, so that test images would get black borders"),
         ("data.std=[0]", "data.std.0: Input should be greater than 0"),
         ("model.factory=a:b", "model: give exactly one of arch and factory"),
         ("constraints.ignore=layer1", "constraints.ignore: Input should be a valid tuple (got 'layer1')"),

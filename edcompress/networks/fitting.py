@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from edcompress.errors import CheckpointError
@@ -23,17 +24,20 @@ Shape = tuple[int, ...]
 Misfits = dict[str, tuple[Shape, Shape]]
 
 
-def load_into(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str, reset_head: bool = False) -> None:
+def load_into(
+    network: nn.Module, tensors: Mapping[str, Tensor], *, source: str, reset_head: bool = False
+) -> frozenset[str]:
     """Copies `tensors` into `network`, every one of them; CheckpointError (naming `source`) where they do not fit.
 
     Where all names have a prefix in common that the network's lack (a Lightning module's `model.`), it is dropped, and with it what
-    stands outside of it. With `reset_head` a classifier for another number of classes stays as it is in the network. Counters, tables of
-    indices and masks may be missing, as the network makes its own, and be more than the network has, and so may a profiler's counts.
+    stands outside of it. With `reset_head` a classifier for another number of classes stays as it is in the network, and the names of its
+    tensors are returned. Counters, tables of indices and masks may be missing, as the network makes its own, and be more than the network
+    has, and so may a profiler's counts.
     """
     state = network.state_dict()  # torch's own dictionary: it carries the version of each layer's layout
-    named = _unprefixed(_as_named(tensors, state), state)
+    named = _unprefixed(_as_named(tensors, state), state, source)
     given = {key: tensor for key, tensor in named.items() if not _is_unused_head(network, key)}
-    kept = _other_head(given, state) if reset_head else set()
+    kept = _other_head(given, state) if reset_head else frozenset()
     given = {
         key: tensor for key, tensor in given.items() if key not in kept and (key in state or not _is_aside(key, tensor))
     }
@@ -50,6 +54,7 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str,
     _require_finite(given, source)
     state.update(given)
     network.load_state_dict(state, strict=True)
+    return kept
 
 
 def plain_name(key: str) -> str:
@@ -65,24 +70,48 @@ def _as_named(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Map
     return {key if key in state else own.get(key, key): tensor for key, tensor in tensors.items()}
 
 
-def _unprefixed(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The tensors under the prefix that makes most of their names the network's; all, where some name is one already."""
+def _unprefixed(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+    """The tensors under the prefix that makes most of their names the network's; all, where some name is one already.
+
+    CheckpointError where two prefixes do so, as of a teacher and a student, and their tensors differ.
+    """
     if tensors.keys() & state.keys():
         return tensors
     cuts = ((key[:end], key[end:]) for key in tensors for end in (i + 1 for i, c in enumerate(key) if c == "."))
     prefixes = Counter(prefix for prefix, name in cuts if name in state)
     if not prefixes:
         return tensors
-    prefix, _ = prefixes.most_common(1)[0]
+    most = max(prefixes.values())
+    first, *others = (prefix for prefix, names in prefixes.items() if names == most)
+    found = _under(first, tensors)
+    for other in others if most > len(state) / 2 else []:
+        if not _same(found, _under(other, tensors)):
+            raise CheckpointError(
+                f"{source} holds weights for the network twice, under {first} and under {other}; save those that you mean by themselves"
+            )
+    return found
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
-def _other_head(given: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
-    """The tensors of the one layer that differs in its number of outputs alone, or none."""
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[key].dtype == other[key].dtype and torch.equal(one[key], other[key]) for key in one
+    )
+
+
+def _other_head(given: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> frozenset[str]:
+    """The tensors that differ in their number of outputs alone, of one layer or of several with as many each; or none."""
     differ = {key for key, old in state.items() if key in given and given[key].shape != old.shape}
-    layers = {key.rpartition(".")[0] for key in differ}
-    shapes = [(tuple(given[key].shape), tuple(state[key].shape)) for key in differ]
-    return differ if len(layers) == 1 and all(_differing(*pair) == (0,) for pair in shapes) else set()
+    pairs = [(tuple(given[key].shape), tuple(state[key].shape)) for key in differ]
+    return frozenset(differ) if _of_other_classes(pairs) else frozenset()
+
+
+def _of_other_classes(pairs: Collection[tuple[Shape, Shape]]) -> bool:
+    """Whether shapes differ as those of classifiers do: in the first axis alone, and all from one number to one other."""
+    return all(_differing(*pair) == (0,) for pair in pairs) and len({(a[0], b[0]) for a, b in pairs}) == 1
 
 
 def _is_unused_head(network: nn.Module, key: str) -> bool:
@@ -128,18 +157,18 @@ def _explain(missing: list[str], unexpected: list[str], misfits: Misfits, shared
 
 
 def _known_cause(misfits: Misfits) -> str | None:
-    """The recipe's field that explains shapes which differ in one layer only."""
+    """The recipe's field that explains shapes which differ in one layer only, or in classifiers."""
+    key, (theirs, ours) = next(iter(misfits.items()))
+    if _of_other_classes(misfits.values()):
+        return (
+            f"the checkpoint has {theirs[0]} classes, the recipe's model.num_classes is {ours[0]} ({key}); "
+            "model.reset_head: true begins a new classifier"
+        )
     layers = {key.rpartition(".")[0] for key in misfits}
     differ = {_differing(*pair) for pair in misfits.values()}
     if len(layers) != 1 or len(differ) != 1:
         return None
-    key, (theirs, ours) = next(iter(misfits.items()))
     match differ.pop(), len(ours):
-        case (0,), _:
-            return (
-                f"the checkpoint has {theirs[0]} classes, the recipe's model.num_classes is {ours[0]} ({key}); "
-                "model.reset_head: true begins a new classifier"
-            )
         case (1,), 4:
             return (
                 f"the checkpoint takes {theirs[1]} input channels, the recipe's model.in_channels is {ours[1]} ({key})"

@@ -32,9 +32,12 @@ def with_plain_weights(network: nn.Module) -> nn.Module:
             if isinstance(hook, (WeightNorm, SpectralNorm)):
                 (remove_weight_norm if isinstance(hook, WeightNorm) else remove_spectral_norm)(layer, hook.name)
                 layer.weight_was_computed = True  # type: ignore[assignment]
-    for name, layer in list(network.named_modules()):
+    plain: dict[nn.Module, nn.Module] = {}  # one for each, by whatever names the network has it
+    for name, layer in list(network.named_modules(remove_duplicate=False)):
         if isinstance(layer, nn.Conv2d) and type(layer).forward is not nn.Conv2d.forward:
-            network.set_submodule(name, _plain(layer))
+            if layer not in plain:
+                plain[layer] = _plain(layer)
+            network.set_submodule(name, plain[layer])
     return network
 
 

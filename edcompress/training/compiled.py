@@ -29,6 +29,7 @@ class Compiled(Plain):
     ) -> None:
         super().__init__(network)
         self._network, self._precision, self._warn = network, precision, warn
+        torch._dynamo.reset()  # else it compiles no more after some networks of one class in a process, and says nothing
         self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(network, dynamic=False, backend=backend)
         self._tried: set[torch.Size] = set()
         self.forward = self._through

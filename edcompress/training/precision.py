@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -41,7 +42,11 @@ class Precision:
 
     def place(self, network: nn.Module) -> nn.Module:
         """The network on the device, in the layout in which convolutions train fastest."""
-        return network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        network.to(self.device)
+        for tensor in chain(network.parameters(), network.buffers()):
+            if tensor.dim() == 4:  # other tensors have no such layout
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+        return network
 
     def images(self, images: Tensor) -> Tensor:
         """Images [N, C, H, W] on the device, in the layout of the network."""

@@ -103,11 +103,36 @@ def test_another_head_is_begun_anew_where_asked_for(state: dict[str, Tensor]) ->
         CheckpointError, match=r"4 classes.*num_classes is 7.*model\.reset_head: true begins a new classifier"
     ):
         load_into(network, state, source="w.pt")
-    load_into(network, state, source="w.pt", reset_head=True)
+    assert load_into(network, state, source="w.pt", reset_head=True) == {"fc.weight", "fc.bias"}
     assert torch.equal(network.fc.weight, head)
     assert torch.equal(network.conv.weight, state["conv.weight"])
     with pytest.raises(CheckpointError, match="input channels"):
         load_into(Small(channels=1), state, source="w.pt", reset_head=True)
+
+
+def test_both_heads_of_a_network_are_begun_anew() -> None:
+    def two_heads(classes: int) -> nn.Module:
+        heads = {"head": nn.Linear(8, classes), "head_dist": nn.Linear(8, classes)}
+        return nn.ModuleDict({"conv": nn.Conv2d(3, 8, 3), **heads})
+
+    state = two_heads(4).state_dict()
+    begun = {f"{head}.{kind}" for head in ("head", "head_dist") for kind in ("weight", "bias")}
+    with pytest.raises(CheckpointError, match=r"4 classes, the recipe's model\.num_classes is 7"):
+        load_into(two_heads(7), state, source="w.pt")
+    assert load_into(two_heads(7), state, source="w.pt", reset_head=True) == begun
+    wider = {**state, "conv.weight": torch.zeros(9, 3, 3, 3), "conv.bias": torch.zeros(9)}
+    with pytest.raises(CheckpointError, match="of another shape"):
+        load_into(two_heads(7), wider, source="w.pt", reset_head=True)
+
+
+def test_a_file_that_holds_the_network_twice_does_not_say_which_is_meant(state: dict[str, Tensor]) -> None:
+    teacher = {f"teacher.{key}": value + 1 for key, value in state.items()}
+    student = {f"student.{key}": value for key, value in state.items()}
+    with pytest.raises(CheckpointError, match=r"twice, under teacher\. and under student\.; save those that you mean"):
+        load_into(Small(), {**teacher, **student}, source="both.ckpt")
+    network = Small()
+    load_into(network, {**student, **{f"alias.{key}": value for key, value in state.items()}}, source="both.ckpt")
+    assert same(network.state_dict(), state)
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.th", "w.safetensors", "w"])

@@ -40,6 +40,17 @@ def test_standardised_weights_become_plain_ones() -> None:
     assert all(parameter.is_leaf and parameter.requires_grad for parameter in plain.parameters())
 
 
+def test_a_convolution_that_the_network_has_twice_stays_one() -> None:
+    twice = Standardised(3, 3, 3, padding=1)
+    network = randomised(nn.Sequential(twice, nn.Sequential(twice, nn.ReLU())))
+    before, parameters = network(images()), sum(1 for _ in network.parameters())
+    plain = with_plain_weights(network)
+    assert plain[0] is plain[1][0]  # type: ignore[index]
+    assert type(plain[0]) is nn.Conv2d
+    assert torch.equal(plain(images()), before)
+    assert sum(1 for _ in plain.parameters()) == parameters
+
+
 def test_convolutions_that_use_their_weight_stay() -> None:
     network = nn.Sequential(Noted(3, 4, 3), nn.Conv2d(4, 4, 3))
     layers = list(network)

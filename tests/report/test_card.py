@@ -51,7 +51,7 @@ def flattening(folder: Path, channels: int, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [(37, 53), (53, 40), (9, 9), (16, 11)])
-@pytest.mark.parametrize("resize", [None, 24, 13])
+@pytest.mark.parametrize("resize", [None, 24, 16])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_program_makes_of_a_file_what_the_test_images_are_made_of(
     tmp_path: Path, size: tuple[int, int], resize: int | None, channels: int

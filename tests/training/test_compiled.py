@@ -88,6 +88,19 @@ def test_what_compiles_trains_under_its_own_names_and_is_measured_as_it_is() -> 
     assert len(graphs) == 1
 
 
+def test_every_network_of_a_process_is_compiled() -> None:
+    graphs: list[bool] = []
+
+    def counted(graph: torch.fx.GraphModule, _: object) -> Any:
+        graphs.append(True)
+        return graph.forward
+
+    limit: int = torch._dynamo.config.recompile_limit
+    for _ in range(limit + 1):
+        train_epoch(compiled(Restless(), counted, []), BATCHES, FIRST, seed=0)
+    assert len(graphs) == limit + 1
+
+
 @pytest.mark.slow
 def test_inductor_trains_to_the_same_within_rounding() -> None:
     warnings: list[str] = []

@@ -42,6 +42,16 @@ def same(one: nn.Module, other: dict[str, Tensor]) -> bool:
     return all(torch.equal(tensor, other[name]) for name, tensor in one.state_dict().items())
 
 
+def test_a_network_is_placed_whatever_tensors_it_holds() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(2, 4, 3), nn.Linear(4, 3))
+    network.register_buffer("positions", torch.zeros(1, 2, 3, 4, 5))
+    weights = list(network.parameters())
+    assert Precision("fp32", torch.device("cpu")).place(network) is network
+    assert all(one is other for one, other in zip(network.parameters(), weights, strict=True))
+    assert weights[0].is_contiguous(memory_format=torch.channels_last)
+    assert weights[2].is_contiguous()
+
+
 @fits
 def test_fused_kernels_leave_the_same_steps_out(fit: dict[str, Any]) -> None:
     fused, plain = fresh(fit, fused=True), fresh(fit, fused=None)
