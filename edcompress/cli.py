@@ -90,7 +90,10 @@ def prune(checkpoint: Weights, recipe: RecipeName, output: Output = None, overri
     folder = team.from_first(lambda: _run_folder(output, checked.name, resume=resume, force=force))
     from edcompress import pipeline
 
-    with Display(err, quiet=quiet or not team.first) as monitor, _resumable(folder, team) as interrupt:
+    with (
+        Display(err, quiet=quiet or not team.first) as monitor,
+        _resumable(folder, team, resume=resume, force=force) as interrupt,
+    ):
         report = pipeline.prune(checkpoint, checked, folder, resume=resume, force=force,
                                 session=Session(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt, team))  # fmt: skip
     if team.first:
@@ -216,7 +219,10 @@ def run(recipe: RecipeName, checkpoint: OptionalWeights = None,
     folder = team.from_first(lambda: _run_folder(output, checked.name, resume=resume, force=force))
     from edcompress import pipeline
 
-    with Display(err, quiet=quiet or not team.first) as monitor, _resumable(folder, team) as interrupt:
+    with (
+        Display(err, quiet=quiet or not team.first) as monitor,
+        _resumable(folder, team, resume=resume, force=force) as interrupt,
+    ):
         session = Session(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt, team)
         pipeline.run(checked, folder, checkpoint, resume=resume, force=force, session=session)
     if team.first:
@@ -300,25 +306,30 @@ def _check_opset(opset: int | None) -> None:
 
 
 @contextmanager
-def _resumable(folder: runs.RunFolder, team: Team) -> Iterator[Interrupt]:
+def _resumable(folder: runs.RunFolder, team: Team, *, resume: bool, force: bool) -> Iterator[Interrupt]:
     """A block that Ctrl-C and the signals of schedulers end with what it computed saved; the first rank says so, and how to go on."""
-    interrupt = Interrupt(team)
+    interrupt, before = Interrupt(team), None if resume else folder.began
     try:
         with interrupt.listening():
             yield interrupt
     except KeyboardInterrupt:
         if team.first:
-            views.say(f"\ninterrupted: {_saved(folder)}", err)
+            views.say(f"\ninterrupted: {_saved(folder, before, force=force)}", err)
         raise
     except (StorageError, DataError, LostError):
         if team.first and folder.resumable:
-            views.say(_saved(folder), err)
+            views.say(_saved(folder, before, force=force), err)
         raise
 
 
-def _saved(folder: runs.RunFolder) -> str:
+def _saved(folder: runs.RunFolder, before: int | None, *, force: bool) -> str:
+    """What is in the folder of an interrupted run, and how to go on; `before` is when an earlier run in it began, of which --force was to
+    make a new one."""
+    if before is not None and folder.began == before:
+        return f"nothing was saved yet; the earlier run in {folder.path} is as it was"
     if folder.resumable or folder.finished:  # the export of `run` may be what was interrupted
-        return f"what was computed is saved; go on with the same command and --resume -o {quote(str(folder.path))}"
+        instead = " in place of --force" if force else ""
+        return f"what was computed is saved; go on with the same command and --resume{instead} -o {quote(str(folder.path))}"
     return f"nothing was saved yet in {folder.path}"
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from edcompress import recipebook, runs, views
 from edcompress.cli_options import Overrides, Replace
 from edcompress.errors import InputError, NetworkError
+from edcompress.files import require_file_place
 
 
 def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None) -> None:
@@ -47,8 +48,7 @@ def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help=
 
 def init(path: Annotated[Path, typer.Argument(help="The recipe file to write.")], force: Replace = False) -> None:
     """Write a recipe with every key, its default and its meaning."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name the file to write")
+    require_file_place(path, "init")
     if path.exists() and not force:
         raise InputError(f"{path} exists; choose another path, or overwrite it with --force")
     if not path.parent.is_dir():

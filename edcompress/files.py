@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edcompress.errors import StorageError
+from edcompress.errors import InputError, StorageError
 
 UNFINISHED_FILES = ".*.[0-9]*.[0-9]*.part"
 """What a process leaves that is killed while it writes."""
@@ -22,6 +22,15 @@ _WAYS_OUT = {
     errno.ENOENT: "its folder is gone",
     errno.EISDIR: "a folder is in its place",
 }
+
+
+def require_file_place(path: Path, option: str) -> None:
+    """Raise InputError where `option` names something that is no file, or a file in a folder that may not be written in."""
+    if path.exists() and not path.is_file():
+        what = "folder" if path.is_dir() else "device, pipe or socket"
+        raise InputError(f"{option} {path} is a {what}; name a file")
+    if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+        raise InputError(f"{option} {path}: {path.parent} cannot be written in; choose another folder")
 
 
 @contextmanager

@@ -21,14 +21,21 @@ class Interrupt:
 
     def __init__(self, team: Team = ALONE) -> None:
         self._team = team
-        self._held = self._asked = False
+        self._held = self._asked = self._raised = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """A block in which the signals are taken; in the main thread only, as Python has it."""
+        """A block in which the signals are taken; in the main thread only, as Python has it.
+
+        An error after a KeyboardInterrupt is one of compiled code that was interrupted (safetensors' while it reads), and becomes it again.
+        """
         before = {number: signal.signal(number, self._take) for number in _SIGNALS}
         try:
             yield
+        except Exception as error:
+            if self._raised:
+                raise KeyboardInterrupt from error
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -51,6 +58,7 @@ class Interrupt:
     def _take(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         again, self._asked = self._asked, True
         if again or not self._held:
+            self._raised = True
             raise KeyboardInterrupt
 
 

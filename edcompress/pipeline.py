@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -21,6 +21,7 @@ from edcompress.deploy.archives import SUFFIXES, Form, save_archive
 from edcompress.deploy.latency import measure_all, require_measurable
 from edcompress.deploy.predictions import Predictions, predict
 from edcompress.errors import InputError, NetworkError, RunFolderError
+from edcompress.files import require_file_place
 from edcompress.inspection import inspect_network
 from edcompress.job import (
     example_images,
@@ -40,21 +41,27 @@ from edcompress.networks.checkpoints import save_tensors
 from edcompress.onnx_files import VARIANTS, put_in_place, without_onnx, write_card, write_onnx
 from edcompress.origin import Origin, open_origin, read_saved, require_same_model, require_same_weights
 from edcompress.progress import begun_with, recording
-from edcompress.pruning import as_begun, begun, prune_once, reloaded, restate
+from edcompress.pruning import as_begun, begun, prune_once, reloaded, reserved, restate
 from edcompress.recipe import Recipe
 from edcompress.recipebook import check
 from edcompress.report.shipping import recommend
 from edcompress.report.wording import disturbed
 from edcompress.reports import save_report
 from edcompress.results import Images, Inspection, Report, Variant
-from edcompress.runs import UNFINISHED_EXPORTS, RunFolder
+from edcompress.runs import FILES, UNFINISHED_EXPORTS, RunFolder
 from edcompress.session import DEFAULT, Session
 from edcompress.sizing import sized_for_training
 from edcompress.team import ALONE
 from edcompress.trials import smallest_within
 
+TRAINING = "edcompress.training"
+"""Key of the metadata of a file by `train`, under which is the recipe's `of_training` as JSON."""
+
 _OF_ANOTHER_FORM = {".onnx", *SUFFIXES.values()}
 """How names of files end that `convert` gives to one form alone."""
+
+_OF_THE_RUN = {name for name in FILES if not name.endswith((SUFFIXES["pt2"], SUFFIXES["torchscript"]))}
+"""Files of a run that `convert` does not make."""
 
 
 def prune(
@@ -155,7 +162,7 @@ def run(
             if begins:
                 table = latency_table(recipe, network, session.team)
                 open_budget(recipe, network, find_space(recipe, network), table)  # else a bad budget costs a training
-                with _reserved(folder, session, force=force):
+                with reserved(folder, force=force, team=session.team):
                     train(recipe, checkpoint, session=session)
                 force = True
         report = prune(checkpoint, recipe, folder, resume=resume, force=force, session=session)
@@ -163,18 +170,6 @@ def run(
         return report
     restate(folder, recipe)  # a run that was finished before is exported and gated as is said now
     return export(folder, session=replace(session, team=ALONE))
-
-
-@contextmanager
-def _reserved(folder: RunFolder, session: Session, *, force: bool) -> Iterator[None]:
-    """A block at whose begin the run folder is made, so that no other command takes it; it is gone again where the block fails."""
-    session.team.from_first(partial(folder.create, force=force))
-    try:
-        yield
-    except BaseException:
-        if session.team.first and not any(folder.path.iterdir()):
-            folder.path.rmdir()
-        raise
 
 
 def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accuracy:
@@ -189,8 +184,7 @@ def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accurac
 
 def train(recipe: Recipe, output: Path, *, force: bool = False, session: Session = DEFAULT) -> Accuracy:
     """Train the recipe's network from random weights, save it to `output` (.safetensors), and return its test accuracy."""
-    if output.is_dir():
-        raise InputError(f"-o {output} is a folder; name a file that ends in .safetensors")
+    require_file_place(output, "-o")
     if output.suffix != ".safetensors":
         raise InputError(
             f"-o {output}: the checkpoint is written as safetensors; name it {output.with_suffix('.safetensors')}"
@@ -202,11 +196,10 @@ def train(recipe: Recipe, output: Path, *, force: bool = False, session: Session
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"-o {output}: {output.parent} cannot be made a folder: {error.strerror}") from error
-    if not os.access(output.parent, os.W_OK):
-        raise InputError(f"-o {output}: {output.parent} cannot be written; choose another folder")
     with memory_told(recipe, "lower data.batch_size and data.eval_batch_size, or end other processes on it"):
         network = stages.train_dense(sized_for_training(job, network), network)
-        save_tensors(output, network.state_dict(), {"edcompress.recipe": recipe.digest})
+        about = {"edcompress.recipe": recipe.digest, TRAINING: json.dumps(recipe.of_training)}
+        save_tensors(output, network.state_dict(), about)
         return job.accuracy(network.to(job.precision.device))
 
 
@@ -266,8 +259,11 @@ def convert(
             f"-o {output}: it would hold {form}; name it {output.with_suffix(SUFFIXES[form])}, or choose another --to "
             "(for ONNX: edcompress export --onnx)"
         )
-    if output.is_dir() or (output.exists() and not force):
+    require_file_place(output, "-o")
+    if output.exists() and not force:
         raise InputError(f"{output} exists; choose another with -o, or overwrite it with --force")
+    if output.name in _OF_THE_RUN and output.parent.resolve() == folder.path.resolve():
+        raise InputError(f"-o {output}: the run needs this file of its own; choose another name")
     if not output.parent.is_dir():
         raise InputError(f"-o {output}: there is no folder {output.parent}")
     elsewhere = not output.resolve().is_relative_to(folder.path.resolve())

@@ -37,6 +37,7 @@ from edcompress.session import Session
 from edcompress.sizing import sized_for_search, with_batch_size
 from edcompress.surgery.costs import measure_size
 from edcompress.surgery.remove import compare_logits, remove, require_equal
+from edcompress.team import ALONE, Team
 from edcompress.training.schedule import make_optimizer
 
 Begin = Callable[[Recipe], Origin]
@@ -92,6 +93,18 @@ def _kept(run: Run, session: Session, checkpoint: str, *, resuming: bool, force:
 
 
 @contextmanager
+def reserved(folder: RunFolder, *, force: bool, team: Team = ALONE) -> Iterator[None]:
+    """A block at whose begin the run folder is made, so that no other command takes it; it is gone again where the block fails."""
+    team.from_first(partial(folder.create, force=force))
+    try:
+        yield
+    except BaseException:
+        if team.first and not any(folder.path.iterdir()):
+            folder.path.rmdir()
+        raise
+
+
+@contextmanager
 def claimed(folder: RunFolder, recipe: Recipe, origin: Origin, *, resuming: bool, force: bool) -> Iterator[None]:
     """A block in which the folder is this process's alone, and holds what a run begins with; RunFolderError where it cannot."""
     if not resuming:
@@ -128,8 +141,9 @@ def begun(folder: RunFolder, recipe: Recipe) -> bool:
     changed = [key for key in differences(folder.read_recipe(), recipe) if not key.startswith(free)]
     if changed:
         raise RunFolderError(
-            f"--resume: the run was begun with another {', '.join(changed)}; resume it with its own recipe.yaml"
+            f"--resume: {folder.path} was begun with another {', '.join(changed)}; resume it with its own recipe.yaml"
         )
+    folder.require_whole()
     return True
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -290,6 +290,13 @@ class Recipe(Section):
         resolved = self.model_dump(mode="json", exclude={"preset", "run"})
         text = json.dumps(resolved, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def of_training(self) -> dict[str, Any]:
+        """What a network that is trained from random weights depends on, as plain values, without where this machine has its data."""
+        free = {"root", "download", "workers", "skip_broken"}
+        keys = {"model", "data", "train", "precision", "seed"}
+        return self.model_dump(mode="json", include=keys, exclude={"data": free})
 
     @property
     def in_time(self) -> bool:

@@ -116,6 +116,7 @@ def variants(name: str, overrides: Sequence[str]) -> dict[str, Recipe]:
     choices = [_choices(override) for override in overrides]
     several = [place for place, values in enumerate(choices) if len(values) > 1]
     if not several:
+        read_recipe(name, overrides)  # says what else is wrong
         raise RecipeError("--set: nothing to sweep; give a key several values, e.g. --set target.macs=0.7,0.5,0.3")
     combined = [(",".join(one[place] for place in several), one) for one in product(*choices)]
     return {label: read_recipe(name, one) for label, one in combined}
@@ -150,7 +151,12 @@ def dump(recipe: Recipe) -> str:
 
 def differences(one: Recipe, other: Recipe) -> list[str]:
     """Dotted keys in which two recipes differ."""
-    return sorted(_changed(one.model_dump(mode="json"), other.model_dump(mode="json"), ()))
+    return changed_keys(one.model_dump(mode="json"), other.model_dump(mode="json"))
+
+
+def changed_keys(one: Tree, other: Tree) -> list[str]:
+    """Dotted keys in which two trees of plain values differ."""
+    return sorted(_changed(one, other, ()))
 
 
 def headline(path: Path) -> str:
@@ -221,7 +227,10 @@ def _override_tree(overrides: Iterable[str]) -> Tree:
         try:
             value = yaml.load(text, _Loader)
         except _NONSENSE as error:
-            raise RecipeError(f"--set {override}: the value is not valid YAML: {error}") from error
+            raise RecipeError(
+                f"--set {override}: the value is not valid YAML ({getattr(error, 'problem', error)}); put text with signs of YAML in it "
+                """in quotes, e.g. --set 'constraints.ignore=["*.conv1"]'"""
+            ) from error
         for part in reversed(key.strip().split(".")):
             value = {part: value}
         tree = _merge(tree, value)

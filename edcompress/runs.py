@@ -98,6 +98,11 @@ class RunFolder:
         return (self / "recipe.yaml").is_file()
 
     @property
+    def began(self) -> int | None:
+        """When a run was begun or gone on with here last, in nanoseconds; None where none was."""
+        return (self / "recipe.yaml").stat().st_mtime_ns if self.exists else None
+
+    @property
     def finished(self) -> bool:
         """Whether pruning came to its end here."""
         return (self / "report.json").is_file() and (self / "pruned.safetensors").is_file()
@@ -117,7 +122,8 @@ class RunFolder:
             raise RunFolderError(f"{self.path} is a file; choose another run folder with -o")
         theirs = [f"{part.name}/" for part in self._parts if part.exists()]
         theirs += [name for name in FILES if (self / name).exists()]
-        if theirs and not any(path.exists() for path in (self._lock, self / "progress.json", self / "report.json")):
+        # Test tools and others write a report.json too.
+        if theirs and not self._lock.exists() and not (self / "progress.json").exists():
             raise RunFolderError(
                 f"{self.path} holds {theirs[0]} and no run, which --force would remove; choose another with -o"
             )
@@ -187,9 +193,15 @@ class RunFolder:
         if not self.exists:
             raise RunFolderError(f"{self.path} is not a run folder (it has no recipe.yaml)")
 
+    def require_whole(self) -> None:
+        """Raise RunFolderError where a run that was finished has lost its network: nothing is left that it could go on from."""
+        if (self / "report.json").is_file() and not self.finished:
+            raise RunFolderError(f"{self / 'pruned.safetensors'} is missing; prune again with --force")
+
     def require_finished(self, need: str) -> None:
         """Raise RunFolderError unless pruning came to its end here; `need` says what for."""
         self.require_begun()
+        self.require_whole()
         if not self.finished:
             raise RunFolderError(
                 f"{self.path} has not finished pruning, which {need} needs; go on with: "
@@ -244,9 +256,11 @@ def _text(path: Path) -> str:
 
 
 def newest(root: Path = Path("runs"), name: str | None = None) -> RunFolder:
-    """The run begun last under `root`, of those that `fresh` called by `name` where one is given; RunFolderError where there is none."""
+    """The run begun last under `root`, of those that `fresh` called by a recipe's `name` where one is given; else RunFolderError."""
     patterns = ["*/"] if name is None else [f"{escape(name)}/", f"{escape(name)}-[0-9]*/"]
-    last = begun_last(RunFolder(path) for pattern in patterns for path in root.glob(pattern))
+    found = [RunFolder(path) for pattern in patterns for path in root.glob(pattern)]
+    # A recipe called NAME-2 has its first run in a folder that is called like the second of NAME.
+    last = begun_last(run for run in found if name is None or (run.exists and run.read_recipe().name == name))
     if last is None:
         raise RunFolderError(
             f"no run {f'of {name} ' if name else ''}under {root}/; name one, or make one with: edcompress prune CHECKPOINT --recipe RECIPE"
@@ -256,8 +270,7 @@ def newest(root: Path = Path("runs"), name: str | None = None) -> RunFolder:
 
 def begun_last(folders: Iterable[RunFolder]) -> RunFolder | None:
     """That of the folders in which a run was begun last; None where none was."""
-    begun = (folder for folder in folders if folder.exists)
-    return max(begun, key=lambda folder: (folder / "recipe.yaml").stat().st_mtime, default=None)
+    return max((folder for folder in folders if folder.exists), key=lambda folder: folder.began or 0, default=None)
 
 
 def fresh(name: str, root: Path = Path("runs")) -> RunFolder:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from edcompress.deploy.latency import require_measurable
 from edcompress.errors import InputError, RunFolderError
 from edcompress.job import find_space, open_budget, plain_network, require_exportable
+from edcompress.networks.checkpoints import read_metadata
 from edcompress.origin import open_origin, require_same_weights
-from edcompress.pipeline import export, prune, train
+from edcompress.pipeline import TRAINING, export, prune, train
 from edcompress.points import point_of, with_front
 from edcompress.progress import begun_with
-from edcompress.pruning import FREE_ON_RESUME, OF_FILES, as_begun, restate
+from edcompress.pruning import OF_FILES, restate
 from edcompress.recipe import Recipe
-from edcompress.recipebook import differences
+from edcompress.recipebook import changed_keys, differences
 from edcompress.report.page import render_sweep
 from edcompress.reports import gate
 from edcompress.results import Report, Sweep
 from edcompress.runs import RunFolder, parsed, write_text
 from edcompress.session import DEFAULT, Session
-
-_OF_TRAINING = ("model.", "data.", "train.", "precision", "seed")
-"""Keys, or the beginnings of keys, on which a dense network that is trained first depends."""
 
 _DENSE = "dense.safetensors"
 """The file of that network, in the folder of the sweep."""
@@ -69,7 +68,7 @@ def _require_same_sweep(folder: Path, checkpoint: Path | None, names: Iterable[s
 def _check(recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None, session: Session) -> None:
     first = next(iter(recipes.values()))
     for name, recipe in recipes.items():
-        other = [key for key in differences(first, recipe) if key.startswith(_OF_TRAINING)]
+        other = changed_keys(first.of_training, recipe.of_training)
         if checkpoint is None and other:
             raise InputError(
                 f"{name}: without a checkpoint one network is trained for all points, but {', '.join(other)} differ"
@@ -106,13 +105,15 @@ def _trained(recipe: Recipe, folder: Path, session: Session) -> Path:
 
 
 def _require_same_training(recipe: Recipe, folder: Path) -> None:
-    """Raise RunFolderError where the network that all points begin with was trained by another recipe."""
-    for point in (RunFolder(path.parent) for path in sorted(folder.glob("*/recipe.yaml"))):
-        other = differences(point.read_recipe(), as_begun(recipe, point))
-        if changed := [key for key in other if key.startswith(_OF_TRAINING) and not key.startswith(FREE_ON_RESUME)]:
-            raise RunFolderError(
-                f"{folder / _DENSE} was trained with another {', '.join(changed)}; choose another folder with -o"
-            )
+    """Raise RunFolderError where the folder holds a network that was not trained by this recipe, for all points would begin with it."""
+    path = folder / _DENSE
+    if not path.is_file():
+        return
+    trained = read_metadata(path).get(TRAINING)
+    if trained is None:
+        raise RunFolderError(f"{path} was not trained by `edcompress train`; choose another folder with -o")
+    if changed := changed_keys(json.loads(trained), recipe.of_training):
+        raise RunFolderError(f"{path} was trained with another {', '.join(changed)}; choose another folder with -o")
 
 
 def _finished(recipe: Recipe, folder: RunFolder, source: Path, session: Session) -> Report:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -25,7 +26,7 @@ from edcompress.measures import Accuracy, Count
 from edcompress.origin import Origin, open_origin, reopen_origin
 from edcompress.points import point_of, with_front
 from edcompress.progress import recording
-from edcompress.pruning import Begin, begun, claimed, prune_once, reloaded
+from edcompress.pruning import Begin, begun, claimed, prune_once, reloaded, reserved
 from edcompress.recipe import Recipe, Target
 from edcompress.report.wording import disturbed, points
 from edcompress.reports import save_report
@@ -96,9 +97,10 @@ def smallest_within(
     origin = begin(recipe.model_copy(update={"constraints": finest}))
     job = sized_for_search(job, origin)
     recipe = job.recipe
-    dense = _judged_dense(job, origin)
+    with nullcontext() if resuming else reserved(folder, force=force):
+        dense = _judged_dense(job, origin)
     with (
-        claimed(folder, recipe, origin, resuming=resuming, force=force),
+        claimed(folder, recipe, origin, resuming=resuming, force=True),
         recording(folder, session.monitor, recipe, "prune", checkpoint=checkpoint, resuming=resuming) as monitor,
     ):
         if folder.finished:  # by another process, while this one waited for it

@@ -16,6 +16,7 @@ from rich.console import Console
 from edcompress import runs
 from edcompress.display import Terminal
 from edcompress.errors import InputError
+from edcompress.files import require_file_place
 from edcompress.measures import Latency
 from edcompress.report import github, tables
 from edcompress.report.checks import check_notes
@@ -124,7 +125,8 @@ def require_junit_place(path: Path | None) -> None:
     """Raise InputError where the JUnit file cannot be written; only a file named .xml is replaced."""
     if path is None:
         return
-    if path.suffix.lower() != ".xml" or path.is_dir():
+    require_file_place(path, "--junit")
+    if path.suffix.lower() != ".xml":
         raise InputError(f"--junit {path}: name an .xml file")
     if not path.parent.is_dir():
         raise InputError(f"--junit {path}: there is no folder {path.parent}; make it first")

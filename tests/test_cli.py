@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import edcompress
 from edcompress import runs
 from edcompress.cli import _resumable
 from edcompress.errors import DataError
+from edcompress.interrupt import Interrupt
 from edcompress.networks.cifar_resnet import CifarResNet
 from edcompress.recipebook import read_recipe, shipped
 from edcompress.runs import RunFolder
@@ -68,7 +70,8 @@ def files(tmp_path_factory: pytest.TempPathFactory, dense: Path, finished_once: 
         "sprung",
     )
     made = {name.replace(".", "_"): shelf / name for name in names}
-    made |= {"dense": dense, "run": finished_once, "shelf": shelf}
+    os.mkfifo(shelf / "pipe")
+    made |= {"pipe": shelf / "pipe", "dense": dense, "run": finished_once, "shelf": shelf}
     made["cut_safetensors"].write_bytes(dense.read_bytes()[:-1000])
     torch.save({"weight": torch.zeros(10_000)}, made["cut_pt"])
     made["cut_pt"].write_bytes(made["cut_pt"].read_bytes()[:20_000])
@@ -161,7 +164,13 @@ BAD = [
     ("init {dense}", ["exists", "--force"]),
     ("init nowhere/mine.yaml", ["nowhere is not a folder"]),
     ("init . --force", [". is a folder"]),
-    ("train --recipe digits -o .", [". is a folder", ".safetensors"]),
+    ("init {pipe} --force", ["is a device, pipe or socket; name a file"]),
+    ("convert {run} -o {pipe} --force", ["is a device, pipe or socket; name a file"]),
+    ("convert {run} --to torchscript -o {run}/recipe.yaml --force", ["the run needs this file of its own; choose another name"]),
+    ("convert {run} --to safetensors -o {run}/dense.safetensors --force", ["the run needs this file of its own"]),
+    ("prune {dense} --recipe digits -o out --set constraints.ignore=*.conv1", ["is not valid YAML (", "in quotes, e.g. --set"]),
+    ("sweep {dense} --recipe digits -o out --set constraints.ignore=*.conv1,x", ["is not valid YAML (", "in quotes, e.g. --set"]),
+    ("train --recipe digits -o .", [". is a folder", "name a file"]),
     ("run --recipe digits -o out --set benchmark.threads=9999", ["benchmark.threads is 9999", "lower it"]),
     ("run --recipe digits -o out --set benchmark.provider=CUDAExecutionProvider", ["is not available", "CPUExecutionProvider"]),
     ("sweep --recipe digits -o out --set target.macs=0.5,0.6 --set benchmark.threads=9999", ["benchmark.threads is 9999", "lower it"]),
@@ -374,10 +383,43 @@ def test_an_interrupted_run_says_whether_anything_is_saved(
 ) -> None:
     for name in names:  # pruning is finished, and the export is interrupted
         (tmp_path / name).touch()
-    with pytest.raises(KeyboardInterrupt), _resumable(RunFolder(tmp_path), ALONE):
+    with pytest.raises(KeyboardInterrupt), _resumable(RunFolder(tmp_path), ALONE, resume=False, force=False):
         raise KeyboardInterrupt
     said = capsys.readouterr().err
     assert ("what was computed is saved; go on" in said, "nothing was saved yet" in said) == (bool(names), not names)
+
+
+def test_an_interrupted_run_does_not_take_an_earlier_one_for_its_own(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where --force is interrupted while the checkpoint is checked, before the earlier run is cleared away."""
+    recipe = finished / "recipe.yaml"
+
+    def interrupted(later: int) -> None:
+        os.utime(recipe, ns=(0, recipe.stat().st_mtime_ns + later))
+        raise KeyboardInterrupt
+
+    for resume, later in ((False, 0), (False, 1), (True, 0)):
+        with pytest.raises(KeyboardInterrupt), _resumable(RunFolder(finished), ALONE, resume=resume, force=not resume):
+            interrupted(later)
+    earlier, begun, resumed = capsys.readouterr().err.strip().split("\n\n")
+    assert earlier == f"interrupted: nothing was saved yet; the earlier run in {finished} is as it was"
+    assert f"go on with the same command and --resume in place of --force -o {finished}" in begun
+    assert f"go on with the same command and --resume -o {finished}" in resumed
+
+
+def test_an_interrupt_that_compiled_code_swallows_is_one_still() -> None:
+    def reading(number: int) -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape of object") from None
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with pytest.raises(KeyboardInterrupt), Interrupt().listening():
+            reading(number)
+    with pytest.raises(ValueError, match="of its own"), Interrupt().listening():
+        raise ValueError("of its own")
 
 
 @pytest.mark.parametrize("command", ["gate", "status", "runs", "export", "report"])

@@ -244,7 +244,7 @@ def test_a_classifier_that_begins_untrained_is_warned_of_and_teaches_nothing(tmp
     with pytest.raises(InputError, match=r"begin untrained .* nothing to teach; set finetune\.distill to 0"):
         read_network(digits(reset, "finetune.distill=0.5"), source, session)
     with pytest.raises(InputError, match=r"no accuracy from which to drop; set another target"):
-        read_network(digits(reset, "target={max_top1_drop: 0.01}"), source, session)
+        read_network(digits(reset, "target.macs=null", "target.max_top1_drop=0.01"), source, session)
     save_file(new_network(digits()).state_dict(), source)
     read_network(digits(reset, "finetune.distill=0.5"), source, session)
     assert len(heard.warnings) == 1

@@ -212,8 +212,9 @@ def test_a_damaged_progress_is_told_and_not_raised(cli, tmp_path: Path) -> None:
     assert f"{folder / 'progress.json'} is missing or damaged" in said.out
 
 
-def test_what_is_said_fits_80_columns_without_colour_and_cuts_nothing(
-    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("width", [80, 60])
+def test_what_is_said_fits_the_columns_without_colour_and_cuts_nothing(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     name = "a-name-of-a-run-that-is-longer-than-any-column-of-any-table-could-be-[x]"
     figures = {
@@ -225,12 +226,12 @@ def test_what_is_said_fits_80_columns_without_colour_and_cuts_nothing(
         "training_left_s": 2e5,
     }
     begun(tmp_path / name, phase="search", epoch=1, epochs=2, **figures)
-    monkeypatch.setattr(panels.out, "width", 80)
+    monkeypatch.setattr(panels.out, "width", width)
     monkeypatch.chdir(tmp_path)
     for command in ("status", "runs"):
         said = cli(command, ".").out
         lines = [line for line in said.splitlines() if line.strip()]
-        assert max(map(len, lines)) <= 80
+        assert max(map(len, lines)) <= width
         assert ("…" in said, "\x1b" in said, "running" in said) == (False, False, True)
         assert name in "".join(said.split()) + "".join(line.split()[0] for line in lines)
 

@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def test_force_takes_no_folder_of_somebody_elses_for_a_runs(tmp_path: Path) -> N
         ("recipe.yaml", "recipe.yaml"),
         ("report.html", "report.html"),
         ("pruned.onnx", "pruned.onnx"),
+        ("report.json", "report.json"),
     ):
         folder = tmp_path / name.replace("/", "-")
         kept = folder / name
@@ -104,9 +106,16 @@ def test_newest_is_the_run_begun_last(tmp_path: Path) -> None:
     begun(tmp_path / "older", age_s=1000)
     (tmp_path / "no_run").mkdir()
     assert runs.newest(tmp_path).path == tmp_path / "young"
-    begun(tmp_path / "old-2", age_s=50)
-    begun(tmp_path / "old-fashioned", age_s=1)
-    assert runs.newest(tmp_path, "old").path == tmp_path / "old-2"
+    for name, of, age in (
+        ("old", "old", 100),
+        ("old-2", "old", 50),
+        ("old-3", "old-3", 10),
+        ("old-fashioned", "old", 1),
+    ):
+        (begun(tmp_path / "named" / name, age) / "recipe.yaml").write_text(dump(read_recipe("digits", [f"name={of}"])))
+        os.utime(tmp_path / "named" / name / "recipe.yaml", (time.time() - age,) * 2)
+    assert runs.newest(tmp_path / "named", "old").path == tmp_path / "named" / "old-2"
+    assert runs.newest(tmp_path / "named", "old-3").path == tmp_path / "named" / "old-3"
     with pytest.raises(RunFolderError, match=r"no run of r\[20\] under .*; name one"):
         runs.newest(tmp_path, "r[20]")
     with pytest.raises(RunFolderError, match="make one with: edcompress prune"):
@@ -208,3 +217,12 @@ def test_a_pipe_in_place_of_a_file_does_not_hang(cli, finished: Path, name: str)
     ended = cli("report", finished)
     assert ended.code == 2
     assert name in ended.err or "has not finished pruning" in ended.err
+
+
+def test_a_finished_run_without_its_network_is_sent_no_wrong_way(cli, dense: Path, finished: Path) -> None:
+    (finished / "pruned.safetensors").unlink()
+    resumed = ("prune", dense, "--recipe", finished / "recipe.yaml", "-o", finished, "--resume")
+    for command in (("gate", finished), ("report", finished), ("export", finished), resumed):
+        ended = cli(*command)
+        told = f"{finished / 'pruned.safetensors'} is missing; prune again with --force"
+        assert (ended.code, told in ended.err) == (2, True), ended.err

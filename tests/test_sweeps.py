@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from edcompress.errors import RecipeError
 from edcompress.measures import Count
 from edcompress.monitor import Silent
+from edcompress.networks.checkpoints import save_tensors
+from edcompress.pipeline import TRAINING
 from edcompress.points import with_front
 from edcompress.progress import recording
 from edcompress.recipebook import dump, read_recipe, variants
@@ -141,14 +144,30 @@ def test_a_point_of_another_checkpoint_is_not_gone_on_with(cli: Cli, tmp_path: P
         assert (other.code, f"holds a sweep of a.pt, not of {asked}; choose" in other.err) == (2, True)
 
 
-def test_a_network_trained_otherwise_is_no_beginning_of_further_points(cli: Cli, tmp_path: Path) -> None:
-    point = RunFolder(tmp_path / "sweep" / "target.macs=0.9")
-    point.create(force=False)
-    (point / "recipe.yaml").write_text(dump(read_recipe("digits", ["data.limit=100", "train.epochs=7"])))
-    save_file({}, tmp_path / "sweep" / "dense.safetensors")
-    free = ("--set", "data.workers=1", "--set", "data.batch_size=auto")  # what a resumed run may change, or has found
-    ended = cli("sweep", *AT_ONCE, *TWO, *free, "-o", tmp_path / "sweep")
-    assert (ended.code, "was trained with another train.epochs; choose another folder" in ended.err) == (2, True)
+@pytest.mark.parametrize(
+    ("trained", "told"),
+    [
+        (
+            ["train.epochs=7", "data.root=elsewhere", "data.workers=2"],
+            "was trained with another train.epochs; choose another folder",
+        ),
+        (None, "was not trained by `edcompress train`; choose another folder"),
+    ],
+)
+def test_a_network_trained_otherwise_is_no_beginning_of_points(
+    cli: Cli, tmp_path: Path, trained: list[str] | None, told: str
+) -> None:
+    path = tmp_path / "sweep" / "dense.safetensors"
+    path.parent.mkdir()
+    about = (
+        {}
+        if trained is None
+        else {TRAINING: json.dumps(read_recipe("digits", [*trained, "data.limit=100"]).of_training)}
+    )
+    save_tensors(path, {"weight": torch.zeros(1)}, about)
+    ended = cli("sweep", *AT_ONCE, *TWO, "-o", tmp_path / "sweep")
+    assert (ended.code, told in ended.err) == (2, True), ended.err
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
 def test_values_are_parted_outside_brackets_and_quotes() -> None:

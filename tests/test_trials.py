@@ -164,3 +164,13 @@ def kept(folder: Path) -> dict[str, set[int]]:
     """The kept channels of each group of a run."""
     groups = json.loads((folder / "plan.json").read_text())["groups"]
     return {group["name"]: set(group["kept"]) for group in groups}
+
+
+def test_a_folder_that_cannot_be_used_is_told_before_any_accuracy(dense: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    stop = Interrupter("dense network: accuracy")
+    with pytest.raises(RunFolderError, match="cannot be used as run folder"):
+        pruned(dense, tmp_path / "file" / "run", digits(*dropping(*ONE_EPOCH, "target.max_top1_drop=0.9")), stop)
+    with pytest.raises(KeyboardInterrupt):
+        pruned(dense, tmp_path / "run", digits(*dropping(*ONE_EPOCH, "target.max_top1_drop=0.9")), stop)
+    assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from edcompress.errors import CheckpointError, StorageError, first_line
@@ -73,6 +73,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
             safetensors.torch.save_file(own, part, dict(metadata) if metadata else None)
     except SafetensorError as error:
         raise StorageError(f"{path} cannot be written: {error}; make room on that disk") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors; CheckpointError where it is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a safetensors file: {first_line(error)}") from error
 
 
 def _read(path: Path, head: bytes, *, trust_pickle: bool) -> object:

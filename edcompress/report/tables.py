@@ -28,7 +28,9 @@ from edcompress.results import Inspection, Point, Report, Verdict
 
 def comparison_table(report: Report) -> Table:
     """Dense against pruned: accuracy, cost and latency, and the change of each."""
-    return _table("Dense and pruned", ("", "dense", "pruned", "change"), comparison_rows(report))
+    table = _table("Dense and pruned", ("", "dense", "pruned", "change"), comparison_rows(report))
+    table.columns[0].no_wrap = table.columns[3].no_wrap = False  # below 80 columns
+    return table
 
 
 def variants_table(report: Report) -> Table:
@@ -104,6 +106,7 @@ def verdict_table(verdict: Verdict) -> Table:
     answer = "pass" if verdict.passed else "FAIL"
     rows = check_rows(verdict)
     table = _table(f"Gate: {answer}", ("", "value", "limit", "margin", "answer"), rows)
+    table.columns[0].no_wrap = False  # below 80 columns
     for row, checked in zip(table.rows, verdict.checks, strict=True):
         row.style = None if checked.passed else "bold red"
     return table
