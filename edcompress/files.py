@@ -24,11 +24,11 @@ _WAYS_OUT = {
 }
 
 
-def require_file_place(path: Path, option: str) -> None:
+def require_file_place(path: Path, option: str, ending: str = "") -> None:
     """Raise InputError where `option` names something that is no file, or a file in a folder that may not be written in."""
     if path.exists() and not path.is_file():
         what = "folder" if path.is_dir() else "device, pipe or socket"
-        raise InputError(f"{option} {path} is a {what}; name a file")
+        raise InputError(f"{option} {path} is a {what}; name a file{f' that ends in {ending}' if ending else ''}")
     if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
         raise InputError(f"{option} {path}: {path.parent} cannot be written in; choose another folder")
 

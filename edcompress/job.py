@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -204,17 +204,13 @@ def read_network(recipe: Recipe, checkpoint: Path, session: Session = DEFAULT) -
     tensors = read_state_dict(checkpoint, trust_pickle=session.trust_pickle, ema=recipe.model.ema)
     network = new_network(recipe, session)
     if begun := load_into(network, tensors, source=str(checkpoint), reset_head=recipe.model.reset_head):
-        _require_no_teaching(recipe, begun)
-        session.monitor.warning(
-            f"model.reset_head: {_listed(begun)} begin untrained, so that the dense network's accuracy, and drops from it, say nothing; "
-            "where they count, start from a checkpoint that was trained on these classes"
-        )
+        _tell_untrained(recipe, " and ".join(sorted(begun)), session.monitor)
     return with_plain_weights(network)
 
 
-def _require_no_teaching(recipe: Recipe, begun: frozenset[str]) -> None:
-    """InputError where the recipe goes by what the dense network answers, and its classifier has not been trained."""
-    untrained = f"{_listed(begun)} begin untrained (model.reset_head), and"
+def _tell_untrained(recipe: Recipe, begun: str, monitor: Monitor) -> None:
+    """Warn that the dense network's classifier, the tensors `begun`, knows nothing; InputError where the recipe goes by what it answers."""
+    untrained = f"{begun} begin untrained (model.reset_head), and"
     if recipe.finetune.distill:
         raise InputError(
             f"{untrained} a dense network that knows nothing has nothing to teach; set finetune.distill to 0"
@@ -223,10 +219,10 @@ def _require_no_teaching(recipe: Recipe, begun: frozenset[str]) -> None:
         raise InputError(
             f"{untrained} there is no accuracy from which to drop; set another target than target.max_top1_drop"
         )
-
-
-def _listed(names: Iterable[str]) -> str:
-    return " and ".join(sorted(names))
+    monitor.warning(
+        f"model.reset_head: {begun} begin untrained, so that the dense network's accuracy, and drops from it, say nothing; "
+        "where they count, start from a checkpoint that was trained on these classes"
+    )
 
 
 def find_space(recipe: Recipe, network: nn.Module) -> Space:

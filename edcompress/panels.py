@@ -49,10 +49,9 @@ def show_runs(statuses: Sequence[Status], root: Path, *, as_json: bool) -> None:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run, recipe", overflow="fold")
-    for heading in ("state", "top-1, %", "MACs", "speed-up", "gate", "ago"):
-        table.add_column(
-            heading, overflow="fold", no_wrap=heading == "state", justify="left" if heading == "state" else "right"
-        )
+    table.add_column("state", no_wrap=True)
+    for heading in ("top-1, %", "MACs", "speed-up", "gate", "ago"):
+        table.add_column(heading, overflow="fold", justify="right")
     for status in statuses:
         table.add_row(*_run_row(status, root), style=_STYLES.get(status.state))
     out.print(table)

@@ -184,7 +184,7 @@ def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accurac
 
 def train(recipe: Recipe, output: Path, *, force: bool = False, session: Session = DEFAULT) -> Accuracy:
     """Train the recipe's network from random weights, save it to `output` (.safetensors), and return its test accuracy."""
-    require_file_place(output, "-o")
+    require_file_place(output, "-o", ".safetensors")
     if output.suffix != ".safetensors":
         raise InputError(
             f"-o {output}: the checkpoint is written as safetensors; name it {output.with_suffix('.safetensors')}"

@@ -14,7 +14,7 @@ from edcompress.origin import open_origin, require_same_weights
 from edcompress.pipeline import TRAINING, export, prune, train
 from edcompress.points import point_of, with_front
 from edcompress.progress import begun_with
-from edcompress.pruning import OF_FILES, restate
+from edcompress.pruning import OF_FILES, as_begun, restate
 from edcompress.recipe import Recipe
 from edcompress.recipebook import changed_keys, differences
 from edcompress.report.page import render_sweep
@@ -105,15 +105,17 @@ def _trained(recipe: Recipe, folder: Path, session: Session) -> Path:
 
 
 def _require_same_training(recipe: Recipe, folder: Path) -> None:
-    """Raise RunFolderError where the folder holds a network that was not trained by this recipe, for all points would begin with it."""
+    """Raise RunFolderError where the folder's network, with which all points begin, or one of its points is by another training."""
     path = folder / _DENSE
-    if not path.is_file():
-        return
-    trained = read_metadata(path).get(TRAINING)
-    if trained is None:
-        raise RunFolderError(f"{path} was not trained by `edcompress train`; choose another folder with -o")
-    if changed := changed_keys(json.loads(trained), recipe.of_training):
-        raise RunFolderError(f"{path} was trained with another {', '.join(changed)}; choose another folder with -o")
+    points = [RunFolder(point.parent) for point in sorted(folder.glob("*/recipe.yaml"))]
+    pairs = [(point.read_recipe().of_training, as_begun(recipe, point).of_training) for point in points]
+    if path.is_file():
+        pairs.append((json.loads(read_metadata(path).get(TRAINING, "{}")), recipe.of_training))
+    for trained, asked in pairs:
+        if not trained:
+            raise RunFolderError(f"{path} was not trained by `edcompress train`; choose another folder with -o")
+        if changed := changed_keys(trained, asked):
+            raise RunFolderError(f"{path} was trained with another {', '.join(changed)}; choose another folder with -o")
 
 
 def _finished(recipe: Recipe, folder: RunFolder, source: Path, session: Session) -> Report:

@@ -170,7 +170,7 @@ BAD = [
     ("convert {run} --to safetensors -o {run}/dense.safetensors --force", ["the run needs this file of its own"]),
     ("prune {dense} --recipe digits -o out --set constraints.ignore=*.conv1", ["is not valid YAML (", "in quotes, e.g. --set"]),
     ("sweep {dense} --recipe digits -o out --set constraints.ignore=*.conv1,x", ["is not valid YAML (", "in quotes, e.g. --set"]),
-    ("train --recipe digits -o .", [". is a folder", "name a file"]),
+    ("train --recipe digits -o .", [". is a folder", ".safetensors"]),
     ("run --recipe digits -o out --set benchmark.threads=9999", ["benchmark.threads is 9999", "lower it"]),
     ("run --recipe digits -o out --set benchmark.provider=CUDAExecutionProvider", ["is not available", "CPUExecutionProvider"]),
     ("sweep --recipe digits -o out --set target.macs=0.5,0.6 --set benchmark.threads=9999", ["benchmark.threads is 9999", "lower it"]),

@@ -170,6 +170,16 @@ def test_a_network_trained_otherwise_is_no_beginning_of_points(
     assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
+def test_a_network_trained_otherwise_is_no_beginning_of_further_points(cli: Cli, tmp_path: Path) -> None:
+    point = RunFolder(tmp_path / "sweep" / "target.macs=0.9")
+    point.create(force=False)
+    (point / "recipe.yaml").write_text(dump(read_recipe("digits", ["data.limit=100", "train.epochs=7"])))
+    save_file({}, tmp_path / "sweep" / "dense.safetensors")
+    free = ("--set", "data.workers=1", "--set", "data.batch_size=auto")  # what a resumed run may change, or has found
+    ended = cli("sweep", *AT_ONCE, *TWO, *free, "-o", tmp_path / "sweep")
+    assert (ended.code, "was trained with another train.epochs; choose another folder" in ended.err) == (2, True)
+
+
 def test_values_are_parted_outside_brackets_and_quotes() -> None:
     assert list(variants("digits", ["target.macs=0.7, 0.5", "seed=1", "search.method=random,magnitude"])) == [
         "target.macs=0.7,search.method=random", "target.macs=0.7,search.method=magnitude",
