@@ -170,12 +170,11 @@ def _checkpoint_age(folder: RunFolder) -> float | None:
 def _way_on(folder: RunFolder, recipe: Recipe, progress: Progress | None) -> str:
     """The command that goes on with a run; of a checkpoint it needs the name alone, for the run has kept the weights."""
     verb: Verb = progress.verb if progress else "prune"
-    trust = ["--trust-code"] if recipe.model.factory else []
     if verb == "export":
-        return shlex.join(["edcompress", "export", str(folder.path), *trust])
+        return shlex.join(["edcompress", "export", str(folder.path), *recipe.model.flags])
     checkpoint = (progress.checkpoint if progress else None) or "CHECKPOINT"
     of = ["--recipe", str(folder / "recipe.yaml"), "-o", str(folder.path), "--resume"]
-    return shlex.join(["edcompress", "prune", checkpoint, *of, *trust])
+    return shlex.join(["edcompress", "prune", checkpoint, *of, *recipe.model.flags])
 
 
 def _outcome(report: Report) -> Outcome:

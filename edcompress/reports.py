@@ -86,7 +86,8 @@ def render(folder: RunFolder) -> Report:
 
 def _write_page(folder: RunFolder, report: Report) -> None:
     plan = parsed(folder / "plan.json", _Plan.model_validate_json).model_dump()
-    write_text(folder / "report.html", render_page(report, _generations(folder), plan))
+    flags = folder.read_recipe().model.flags
+    write_text(folder / "report.html", render_page(report, _generations(folder), plan, flags))
 
 
 def _generations(folder: RunFolder) -> list[dict[str, Any]]:

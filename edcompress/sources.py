@@ -48,6 +48,11 @@ class Model(Section):
         """What the network goes by: its name, or the user's factory."""
         return self.arch or str(self.factory)
 
+    @property
+    def flags(self) -> list[str]:
+        """What a command line has to add for this network to be built."""
+        return ["--trust-code"] if self.factory else []
+
 
 class Data(Section):
     """The images: where they are, and what is done to them before the network sees them."""

@@ -176,6 +176,8 @@ def test_a_network_of_which_no_file_can_be_made_is_refused_by_run_and_pruned_wit
         assert (refused.code, f"error: {told}" in refused.err, Path("one").exists()) == (2, True, False)
     pruned = cli("prune", *command, "two")
     assert (pruned.code, f"warning: {told}" in pruned.err) == (0, True), pruned.err
+    page = Path("two/report.html").read_text(encoding="utf-8")
+    assert "<pre>edcompress prune net.safetensors --recipe recipe.yaml --trust-code</pre>" in page
 
 
 def test_lazy_layers_are_made_by_the_recipes_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,10 @@ _KINDS = {"macs": "multiply-accumulates", "params": "parameters", "channels": "p
           "latency": "time in onnxruntime"}  # fmt: skip
 
 
-def render_page(report: Report, generations: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> str:
-    """The whole HTML document.
+def render_page(
+    report: Report, generations: Sequence[Mapping[str, Any]], plan: Mapping[str, Any], flags: Sequence[str] = ()
+) -> str:
+    """The whole HTML document; `flags` are what the command that runs it again needs besides weights and recipe.
 
     `generations` are the lines of search.jsonl (generation, budget, energy_best, energy_mean, diversity), empty for
     controls; `plan["groups"]` lists {"name", "channels", "kept"} of each group.
@@ -48,7 +50,7 @@ def render_page(report: Report, generations: Sequence[Mapping[str, Any]], plan: 
         _section("Proofs", _proofs(report)),
         _section("Search", _search(report, generations)),
         _section("Kept channels", _groups(plan.get("groups", ()))),
-        _section("Run it again", _reproduce(report)),
+        _section("Run it again", _reproduce(report, flags)),
     ]
     return _document(f"{report.network} – edcompress", "\n".join(parts))
 
@@ -264,7 +266,7 @@ def _group_bar(group: Mapping[str, Any]) -> str:
     return bar(str(group["name"]), f"{kept}/{channels} · {100 * share:.0f} %", share, "--pruned")
 
 
-def _reproduce(report: Report) -> str:
+def _reproduce(report: Report, flags: Sequence[str]) -> str:
     facts = {
         "checkpoint": report.checkpoint,
         "recipe hash": report.recipe_hash,
@@ -273,5 +275,5 @@ def _reproduce(report: Report) -> str:
         **report.versions,
     }
     pairs = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
-    command = f"edcompress prune {shlex.quote(report.checkpoint)} --recipe recipe.yaml"
+    command = shlex.join(["edcompress", "prune", report.checkpoint, "--recipe", "recipe.yaml", *flags])
     return f"<pre>{escape(command)}</pre><dl>{pairs}</dl>"

@@ -52,7 +52,7 @@ def test_page_shows_the_numbers_of_the_report(report: Report) -> None:
     for shown in ("resnet56", "94.17 %", "-0.84 pp", "1.84x faster", "49.8 % are left", "3.4e-06", "4/16 · 25 %"):
         assert shown in page
     assert "gate passed" in page
-    assert "edcompress prune resnet56.safetensors --recipe recipe.yaml" in page
+    assert "<pre>edcompress prune resnet56.safetensors --recipe recipe.yaml</pre>" in page
     assert page.count("<polyline") == 4
 
 
