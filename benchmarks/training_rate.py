@@ -1,17 +1,19 @@
-"""How many images a second a CUDA device trains on: plainly, under the search, and fine-tuning; the plain ones through torch.compile too.
+"""How many images a second are trained on: plainly, under the search, and fine-tuning; the plain ones through torch.compile too.
 
-    python benchmarks/gpu.py [--arch resnet50] [--image-size 224] [--batch 64 128 256] [--cycles 5] [--steps 24]
-    python benchmarks/gpu.py --device cpu --smoke        # does the script work? Small shapes; nothing is written
+    python benchmarks/training_rate.py [--arch resnet50] [--image-size 224] [--batch 64 128 256] [--cycles 5] [--steps 24]
+    python benchmarks/training_rate.py --device cpu --threads 2 --arch resnet56 --image-size 32 --batch 128 --steps 4
+    python benchmarks/training_rate.py --device cpu --smoke        # does the script work? Small shapes; nothing is written
 
-A batch of random images is in pinned memory of the CPU and is sent anew with every step, as in a run. All ways to train are in one
-process and interleaved: in each cycle each of them takes `--steps` steps (whole generations of the search) at a stretch, wall time
-from one synchronisation with the device to the next; a first cycle, in which kernels are chosen and compiled, does not count. Figures
-are medians over the cycles, with the smallest and the largest. A search begins every stretch with the same diverse population and the
-recipe's defaults, at 95 % of the multiply-accumulates (where a search begins) and at 50 % (where one ends). What is fine-tuned is the
-network at 50 %, cut uniformly, without distillation. Memory is the peak above what is held between stretches; utilisation is NVML's
-near the end of a stretch, where torch or nvidia-smi can tell.
+A batch of random images is in the CPU's memory, pinned where there is a GPU, and is sent anew with every step, as in a run. All ways to
+train are in one process and interleaved: in each cycle each of them takes `--steps` steps (whole generations of the search) at a stretch,
+wall time from one synchronisation with the device to the next; a first cycle, in which kernels are chosen and compiled, does not count.
+Figures are medians over the cycles, with the smallest and the largest; `torch.compile` is held against the same training without in each
+cycle. A search begins every stretch with the same diverse population and the recipe's defaults, at 95 % of the multiply-accumulates (where
+a search begins) and at 50 % (where one ends). What is fine-tuned is the network at 50 %, cut uniformly, without distillation. On a GPU
+memory is the peak above what is held between stretches; utilisation is NVML's near the end of a stretch, where torch or nvidia-smi can
+tell. On a CPU leave the machine alone meanwhile.
 
-A line per batch size goes to benchmarks/gpu.jsonl, and docs/gpu.md is rewritten from all of them.
+A line per batch size goes to benchmarks/training_rate.jsonl, and docs/training-rate.md is rewritten from all of them.
 """
 
 from __future__ import annotations
@@ -36,18 +38,22 @@ from edcompress.training.compiled import Compiled
 from edcompress.training.loop import Regime
 
 HERE = Path(__file__).parent
-LOG = HERE / "gpu.jsonl"
-PAGE = HERE.parent / "docs" / "gpu.md"
+LOG = HERE / "training_rate.jsonl"
+PAGE = HERE.parent / "docs" / "training-rate.md"
 SHARE = 0.5
 
 
 @dataclass
 class Way:
-    """One way to train, and what was found of it: seconds of stretches, peak bytes, utilisation in per cent."""
+    """One way to train, and what was found of it: seconds of stretches, peak bytes, utilisation in per cent.
+
+    `uncompiled` is the same training without torch.compile, against which it is held.
+    """
 
     name: str
     bench: Bench
     regime: Regime
+    uncompiled: Way | None = None
     seconds: list[float] = field(default_factory=list)
     peaks: list[int] = field(default_factory=list)
     busy: list[float] = field(default_factory=list)
@@ -75,8 +81,11 @@ class Way:
     def row(self, images: int) -> dict[str, Any]:
         """Images per second and what else was found, of stretches of so many images; the first one does not count."""
         rates = [images / seconds for seconds in self.seconds[1:]]
+        pairs = zip(self.uncompiled.seconds[1:], self.seconds[1:], strict=True) if self.uncompiled else ()
+        gains = [without / compiled for without, compiled in pairs]
         return {
             "way": self.name, "images_per_s": spread(rates), "n": len(rates), "first_s": self.seconds[0],
+            "compile_gain": spread(gains) if gains else None,
             "peak_bytes": max(self.peaks[1:], default=None), "busy": statistics.median(self.busy) if self.busy else None,
         }  # fmt: skip
 
@@ -110,8 +119,9 @@ def ways(bench: Bench, backend: str, faults: list[str]) -> list[Way]:
     """All ways to train; `faults` hears where torch.compile fails."""
     pruned, found = bench.pruned(SHARE), []
     for name, each in (("dense", bench), (f"fine-tuning at {SHARE:.0%} of the MACs", pruned)):
-        found.append(Way(name, each, each.plain()))
-        found.append(Way(f"{name}, compiled", each, Compiled(each.network, each.precision, faults.append, backend)))
+        plain = Way(name, each, each.plain())
+        compiled = Compiled(each.network, each.precision, faults.append, backend)
+        found += [plain, Way(f"{name}, compiled", each, compiled, plain)]
     for mode in ("start", "target"):
         found.append(Way(f"search at {MODES[mode][1]:.0%} of the MACs", bench, bench.searching(mode)))
     return found
@@ -120,7 +130,7 @@ def ways(bench: Bench, backend: str, faults: list[str]) -> list[Way]:
 def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     """The record of one batch size."""
     device, faults = torch.device(options.device), list[str]()
-    bench = Bench(case, device, "fp32" if options.smoke else "bf16")
+    bench = Bench(case, device)
     all_ways = ways(bench, "eager" if options.smoke else "inductor", faults)
     for _ in range(1 + options.cycles):
         for way in all_ways:
@@ -128,26 +138,27 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     batch = case.batch(device)
     rows = [way.row(batch * options.steps) for way in all_ways]
     return {
-        "network": case.arch, "image_size": case.size, "batch": batch, "precision": bench.precision.name,
+        "network": case.arch, "image_size": case.size, "batch": batch, "device": device.type, "precision": bench.precision.name,
         "steps": options.steps, "faults": faults, "machine": machine(), "rows": rows,
     }  # fmt: skip
 
 
 def page(records: list[dict[str, Any]]) -> str:
-    """docs/gpu.md."""
+    """docs/training-rate.md."""
     lines = [
-        "# How fast a GPU trains", "",
-        "Written by `benchmarks/gpu.py` from `benchmarks/gpu.jsonl`; what is timed and how stands at its head. Images per second: the "
-        "median (smallest to largest).",
+        "# How fast a network trains", "",
+        "Written by `benchmarks/training_rate.py` from `benchmarks/training_rate.jsonl`; what is timed and how stands at its head. Images "
+        "per second: the median (smallest to largest).",
     ]  # fmt: skip
     for record in records:
         about = record["machine"]
         lines += [
             "", f"## {record['network']}, {record['image_size']}x{record['image_size']}, batch {record['batch']}", "",
-            f"{about['gpu'] or 'No GPU'}, {record['precision']}; {about['processor']}, {about['threads']} threads; torch {about['torch']}, "
-            f"Python {about['python']}; {about['date']}. {record['steps']} steps at a stretch.",
+            f"{about['gpu'] if record['device'] == 'cuda' else 'No GPU'}, {record['precision']}; {about['processor']}, {about['threads']} "
+            f"threads; torch {about['torch']}, Python {about['python']}; {about['date']}. {record['steps']} steps at a stretch.",
             *(f"{fault}." for fault in record["faults"]), "",
-            "| training | images/s | of the dense one | n | memory, MB | utilisation | first stretch, s |", "| --- " * 7 + "|",
+            "| training | images/s | of the dense one | of the same uncompiled | n | memory, MB | utilisation | first stretch, s |",
+            "| --- " * 8 + "|",
         ]  # fmt: skip
         dense = record["rows"][0]["images_per_s"]["median"]
         lines += [f"| {' | '.join(cells(row, dense))} |" for row in record["rows"]]
@@ -155,9 +166,10 @@ def page(records: list[dict[str, Any]]) -> str:
 
 
 def cells(row: dict[str, Any], dense: float) -> list[str]:
-    rate, peak, busy = row["images_per_s"], row["peak_bytes"], row["busy"]
+    rate, gain, peak, busy = row["images_per_s"], row["compile_gain"], row["peak_bytes"], row["busy"]
     return [
-        row["way"], f"{rate['median']:.0f} ({rate['min']:.0f} to {rate['max']:.0f})", f"{rate['median'] / dense:.2f}x", str(row["n"]),
+        row["way"], f"{rate['median']:.0f} ({rate['min']:.0f} to {rate['max']:.0f})", f"{rate['median'] / dense:.2f}x",
+        "" if gain is None else f"{gain['median']:.2f}x ({gain['min']:.2f} to {gain['max']:.2f})", str(row["n"]),
         "" if peak is None else f"{peak / 1e6:.0f}", "" if busy is None else f"{busy:.0f} %", f"{row['first_s']:.1f}",
     ]  # fmt: skip
 
@@ -167,8 +179,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument(
-        "--smoke", action="store_true", help="small shapes in fp32, nothing is compiled for real, nothing written"
+        "--smoke", action="store_true", help="small shapes, nothing is compiled for real, nothing written"
     )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     parser.add_argument("--arch", default="resnet50")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 128, 256])
@@ -177,14 +190,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.smoke:
         options.arch, options.image_size, options.batch, options.cycles, options.steps = "resnet8", 32, [4], 2, 16
-    elif options.device == "cpu":
-        parser.error("--device cpu: the figures are of CUDA devices; add --smoke to see whether the script works")
+    torch.set_num_threads(options.threads)
     every = math.lcm(*(Search().for_batches_of(batch).period for batch in options.batch))
     if options.steps < every or options.steps % every:
         parser.error(f"--steps {options.steps}: give a multiple of {every}, so that stretches are whole generations")
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.stderr.write(
-            "error: torch sees no CUDA device; see `edcompress doctor`, or try the script with --device cpu --smoke\n"
+            "error: torch sees no CUDA device; see `edcompress doctor`, or measure the processor with --device cpu\n"
         )
         sys.exit(2)
     records = []
