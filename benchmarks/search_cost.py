@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -94,8 +94,8 @@ CASES = {
 class Bench:
     """One network on one device with a batch in the CPU's memory, trained plainly or under a search."""
 
-    def __init__(self, case: Case, device: torch.device, precision: Literal["auto", "fp32", "bf16"] = "auto") -> None:
-        self.precision = choose_precision(precision, device)
+    def __init__(self, case: Case, device: torch.device) -> None:
+        self.precision = choose_precision("auto", device)
         torch.manual_seed(0)
         network = build(Model(arch=case.arch, stem=case.stem, num_classes=100), trust_code=False)
         example = torch.randn(2, 3, case.size, case.size)
@@ -195,6 +195,11 @@ def step_cost(case: Case, device: torch.device, cycles: int, timed: int) -> list
 
 def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def as_ratio(found: dict[str, float]) -> str:
+    """A `spread` of ratios as it stands in a table."""
+    return f"{found['median']:.2f}x ({found['min']:.2f} to {found['max']:.2f})"
 
 
 def evolution_cost(S: int, layers: int, width: int = 960, repeats: int = 5) -> dict[str, Any]:
@@ -356,7 +361,7 @@ def page(log: dict[str, Any]) -> str:
         cells = [
             row["network"], row["genes"], f"{row['image_size']}x{row['image_size']}", row["batch"], f"{row['device']} {row['precision']}",
             names[row["mode"]], row["states_scored"], f"{row['plain_s']:.3f}", f"{row['search_s']:.3f}",
-            f"{ratio['median']:.2f}x ({ratio['min']:.2f} to {ratio['max']:.2f})", row["n"], f"{row['limit']:.2f}x",
+            as_ratio(ratio), row["n"], f"{row['limit']:.2f}x",
             "met" if ratio["median"] <= row["limit"] else "MISSED", evolution_share(row, log["evolution"]),
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")

@@ -4,13 +4,13 @@
     python benchmarks/training_rate.py --device cpu --threads 2 --arch resnet56 --image-size 32 --batch 128 --steps 4
     python benchmarks/training_rate.py --device cpu --smoke        # does the script work? Small shapes; nothing is written
 
-A batch of random images is in the CPU's memory, pinned where there is a GPU, and is sent anew with every step, as in a run. All ways to
-train are in one process and interleaved: in each cycle each of them takes `--steps` steps (whole generations of the search) at a stretch,
-wall time from one synchronisation with the device to the next; a first cycle, in which kernels are chosen and compiled, does not count.
-Figures are medians over the cycles, with the smallest and the largest; `torch.compile` is held against the same training without in each
-cycle. A search begins every stretch with the same diverse population and the recipe's defaults, at 95 % of the multiply-accumulates (where
-a search begins) and at 50 % (where one ends). What is fine-tuned is the network at 50 %, cut uniformly, without distillation. On a GPU
-memory is the peak above what is held between stretches; utilisation is NVML's near the end of a stretch, where torch or nvidia-smi can
+A batch of random images (seed 0) is in the CPU's memory, pinned where there is a GPU, and is sent anew with every step, as in a run. All
+ways to train are in one process and interleaved: in each cycle each of them takes `--steps` steps (whole generations of the search) at a
+stretch, wall time from one synchronisation with the device to the next; a first cycle, in which kernels are chosen and compiled, does not
+count. Figures are medians over the cycles, with the smallest and the largest; `torch.compile` is held against the same training without in
+each cycle. A search begins every stretch with the same diverse population and the recipe's defaults, at 95 % of the multiply-accumulates
+(where a search begins) and at 50 % (where one ends). What is fine-tuned is the network at 50 %, cut uniformly, without distillation. On a
+GPU memory is the peak above what is held between stretches; utilisation is NVML's near the end of a stretch, where torch or nvidia-smi can
 tell. On a CPU leave the machine alone meanwhile.
 
 A line per batch size goes to benchmarks/training_rate.jsonl, and docs/training-rate.md is rewritten from all of them.
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from search_cost import MODES, Bench, Case, machine, spread
+from search_cost import MODES, Bench, Case, as_ratio, machine, spread
 
 from edcompress.recipe import Search
 from edcompress.search.alternation import Alternation
@@ -169,7 +169,7 @@ def cells(row: dict[str, Any], dense: float) -> list[str]:
     rate, gain, peak, busy = row["images_per_s"], row["compile_gain"], row["peak_bytes"], row["busy"]
     return [
         row["way"], f"{rate['median']:.0f} ({rate['min']:.0f} to {rate['max']:.0f})", f"{rate['median'] / dense:.2f}x",
-        "" if gain is None else f"{gain['median']:.2f}x ({gain['min']:.2f} to {gain['max']:.2f})", str(row["n"]),
+        "" if gain is None else as_ratio(gain), str(row["n"]),
         "" if peak is None else f"{peak / 1e6:.0f}", "" if busy is None else f"{busy:.0f} %", f"{row['first_s']:.1f}",
     ]  # fmt: skip
 
