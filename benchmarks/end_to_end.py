@@ -1,7 +1,9 @@
 """The README's table: a checkpoint through `prune`, `export --onnx` and `gate`, as a user runs them.
 
-    python benchmarks/end_to_end.py resnet20_cifar10 CHECKPOINT [--seed 0 ...] [-o FOLDER]
+    python benchmarks/end_to_end.py resnet20_cifar10 CHECKPOINT [--seed 0 ...] [--set KEY=VALUE ...] [-o FOLDER]
+    python benchmarks/end_to_end.py resnet18_fashion    # without a checkpoint the recipe's `train` section makes one first
 
+A `prune` that was stopped goes on with the same command.
 Latency is dense and pruned interleaved, n calls each (see report.json); the speed-up is the ratio of the medians, with its interval.
 Appends one JSON line per run to benchmarks/results.jsonl and rewrites docs/results.md from all of its lines.
 """
@@ -12,7 +14,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def main() -> None:
     """Run every seed and rewrite the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, nargs="?")
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs"))
@@ -70,23 +71,22 @@ def page(lines: list[dict[str, Any]]) -> str:
     return HEAD + "".join(map(row, lines)) + (FILES + others if others else "")
 
 
-def measure(recipe: str, checkpoint: Path, seed: int, output: Path, overrides: list[str]) -> dict[str, Any]:
-    """One run's line: its report, the gate's exit code and the minutes that `prune` took."""
-    folder = output / f"{Path(recipe).stem}-seed{seed}-{int(time.time())}"
-    extra = [part for override in (f"seed={seed}", *overrides) for part in ("--set", override)]
-    started = time.monotonic()
-    edcompress("prune", str(checkpoint), "--recipe", recipe, "-o", str(folder), *extra)
-    minutes = (time.monotonic() - started) / 60
+def measure(name: str, checkpoint: Path | None, seed: int, output: Path, overrides: list[str]) -> dict[str, Any]:
+    """One run's line: its report, and the gate's exit code."""
+    settings = [f"seed={seed}", *overrides]
+    recipe = read_recipe(name, settings)
+    folder = output / f"{recipe.name}-seed{seed}-{recipe.digest}"
+    as_asked = ["--recipe", name, *(part for setting in settings for part in ("--set", setting))]
+    if checkpoint is None:
+        checkpoint = folder.with_suffix(".safetensors")
+        if not checkpoint.exists():
+            edcompress("train", *as_asked, "-o", str(checkpoint))
+    again = ["--resume"] if (folder / "recipe.yaml").exists() else []
+    edcompress("prune", str(checkpoint), *as_asked, "-o", str(folder), *again)
     edcompress("export", str(folder), "--onnx", "--int8", "--fp16")
     gate = subprocess.run([sys.executable, "-m", "edcompress", "gate", str(folder)], check=False).returncode
     report = json.loads((folder / "report.json").read_text())
-    return {
-        "report": report,
-        "gate": gate,
-        "minutes": minutes,
-        "overrides": overrides,
-        "date": date.today().isoformat(),
-    }
+    return {"report": report, "gate": gate, "overrides": overrides, "date": date.today().isoformat()}
 
 
 def edcompress(*arguments: str) -> None:
@@ -100,14 +100,17 @@ def row(line: dict[str, Any]) -> str:
     dense, pruned = report["dense"], report["pruned"]
     before, after = dense["latency_ms"], pruned["latency_ms"]
     worst = max(proof["max_abs_diff"] / proof["scale"] for proof in report["proof"].values() if proof)
-    machine = f"{report['machine']['processor']}, {report['machine']['threads']} threads"
+    about = report["machine"]
+    machine = (
+        f"{about['processor']}, {about['threads']} threads, {about['precision']}, torch {report['versions']['torch']}"
+    )
     cells = [
         " ".join([report["recipe"], *line["overrides"]]), report["seed"], report["search"]["method"],
         counted(dense), counted(pruned),
         f"{pruned['size']['macs'] / dense['size']['macs']:.1%}", f"{pruned['size']['params'] / dense['size']['params']:.1%}",
         f"{before['p50']:.3f} ({before['p90']:.3f})", f"{after['p50']:.3f} ({after['p90']:.3f})", after["n"],
         faster(before, after), f"{worst:.1e}", "pass" if line["gate"] == 0 else "FAIL",
-        f"{line['minutes']:.1f}", machine, line["date"],
+        f"{report['seconds'] / 60:.1f}", machine, line["date"],
     ]  # fmt: skip
     return "| " + " | ".join(str(cell) for cell in cells) + " |\n"
 
