@@ -105,7 +105,7 @@ def row(line: dict[str, Any]) -> str:
         f"{about['processor']}, {about['threads']} threads, {about['precision']}, torch {report['versions']['torch']}"
     )
     cells = [
-        " ".join([report["recipe"], *line["overrides"]]), report["seed"], report["search"]["method"],
+        recipe_of(line), report["seed"], report["search"]["method"],
         counted(dense), counted(pruned),
         f"{pruned['size']['macs'] / dense['size']['macs']:.1%}", f"{pruned['size']['params'] / dense['size']['params']:.1%}",
         f"{before['p50']:.3f} ({before['p90']:.3f})", f"{after['p50']:.3f} ({after['p90']:.3f})", after["n"],
@@ -122,11 +122,16 @@ def files(line: dict[str, Any]) -> str:
     shipped = recommend(Report.model_validate(report), read_recipe(report["recipe"], line["overrides"]).gate).file
     everything = {"dense.onnx": report["dense"], "pruned.onnx": report["pruned"], **variants} if variants else {}
     return "".join(
-        f"| {report['recipe']} | {report['seed']} | {file} | {counted(measured, 'onnx_accuracy')} | "
+        f"| {recipe_of(line)} | {report['seed']} | {file} | {counted(measured, 'onnx_accuracy')} | "
         f"{measured['latency_ms']['p50']:.3f} ({measured['latency_ms']['p90']:.3f}) | {measured['size']['onnx_bytes'] / 1e6:.2f} | "
         f"{'yes' if shipped == file else ''} |\n"
         for file, measured in everything.items()
     )
+
+
+def recipe_of(line: dict[str, Any]) -> str:
+    """The recipe's name, and what was set beside it."""
+    return " ".join([line["report"]["recipe"], *line["overrides"]])
 
 
 def faster(before: dict[str, Any], after: dict[str, Any]) -> str:
