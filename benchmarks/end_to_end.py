@@ -3,7 +3,7 @@
     python benchmarks/end_to_end.py resnet20_cifar10 CHECKPOINT [--seed 0 ...] [--set KEY=VALUE ...] [-o FOLDER]
     python benchmarks/end_to_end.py resnet18_fashion    # without a checkpoint the recipe's `train` section makes one first
 
-A `prune` that was stopped goes on with the same command.
+A `prune` that was stopped goes on with the same command; one that is done is exported and measured again, and has a line more.
 Latency is dense and pruned interleaved, n calls each (see report.json); the speed-up is the ratio of the medians, with its interval.
 Appends one JSON line per run to benchmarks/results.jsonl and rewrites docs/results.md from all of its lines.
 """
