@@ -1,7 +1,7 @@
 """The README's table: a checkpoint through `prune`, `export --onnx` and `gate`, as a user runs them.
 
     python benchmarks/end_to_end.py resnet20_cifar10 CHECKPOINT [--seed 0 ...] [--set KEY=VALUE ...] [-o FOLDER]
-    python benchmarks/end_to_end.py resnet18_fashion    # without a checkpoint the recipe's `train` section makes one first
+    python benchmarks/end_to_end.py resnet18_fashion    # without a checkpoint the recipe's `train` section makes one first, once
 
 A `prune` that was stopped goes on with the same command; one that is done is exported and measured again, and has a line more.
 Latency is dense and pruned interleaved, n calls each (see report.json); the speed-up is the ratio of the medians, with its interval.
@@ -18,6 +18,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from edcompress.digests import digest_of
 from edcompress.measures import Interval
 from edcompress.recipebook import read_recipe
 from edcompress.report.shipping import recommend
@@ -78,7 +79,8 @@ def measure(name: str, checkpoint: Path | None, seed: int, output: Path, overrid
     folder = output / f"{recipe.name}-seed{seed}-{recipe.digest}"
     as_asked = ["--recipe", name, *(part for setting in settings for part in ("--set", setting))]
     if checkpoint is None:
-        checkpoint = folder.with_suffix(".safetensors")
+        training = digest_of([json.dumps(recipe.of_training, sort_keys=True)], 8).hex()
+        checkpoint = output / f"{recipe.name}-seed{seed}-dense-{training}.safetensors"
         if not checkpoint.exists():
             edcompress("train", *as_asked, "-o", str(checkpoint))
     again = ["--resume"] if (folder / "recipe.yaml").exists() else []
