@@ -18,7 +18,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from edcompress.digests import digest_of
 from edcompress.measures import Interval
 from edcompress.recipebook import read_recipe
 from edcompress.report.shipping import recommend
@@ -79,8 +78,7 @@ def measure(name: str, checkpoint: Path | None, seed: int, output: Path, overrid
     folder = output / f"{recipe.name}-seed{seed}-{recipe.digest}"
     as_asked = ["--recipe", name, *(part for setting in settings for part in ("--set", setting))]
     if checkpoint is None:
-        training = digest_of([json.dumps(recipe.of_training, sort_keys=True)], 8).hex()
-        checkpoint = output / f"{recipe.name}-seed{seed}-dense-{training}.safetensors"
+        checkpoint = output / f"{recipe.name}-seed{seed}-dense-{recipe.training_digest}.safetensors"
         if not checkpoint.exists():
             edcompress("train", *as_asked, "-o", str(checkpoint))
     again = ["--resume"] if (folder / "recipe.yaml").exists() else []

@@ -287,9 +287,12 @@ class Recipe(Section):
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipe's canonical JSON, in which a preset is resolved, without `run`."""
-        resolved = self.model_dump(mode="json", exclude={"preset", "run"})
-        text = json.dumps(resolved, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _digest_of(self.model_dump(mode="json", exclude={"preset", "run"}))
+
+    @property
+    def training_digest(self) -> str:
+        """Likewise of `of_training`: equal where the networks that `train` makes are."""
+        return _digest_of(self.of_training)
 
     @property
     def of_training(self) -> dict[str, Any]:
@@ -324,3 +327,7 @@ class Recipe(Section):
     def total_epochs(self) -> int:
         """Epochs of search and fine-tuning together, the same for every method; the learning-rate schedule spans them."""
         return self.search.epochs + self.finetune.epochs
+
+
+def _digest_of(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
