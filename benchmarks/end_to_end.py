@@ -3,7 +3,7 @@
     python benchmarks/end_to_end.py resnet20_cifar10 CHECKPOINT [--seed 0 ...] [--set KEY=VALUE ...] [-o FOLDER]
     python benchmarks/end_to_end.py resnet18_fashion    # without a checkpoint the recipe's `train` section makes one first, once
 
-A `prune` that was stopped goes on with the same command; one that is done is exported and measured again, and has a line more.
+What was stopped goes on with the same command; a `prune` that is done is exported and measured again, and has a line more.
 Latency is dense and pruned interleaved, n calls each (see report.json); the speed-up is the ratio of the medians, with its interval.
 Appends one JSON line per run to benchmarks/results.jsonl and rewrites docs/results.md from all of its lines.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edcompress.measures import Interval
+from edcompress.pipeline import unfinished
 from edcompress.recipebook import read_recipe
 from edcompress.report.shipping import recommend
 from edcompress.report.wording import speedup
@@ -79,14 +80,18 @@ def measure(name: str, checkpoint: Path | None, seed: int, output: Path, overrid
     as_asked = ["--recipe", name, *(part for setting in settings for part in ("--set", setting))]
     if checkpoint is None:
         checkpoint = output / f"{recipe.name}-seed{seed}-dense-{recipe.training_digest}.safetensors"
-        if not checkpoint.exists():
-            edcompress("train", *as_asked, "-o", str(checkpoint))
-    again = ["--resume"] if (folder / "recipe.yaml").exists() else []
-    edcompress("prune", str(checkpoint), *as_asked, "-o", str(folder), *again)
+        begun = unfinished(checkpoint).exists()
+        if begun or not checkpoint.exists():
+            edcompress("train", *as_asked, "-o", str(checkpoint), *_again(begun))
+    edcompress("prune", str(checkpoint), *as_asked, "-o", str(folder), *_again((folder / "recipe.yaml").exists()))
     edcompress("export", str(folder), "--onnx", "--int8", "--fp16")
     gate = subprocess.run([sys.executable, "-m", "edcompress", "gate", str(folder)], check=False).returncode
     report = json.loads((folder / "report.json").read_text())
     return {"report": report, "gate": gate, "overrides": overrides, "date": date.today().isoformat()}
+
+
+def _again(begun: bool) -> list[str]:
+    return ["--resume"] if begun else []
 
 
 def edcompress(*arguments: str) -> None:

@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from edcompress.interrupt import Interrupt
 from edcompress.job import open_job, read_network
 from edcompress.machine import processor
 from edcompress.monitor import Silent
@@ -302,7 +303,7 @@ def prune_cost(checkpoint: Path, images: int, search: int, finetune: int) -> dic
     job = open_job(dense, Session())
     network = read_network(dense, checkpoint, Session())
     started = time.process_time()
-    train_dense(job, network)
+    train_dense(job, network, saved={}, save=lambda _: None, interrupt=Interrupt())
     plain = time.process_time() - started
     watch = Clock()
     with tempfile.TemporaryDirectory() as folder:

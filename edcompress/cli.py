@@ -5,8 +5,8 @@ Nothing here imports torch at the top, so that `--help`, `check` and `gate` answ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -62,7 +62,7 @@ from edcompress.interrupt import Interrupt
 from edcompress.report.baseline import REGRESSIONS
 from edcompress.results import Verdict
 from edcompress.session import Session
-from edcompress.team import Team, assembled, require_alone
+from edcompress.team import ALONE, Team, assembled, require_alone
 
 app = typer.Typer(
     name="edcompress",
@@ -196,15 +196,24 @@ def inspect(recipe: RecipeName, model: Annotated[Path | None, typer.Argument(hel
 
 
 @app.command()
-def train(recipe: RecipeName, output: Trained, overrides: Overrides = None, device: Device = "auto", force: Replace = False,
-          trust_code: TrustCode = False, quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
+def train(recipe: RecipeName, output: Trained, overrides: Overrides = None, device: Device = "auto", resume: Resume = False,
+          force: Replace = False, trust_code: TrustCode = False, quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
     """Train a dense network from random weights, for when there is no checkpoint yet."""
+    _require_one_way(resume=resume, force=force)
     checked = recipebook.read_recipe(recipe, overrides or ())
     from edcompress import pipeline
 
-    with Display(err, quiet=quiet) as monitor, Interrupt().listening():
-        session = Session(device, trust_code, monitor=monitor)
-        accuracy = pipeline.train(checked, output, force=force, session=session)
+    kept = pipeline.unfinished(output)
+    before = None if resume else _written(kept)
+
+    def saved() -> str:
+        if _written(kept) != before:
+            return _how_to_go_on(force=force)
+        return "nothing was saved yet" + (f"; {kept} is as it was" if before else "")
+
+    with Display(err, quiet=quiet) as monitor, _telling(ALONE, kept.exists, saved) as interrupt:
+        session = Session(device, trust_code, monitor=monitor, interrupt=interrupt)
+        accuracy = pipeline.train(checked, output, resume=resume, force=force, session=session)
     top1 = accuracy.top1
     views.show_value(accuracy, as_json, f"{output}: top-1 {top1.correct} of {top1.total} ({top1.fraction:.2%})")
 
@@ -278,8 +287,7 @@ for command in (*cli_recipes.COMMANDS, *cli_observe.COMMANDS):
 
 def _run_folder(output: Path | None, name: str, *, resume: bool, force: bool) -> runs.RunFolder:
     """The run folder of a command that makes one; one in the way is said before anything is loaded."""
-    if resume and force:
-        raise InputError("--resume goes on with a run and --force starts it over; choose one of them")
+    _require_one_way(resume=resume, force=force)
     if output is None:
         return runs.newest(name=name) if resume else runs.fresh(name)
     folder = runs.RunFolder(output)
@@ -305,21 +313,43 @@ def _check_opset(opset: int | None) -> None:
         raise InputError(f"--opset {opset} is not supported; choose {MIN_OPSET} to {MAX_OPSET}")
 
 
+def _require_one_way(*, resume: bool, force: bool) -> None:
+    if resume and force:
+        raise InputError("--resume goes on with a run and --force starts it over; choose one of them")
+
+
 @contextmanager
-def _resumable(folder: runs.RunFolder, team: Team, *, resume: bool, force: bool) -> Iterator[Interrupt]:
-    """A block that Ctrl-C and the signals of schedulers end with what it computed saved; the first rank says so, and how to go on."""
-    interrupt, before = Interrupt(team), None if resume else folder.began
+def _telling(team: Team, resumable: Callable[[], bool], saved: Callable[[], str]) -> Iterator[Interrupt]:
+    """A block that Ctrl-C and the signals of schedulers end with what it computed `saved`; the first rank says so, and how to go on."""
+    interrupt = Interrupt(team)
     try:
         with interrupt.listening():
             yield interrupt
     except KeyboardInterrupt:
         if team.first:
-            views.say(f"\ninterrupted: {_saved(folder, before, force=force)}", err)
+            views.say(f"\ninterrupted: {saved()}", err)
         raise
     except (StorageError, DataError, LostError):
-        if team.first and folder.resumable:
-            views.say(_saved(folder, before, force=force), err)
+        if team.first and resumable():
+            views.say(saved(), err)
         raise
+
+
+def _resumable(folder: runs.RunFolder, team: Team, *, resume: bool, force: bool) -> AbstractContextManager[Interrupt]:
+    """`_telling` of a run."""
+    before = None if resume else folder.began
+    return _telling(team, lambda: folder.resumable, lambda: _saved(folder, before, force=force))
+
+
+def _how_to_go_on(*, force: bool) -> str:
+    return (
+        f"what was computed is saved; go on with the same command and --resume{' in place of --force' if force else ''}"
+    )
+
+
+def _written(path: Path) -> int | None:
+    """When a file was written last, in nanoseconds; None where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _saved(folder: runs.RunFolder, before: int | None, *, force: bool) -> str:
@@ -328,8 +358,7 @@ def _saved(folder: runs.RunFolder, before: int | None, *, force: bool) -> str:
     if before is not None and folder.began == before:
         return f"nothing was saved yet; the earlier run in {folder.path} is as it was"
     if folder.resumable or folder.finished:  # the export of `run` may be what was interrupted
-        instead = " in place of --force" if force else ""
-        return f"what was computed is saved; go on with the same command and --resume{instead} -o {quote(str(folder.path))}"
+        return f"{_how_to_go_on(force=force)} -o {quote(str(folder.path))}"
     return f"nothing was saved yet in {folder.path}"
 
 

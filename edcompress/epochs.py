@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,34 +108,59 @@ def train(run: Run, measured: Measured, regime: Regime, network: nn.Module, stag
         job.monitor.step,
         job.team,
     )
-    first, place = _restore(trainer, saved) if "optimizer" in saved else (0, Place())
-    job.team.adopt(list(network.state_dict().values()))
     if job.team.first:
-        shorten(run.folder / "epochs.jsonl", offset + first)
+        shorten(run.folder / "epochs.jsonl", offset + int(saved.get("epoch", 0)))
+    phase = Phase(
+        stage,
+        Span(0, epochs, offset, job.recipe.total_epochs),
+        lambda tree: run.save(measured, {"stage": stage, **tree}),
+        run.interrupt,
+        lambda epoch, figures: _log(run, stage, epoch, offset, figures),
+    )
+    return train_phase(job, trainer, phase, saved)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs in a row: their name, the first one's place in the schedule, and what to do with what they have trained.
+
+    `save` writes a snapshot of it, from which `train_phase` goes on; `log` is told an epoch, from 0, and its figures, on the first rank.
+    """
+
+    name: str
+    span: Span
+    save: Callable[[dict[str, Any]], None]
+    interrupt: Interrupt
+    log: Callable[[int, dict[str, Any]], None] = lambda _, __: None
+
+
+def train_phase(job: Job, trainer: Trainer, phase: Phase, saved: dict[str, Any]) -> int:
+    """The epochs of a phase from where `saved` stands, {} for the first; how many there were, fewer where a search settled."""
+    first, place = _restore(trainer, saved) if "optimizer" in saved else (0, Place())
+    job.team.adopt(list(trainer.network.state_dict().values()))
+    epochs = phase.span.epochs
     for epoch in range(first, epochs):
-        if regime.settled and not place.steps:
+        if trainer.regime.settled and not place.steps:
             job.monitor.stage(
                 f"the search has converged after {epoch} of {epochs} epochs; the others go to fine-tuning"
             )
             return epoch
-        keeper = _Keeper(run, measured, trainer, {"stage": stage, "epoch": epoch})
+        keeper = _Keeper(job, trainer, phase, epoch)
         with keeper.saving():
-            place, figures = train_one(
-                job, trainer, stage, Span(epoch, epochs, offset, job.recipe.total_epochs), place, keeper
-            )
-        _require_one_network(job.team, network, epoch)
+            place, figures = _train_one(job, trainer, phase.name, replace(phase.span, epoch=epoch), place, keeper)
+        _require_one_network(job.team, trainer.network, epoch)
         if job.team.first:
-            _log(run, stage, epoch, offset, figures)
+            phase.log(epoch, figures)
         keeper.save(epoch=epoch + 1)
-        run.interrupt.settle()
+        phase.interrupt.settle()
     return epochs
 
 
-def train_one(
-    job: Job, trainer: Trainer, phase: str, span: Span, place: Place, stand: Stand | None = None
+def _train_one(
+    job: Job, trainer: Trainer, name: str, span: Span, place: Place, stand: Stand
 ) -> tuple[Place, dict[str, Any]]:
     """Train an epoch, from `place` on; where the next one begins, and what was measured of this one."""
-    job.monitor.epoch(phase, span.epoch, span.epochs)
+    job.monitor.epoch(name, span.epoch, span.epochs)
     batches = train_batches(
         job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=span.offset + span.epoch, team=job.team
     )
@@ -155,23 +180,23 @@ def shorten(path: Path, count: int) -> None:
 
 
 class _Keeper:
-    """Saves a run between two steps of an epoch: when it is time, and when something ends the epoch there."""
+    """Saves a phase between two steps of an epoch: when it is time, and when something ends the epoch there."""
 
-    def __init__(self, run: Run, measured: Measured, trainer: Trainer, where: dict[str, Any]) -> None:
-        self._run, self._measured, self._trainer, self._where = run, measured, trainer, where
+    def __init__(self, job: Job, trainer: Trainer, phase: Phase, epoch: int) -> None:
+        self._trainer, self._phase, self._epoch = trainer, phase, epoch
         self._place: Place | None = None
         self._saved, self._saved_at = 0, time.monotonic()
-        self._every = run.job.recipe.run
+        self._every = job.recipe.run
 
     def __call__(self, place: Place | None) -> None:
         """A step begins (None), or is done."""
         self._place = place
         if place is None:
-            self._run.interrupt.hold()
+            self._phase.interrupt.hold()
             return
         if self._every.due(place.steps - self._saved, time.monotonic() - self._saved_at):
             self.save(place=asdict(place))
-        self._run.interrupt.release()
+        self._phase.interrupt.release()
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -187,7 +212,7 @@ class _Keeper:
     def save(self, **where: Any) -> None:
         """Write a snapshot of what is trained; EdcompressError where that holds NaN."""
         require_finite(self._trainer)
-        self._run.save(self._measured, {**self._where, **where, **_capture(self._trainer)})
+        self._phase.save({"epoch": self._epoch, **where, **_capture(self._trainer)})
         self._saved, self._saved_at = self._place.steps if self._place else 0, time.monotonic()
 
 

@@ -43,14 +43,15 @@ from edcompress.origin import Origin, open_origin, read_saved, require_same_mode
 from edcompress.progress import begun_with, recording
 from edcompress.pruning import as_begun, begun, prune_once, reloaded, reserved, restate
 from edcompress.recipe import Recipe
-from edcompress.recipebook import check
+from edcompress.recipebook import changed_keys, check
 from edcompress.report.shipping import recommend
 from edcompress.report.wording import disturbed
 from edcompress.reports import save_report
 from edcompress.results import Images, Inspection, Report, Variant
 from edcompress.runs import FILES, UNFINISHED_EXPORTS, RunFolder
 from edcompress.session import DEFAULT, Session
-from edcompress.sizing import sized_for_training
+from edcompress.sizing import sized_for_training, with_batch_size
+from edcompress.snapshot import load_snapshot, save_snapshot
 from edcompress.team import ALONE
 from edcompress.trials import smallest_within
 
@@ -182,25 +183,64 @@ def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accurac
         return job.accuracy(network.to(job.precision.device))
 
 
-def train(recipe: Recipe, output: Path, *, force: bool = False, session: Session = DEFAULT) -> Accuracy:
-    """Train the recipe's network from random weights, save it to `output` (.safetensors), and return its test accuracy."""
+def train(
+    recipe: Recipe, output: Path, *, resume: bool = False, force: bool = False, session: Session = DEFAULT
+) -> Accuracy:
+    """Train the recipe's network from random weights, save it to `output` (.safetensors), and return its test accuracy.
+
+    Until it ends, `unfinished(output)` holds what it has trained, from which it goes on with `resume`, to the same network bit for bit.
+    Raises InputError (and its kinds) for what the user gave.
+    """
     require_file_place(output, "-o", ".safetensors")
     if output.suffix != ".safetensors":
         raise InputError(
             f"-o {output}: the checkpoint is written as safetensors; name it {output.with_suffix('.safetensors')}"
         )
-    if output.exists() and not force:
-        raise InputError(f"{output} exists; choose another with -o, or overwrite it with --force")
+    kept = unfinished(output)
+    if not (resume or force):
+        if kept.exists():
+            raise InputError(
+                f"{kept} is of a training that was interrupted; go on with --resume, or start over with --force"
+            )
+        if output.exists():
+            raise InputError(f"{output} exists; choose another with -o, or overwrite it with --force")
+    about = {"edcompress.recipe": recipe.digest, TRAINING: json.dumps(recipe.of_training)}
+    asked = {**recipe.of_training, "compile": recipe.compile}
+    saved: dict[str, Any] = {}
+    if resume:
+        saved = _saved_training(kept, asked)
+        recipe = with_batch_size(recipe, saved["batch_size"])
     job, network = open_job(recipe, session), new_network(recipe, session)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"-o {output}: {output.parent} cannot be made a folder: {error.strerror}") from error
     with memory_told(recipe, "lower data.batch_size and data.eval_batch_size, or end other processes on it"):
-        network = stages.train_dense(sized_for_training(job, network), network)
-        about = {"edcompress.recipe": recipe.digest, TRAINING: json.dumps(recipe.of_training)}
+        job = sized_for_training(job, network)
+        of = {"recipe": asked, "batch_size": job.recipe.data.batch_size}
+        network = stages.train_dense(job, network, saved=saved, save=lambda tree: save_snapshot(kept, {**of, **tree}),
+                                     interrupt=session.interrupt)  # fmt: skip
         save_tensors(output, network.state_dict(), about)
-        return job.accuracy(network.to(job.precision.device))
+        accuracy = job.accuracy(network.to(job.precision.device))
+    kept.unlink(missing_ok=True)
+    return accuracy
+
+
+def unfinished(output: Path) -> Path:
+    """The file beside `output` that holds what `train` has trained so far."""
+    return output.parent / f"{output.name}.unfinished"
+
+
+def _saved_training(kept: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """What an interrupted training goes on from; an InputError where there is nothing, or something of another training."""
+    if not kept.exists():
+        raise InputError(f"--resume: there is no {kept}; leave --resume away to begin a training")
+    saved = load_snapshot(kept)
+    if changed := changed_keys(saved["recipe"], asked):
+        raise InputError(
+            f"--resume: {kept} was begun with another {', '.join(changed)}; go on with what it was begun with, or delete it to start over"
+        )
+    return saved
 
 
 def inspect(

@@ -11,9 +11,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from edcompress.data.splits import train_batches
-from edcompress.epochs import Measured, Run, require_finite, shorten, train, train_one
+from edcompress.epochs import Measured, Phase, Run, shorten, train, train_phase
 from edcompress.errors import BudgetError
 from edcompress.files import append
+from edcompress.interrupt import Interrupt
 from edcompress.job import Job
 from edcompress.measures import ModelResult, Proof
 from edcompress.networks.modes import on_cpu
@@ -35,7 +36,7 @@ from edcompress.surgery.remove import compare_logits, remove, require_equal
 from edcompress.surgery.space import Space
 from edcompress.training.batchnorm import reestimate
 from edcompress.training.compiled import Compiled
-from edcompress.training.loop import Objective, Place, Plain, Span, Trainer
+from edcompress.training.loop import Objective, Plain, Span, Trainer
 from edcompress.training.schedule import make_optimizer
 
 TAYLOR_BATCHES = 16
@@ -132,8 +133,18 @@ def finetune(run: Run, network: nn.Module, measured: Measured, saved: dict[str, 
     return on_cpu(placed)
 
 
-def train_dense(job: Job, network: nn.Module) -> nn.Module:
-    """The network trained from where it stands by the recipe's `train` section, on the CPU in eval mode."""
+def train_dense(
+    job: Job,
+    network: nn.Module,
+    *,
+    saved: dict[str, Any],
+    save: Callable[[dict[str, Any]], None],
+    interrupt: Interrupt,
+) -> nn.Module:
+    """The network trained by the recipe's `train` section, on the CPU in eval mode.
+
+    From where it stands, or from what `save` was given in an earlier training, `saved`.
+    """
     fit = job.recipe.train
     placed = job.precision.place(network)
     trainer = Trainer(
@@ -146,10 +157,7 @@ def train_dense(job: Job, network: nn.Module) -> nn.Module:
         job.team,
         section="train",
     )
-    place = Place()
-    for epoch in range(fit.epochs):
-        place, _ = train_one(job, trainer, "train", Span(epoch, fit.epochs, 0, fit.epochs), place)
-    require_finite(trainer)
+    train_phase(job, trainer, Phase("train", Span(0, fit.epochs, 0, fit.epochs), save, interrupt), saved)
     return on_cpu(placed)
 
 

@@ -11,7 +11,7 @@ from edcompress.errors import InputError, RunFolderError
 from edcompress.job import find_space, open_budget, plain_network, require_exportable
 from edcompress.networks.checkpoints import read_metadata
 from edcompress.origin import open_origin, require_same_weights
-from edcompress.pipeline import TRAINING, export, prune, train
+from edcompress.pipeline import TRAINING, export, prune, train, unfinished
 from edcompress.points import point_of, with_front
 from edcompress.progress import begun_with
 from edcompress.pruning import OF_FILES, as_begun, restate
@@ -100,7 +100,7 @@ def _require_same_files(recipe: Recipe, run: RunFolder) -> None:
 def _trained(recipe: Recipe, folder: Path, session: Session) -> Path:
     path = folder / _DENSE
     if not path.is_file():
-        train(recipe, path, session=session)
+        train(recipe, path, resume=unfinished(path).exists(), session=session)
     return path
 
 

@@ -1,0 +1,205 @@
+"""`train` that was interrupted goes on to the file of one that was not, and loses nothing on the way."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+from conftest import Cli
+from digits import Interrupter, digits
+
+from edcompress.errors import DataError
+from edcompress.monitor import Silent
+from edcompress.networks.checkpoints import read_metadata
+from edcompress.pipeline import train, unfinished
+from edcompress.session import Session
+from edcompress.snapshot import load_snapshot
+
+QUICK = ("train.epochs=2", "data.limit=600", "train.label_smoothing=0.1", "run.checkpoint_every=2 steps")
+OPTIONS = ("--recipe", "digits", *(word for pair in QUICK for word in ("--set", pair)))
+
+
+class Fault(Silent):
+    """Kills the training after a step, without a chance to save it; `at` is an epoch and a step of it."""
+
+    def __init__(self, *at: int) -> None:
+        self._at, self._epoch = at, -1
+
+    def epoch(self, phase: str, epoch: int, epochs: int) -> None:  # noqa: ARG002
+        self._epoch = epoch
+
+    def step(self, step: int, steps: int, figures: dict[str, Any]) -> None:  # noqa: ARG002
+        if (self._epoch, step) == self._at:
+            raise SystemExit
+
+
+def trained(output: Path, monitor: Silent | None = None, *more: str, **how: bool) -> None:
+    train(digits(*QUICK, *more), output, session=Session("cpu", monitor=monitor or Silent()), **how)
+
+
+def content(path: Path) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The weights, bit for bit, and what the file says of them; in the file itself what it says has no order."""
+    tensors = safetensors.torch.load_file(path)
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, read_metadata(path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a training that nothing interrupted."""
+    path = tmp_path_factory.mktemp("whole") / "dense.safetensors"
+    trained(path)
+    assert os.listdir(path.parent) == [path.name]
+    return path
+
+
+@pytest.fixture(scope="module")
+def torn_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a training left that was interrupted at the fourth step."""
+    path = tmp_path_factory.mktemp("torn") / "dense.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        trained(path, Interrupter("train", 0, 4))
+    assert not path.exists()
+    return unfinished(path)
+
+
+@pytest.fixture
+def torn(torn_once: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copy(torn_once, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("monitor", "epoch", "steps"),
+    [
+        (Interrupter("train", 0, 3), 0, 3),
+        (Interrupter("train", 1, 1), 1, 1),
+        (Fault(0, 3), 0, 2),
+        (Fault(1, 1), 1, 0),
+    ],
+    ids=["within an epoch", "in the next", "killed within", "killed after an epoch"],
+)
+def test_an_interrupted_training_goes_on_to_the_same_file(
+    whole: Path, tmp_path: Path, monitor: Silent, epoch: int, steps: int
+) -> None:
+    path = tmp_path / whole.name
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        trained(path, monitor)
+    saved = load_snapshot(unfinished(path))
+    assert (saved["epoch"], saved.get("place", {}).get("steps", 0)) == (epoch, steps)
+    trained(path, resume=True)
+    assert content(path) == content(whole)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_one_that_was_trained_but_not_measured_is_measured(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / whole.name
+    monkeypatch.setattr("edcompress.job.Job.accuracy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(path)
+    assert path.exists()
+    monkeypatch.undo()
+    trained(path, Interrupter("train", 1, 1), resume=True)  # no step is made again
+    assert content(path) == content(whole)
+    assert not unfinished(path).exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (
+            ["--resume", "--set", "seed=7"],
+            "was begun with another seed; go on with what it was begun with, or delete it",
+        ),
+        (["--resume", "--set", "compile=true"], "was begun with another compile;"),
+        (["--resume", "--set", "train.epochs=3"], r"was begun with another train.epochs;"),
+        (["--resume", "--force"], "--resume goes on with a run and --force starts it over; choose one of them"),
+        ([], "is of a training that was interrupted; go on with --resume, or start over with --force"),
+    ],
+)
+def test_what_was_trained_is_not_lost_to_another_training(cli: Cli, torn: Path, more: list[str], told: str) -> None:
+    before = torn.read_bytes()
+    ended = cli("train", *OPTIONS, *more, "-o", torn.with_suffix(""))
+    assert (ended.code, told in ended.err) == (2, True), ended.err
+    assert (torn.read_bytes(), os.listdir(torn.parent)) == (before, [torn.name])
+
+
+def test_there_has_to_be_something_to_go_on_from(cli: Cli, whole: Path, torn: Path) -> None:
+    for path in (whole, torn.with_name("other.safetensors")):
+        ended = cli("train", *OPTIONS, "--resume", "-o", path)
+        assert ended.code == 2
+        assert f"--resume: there is no {unfinished(path)}; leave --resume away" in ended.err
+    torn.write_bytes(torn.read_bytes()[:-1000])
+    ended = cli("train", *OPTIONS, "--resume", "-o", torn.with_suffix(""))
+    assert (ended.code, f"{torn}: is no snapshot of a run, or damaged" in ended.err) == (2, True), ended.err
+
+
+def test_force_starts_over(whole: Path, torn: Path) -> None:
+    path = torn.with_suffix("")
+    trained(path, force=True)
+    assert content(path) == content(whole)
+    assert not torn.exists()
+
+
+def test_where_the_images_lie_may_change(whole: Path, torn: Path) -> None:
+    path = torn.with_suffix("")
+    trained(path, None, "data.workers=1", resume=True)
+    assert content(path)[0] == content(whole)[0]
+
+
+def test_a_batch_size_that_was_found_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "dense.safetensors"
+    monkeypatch.setattr("edcompress.sizing.DEFAULT_BATCH", 24)
+    with pytest.raises(KeyboardInterrupt):
+        trained(path, Interrupter("train", 0, 4), "data.batch_size=auto")
+    monkeypatch.undo()
+    steps: set[int] = set()
+
+    class Counter(Silent):
+        def step(self, step: int, steps_: int, figures: dict[str, Any]) -> None:  # noqa: ARG002
+            steps.add(steps_)
+
+    trained(path, Counter(), "data.batch_size=auto", resume=True)
+    assert steps == {-(-540 // 24)}
+
+
+def test_a_sweep_goes_on_with_the_training_of_its_network(
+    cli: Cli, torn: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(source: Path, *_: object, **__: object) -> None:
+        assert content(source)[0] == content(whole)[0]
+        raise DataError("the disk is gone")
+
+    monkeypatch.setattr("edcompress.sweeps.prune", failing)
+    ended = cli("sweep", *OPTIONS, "--set", "target.macs=0.7,0.5", "-o", torn.parent)
+    assert (ended.code, "the disk is gone" in ended.err) == (2, True), ended.err
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.integration)])
+def test_a_signal_saves_what_was_trained_and_says_how_to_go_on(
+    start: Callable[..., "subprocess.Popen[str]"], cli: Cli, tmp_path: Path, sign: int
+) -> None:
+    path = tmp_path / "dense.safetensors"
+    command = ("train", "--recipe", "digits", "--set", "train.epochs=200", "--quiet", "-o", path)
+    with start(*command) as process:
+        while not unfinished(path).exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(sign)
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 130, err
+    assert "interrupted: what was computed is saved; go on with the same command and --resume\n" in err
+    done = load_snapshot(unfinished(path))["epoch"]
+    assert 0 < done < 200
+    assert not path.exists()
+    begun = cli(*command)
+    assert (begun.code, "go on with --resume" in begun.err) == (2, True)
