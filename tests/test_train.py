@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import safetensors.torch
-from conftest import Cli
 from digits import Interrupter, digits
 
 from edcompress.errors import DataError
@@ -20,6 +19,8 @@ from edcompress.networks.checkpoints import read_metadata
 from edcompress.pipeline import train, unfinished
 from edcompress.session import Session
 from edcompress.snapshot import load_snapshot
+
+Cli = Callable[..., Any]
 
 QUICK = ("train.epochs=2", "data.limit=600", "train.label_smoothing=0.1", "run.checkpoint_every=2 steps")
 OPTIONS = ("--recipe", "digits", *(word for pair in QUICK for word in ("--set", pair)))
