@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,23 @@ _WAYS_OUT = {
     errno.EACCES: "choose a place that you may write",
     errno.ENOENT: "its folder is gone",
     errno.EISDIR: "a folder is in its place",
+    errno.ELOOP: "a symbolic link is in its place; delete the link",
+    errno.ENXIO: "a pipe or socket is in its place; delete it",
 }
+
+_OWN_FILE = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Open for writing, neither through a symbolic link nor waiting for the other end of a pipe."""
+
+
+def special_kind(path: Path) -> str | None:
+    """What lies at `path` itself that is neither an ordinary file nor a folder, such as "symbolic link"; None where nothing such is."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(mode):
+        return "symbolic link"
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "device, pipe or socket"
 
 
 def require_file_place(path: Path, option: str, ending: str = "") -> None:
@@ -43,7 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.part")  # see UNFINISHED_FILES
     with writing(path):
         try:
-            part.touch()
+            part.touch(exist_ok=False)
             mode = part.stat().st_mode
             yield part
             part.chmod(mode)  # safetensors puts a file of its own there, which only its owner may read
@@ -64,8 +81,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def append(path: Path, line: str) -> None:
-    """Add a line to a log; StorageError where it cannot be written."""
-    with writing(path), path.open("a", encoding="utf-8") as file:
+    """Add a line to a log; StorageError where it cannot be written, or is a link, pipe or device."""
+    with writing(path), open(os.open(path, _OWN_FILE | os.O_APPEND, 0o666), "a", encoding="utf-8") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         file.write(line + "\n")
 
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from edcompress import recipebook
 from edcompress.errors import RunFolderError
-from edcompress.files import UNFINISHED_FILES, replacing
+from edcompress.files import UNFINISHED_FILES, replacing, special_kind
 from edcompress.recipe import Recipe
 from edcompress.results import Report
 
@@ -154,6 +154,8 @@ class RunFolder:
 
         What a process that was killed had not finished writing, or had not removed any more, is removed.
         """
+        with self._usable():
+            self._require_own_files()
         lock = FileLock(self._lock)
         with self._usable():
             try:
@@ -168,6 +170,25 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def _require_own_files(self) -> None:
+        """Raise RunFolderError for a link, pipe or device among the run's files: it would be written where it leads, or waited for.
+
+        The folder itself may be a link.
+        """
+        entries = [self.path / name for name in FILES] + [
+            self._lock,
+            *self._parts,
+            *self.path.glob(UNFINISHED_EXPORTS + "*"),
+        ]
+        entries += [path for part in self._parts if special_kind(part) is None for path in part.glob("*")]
+        for path in entries:
+            if kind := special_kind(path):
+                raise RunFolderError(
+                    f"{path} is a {kind}, and a run writes only to files of its own; delete it, or put the file itself in its place"
+                )
+        for trial in self.trials.glob("*"):
+            RunFolder(trial)._require_own_files()
 
     def _remove_unfinished(self) -> None:
         for folder in self.path.glob(UNFINISHED_EXPORTS + "*"):

@@ -1,4 +1,5 @@
 import os
+import re
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 import edcompress
 from edcompress import reports, runs
 from edcompress.errors import InputError, RecipeError, RunFolderError, StorageError
+from edcompress.files import append
 from edcompress.networks.checkpoints import save_tensors
 from edcompress.recipebook import dump, read_recipe
 from edcompress.runs import FILES, RunFolder
@@ -226,3 +228,68 @@ def test_a_finished_run_without_its_network_is_sent_no_wrong_way(cli, dense: Pat
         ended = cli(*command)
         told = f"{finished / 'pruned.safetensors'} is missing; prune again with --force"
         assert (ended.code, told in ended.err) == (2, True), ended.err
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["log.jsonl", "recipe.yaml", "dense.onnx", ".lock", "state", "trials", "tensorboard", ".export-x", "state/snapshot-1.safetensors",
+     "trials/1-macs=0.5", "trials/1-macs=0.5/log.jsonl"],
+)  # fmt: skip
+def test_a_link_among_a_runs_files_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    victim, run = tmp_path / "victim", tmp_path / "run"
+    victim.mkdir()
+    (victim / "bashrc").write_text("mine")
+    (run / name).parent.mkdir(parents=True)
+    (run / name).symlink_to(victim if "." not in name or name.endswith(("-x", "0.5")) else victim / "bashrc")
+    with (
+        pytest.raises(RunFolderError, match=re.escape(f"{run / name} is a symbolic link, and a run writes only to")),
+        RunFolder(run).locked(),
+    ):
+        pytest.fail("the run was opened for writing")
+    assert [path.name for path in victim.iterdir()] == ["bashrc"]
+    assert (victim / "bashrc").read_text() == "mine"
+
+
+def test_a_pipe_among_a_runs_files_is_refused_by_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log.jsonl")
+    with pytest.raises(RunFolderError, match=r"log\.jsonl is a device, pipe or socket"), RunFolder(tmp_path).locked():
+        pytest.fail("the run was opened for writing")
+
+
+def test_the_folder_of_a_run_may_be_a_link_and_a_dangling_link_in_it_may_not(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "run").symlink_to("there")
+    with RunFolder(tmp_path / "run").locked():
+        assert (tmp_path / "there" / ".lock").exists()
+    (tmp_path / "there" / "log.jsonl").symlink_to(tmp_path / "new")
+    with pytest.raises(RunFolderError, match="symbolic link"), RunFolder(tmp_path / "run").locked():
+        pytest.fail("the run was opened for writing")
+
+
+def test_a_line_is_appended_through_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    append(tmp_path / "log", "one")
+    append(tmp_path / "log", "two")
+    assert (tmp_path / "log").read_text() == "one\ntwo\n"
+    (tmp_path / "link").symlink_to("log")
+    (tmp_path / "dangling").symlink_to("new")
+    os.mkfifo(tmp_path / "pipe")
+    for name, says in (("link", "symbolic link"), ("dangling", "symbolic link"), ("pipe", "pipe or socket")):
+        with pytest.raises(StorageError, match=f"{name} cannot be written: .*a {says} is in its place; delete"):
+            append(tmp_path / name, "three")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(StorageError, match="a pipe or socket is in its place"):
+        append(tmp_path / "pipe", "three")
+    os.close(reader)
+    assert (tmp_path / "log").read_text() == "one\ntwo\n"
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_export_into_a_received_folder_writes_nothing_where_its_links_lead(cli, finished: Path) -> None:
+    victim = finished.with_name("bashrc")
+    victim.write_text("mine")
+    (finished / "log.jsonl").unlink()
+    (finished / "log.jsonl").symlink_to(victim)
+    for command in (("export", finished), ("gate", finished), ("report", finished)):
+        ended = cli(*command)
+        assert (ended.code, f"{finished / 'log.jsonl'} is a symbolic link" in ended.err) == (2, True), ended
+    assert victim.read_text() == "mine"
