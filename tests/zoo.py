@@ -123,6 +123,18 @@ class Concat(Tail):
         return self.classify(F.relu(self.join(F.relu(self.bn(torch.cat([self.a(x), self.b(x)], 1))))))
 
 
+class Ghost(Tail):
+    """Half of the channels are made from the other half (GhostNet), and all are added to a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.short, self.bn, self.primary, self.cheap = conv(3, 6), nn.BatchNorm2d(6), conv(3, 3), conv(3, 3, groups=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.primary(x))
+        return self.classify(F.relu(torch.cat([y, self.cheap(y)], 1) + self.bn(self.short(x))))
+
+
 class Split(Tail):
     def __init__(self) -> None:
         super().__init__(4)
@@ -374,6 +386,11 @@ ZOO = {
         Concat, {"a": 4, "b": 2, "join": 4}, _FC, {"a": (0,), "b": (1,), "join": (3,)},
         zeros={"join.weight": (0, 5), "fc.weight": (3,)},
         shapes={"a.weight": (3, 3, 3, 3), "b.weight": (1, 3, 3, 3), "bn.running_mean": (4,), "join.weight": (3, 4, 3, 3)},
+    ),
+    "ghost": Wiring(  # primary's channel i is at i and, made cheap, at 3 + i of the sum
+        Ghost, {"short": 3}, _FC, {"short": (1,)},
+        zeros={"fc.weight": (1, 4)},
+        shapes={"short.weight": (4, 3, 3, 3), "bn.weight": (4,), "primary.weight": (2, 3, 3, 3), "cheap.weight": (2, 1, 3, 3)},
     ),
     "split": Wiring(  # halves, which stay halves when channel 0 goes with 3, 1 with 4, 2 with 5
         Split, {"conv": 3, "left": 4}, _FC, {"conv": (1,), "left": (0, 2)},

@@ -164,14 +164,13 @@ def _read_group(graph: Any, items: Items, reason: str | None) -> Found:
 
 
 def _tied(items: Items) -> dict[int, int]:
-    """For each channel the channel of the group that it is part of: itself, but where the network's code splits into equal parts.
+    """For each channel the channel of the group that it is part of.
 
-    Those stay equal when the same channel goes from every part, and with it all that share a position with it.
+    Channels that share a position of a layer go together, as those do that are added to `cat([y, f(y)])`. Where the network's code
+    splits into equal parts, these stay equal when the same channel goes from every part.
     """
     part_of = {channel: channel for _, channel in next(iter(items.values()))}
     splits = [node for node, _ in items if isinstance(node.module, tp.ops._SplitOp)]
-    if not splits:
-        return part_of
 
     def first(channel: int) -> int:
         while part_of[channel] != channel:
