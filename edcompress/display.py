@@ -40,6 +40,7 @@ class Display:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._prints = redirect_stdout(sys.stderr)
+        self._warned: set[str] = set()
         self._title, self._epoch, self._epochs, self._accuracy = "", 0, 0, None
         if console.is_terminal and not quiet:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[figures]}"),
@@ -92,6 +93,9 @@ class Display:
 
     def warning(self, text: str) -> None:
         """Leave a line, even where there shall be no progress."""
+        if text in self._warned:
+            return
+        self._warned.add(text)
         self._console.print(f"  [yellow]warning:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
 
     def _say(self, text: str) -> None:

@@ -56,8 +56,10 @@ class Job:
     team: Team = ALONE
 
     def watched_by(self, monitor: Monitor) -> Job:
-        """The same job under another monitor, which is warned once of each image that is left out."""
+        """The same job under another monitor, which hears what the data's folders hold besides, and once of each image that is left out."""
         once = cache(lambda fault: monitor.warning(f"left out: {fault}"))
+        for note in self.splits.notes if self.team.first else ():
+            monitor.warning(note)
         return replace(self, monitor=monitor, splits=self.splits.heard_by(once))
 
     @cached_property

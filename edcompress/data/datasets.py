@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision import datasets as tv
 
 from edcompress.data.image_folder import interleaved, open_image_folder
-from edcompress.data.images import FileImages, ImageSet, MemoryImages
+from edcompress.data.images import FileImages, ImageSet, MemoryImages, Warn, unheard
 from edcompress.data.shards import open_shards
 from edcompress.errors import DataError
 from edcompress.machine import data_home
@@ -35,16 +35,19 @@ FOLDERS = {
 DIGITS_TEST_EVERY = 5
 
 
-def open_dataset(data: Data) -> Opened:
-    """Training and test images of `data.dataset`, whole and in the data set's order; DataError where that fails."""
+def open_dataset(data: Data, warn: Warn = unheard) -> Opened:
+    """Training and test images of `data.dataset`, whole and in the data set's order; DataError where that fails.
+
+    `warn` hears of what lies there and is not read.
+    """
     if data.dataset == "digits":
         return _open_digits(data)
     root = data_root(data)
     if data.dataset == "image_folder":
-        train, test, classes = open_image_folder(root / data.folder, data)
+        train, test, classes = open_image_folder(root / data.folder, data, warn)
         return interleaved(train), test, classes
     if data.dataset == "webdataset":
-        shards, test_shards, classes = open_shards(root, data)
+        shards, test_shards, classes = open_shards(root, data, warn)
         return interleaved(shards), test_shards, classes
     _require_present(root, data)
     openers = {"fashion_mnist": tv.FashionMNIST, "kmnist": tv.KMNIST, "cifar10": tv.CIFAR10, "cifar100": tv.CIFAR100}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.resources
+import os
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from edcompress.data.images import FileImages, ImageSet
+from edcompress.data.images import SUFFIXES, FileImages, ImageSet, Warn, unheard
+from edcompress.data.listing import ClassFiles, Unread, class_files, few, is_hidden, unread_note
 from edcompress.errors import DataError
 from edcompress.sources import Data
 
@@ -19,13 +21,18 @@ PARTS = ("train", "val")
 Images = TypeVar("Images", bound=ImageSet)
 
 
-def open_image_folder(folder: Path, data: Data) -> tuple[FileImages, FileImages, tuple[str, ...]]:
-    """Train images, test images and class names in index order; DataError for a layout that is not as it must be."""
+def open_image_folder(folder: Path, data: Data, warn: Warn = unheard) -> tuple[FileImages, FileImages, tuple[str, ...]]:
+    """Train images, test images and class names in index order; DataError for a layout that is not as it must be.
+
+    `warn` hears what lies in the folders and is not read, and which images are links to elsewhere.
+    """
     train, val = (_classes_in(folder / part) for part in PARTS)
     names = imagenet_wnids() if data.class_index == "imagenet" else tuple(train)
     _require_known(folder, [*train, *val], names, data)
     index = {name: i for i, name in enumerate(names)}
-    sets = [_listed(folder / part, classes, index, data) for part, classes in zip(PARTS, (train, val), strict=True)]
+    sets = [
+        _listed(folder / part, classes, index, data, warn) for part, classes in zip(PARTS, (train, val), strict=True)
+    ]
     return sets[0], sets[1], names
 
 
@@ -51,7 +58,10 @@ def _classes_in(part: Path) -> list[str]:
             f"data.folder: {part} is missing; image_folder reads one folder per class under train/ and under val/ "
             "(set data.root or EDCOMPRESS_DATA, and data.folder, to where they are)"
         )
-    classes = sorted(path.name for path in part.iterdir() if path.is_dir() and not path.name.startswith("."))
+    entries = sorted(path for path in part.iterdir() if not is_hidden(path.name))
+    if dangling := [str(path) for path in entries if path.is_symlink() and not path.exists()]:
+        raise DataError(f"data.folder: {few(dangling)} links to nothing; repair or remove the link")
+    classes = [path.name for path in entries if path.is_dir()]
     if not classes:
         raise DataError(f"data.folder: {part} holds no class folders; put the images of each class into one of its own")
     return classes
@@ -61,7 +71,7 @@ def _require_known(folder: Path, found: Iterable[str], names: Iterable[str], dat
     strange = sorted(set(found) - set(names))
     if not strange:
         return
-    shown = ", ".join(strange[:8]) + (f" and {len(strange) - 8} more" if len(strange) > 8 else "")
+    shown = few(strange)
     if data.class_index == "imagenet":
         raise DataError(
             f"data.class_index: imagenet needs folders named by ImageNet's wnids (n01440764 ...), but {folder} "
@@ -70,12 +80,40 @@ def _require_known(folder: Path, found: Iterable[str], names: Iterable[str], dat
     raise DataError(f"data.folder: {folder / 'val'} has classes that {folder / 'train'} lacks: {shown}")
 
 
-def _listed(part: Path, classes: list[str], index: dict[str, int], data: Data) -> FileImages:
-    samples = make_dataset(part, {name: index[name] for name in classes}, IMG_EXTENSIONS, allow_empty=True)
-    paths, labels = [path for path, _ in samples], [label for _, label in samples]
-    present = set(labels)
-    empty = [str(part / name) for name in classes if index[name] not in present]
-    if empty:
-        kinds = ", ".join(IMG_EXTENSIONS)
-        raise DataError(f"data.folder: no images ({kinds}) in {', '.join(empty[:8])}; fill or remove the class folder")
-    return FileImages(tuple(paths), torch.tensor(labels, dtype=torch.int64), data.channels or 3, data.skip_broken)
+def _listed(part: Path, classes: list[str], index: dict[str, int], data: Data, warn: Warn) -> FileImages:
+    files = {name: class_files(os.path.join(part, name)) for name in classes}
+    beside = (("beside the class folders", 1, path.name) for path in sorted(part.iterdir()) if _is_beside(path))
+    note = unread_note(f"data.folder: {part}", _below(part, files.values(), beside))
+    if empty := [str(part / name) for name in classes if not files[name].images]:
+        raise DataError(
+            f"data.folder: no images ({', '.join(SUFFIXES)}) in {few(empty)}; fill or remove the class folder"
+            + (f" ({note})" if note else "")
+        )
+    for text in (note, _elsewhere_note(part, files.values())):
+        if text:
+            warn(text)
+    paths = tuple(chain.from_iterable(found.images for found in files.values()))
+    labels = [index[name] for name, found in files.items() for _ in found.images]
+    return FileImages(paths, torch.tensor(labels, dtype=torch.int64), data.channels or 3, data.skip_broken)
+
+
+def _is_beside(path: Path) -> bool:
+    return not is_hidden(path.name) and not path.is_dir()
+
+
+def _below(part: Path, files: Iterable[ClassFiles], beside: Iterable[Unread]) -> Iterable[Unread]:
+    """What is not read below train/ or val/, by paths from there."""
+    for found in files:
+        yield from ((kind, number, os.path.relpath(path, part)) for kind, number, path in found.unread)
+    yield from beside
+
+
+def _elsewhere_note(part: Path, files: Iterable[ClassFiles]) -> str | None:
+    """One line on images behind links that leave their class folder: legitimate, but what they lead to may be another class, or test."""
+    away = [path for found in files for path in found.elsewhere]
+    if not away:
+        return None
+    return (
+        f"data.folder: {len(away)} images of {part} lie behind links that leave their class folder, the first is "
+        f"{os.path.relpath(away[0], part)}, really {os.path.realpath(away[0])}"
+    )

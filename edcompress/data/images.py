@@ -17,6 +17,23 @@ from torchvision.transforms.v2 import functional as v2f
 from edcompress.data.transforms import Geometry, Picture, with_channels
 from edcompress.errors import DataError
 
+FORMATS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".png": "PNG",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
+"""Suffixes of the files that are read as images, and Pillow's names of their formats: no other decoder ever gets a file."""
+
+SUFFIXES = tuple(FORMATS)
+
 Warn = Callable[[str], None]
 """Hears of each image that is left out, as often as it is: its path, and what is wrong with it."""
 

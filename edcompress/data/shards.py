@@ -15,23 +15,26 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import stat_result
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from edcompress.data.image_folder import imagenet_wnids
-from edcompress.data.images import Member, StoredImages, Warn, unheard
+from edcompress.data.images import SUFFIXES, Member, StoredImages, Warn, unheard
+from edcompress.data.listing import Unread, counted, few, is_hidden, suffix_kind, unread_note
 from edcompress.errors import DataError
 from edcompress.files import replacing, writing
 from edcompress.machine import cache_home
 from edcompress.measures import Value
 from edcompress.sources import Data
 
-KINDS = tuple(extension.removeprefix(".") for extension in IMG_EXTENSIONS)
+KINDS = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
+
+LABELS = ("cls", "json")
+"""Members that hold the class of a sample; the first one counts."""
 
 MOST_CLASSES = 1_000_000
 """A label from here on is taken for a mistake: each class has a name in memory."""
@@ -39,18 +42,24 @@ MOST_CLASSES = 1_000_000
 _PASSED_OVER = re.compile(r"__[^/]*__($|/)")
 """Members that the library keeps for itself."""
 
+_NO_FILE = "link, pipe or device"
+
 _ELSEWHERE = re.compile(r"\w\w+:")
 """How a URL begins, or a pipe, which would run a command of the recipe's."""
 
 
 class Listing(Value):
-    """The images of a shard that had this size and time of change: their names in the tar, where they stand, and their labels."""
+    """The images of a shard that had this size and time of change: their names in the tar, where they stand, and their labels.
+
+    `unread` are its other members.
+    """
 
     size: int
     changed_ns: int
     names: tuple[str, ...]
     places: tuple[tuple[int, int], ...]
     labels: tuple[int, ...]
+    unread: tuple[Unread, ...]
 
     def is_of(self, status: stat_result) -> bool:
         """Whether it is that of the shard as it is now."""
@@ -87,14 +96,22 @@ class ShardImages(StoredImages):
         return Member(self.shards[shard], self.names[index], offset, size)
 
 
-def open_shards(root: Path, data: Data) -> tuple[ShardImages, ShardImages, tuple[str, ...]]:
-    """Training images, test images and class names in index order; DataError for shards that are missing or not as they must be."""
-    train, test = (_shards(root, f"data.{key}", getattr(data, key)) for key in ("train_shards", "test_shards"))
+def open_shards(root: Path, data: Data, warn: Warn = unheard) -> tuple[ShardImages, ShardImages, tuple[str, ...]]:
+    """Training images, test images and class names in index order; DataError for shards that are missing or not as they must be.
+
+    `warn` hears what the shards hold and is not read.
+    """
+    keys = ("data.train_shards", "data.test_shards")
+    train, test = (_shards(root, key, getattr(data, key.removeprefix("data."))) for key in keys)
     if twice := [str(shard) for shard, times in Counter(train + test).items() if times > 1]:
         raise DataError(
-            f"data.train_shards, data.test_shards: {_few(twice)} named twice; name each shard in one of them"
+            f"data.train_shards, data.test_shards: {few(twice)} named twice; name each shard in one of them"
         )
-    sets = _images(train, data), _images(test, data)
+    listings = [[_listing(shard) for shard in shards] for shards in (train, test)]
+    for key, found in zip(keys, listings, strict=True):
+        if note := unread_note(key, (kind for listing in found for kind in listing.unread)):
+            warn(note)
+    sets = _images(train, listings[0], data), _images(test, listings[1], data)
     highest = max(int(images.labels.max()) for images in sets)
     names = imagenet_wnids() if data.class_index == "imagenet" else tuple(map(str, range(highest + 1)))
     if highest >= len(names):
@@ -111,7 +128,7 @@ def _shards(root: Path, key: str, specification: str) -> list[Path]:
     shards = [root / name for name in names]
     if missing := [str(shard) for shard in shards if not shard.is_file()]:
         raise DataError(
-            f"{key}: {len(missing)} of {len(shards)} shards are missing: {_few(missing)}; set data.root or EDCOMPRESS_DATA to the "
+            f"{key}: {len(missing)} of {len(shards)} shards are missing: {few(missing)}; set data.root or EDCOMPRESS_DATA to the "
             "folder in which they are"
         )
     return shards
@@ -131,11 +148,10 @@ def _expanded(key: str, specification: str) -> list[str]:
     return names
 
 
-def _images(shards: Sequence[Path], data: Data) -> ShardImages:
-    listings = [_listing(shard) for shard in shards]
+def _images(shards: Sequence[Path], listings: Sequence[Listing], data: Data) -> ShardImages:
     names = tuple(name for listing in listings for name in listing.names)
     if not names:
-        raise DataError(f"{_few([str(shard) for shard in shards])}: no images in these shards")
+        raise DataError(f"{few([str(shard) for shard in shards])}: no images in these shards")
     places = [(number, *place) for number, listing in enumerate(listings) for place in listing.places]
     labels = [label for listing in listings for label in listing.labels]
     return ShardImages(
@@ -150,13 +166,15 @@ def _listing(shard: Path) -> Listing:
     known = _kept(path)
     if known and known.is_of(status):
         return known
-    found = [_entry(sample) for sample in _samples(shard)]
+    unread: list[Unread] = []
+    found = [_entry(sample, unread) for sample in _samples(shard, unread)]
     listing = Listing(
         size=status.st_size,
         changed_ns=status.st_mtime_ns,
         names=tuple(image.name for image, _ in found),
         places=tuple((image.offset, image.size) for image, _ in found),
         labels=tuple(label for _, label in found),
+        unread=counted(unread),
     )
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,13 +193,16 @@ def _kept(path: Path) -> Listing | None:
         return None
 
 
-def _samples(shard: Path) -> Iterator[dict[str, Any]]:
-    """The samples of a shard as the library groups its members: each by its extension, and what they have in common as `__key__`."""
+def _samples(shard: Path, unread: list[Unread]) -> Iterator[dict[str, Any]]:
+    """The samples of a shard as the library groups its members: each by its extension, and what they have in common as `__key__`.
+
+    Members that are in none go to `unread`.
+    """
     from webdataset.tariterators import group_by_keys
 
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            yield from group_by_keys(_members(shard, tar))
+            yield from group_by_keys(_members(shard, tar, unread))
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged header for the end
                 raise tarfile.ReadError(f"no end of the archive at byte {tar.offset}")
@@ -192,24 +213,32 @@ def _samples(shard: Path) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _members(shard: Path, tar: tarfile.TarFile) -> Iterator[dict[str, Any]]:
+def _members(shard: Path, tar: tarfile.TarFile, unread: list[Unread]) -> Iterator[dict[str, Any]]:
     """The files in a tar as the library's functions take them, with their place instead of their content."""
     for info in tar:
-        if info.isreg() and not _PASSED_OVER.match(info.name):
-            member = Member(shard, info.name, info.offset_data, info.size)
+        parts = PurePosixPath(info.name).parts
+        if info.isdir() or _PASSED_OVER.match(info.name) or any(part != ".." and is_hidden(part) for part in parts):
+            continue
+        member = Member(shard, info.name, info.offset_data, info.size)
+        if not info.isreg():
+            unread.append((_NO_FILE, 1, str(member)))
+        elif "." not in parts[-1]:  # for the library, of no sample
+            unread.append((suffix_kind(info.name), 1, str(member)))
+        else:
             yield {"fname": info.name, "data": member, "__url__": str(shard)}
 
 
-def _entry(sample: Mapping[str, Any]) -> tuple[Member, int]:
-    """The image of a sample, and its label."""
+def _entry(sample: Mapping[str, Any], unread: list[Unread]) -> tuple[Member, int]:
+    """The image of a sample, and its label; its other members go to `unread`."""
     images = [sample[kind] for kind in KINDS if kind in sample]
-    label = sample.get("cls") or sample.get("json")
+    label = next((sample[kind] for kind in LABELS if kind in sample), None)
+    members = {kind: member for kind, member in sample.items() if not kind.startswith("__")}
     if len(images) != 1 or label is None:
-        held = ", ".join(name for name in sample if not name.startswith("__"))
         raise DataError(
-            f"{sample['__url__']}: sample {sample['__key__']} has {held}; a sample is one image ({', '.join(KINDS)}) and its class "
-            "(cls or json)"
+            f"{sample['__url__']}: sample {sample['__key__']} has {', '.join(members)}; a sample is one image ({', '.join(KINDS)}) and "
+            "its class (cls or json)"
         )
+    unread += [(f".{kind}", 1, str(member)) for kind, member in members.items() if kind not in (*KINDS, *LABELS)]
     return images[0], _label(label)
 
 
@@ -229,7 +258,3 @@ def _label(member: Member) -> int:
 def _in_json(content: bytes) -> Any:
     value = json.loads(content)
     return value.get("label") if isinstance(value, dict) else value
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

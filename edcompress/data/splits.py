@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from edcompress.data.datasets import open_dataset
 from edcompress.data.images import ImageSet, Warn, unheard
+from edcompress.data.listing import few
 from edcompress.data.transforms import (
     Geometry,
     as_tested,
@@ -52,6 +53,8 @@ class Splits:
     test: ImageSet
     classes: tuple[str, ...]
     channels: int
+    notes: tuple[str, ...] = ()
+    """What lies where the images are and is not read, and the like."""
 
     def heard_by(self, warn: Warn) -> Splits:
         """The same splits; `warn` is told of every image that is left out, each time that it is."""
@@ -61,7 +64,8 @@ class Splits:
 
 def open_splits(data: Data, *, seed: int) -> Splits:
     """The splits that `data` and `seed` fix; DataError where the data is missing, broken or too little."""
-    everything, test, classes = open_dataset(data)
+    notes: list[str] = []
+    everything, test, classes = open_dataset(data, notes.append)
     C = everything.channels
     if len(data.mean) not in (1, C):
         values = "one value" if C == 1 else f"one value or {C}"
@@ -71,8 +75,10 @@ def open_splits(data: Data, *, seed: int) -> Splits:
     n = min(len(everything), data.limit or len(everything))
     judges, rest = _divided(n if data.search_from == "train" else len(test), data, seed)
     if data.search_from == "test":
-        return Splits(everything.subset(torch.arange(n)), test.subset(judges), test.subset(rest), classes, C)
-    return Splits(everything.subset(rest), everything.subset(judges), test, classes, C)
+        sets = everything.subset(torch.arange(n)), test.subset(judges), test.subset(rest)
+    else:
+        sets = everything.subset(rest), everything.subset(judges), test
+    return Splits(*sets, classes, C, tuple(notes))
 
 
 def _divided(n: int, data: Data, seed: int) -> tuple[Tensor, Tensor]:
@@ -100,8 +106,16 @@ def check_fits(splits: Splits, model: Model) -> None:
     if highest >= model.num_classes:
         raise DataError(
             f"model.num_classes is {model.num_classes}, but the data has labels up to {highest} "
-            f"({len(splits.classes)} classes); set model.num_classes={len(splits.classes)}"
+            f"({len(splits.classes)} classes); remove what is no class (the fewest training images are of {_rarest(splits)}), or set "
+            f"model.num_classes={len(splits.classes)}"
         )
+
+
+def _rarest(splits: Splits) -> str:
+    """Classes with their training images, the fewest first: a folder that is no class is most often among them."""
+    labels = torch.cat([splits.train.labels, splits.search.labels])
+    counts = labels.bincount(minlength=len(splits.classes)).tolist()
+    return few([f"{name}: {count}" for count, name in sorted(zip(counts, splits.classes, strict=True))])
 
 
 class Batches:

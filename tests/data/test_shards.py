@@ -251,3 +251,24 @@ def test_a_network_is_evaluated_on_shards(
     shown = cli("evaluate", dense, "--recipe", "digits", *(word for one in sets for word in ("--set", one)), "--json")
     assert shown.code == 0, shown.err
     assert '"total": 6' in shown.out
+
+
+def test_what_a_shard_holds_besides_is_skipped_or_counted(tmp_path: Path) -> None:
+    members = {
+        "a.png": b"", "._a.png": b"", "./._a.cls": b"", "a.cls": b"1", "__MACOSX/._a.png": b"", "x/.DS_Store": b"",
+        "a.txt": b"", "b.jfif": b"", "b.cls": b"0", "b.json": b"{}", "b.seg.gif": b"", "b.TXT": b"", "README": b"",
+        "./c.png": b"", "./c.cls": b"1", "../d.png": b"", "../d.cls": b"1",
+    }  # fmt: skip
+    data = first(tmp_path, members)
+    with tarfile.open(tmp_path / "one.tar", "a") as tar:
+        link = tarfile.TarInfo("e.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "a.png"
+        tar.addfile(link)
+    for _ in range(2):  # the second time from the cache
+        notes: list[str] = []
+        train, _, _ = open_dataset(data, notes.append)
+        assert sorted(train.labels.tolist()) == [0, 1, 1, 1]
+        assert len(notes) == 1
+        for part in ("data.train_shards: 5 files are not read", f"2 .txt (first: {tmp_path}/one.tar: a.txt)", "1 .seg.gif",
+                     "1 without a suffix", "1 link, pipe or device"):  # fmt: skip
+            assert part in notes[0]
