@@ -125,6 +125,11 @@ class Gate(Section):
         description="of the drops and the speed-up, what a limit is held against: the estimate, or the bad end of its interval",
     )
     level: float = Field(0.95, ge=0.5, lt=1.0, description="confidence level of the intervals")
+    disturbed: Literal["bound", "fail", "allow"] = Field(
+        "bound",
+        description="where latencies waited for their cores for over 5 % of the time: the worst that the speed-up may be is held, such"
+        " limits fail, or they are held as if nothing had waited",
+    )
     max_top1_regression: Unit | None = Field(0.01, description="gate --baseline: its pruned top-1 minus this one's")
     max_latency_regression: float | None = Field(
         0.1, ge=0.0, description="gate --baseline: by what share pruned.onnx may be slower than its"

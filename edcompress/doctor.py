@@ -13,7 +13,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from edcompress.machine import data_home, governor, memory_bytes, processor, usable_cores
+from edcompress.machine import cpu_quota, data_home, governor, memory_bytes, processor, usable_cores
 from edcompress.measures import Rate, Value
 from edcompress.recipe import Recipe
 from edcompress.report.wording import human
@@ -77,6 +77,17 @@ def compared(inputs: Mapping[int, Rate], trained: float, workers: int, device: s
     way_out = "images come slower than that: raise data.workers up to the cores, or keep smaller images on the disk"
     slow = inputs[workers].per_second < trained
     return [*found, _finding("training", f"{trained:.0f} images/s on one {device}", way_out if slow else None)]
+
+
+def limited(quota: float | None, cores: int) -> Finding:
+    """The time of so many cores that a container's CPU limit leaves; a note where that is less than its cores."""
+    if quota is None:
+        return _finding("CPU quota", "none")
+    way_out = (
+        "it stops processes for a part of each period, so that latencies are not to be trusted: measure without it (docker run without "
+        "--cpus, Kubernetes without limits.cpu)"
+    )
+    return _finding("CPU quota", f"time of {quota:g} of {cores} cores", way_out if quota < cores else None)
 
 
 def judged(requirement: Requirement, extra: str | None = None) -> Finding:
@@ -169,6 +180,7 @@ def _processor() -> Iterator[Finding]:
     cores = usable_cores()
     yield _finding("processor", processor())
     yield _finding("cores", f"{len(cores)} of {os.cpu_count()} may be used")
+    yield limited(cpu_quota(), len(cores))
     steers = governor(cores)
     way_out = "latencies vary less under performance: sudo cpupower frequency-set -g performance"
     text = steers or "the system names none, as virtual machines do"

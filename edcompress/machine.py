@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Where Linux shows its control groups, and which of them this process is in."""
+
 
 def processor() -> str:
     """The CPU's model name, where the system tells it."""
@@ -47,12 +50,28 @@ def resident_bytes(kind: str) -> int | None:
 
 
 def run_delay() -> int | None:
-    """Nanoseconds in all that this process's threads were ready to run while others had their cores; None where it is not told.
+    """Nanoseconds in all that this process's threads were ready to run and did not; None where it is not told.
 
-    The second figure of Linux's /proc/PID/task/TID/schedstat.
+    The second figure of Linux's /proc/PID/task/TID/schedstat: others had their cores, or a CPU quota stopped them (see `throttling`).
     """
     found = [path.read_text(encoding="utf-8").split() for path in Path("/proc/self/task").glob("*/schedstat")]
     return sum(int(figures[1]) for figures in found) if found else None
+
+
+def cpu_quota(root: Path = GROUPS, told: Path = OWN_GROUPS) -> float | None:
+    """The processors' time that a control group (a container's CPU limit) gives this process, in cores; None where nothing limits it."""
+    quotas = [quota for folder in _cpu_groups(root, told) if (quota := _quota(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def throttling(root: Path = GROUPS, told: Path = OWN_GROUPS) -> tuple[int, int] | None:
+    """In how many periods of its CPU quota this process's control group was stopped, and how many there were; None without a quota."""
+    limited = [folder for folder in _cpu_groups(root, told) if _quota(folder) is not None]
+    found = [_statistics(folder / "cpu.stat") for folder in limited]
+    if not found:
+        return None
+    stopped, periods = (sum(one.get(key, 0) for one in found) for key in ("nr_throttled", "nr_periods"))
+    return stopped, periods
 
 
 def process_mark(pid: int, root: Path = Path("/proc")) -> str | None:
@@ -69,7 +88,7 @@ def process_mark(pid: int, root: Path = Path("/proc")) -> str | None:
     return None if state in "ZX" else f"{boot}/{ticks}"
 
 
-def memory_bytes(info: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> tuple[int, int] | None:
+def memory_bytes(info: Path = Path("/proc/meminfo"), group: Path = GROUPS) -> tuple[int, int] | None:
     """Bytes of memory in all and available, within the limit of the container; None where the system does not say."""
     if not info.exists():
         return None
@@ -92,10 +111,37 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edcompress"
 
 
+def _cpu_groups(root: Path, told: Path) -> list[Path]:
+    """Folders of the control groups (version 1 or 2) that share out the processors: this process's own, then those above it."""
+    lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
+    found: list[Path] = []
+    for controllers, path in (line.split(":", 2)[1:] for line in lines if line.count(":") > 1):
+        if controllers == "" or "cpu" in controllers.split(","):
+            base = next((root / name for name in (controllers, "cpu") if controllers and (root / name).is_dir()), root)
+            own = base / path.strip("/")
+            above = [own, *own.parents] if own.is_dir() and ".." not in own.parts else [base]
+            found += [folder for folder in above if folder.is_relative_to(base)]
+    return list(dict.fromkeys(found))
+
+
+def _quota(group: Path) -> float | None:
+    """The cores' worth of time per period that a control group may use; None where it has no limit of its own."""
+    if (group / "cpu.max").is_file():
+        quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
+        return None if quota == "max" else int(quota) / int(period)
+    microseconds, of = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")  # -1 is no number
+    return microseconds / of if microseconds and of else None
+
+
+def _statistics(file: Path) -> dict[str, int]:
+    """The names and numbers of a control group's file; empty where there is none."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return {name: int(number) for name, number in (line.split() for line in lines)}
+
+
 def _given_up(statistics: Path) -> int:
     """Bytes that a container holds of files it has read, and gives up where they are needed: of most data sets nearly all it holds."""
-    lines = statistics.read_text(encoding="utf-8").splitlines() if statistics.is_file() else []
-    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    return _statistics(statistics).get("inactive_file", 0)
 
 
 def _number(path: Path) -> int | None:

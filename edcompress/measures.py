@@ -10,6 +10,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MOST_WAITED = 0.05
+"""Share of the measured time that threads may have waited for their cores: beyond it their times are not to be trusted."""
+
 Number = Annotated[int, Field(ge=0)]
 
 
@@ -114,8 +117,9 @@ class Latency(Value):
     `speedup` is how many times faster the median call is than that of the first model measured beside it; None for that one.
     `peak_bytes` is the most resident memory of a process that opened and ran this model alone, less what it held before it opened the
     file; None where the system does not tell.
-    `waited` is the share of the time of the whole measurement in which its threads were ready to run while other processes had their
-    cores, the mean over the processes; None where the system does not tell.
+    `waited` is the share of the time of the whole measurement in which its threads were ready to run and did not, since other processes
+    had their cores or a CPU quota stopped them; `throttled` the share of the quota's periods in which it stopped them. Both are the mean
+    over the processes; None where the system does not tell, and where there is no quota.
     """
 
     p50: float
@@ -129,7 +133,13 @@ class Latency(Value):
     speedup: Interval | None = None
     peak_bytes: int | None = None
     waited: float | None = None
+    throttled: float | None = None
     environment: Environment | None = None
+
+    @property
+    def lost(self) -> float:
+        """The share of the time that is known to be lost; of a system that tells no waiting, of the periods that a quota cut short."""
+        return (self.throttled if self.waited is None else self.waited) or 0.0
 
 
 class ModelResult(Value):

@@ -61,7 +61,8 @@ class Point(Value):
     """One of several networks that one dense network was pruned to; its run folder has its name.
 
     `macs` and `params` are the shares left, `top1_drop` is dense minus pruned on the test images, `judged_drop` on those that judge the
-    trials for a drop of accuracy. The `front` has the points that no other beats in both time and accuracy; `passed` is the gate's answer.
+    trials for a drop of accuracy. The `front` has the points that no other beats in both time and accuracy; `passed` is the gate's answer;
+    `distrusted` says why its time is not to be trusted.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Point(Value):
     front: bool = False
     chosen: bool = False
     passed: bool | None = None
+    distrusted: str | None = None
 
 
 class GroupSummary(Value):
@@ -130,8 +132,8 @@ class SearchSummary(Value):
 class Check(Value):
     """One limit of the gate: `margin` is how far the figure is inside the limit (negative: outside).
 
-    The figure is `value`, or the bad end of its `interval` where the verdict goes by bounds. Of drops, `pairs` are the images behind
-    it, and `p_value` is McNemar's exact test that there is no drop.
+    The figure is `held` where it is given, else `value`, or the bad end of its `interval` where the verdict goes by bounds. Of drops,
+    `pairs` are the images behind it, and `p_value` is McNemar's exact test that there is no drop. `note` is what else there is to say.
     """
 
     name: str
@@ -142,6 +144,8 @@ class Check(Value):
     interval: Interval | None = None
     pairs: Pairs | None = None
     p_value: float | None = None
+    held: float | None = None
+    note: str = ""
 
 
 class Skipped(Value):
@@ -199,6 +203,11 @@ class Report(Value):
     def speedup(self) -> Interval | None:
         """Dense over pruned p50 latency with its confidence interval; None where it was not measured, or by an earlier version."""
         return self.pruned.latency_ms.speedup if self.pruned.latency_ms else None
+
+    @property
+    def headline_latencies(self) -> tuple[Latency, ...]:
+        """Those of the dense and of the pruned file at the first setting, which gate and headline go by; empty before the export."""
+        return tuple(model.latency_ms for model in (self.dense, self.pruned) if model.latency_ms)
 
     @property
     def latencies(self) -> tuple[Latency, ...]:

@@ -18,6 +18,7 @@ from edcompress.pruning import OF_FILES, as_begun, restate
 from edcompress.recipe import Recipe
 from edcompress.recipebook import changed_keys, differences
 from edcompress.report.page import render_sweep
+from edcompress.report.wording import waiting
 from edcompress.reports import gate
 from edcompress.results import Report, Sweep
 from edcompress.runs import RunFolder, parsed, write_text
@@ -134,5 +135,6 @@ def _side_by_side(reports: Mapping[str, Report]) -> Sweep:
         assert report.pruned.latency_ms
         assert report.verdict
         point = point_of(report, name, report.dense.latency_ms.p50, report.pruned.latency_ms.p50)
-        points.append(point.model_copy(update={"passed": report.verdict.passed}))
+        doubt = waiting(report.headline_latencies)
+        points.append(point.model_copy(update={"passed": report.verdict.passed, "distrusted": doubt}))
     return Sweep(network=first.network, checkpoint=first.checkpoint, dense=first.dense, points=with_front(points))

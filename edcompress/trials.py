@@ -28,7 +28,7 @@ from edcompress.points import point_of, with_front
 from edcompress.progress import recording
 from edcompress.pruning import Begin, begun, claimed, prune_once, reloaded, reserved
 from edcompress.recipe import Recipe, Target
-from edcompress.report.wording import disturbed, points
+from edcompress.report.wording import disturbed, points, waiting
 from edcompress.reports import save_report
 from edcompress.results import Point, Report, TargetResult
 from edcompress.runs import FILES, RunFolder
@@ -226,7 +226,9 @@ def _points(series: Series, trials: list[Trial], chosen: Trial) -> list[Point]:
     return [
         point_of(
             trial.report, trial.folder.path.name, times["dense"].p50, times[trial.folder.path.name].p50
-        ).model_copy(update={"judged_drop": trial.drop, "chosen": trial is chosen})
+        ).model_copy(
+            update={"judged_drop": trial.drop, "chosen": trial is chosen, "distrusted": waiting(times.values())}
+        )
         for trial in trials
     ]
 

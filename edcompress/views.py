@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from edcompress.measures import Latency
 from edcompress.report import github, tables
 from edcompress.report.checks import check_notes
 from edcompress.report.junit import junit
-from edcompress.report.rows import ship_line
+from edcompress.report.rows import point_doubts, ship_line
 from edcompress.report.wording import calls, disturbed, human, measured_with, setting
 from edcompress.results import Inspection, Report, Sweep, TargetResult, Verdict
 
@@ -63,8 +63,7 @@ def show_inspection(found: Inspection, *, as_json: bool) -> None:
     say(f"the constraints leave at least {smallest}")
     if found.round_to:
         say(f"for the recipe's target channels go in steps of {found.round_to}")
-    for warning in found.warnings:
-        say(f"warning: {warning}")
+    _warn(found.warnings)
 
 
 def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> None:
@@ -80,6 +79,7 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
         out.print(tables.variants_table(report))
     if report.points:
         out.print(tables.points_table("Trials", report.points))
+        _warn(point_doubts(report.points))
     say(_achieved(report.target))
     if latency := report.pruned.latency_ms:
         say(f"latency: {setting(latency)}, {calls(latency)}")
@@ -90,6 +90,11 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
     for name in runs.FILES:
         if (folder / name).exists():
             say(f"  {folder / name}")
+
+
+def _warn(texts: Iterable[str]) -> None:
+    for text in texts:
+        say(f"warning: {text}")
 
 
 def _achieved(target: TargetResult) -> str:
@@ -107,6 +112,7 @@ def show_sweep(found: Sweep, folder: Path, *, as_json: bool) -> None:
         return
     top1 = found.dense.accuracy.top1
     out.print(tables.points_table(f"{found.network}, dense {top1.fraction:.2%} of {top1.total}", found.points))
+    _warn(point_doubts(found.points))
     for name in ("sweep.json", "sweep.html"):
         say(f"  {folder / name}")
 

@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from edcompress import panels
-from edcompress.doctor import Finding, compared, examine, judged
+from edcompress.doctor import Finding, compared, examine, judged, limited
 from edcompress.measures import Rate
 
 
@@ -49,7 +49,7 @@ def test_a_sound_environment_has_no_fault_and_everything_is_looked_at(data: Path
     findings = found()
     assert [finding for finding in findings.values() if finding.level == "fault"] == []
     assert set(findings) >= {"python", "edcompress", "torch", "onnxruntime", "timm", "torch threads", "bf16 on the CPU", "providers",
-                             "processor", "cores", "governor", "disk of runs", "disk of data", "EDCOMPRESS_DATA"}  # fmt: skip
+                             "processor", "cores", "CPU quota", "governor", "disk of runs", "disk of data", "EDCOMPRESS_DATA"}  # fmt: skip
     assert not {"pytest", "ruff", "mypy"} & set(findings)
     assert "CPUExecutionProvider" in findings["providers"].text
     assert findings["EDCOMPRESS_DATA"].text == str(data)
@@ -109,3 +109,16 @@ def test_a_recipe_with_a_factory_can_be_trusted(cli, tmp_path: Path) -> None:
     assert (asked.code, "add --trust-code to allow it" in asked.err) == (2, True)
     trusted = cli("doctor", "--recipe", tmp_path / "mine.yaml", "--trust-code")
     assert (trusted.code, "no_such_package" in trusted.err, "--trust-code" in trusted.err) == (2, True, False)
+
+
+@pytest.mark.parametrize(
+    ("quota", "level", "words"),
+    [
+        (None, "ok", "none"),
+        (2.0, "ok", "time of 2 of 2 cores"),
+        (1.5, "note", "time of 1.5 of 2 cores; it stops processes"),
+    ],
+)
+def test_a_quota_below_the_cores_is_noted(quota: float | None, level: str, words: str) -> None:
+    finding = limited(quota, 2)
+    assert (finding.level, words in finding.text) == (level, True), finding

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from edcompress.machine import data_home, governor, memory_bytes, process_mark, resident_bytes, usable_cores
+from edcompress.machine import (
+    cpu_quota,
+    data_home,
+    governor,
+    memory_bytes,
+    process_mark,
+    resident_bytes,
+    throttling,
+    usable_cores,
+)
 
 
 def test_the_governor_is_read_where_there_is_one(tmp_path: Path) -> None:
@@ -75,3 +84,36 @@ def test_data_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert data_home() == tmp_path
     monkeypatch.setenv("EDCOMPRESS_DATA", "")
     assert data_home() == Path.home() / ".cache" / "edcompress"
+
+
+def group(folder: Path, **files: str) -> Path:
+    """A control group's folder with these files, whose names have `_` where the system has `.`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("_", ".", 1)).write_text(text)
+    return folder
+
+
+def test_a_quota_of_version_2_is_the_least_of_the_groups_around_the_process(tmp_path: Path) -> None:
+    told, root = tmp_path / "told", tmp_path / "cgroup"
+    told.write_text("0::/pod/box\n")
+    assert (cpu_quota(root, told), throttling(root, told)) == (None, None)
+    group(root / "pod", cpu_max="150000 100000\n", cpu_stat="usage_usec 7\nnr_periods 10\nnr_throttled 4\n")
+    group(root / "pod" / "box", cpu_max="max 100000\n", cpu_stat="usage_usec 5\nnr_periods 0\nnr_throttled 0\n")
+    assert (cpu_quota(root, told), throttling(root, told)) == (1.5, (4, 10))
+    group(root / "pod" / "box", cpu_max="50000 100000\n")
+    assert cpu_quota(root, told) == 0.5
+
+
+def test_a_quota_of_version_1_is_found_inside_a_container_too(tmp_path: Path) -> None:
+    """There /proc names the group as the host sees it, and the container's own is mounted as the root."""
+    told, root = tmp_path / "told", tmp_path / "cgroup"
+    told.write_text("4:memory:/docker/1\n3:cpu,cpuacct:/docker/1\n0::/docker/1\n")
+    own = group(root / "cpu,cpuacct", cpu_cfs_quota_us="-1\n", cpu_cfs_period_us="100000\n")
+    assert cpu_quota(root, told) is None
+    group(own, cpu_cfs_quota_us="200000\n", cpu_stat="nr_periods 8\nnr_throttled 2\nthrottled_time 99\n")
+    assert (cpu_quota(root, told), throttling(root, told)) == (2.0, (2, 8))
+
+
+def test_a_system_without_control_groups_has_no_quota(tmp_path: Path) -> None:
+    assert (cpu_quota(tmp_path, tmp_path / "none"), throttling(tmp_path, tmp_path / "none")) == (None, None)

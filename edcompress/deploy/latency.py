@@ -129,7 +129,8 @@ def _at_setting(setting: Setting, peaks: Mapping[str, int | None], answers: list
     """The latency of each model, by name, from the answers of the processes."""
     blocks: dict[str, list[Blocks]] = {name: [answer["blocks"][name] for answer in answers] for name in peaks}
     first = next(iter(blocks.values()))
-    about = {**setting._asdict(), "processes": len(answers), "waited": _mean([answer["waited"] for answer in answers]),
+    held_up = {key: _mean([answer[key] for answer in answers]) for key in ("waited", "throttled")}
+    about = {**setting._asdict(), **held_up, "processes": len(answers),
              "provider": answers[0]["provider"], "environment": Environment.model_validate(answers[0]["environment"])}  # fmt: skip
     return {
         name: Latency(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,8 @@ from edcompress.deploy.layer_times import layer_times
 from edcompress.deploy.onnx_export import to_onnx
 from edcompress.errors import StorageError
 from edcompress.files import replacing
-from edcompress.machine import cache_home, processor
+from edcompress.machine import cache_home, processor, run_delay
+from edcompress.measures import MOST_WAITED
 from edcompress.networks.modes import run_once
 from edcompress.surgery.latency import LatencyTable, LayerTime
 from edcompress.surgery.layers import CONVS
@@ -86,7 +88,10 @@ def _inputs(network: nn.Module, example: Tensor) -> Iterator[tuple[str, nn.Modul
 
 
 class GridCache:
-    """Grids measured before with the same processor, provider, threads, batch size and version of onnxruntime."""
+    """Grids measured before with the same processor, provider, threads, batch size and version of onnxruntime.
+
+    One whose measurement waited for its cores is not kept for later runs.
+    """
 
     def __init__(self, options: Benchmark) -> None:
         self._options = options
@@ -100,20 +105,25 @@ class GridCache:
         name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
         self._path = cache_home() / f"latency-{name}.json"
         self._grids: dict[str, Grid] = self._read()
+        self._distrusted: set[str] = set()
 
     def grid(self, shape: LayerShape) -> Grid:
         """That of the shape, measured now if it was not before."""
         key = json.dumps(shape)
         if key not in self._grids:
+            started, before = time.perf_counter_ns(), run_delay() or 0
             self._grids[key] = measure_grid(shape, self._options)
+            if (run_delay() or 0) - before > MOST_WAITED * (time.perf_counter_ns() - started):
+                self._distrusted.add(key)
         return self._grids[key]
 
     def save(self) -> None:
         """Keep what was measured, where that can be: what is not kept is measured anew."""
+        kept = {key: grid for key, grid in self._grids.items() if key not in self._distrusted}
         with suppress(OSError, StorageError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self._path) as part:
-                part.write_text(json.dumps(self._grids), encoding="utf-8")
+                part.write_text(json.dumps(kept), encoding="utf-8")
 
     def _read(self) -> dict[str, Grid]:
         """What is in the file; nothing where it is damaged or may not be read, for it can be measured anew."""

@@ -24,7 +24,7 @@ import onnxruntime
 from edcompress.deploy.feeds import made_inputs
 from edcompress.deploy.sessions import ORT_ERRORS, session
 from edcompress.errors import InputError
-from edcompress.machine import governor, processor, resident_bytes, run_delay, usable_cores
+from edcompress.machine import governor, processor, resident_bytes, run_delay, throttling, usable_cores
 
 WINDOW = 10  # calls per warm-up window, and the least of a measured block of one model
 BLOCKS = 50  # about so many of one model at most: calls of microseconds come in longer ones
@@ -96,21 +96,28 @@ def _peak(path: Path, batch_size: int, threads: int, provider: str) -> int | Non
 
 
 def time_all(specification: dict[str, Any]) -> dict[str, Any]:
-    """{"provider", "environment", "waited", "blocks": {name: nanoseconds}} of interleaved blocks; who goes first alternates."""
+    """{"provider", "environment", "waited", "throttled", "blocks": {name: nanoseconds}}; who goes first of a block alternates."""
     cores = _pin(specification["threads"])
     options = [specification[key] for key in ("batch_size", "threads", "provider")]
     contestants = {name: Contestant(Path(path), *options) for name, path in specification["models"].items()}
     for contestant in contestants.values():
         contestant.warm_up()
-    started, before = time.perf_counter_ns(), run_delay()
+    started, before, stopped_before = time.perf_counter_ns(), run_delay(), throttling()
     interleave(list(contestants.values()), specification["runs"], specification["seconds"])
-    after, taken = run_delay(), time.perf_counter_ns() - started
+    after, stopped, taken = run_delay(), throttling(), time.perf_counter_ns() - started
     return {
         "provider": next(iter(contestants.values())).session.get_providers()[0],
         "environment": _environment(cores),
         "waited": None if before is None or after is None else (after - before) / (taken * specification["threads"]),
+        "throttled": None if stopped_before is None or stopped is None else _share_between(stopped_before, stopped),
         "blocks": {name: contestant.blocks for name, contestant in contestants.items()},
     }
+
+
+def _share_between(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """The share of the periods between two readings of `throttling` in which a quota stopped this process; 0 of no periods."""
+    stopped, periods = (later - earlier for earlier, later in zip(before, after, strict=True))
+    return min(1.0, stopped / periods) if periods else 0.0
 
 
 def interleave(contestants: Sequence[Contestant], runs: int, seconds: float) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from edcompress.report.wording import milliseconds, points, tiny
+from edcompress.report.wording import MISSING, milliseconds, points, tiny
 from edcompress.results import Check, Verdict
 
 
@@ -41,15 +41,23 @@ class CheckForm(NamedTuple):
 
 
 def check_rows(verdict: Verdict) -> list[CheckRow]:
-    """Value, limit, margin and pass/FAIL of each check; by bounds the value goes with the end of its interval that was held."""
+    """Value, limit, margin and pass/FAIL of each check; the value goes with what was held in its place."""
     return [_check_row(check, by_bound=verdict.confidence == "bound") for check in verdict.checks]
 
 
+def check_sentences(verdict: Verdict) -> list[str]:
+    """Each check as one line of text, with what is to be said of it."""
+    rows = zip(check_rows(verdict), verdict.checks, strict=True)
+    return [f"{row.sentence}; {check.note}" if check.note else row.sentence for row, check in rows]
+
+
 def check_notes(verdict: Verdict) -> list[str]:
-    """What stands below the checks: intervals and tests of those that have them, why limits were skipped, and warnings."""
+    """What stands below the checks: intervals and tests of those that have them, what else is to be said of them, why limits were
+    skipped, and warnings."""
     notes = [_check_note(check) for check in verdict.checks if check.interval]
     if verdict.confidence == "bound" and notes:
         notes.append("Where there is an interval, its bad end is held against the limit.")
+    notes += [f"{_form(check.name).name}: {check.note}" for check in verdict.checks if check.note]
     notes += [f"{row.name}: skipped, {row.reason}" for row in skipped_rows(verdict)]
     return notes + [f"warning: {text}" for text in verdict.warnings]
 
@@ -61,10 +69,14 @@ def skipped_rows(verdict: Verdict) -> list[SkippedRow]:
 
 def _check_row(check: Check, *, by_bound: bool) -> CheckRow:
     form = _form(check.name)
-    value, limit, margin = (form.text(number) for number in (check.value, check.limit, abs(check.margin)))
+    value, limit, margin = (
+        MISSING if math.isnan(number) else form.text(number) for number in (check.value, check.limit, abs(check.margin))
+    )
     # Of a margin that is rounded to zero, too.
     sign = "" if math.isnan(check.margin) else "-" if check.margin < 0 else "+"
-    if by_bound and check.interval:
+    if check.held is not None:
+        value += f" to {form.text(check.held)}"
+    elif by_bound and check.interval:
         value += f" to {form.text(check.interval.high if form.sign == '≤' else check.interval.low)}"
     return CheckRow(form.name, value, f"{form.sign} {limit}", sign + margin, "pass" if check.passed else "FAIL")
 

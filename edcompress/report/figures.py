@@ -58,6 +58,14 @@ def speedup(report: Report, limits: Gate) -> Figure:
     return Figure(ratio(dense.p50, pruned.p50), interval)
 
 
+def least_speedup(report: Report) -> Fraction | None:
+    """The speed-up that is left where all the waiting was dense.onnx's: with s = D / P and the share w lost, (D - w (D + P)) / P."""
+    times = report.headline_latencies
+    found = ratio(*(latency.p50 for latency in times)) if len(times) == 2 else None
+    lost = decimal(max((latency.lost for latency in times), default=0.0))
+    return None if found is None else found - lost * (found + 1)
+
+
 def latency(report: Report) -> Figure:
     """p50 latency of pruned.onnx in milliseconds."""
     p50 = _latency(report.pruned.latency_ms, "max_latency_ms").p50

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from edcompress.report.checks import check_notes, check_rows, skipped_rows
+from edcompress.report.checks import check_notes, check_rows, check_sentences, skipped_rows
 from edcompress.results import Verdict
 
 
 def workflow_commands(verdict: Verdict) -> list[str]:
     """Annotations, one per line of output: an error per limit that failed, warnings of what was skipped or is not to be trusted."""
-    failed = [row for row, check in zip(check_rows(verdict), verdict.checks, strict=True) if not check.passed]
+    told = zip(verdict.checks, check_rows(verdict), check_sentences(verdict), strict=True)
     return [
-        *(_command("error", f"edcompress gate: {row.name}", row.sentence) for row in failed),
+        *(_command("error", f"edcompress gate: {row.name}", text) for check, row, text in told if not check.passed),
         *(
             _command("warning", f"edcompress gate: {row.name}", f"skipped: {row.reason}")
             for row in skipped_rows(verdict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from edcompress.report.checks import check_notes, check_rows, skipped_rows
+from edcompress.report.checks import check_notes, check_rows, check_sentences, skipped_rows
 from edcompress.results import Verdict
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -19,14 +19,15 @@ def junit(verdict: Verdict, name: str) -> str:
     root = ElementTree.Element("testsuites", {"name": "edcompress gate", **counts})
     named = {"name": _text(f"edcompress gate {name}"), "skipped": str(len(verdict.skipped))}
     suite = ElementTree.SubElement(root, "testsuite", {**named, **counts})
-    for row, check in zip(check_rows(verdict), verdict.checks, strict=True):
+    sentences = check_sentences(verdict)
+    for row, check, text in zip(check_rows(verdict), verdict.checks, sentences, strict=True):
         case = _case(suite, row.name, name)
         if not check.passed:
-            ElementTree.SubElement(case, "failure", type="limit", message=_text(row.sentence))
+            ElementTree.SubElement(case, "failure", type="limit", message=_text(text))
     for skip in skipped_rows(verdict):
         ElementTree.SubElement(_case(suite, skip.name, name), "skipped", message=_text(skip.reason))
     notes = ElementTree.SubElement(suite, "system-out")
-    notes.text = _text("\n".join([*(row.sentence for row in check_rows(verdict)), *check_notes(verdict)]))
+    notes.text = _text("\n".join([*sentences, *check_notes(verdict)]))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 

@@ -17,6 +17,7 @@ from edcompress.report.rows import (
     VARIANT_HEADINGS,
     comparison_rows,
     point_columns,
+    point_doubts,
     proof_rows,
     setting_rows,
     ship_line,
@@ -146,7 +147,7 @@ def _points(points: Sequence[Point]) -> str:
     """Several networks as a chart of top-1 over speed-up and as a table."""
     dots = [Dot(point.name, point.speedup, 100 * point.top1.fraction, point.front) for point in points]
     chart = dot_chart("Top-1 on the test images, per cent", dots, "speed-up in onnxruntime")
-    return chart + _table(*point_columns(points))
+    return chart + _table(*point_columns(points)) + "".join(_note(f"Warning: {text}.") for text in point_doubts(points))
 
 
 def _latency(report: Report) -> str:

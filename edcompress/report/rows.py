@@ -216,6 +216,13 @@ def point_columns(found: Sequence[Point], left_out: Sequence[str] = ()) -> tuple
     return [POINT_HEADINGS[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
+def point_doubts(found: Sequence[Point]) -> list[str]:
+    """What is wrong with the times of points, by the points that it is wrong with."""
+    causes = dict.fromkeys(point.distrusted for point in found if point.distrusted)
+    named = {cause: ", ".join(point.name for point in found if point.distrusted == cause) for cause in causes}
+    return [f"{names}: {cause}: speed-ups and front are not to be trusted" for cause, names in named.items()]
+
+
 def _point_row(point: Point) -> PointRow:
     return PointRow(
         point.name, f"{point.macs:.1%}", f"{point.params:.1%}", milliseconds(point.p50_ms), f"{point.speedup:.2f}x",

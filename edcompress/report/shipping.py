@@ -8,6 +8,7 @@ from edcompress.measures import ModelResult
 from edcompress.report.checks import check_rows
 from edcompress.report.figures import FIGURES
 from edcompress.report.verdict import judge
+from edcompress.report.wording import measure_again, waiting
 from edcompress.results import Report, Shipping
 
 PLAIN = "pruned.onnx"
@@ -17,6 +18,7 @@ def recommend(report: Report, limits: Gate) -> Shipping:
     """The file of an exported run to ship, and why: a variant only where it is inside the limits and surely faster than pruned.onnx,
     that is, where its speed-up over dense.onnx is above the interval of pruned.onnx's, or where pruned.onnx is not inside them.
 
+    Times that are not to be trusted choose no file: then it is pruned.onnx or none, unless the gate allows them.
     Limits that cannot be held, of a figure that was not measured, are no error but the reason to ship nothing.
     """
     plain = report.speedup.high if report.speedup else _speedup(report, report.pruned)
@@ -25,11 +27,15 @@ def recommend(report: Report, limits: Gate) -> Shipping:
         failing = {name: _failing(report, variant.measured, limits) for name, variant in report.variants.items()}
     except InputError as error:
         return Shipping(file=None, why=f"the gate's limits cannot be held: {error}")
+    measured = (report.pruned, *(variant.measured for variant in report.variants.values()))
+    times = tuple(model.latency_ms for model in measured if model.latency_ms)
+    if report.variants and limits.disturbed != "allow" and (cause := waiting(times)):
+        return _without_times(failed, f"{cause}; {measure_again(times)}")
     passing = [report.variants[name] for name, failed in failing.items() if not failed]
     best = max(passing, key=lambda variant: _speedup(report, variant.measured), default=None)
     if best and _speedup(report, best.measured) > plain:
-        times = _speedup(report, best.measured) / _speedup(report, report.pruned)
-        return Shipping(file=best.file, why=f"inside the gate's limits and {times:.2f}x as fast as {PLAIN}")
+        faster = _speedup(report, best.measured) / _speedup(report, report.pruned)
+        return Shipping(file=best.file, why=f"inside the gate's limits and {faster:.2f}x as fast as {PLAIN}")
     if best and failed:
         return Shipping(file=best.file, why=f"inside the gate's limits; {PLAIN} fails {failed}")
     if failed:
@@ -41,6 +47,14 @@ def recommend(report: Report, limits: Gate) -> Shipping:
         for name, variant in report.variants.items()
     ]
     return Shipping(file=PLAIN, why="; ".join(["inside the gate's limits", *others]))
+
+
+def _without_times(failed: str, cause: str) -> Shipping:
+    """pruned.onnx where it fails nothing, else nothing."""
+    untold = f"the files are not compared by their times, for {cause}"
+    if failed:
+        return Shipping(file=None, why=f"{PLAIN} fails {failed}, and {untold}")
+    return Shipping(file=PLAIN, why=f"inside the gate's limits; {untold}")
 
 
 def _failing(report: Report, measured: ModelResult, limits: Gate) -> str:

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Set
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from fractions import Fraction
 
 from edcompress.delivery import Gate
 from edcompress.errors import InputError
 from edcompress.report.baseline import REGRESSIONS, require_comparable
-from edcompress.report.figures import FIGURES, Figure, decimal
-from edcompress.report.wording import disturbed
+from edcompress.report.figures import FIGURES, Figure, decimal, least_speedup
+from edcompress.report.wording import disturbed, measure_again, waiting
 from edcompress.results import Check, Report, Skipped, Verdict
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Why a figure is not to be trusted, and the worst that it may be, where that is known and may be held in its place."""
+
+    cause: str
+    worst: Fraction | None
+
+    def bad_end(self, figure: Figure) -> Fraction | None:
+        """The worse of that and of the lower end of the figure's interval; None where one of them is not known, so that the check fails."""
+        if self.worst is None or figure.interval is None or not math.isfinite(figure.interval.low):
+            return None
+        return min(self.worst, decimal(figure.interval.low))
+
+    def told(self, held: Fraction | None) -> str:
+        """What the check says of it."""
+        return f"{'not trusted' if held is None else 'the worst that it may be is held'}: {self.cause}"
 
 
 def judge(report: Report, limits: Gate, baseline: Report | None = None) -> Verdict:
@@ -20,7 +39,9 @@ def judge(report: Report, limits: Gate, baseline: Report | None = None) -> Verdi
     Limits on regressions are held only beside a `baseline`, the report of another run; what cannot be compared is skipped. Raises
     InputError when no limit is set, when a limit's value has not been measured yet, and for a baseline of other test images.
     """
-    checks = [_check(key, find(report, limits), limits) for key, find in FIGURES.items() if _is_set(limits, key)]
+    doubts = _doubts(report, baseline, limits)
+    held = {key: find for key, find in FIGURES.items() if _is_set(limits, key)}
+    checks = [_check(key, find(report, limits), limits, doubts.get(key)) for key, find in held.items()]
     skipped = []
     if baseline is not None:
         require_comparable(report, baseline)
@@ -31,7 +52,7 @@ def judge(report: Report, limits: Gate, baseline: Report | None = None) -> Verdi
             if isinstance(found, str):
                 skipped.append(Skipped(name=_name(key), limit=getattr(limits, key), reason=found))
             else:
-                checks.append(_check(key, found, limits))
+                checks.append(_check(key, found, limits, doubts.get(key)))
     if not checks and not skipped:
         raise InputError("the gate has no limits; set at least one, e.g. --max-top1-drop 0.01")
     passed = all(check.passed for check in checks)
@@ -46,15 +67,37 @@ def _warnings(held: Set[str], report: Report, baseline: Report | None) -> tuple[
     timed = {"": (report, {"speedup", "latency_ms", "latency_regression"})}
     if baseline is not None:
         timed["the baseline: "] = (baseline, {"latency_regression"})
-    found = {whose: disturbed(one.latencies) for whose, (one, names) in timed.items() if names & held}
+    found = {whose: disturbed(one.headline_latencies) for whose, (one, names) in timed.items() if names & held}
     return tuple(f"{whose}{text}" for whose, text in found.items() if text)
 
 
-def _check(key: str, figure: Figure, limits: Gate) -> Check:
-    """margin = limit - figure (figure - limit for a lower limit), exact; a figure that is no number fails."""
+def _doubts(report: Report, baseline: Report | None, limits: Gate) -> Mapping[str, Doubt]:
+    """By limit, why its figure may look better than it is.
+
+    Waiting makes a time longer, so that it can turn no failure of a limit on this run's own time into a pass; but of two times it may have
+    made the dense network's, or the baseline's, longer than the other.
+    """
+    if limits.disturbed == "allow":
+        return {}
+    found = {}
+    if cause := _untrusted(report):
+        found["min_speedup"] = Doubt(cause, least_speedup(report) if limits.disturbed == "bound" else None)
+    if baseline is not None and (cause := _untrusted(baseline)):
+        found["max_latency_regression"] = Doubt(cause, None)
+    return found
+
+
+def _untrusted(report: Report) -> str | None:
+    times = report.headline_latencies
+    cause = waiting(times)
+    return cause and f"{cause}; {measure_again(times)}"
+
+
+def _check(key: str, figure: Figure, limits: Gate, doubt: Doubt | None) -> Check:
+    """margin = limit - figure (figure - limit for a lower limit), exact; a figure that is no number, or not to be trusted, fails."""
     limit: float = getattr(limits, key)
     sign = 1 if key.startswith("max_") else -1
-    held = _held(figure, sign, by_bound=limits.confidence == "bound")
+    held = _held(figure, sign, by_bound=limits.confidence == "bound") if doubt is None else doubt.bad_end(figure)
     margin = None if held is None else sign * (decimal(limit) - held)
     return Check(
         name=_name(key),
@@ -65,6 +108,8 @@ def _check(key: str, figure: Figure, limits: Gate) -> Check:
         interval=figure.interval,
         pairs=figure.pairs,
         p_value=figure.p_value,
+        held=None if held is None or doubt is None else float(held),
+        note=doubt.told(held) if doubt else "",
     )
 
 

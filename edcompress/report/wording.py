@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from edcompress.measures import Count, Interval, Latency
+from edcompress.measures import MOST_WAITED, Count, Interval, Latency
 
 MISSING = "–"
-
-MOST_WAITED = 0.05
-"""Share of the measured time that other processes may have had the cores."""
 
 _UNITS = ((1e9, "G"), (1e5, "M"), (1e3, "k"))
 _SCALES = {"G": 1e9, "M": 1e6, "k": 1e3}
@@ -70,19 +67,36 @@ def calls(latency: Latency) -> str:
     return f"{latency.n} interleaved calls per model{processes}"
 
 
+def waiting(latencies: Iterable[Latency]) -> str | None:
+    """Why latencies are not to be trusted: what their threads waited for, for more than MOST_WAITED of the time; None where they did not.
+
+    A process that its CPU quota stops waits too, though no other one has its core.
+    """
+    most = max(latencies, key=lambda latency: latency.lost, default=None)
+    if most is None or most.lost <= MOST_WAITED:
+        return None
+    if most.throttled:
+        return f"a CPU quota stopped the measurement in {most.throttled:.0%} of its periods (it waited for {most.lost:.0%} of the time)"
+    return f"other processes had the cores for {most.lost:.0%} of the measured time"
+
+
 def disturbed(latencies: Iterable[Latency]) -> str | None:
-    """What is to be said of latencies where other processes had the cores for more than MOST_WAITED of the time; None where not.
+    """The warning about latencies that are not to be trusted, and what to do; None where they are.
 
     A call shorter than the scheduler's slice comes through whole and a longer one is interrupted, so that the speed-up is wrong too, and
     its interval cannot know.
     """
-    most = max((latency.waited or 0.0 for latency in latencies), default=0.0)
-    if most <= MOST_WAITED:
+    found = list(latencies)
+    cause = waiting(found)
+    if cause is None:
         return None
-    return (
-        f"other processes had the cores for {most:.0%} of the measured time: latencies and speed-ups are not to be trusted; measure again "
-        "when the cores are free"
-    )
+    return f"{cause}: latencies and speed-ups are not to be trusted; {measure_again(found)}"
+
+
+def measure_again(latencies: Iterable[Latency]) -> str:
+    """What to do about a measurement that waited."""
+    limited = any(latency.throttled for latency in latencies)
+    return f"measure again {'without the quota (see `edcompress doctor`)' if limited else 'when the cores are free'}"
 
 
 def measured_with(latency: Latency) -> str:

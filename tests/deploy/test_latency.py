@@ -14,7 +14,8 @@ from edcompress.deploy.latency import measure, measure_all
 from edcompress.deploy.latency_worker import Contestant, interleave
 from edcompress.errors import EdcompressError, InputError
 from edcompress.machine import usable_cores
-from edcompress.report.wording import MOST_WAITED, disturbed
+from edcompress.measures import MOST_WAITED
+from edcompress.report.wording import disturbed
 
 Shape = list[int | str | None]
 
@@ -120,6 +121,14 @@ def test_what_the_system_does_not_tell_is_not_made_up(onnx_file: Path, monkeypat
     assert 0 <= latency_worker.time_all(told)["waited"] <= 1
     monkeypatch.setattr(latency_worker, "run_delay", lambda: None)
     assert latency_worker.time_all(told)["waited"] is None
+
+
+def test_periods_that_a_quota_cut_short_are_told(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([(3, 10), (5, 14)])
+    monkeypatch.setattr(latency_worker, "_pin", lambda _: ())
+    monkeypatch.setattr(latency_worker, "throttling", lambda: next(readings))
+    told = {"models": {"net": str(onnx_file)}, "batch_size": 1, "threads": 1, "provider": "CPUExecutionProvider"}
+    assert latency_worker.time_all({**told, "runs": 20, "seconds": 0})["throttled"] == 0.5
 
 
 def test_the_worker_loads_no_torch() -> None:

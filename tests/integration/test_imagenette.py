@@ -9,7 +9,7 @@ pytestmark = pytest.mark.integration
 
 RECIPE = ("--recipe", "squeezenet1_1_imagenette")
 SHORT = tuple(word for pair in ("data.limit=64", "search.epochs=1", "finetune.epochs=1", "benchmark.runs=50", "gate.max_top1_drop=1.0",
-                                "gate.min_speedup=0.5") for word in ("--set", pair))  # fmt: skip
+                                "gate.min_speedup=0.5", "gate.disturbed=allow") for word in ("--set", pair))  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -77,3 +77,18 @@ def test_limits_that_cannot_be_held_are_the_reason_to_ship_nothing(report: Repor
 def test_no_limits_leave_the_speed(content: dict[str, Any]) -> None:
     none = Gate(max_top1_drop=None, min_speedup=None, max_parity=None)
     assert recommend(with_int8(content, correct=5000, p50=2.0), none).file == "pruned.int8.onnx"
+
+
+def test_times_that_waited_choose_no_file(content: dict[str, Any]) -> None:
+    content["pruned"]["latency_ms"] |= {
+        "waited": 0.1,
+        "speedup": {"estimate": 1.84, "low": 1.2, "high": 2.4, "confidence": 0.95},
+    }
+    report = with_int8(content, correct=9400, p50=1.0)
+    ship = recommend(report, LIMITS)
+    assert ship.file == "pruned.onnx"
+    assert "not compared by their times, for other processes had the cores for 10% of the measured time" in ship.why
+    nothing = recommend(report, LIMITS.model_copy(update={"max_parity": 1e-9}))
+    assert nothing.file is None
+    assert "pruned.onnx fails parity" in nothing.why
+    assert recommend(report, LIMITS.model_copy(update={"disturbed": "allow"})).file == "pruned.int8.onnx"
