@@ -30,9 +30,12 @@ FORMATS = {
     ".tiff": "TIFF",
     ".webp": "WEBP",
 }
-"""Suffixes of the files that are read as images, and Pillow's names of their formats: no other decoder ever gets a file."""
+"""Suffixes of the files that are read as images, and Pillow's names of their formats."""
 
 SUFFIXES = tuple(FORMATS)
+
+DECODED = tuple(dict.fromkeys(FORMATS.values()))
+"""Formats that are decoded, whatever a file's name says: Pillow's other decoders, some of which start a program, never get one."""
 
 Warn = Callable[[str], None]
 """Hears of each image that is left out, as often as it is: its path, and what is wrong with it."""
@@ -188,7 +191,8 @@ class FileImages(StoredImages):
 def decode(place: Path | Member, channels: int) -> Image.Image:
     """The file as a grey (1) or RGB (3) Pillow image; DataError with its place where that fails."""
     try:
-        with Image.open(BytesIO(place.content()) if isinstance(place, Member) else place) as image:
+        file = BytesIO(place.content()) if isinstance(place, Member) else place
+        with Image.open(file, formats=DECODED) as image:
             # Pillow would cut off all above 255: of most 16-bit images white is left.
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"its pixels are no bytes (mode {image.mode}); save it with 8 bits per channel")
@@ -196,6 +200,6 @@ def decode(place: Path | Member, channels: int) -> Image.Image:
             opaque = image.convert("RGBA") if "transparency" in image.info else image
             return opaque.convert("L" if channels == 1 else "RGB")
     except UnidentifiedImageError as error:  # its text has the address of an object, another one at every read
-        raise DataError(f"{place}: cannot be read as an image: it is of no kind that Pillow knows") from error
+        raise DataError(f"{place}: cannot be read as an image: it is none of {', '.join(DECODED)}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's decoders raise
         raise DataError(f"{place}: cannot be read as an image: {error}") from error

@@ -22,6 +22,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from edcompress.data.braces import MOST_CHARACTERS, require_few_names
 from edcompress.data.image_folder import imagenet_wnids
 from edcompress.data.images import SUFFIXES, Member, StoredImages, Warn, unheard
 from edcompress.data.listing import Unread, counted, few, is_hidden, suffix_kind, unread_note
@@ -142,9 +143,13 @@ def _expanded(key: str, specification: str) -> list[str]:
             "data.dataset: webdataset needs the package of that name, which is not installed: pip install 'edcompress[webdataset]'"
         ) from error
     try:
+        require_few_names(specification.split("::"))
         names: list[str] = expand_urls(specification)
-    except (ValueError, AssertionError) as error:  # braces that do not match, a variable that is not set
-        raise DataError(f"{key}: {specification}: {error}") from error
+    except (
+        ValueError,
+        AssertionError,
+    ) as error:  # too many names, braces that do not match, a variable that is not set
+        raise DataError(f"{key}: {specification[:MOST_CHARACTERS]}: {error}") from error
     return names
 
 

@@ -10,7 +10,7 @@ from torchvision.datasets import Flowers102
 
 from edcompress.data.datasets import data_root, open_dataset
 from edcompress.data.image_folder import imagenet_wnids
-from edcompress.data.images import decode
+from edcompress.data.images import DECODED, Member, decode
 from edcompress.data.splits import eval_batches
 from edcompress.errors import DataError
 from edcompress.sources import Data
@@ -113,6 +113,29 @@ def test_files_of_every_mode_become_grey_or_rgb(tmp_path: Path, mode: str, chann
     transparent = {"transparency": b"\0\1"} if mode == "P" else {}
     Image.new(mode, (5, 4)).save(tmp_path / "a.png", **transparent)
     assert decode(tmp_path / "a.png", channels).mode == ("L" if channels == 1 else "RGB")
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("EPS", ".jpg"), ("GIF", ".png"), ("PCX", ".bmp")])
+def test_a_decoder_whose_kind_is_not_named_never_gets_a_file(tmp_path: Path, kind: str, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.new("RGB", (5, 4)).save(path, kind)
+    with pytest.raises(DataError, match=r"cannot be read as an image: it is none of JPEG, PNG, PPM, BMP, TIFF, WEBP"):
+        decode(path, 3)
+    member = Member(path, "a.jpg", 0, path.stat().st_size)
+    with pytest.raises(DataError, match="it is none of JPEG"):
+        decode(member, 3)
+
+
+@pytest.mark.parametrize("kind", sorted(DECODED))
+def test_an_image_is_read_by_what_it_holds_not_by_its_name(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (5, 4), (255, 0, 0)).save(tmp_path / "a.png", kind)
+    assert decode(tmp_path / "a.png", 3).size == (5, 4)
+
+
+def test_both_pictures_of_a_camera_in_one_jpeg_are_read_as_the_first(tmp_path: Path) -> None:
+    one, two = (Image.new("RGB", (8, 8), (red, 0, 0)) for red in (200, 0))
+    one.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[two])
+    assert decode(tmp_path / "a.jpg", 3).getpixel((0, 0)) == (200, 0, 0)
 
 
 def test_flowers_train_on_train_and_val(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -272,3 +272,9 @@ def test_what_a_shard_holds_besides_is_skipped_or_counted(tmp_path: Path) -> Non
         for part in ("data.train_shards: 5 files are not read", f"2 .txt (first: {tmp_path}/one.tar: a.txt)", "1 .seg.gif",
                      "1 without a suffix", "1 link, pipe or device"):  # fmt: skip
             assert part in notes[0]
+
+
+def test_a_pattern_of_a_thousand_million_shards_is_refused_before_it_is_expanded(packed: Data) -> None:
+    data = packed.model_copy(update={"train_shards": "train-{0..999999999}.tar"})
+    with pytest.raises(DataError, match=r"data\.train_shards: .* may stand for 1000000000 names, .* at most 100000"):
+        open_dataset(data)

@@ -1,0 +1,56 @@
+"""How many names the braces of a pattern stand for, found without making them: a range of a few characters can fill the memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from string import ascii_letters
+
+MOST_NAMES = 100_000
+
+MOST_BRACES = 50
+"""In a pattern; the library that expands them calls itself for each inside of another."""
+
+MOST_CHARACTERS = 4096
+"""As many as a path may have."""
+
+MOST_DIGITS = 12
+"""Of a number in braces: leading zeros pad all names of a range."""
+
+_INNERMOST = re.compile(r"\{([^{}]*)\}")
+
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
+"""Numbers in braces as braceexpand reads them: from, to, step."""
+
+
+def require_few_names(patterns: Iterable[str]) -> None:
+    """Raise ValueError where patterns stand for more than `MOST_NAMES` names in all, or one is longer than names can be."""
+    most = 0
+    for pattern in patterns:
+        if len(pattern) > MOST_CHARACTERS or pattern.count("{") > MOST_BRACES:
+            raise ValueError(f"a name has at most {MOST_CHARACTERS} characters, and {MOST_BRACES} pairs of braces")
+        most += most_names(pattern)
+    if most > MOST_NAMES:
+        raise ValueError(
+            f"the braces may stand for {most} names, and at most {MOST_NAMES} are taken; give shorter ranges"
+        )
+
+
+def most_names(pattern: str) -> int:
+    """At most so many names come of a pattern: braces within others count as if each stood alone."""
+    names = 1
+    while groups := _INNERMOST.findall(pattern):
+        for group in groups:
+            names *= _alternatives(group)
+        pattern = _INNERMOST.sub("", pattern)
+    return names
+
+
+def _alternatives(group: str) -> int:
+    """How many names braces without others inside stand for; of letters, as many as there are."""
+    if not (numbers := _RANGE.fullmatch(group)):
+        return len(ascii_letters) if ".." in group else group.count(",") + 1
+    if max(map(len, numbers.groups(""))) > MOST_DIGITS:
+        return MOST_NAMES + 1
+    first, last, step = (int(number) for number in numbers.groups("1"))
+    return abs(last - first) // (step or 1) + 1
