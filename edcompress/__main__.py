@@ -10,9 +10,10 @@ from io import TextIOWrapper
 from rich.text import Text
 
 from edcompress.cli import app
-from edcompress.display import Terminal
+from edcompress.display import Terminal, harmless_warnings
 from edcompress.ending import INTERRUPTED, ending_together
 from edcompress.errors import EdcompressError, InputError, StorageError
+from edcompress.plain_text import harmless
 
 
 def main() -> None:
@@ -23,14 +24,14 @@ def main() -> None:
     try:
         _main()
     except Exception:
-        traceback.print_exc()
+        sys.stderr.write(harmless(traceback.format_exc()))
         sys.exit(EdcompressError.exit_code)
 
 
 def _main() -> None:
     _write_what_can_be()
     try:
-        with ending_together(_say):
+        with harmless_warnings(), ending_together(_say):
             app(standalone_mode=True)
     except EdcompressError as error:
         _say(str(error))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import redirect_stdout
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from edcompress.plain_text import harmless
 
 _FORMATS = {
     "loss": "loss {:.2f}",
@@ -22,7 +27,18 @@ _FORMATS = {
 
 
 class Terminal(Console):
-    """A console that falls silent where nobody reads it any more, as behind `| head`: a run goes on, and a gate keeps its exit code."""
+    """A console that falls silent where nobody reads it any more, as behind `| head`: a run goes on, and a gate keeps its exit code.
+
+    What it prints holds no control characters but its own, and no commands to CI servers: names come from files of others.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of what is printed, their text made harmless."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
         """Send what is still to come nowhere."""
@@ -30,6 +46,21 @@ class Terminal(Console):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.file.fileno())
         os.close(nowhere)
+
+
+@contextmanager
+def harmless_warnings() -> Iterator[None]:
+    """A block whose Python warnings, which name files, are shown as `Terminal` would show them."""
+    before = warnings.formatwarning
+
+    def formatted(*arguments: Any, **options: Any) -> str:
+        return harmless(before(*arguments, **options))
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 class Display:
@@ -43,8 +74,8 @@ class Display:
         self._warned: set[str] = set()
         self._title, self._epoch, self._epochs, self._accuracy = "", 0, 0, None
         if console.is_terminal and not quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[figures]}"),
-                       TimeRemainingColumn(compact=True))  # fmt: skip
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
+                       TextColumn("{task.fields[figures]}", markup=False), TimeRemainingColumn(compact=True))  # fmt: skip
             self._progress = Progress(*columns, console=console, transient=True, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -89,18 +120,18 @@ class Display:
     def epoch_done(self, figures: dict[str, Any]) -> None:
         """Leave a line for the epoch."""
         self._accuracy = figures.get("accuracy")
-        self._say(f"  {self._title} {self._epoch + 1}/{self._epochs}: {_format(figures)}")
+        self._say(f"  {escape(self._title)} {self._epoch + 1}/{self._epochs}: {_format(figures)}")
 
     def warning(self, text: str) -> None:
         """Leave a line, even where there shall be no progress."""
         if text in self._warned:
             return
         self._warned.add(text)
-        self._console.print(f"  [yellow]warning:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
+        self._console.print(f"  [yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
 
     def _say(self, text: str) -> None:
         if not self._quiet:
-            self._console.print(text, highlight=False)
+            self._console.print(text)
 
     def _drop_task(self) -> None:
         if self._progress and self._task is not None:

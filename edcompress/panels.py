@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from edcompress.doctor import Finding
 from edcompress.overview import Outcome, Status, is_here
@@ -53,7 +53,7 @@ def show_runs(statuses: Sequence[Status], root: Path, *, as_json: bool) -> None:
     for heading in ("top-1, %", "MACs", "speed-up", "gate", "ago"):
         table.add_column(heading, overflow="fold", justify="right")
     for status in statuses:
-        table.add_row(*_run_row(status, root), style=_STYLES.get(status.state))
+        table.add_row(*map(Text, _run_row(status, root)), style=_STYLES.get(status.state))
     out.print(table)
     for status in statuses:
         for fault in status.faults:
@@ -71,7 +71,7 @@ def show_findings(findings: Iterable[Finding], *, as_json: bool) -> None:
     table.add_column(overflow="fold")
     for finding in findings:
         row = (finding.level.upper() if finding.level == "fault" else finding.level, finding.name, finding.text)
-        table.add_row(*map(escape, row), style=_STYLES.get(finding.level))
+        table.add_row(*map(Text, row), style=_STYLES.get(finding.level))
     out.print(table)
 
 
@@ -92,7 +92,7 @@ def _grid(rows: Iterable[tuple[str, str]]) -> Table:
     table.add_column(no_wrap=True, min_width=10)
     table.add_column(overflow="fold")
     for name, text in rows:
-        table.add_row(name, escape(text))
+        table.add_row(name, Text(text))
     return table
 
 
@@ -166,7 +166,7 @@ def _run_row(status: Status, root: Path) -> tuple[str, ...]:
     if found:
         speedup = f"{found.speedup:.2f}x" if found.speedup else MISSING
         figures = (_top1(found), f"{found.macs:.1%}", speedup, _gate(found))
-    return escape(name + recipe), status.state, *figures, _ago(status)
+    return name + recipe, status.state, *figures, _ago(status)
 
 
 def _top1(outcome: Outcome) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from edcompress.section import Section
 
@@ -20,14 +21,31 @@ def _as_batch_size(size: object) -> int | str:
     return text if text == "auto" else int(text)
 
 
+def _arch_name(name: str) -> str:
+    if not re.fullmatch(r"(timm:)?[A-Za-z0-9_.-]+", name):  # it is written into load_pruned.py
+        raise ValueError("a name has letters, digits, _ . and -, after timm: where it is one of timm's")
+    return name
+
+
+Arch = Annotated[str, AfterValidator(_arch_name)]
+
+
+def _factory_name(name: str) -> str:
+    if not re.fullmatch(r"[\w.:-]+", name):
+        raise ValueError("write package.module:callable, of letters, digits, _ . and -")
+    return name
+
+
+Factory = Annotated[str, AfterValidator(_factory_name)]
+
 BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_as_batch_size)]
 
 
 class Model(Section):
     """The network to compress."""
 
-    arch: str | None = Field(None, description="torchvision name, resnet20 ... resnet110 (CIFAR), or timm:NAME")
-    factory: str | None = Field(None, description="your own network: package.module:callable (needs --trust-code)")
+    arch: Arch | None = Field(None, description="torchvision name, resnet20 ... resnet110 (CIFAR), or timm:NAME")
+    factory: Factory | None = Field(None, description="your own network: package.module:callable (needs --trust-code)")
     stem: Literal["imagenet", "cifar"] = Field("imagenet", description="cifar: 3x3 stride-1 first layer, no max-pool")
     num_classes: int = Field(..., ge=2, description="width of the classifier")
     in_channels: int = Field(3, ge=1, le=16, description="channels of the network's input")

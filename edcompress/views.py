@@ -30,7 +30,7 @@ out = Terminal()
 
 def say(text: str, console: Console = out) -> None:
     """One line as it is: paths and names may hold brackets, and are never wrapped."""
-    console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def show_latency(latency: Mapping[str, Sequence[Latency]], *, as_json: bool) -> None:

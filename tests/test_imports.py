@@ -10,7 +10,7 @@ import edcompress
 
 ROOT = Path(edcompress.__file__).parent
 LAYERS = (
-    ("errors",),
+    ("errors", "plain_text"),
     ("digests",),
     ("team",),
     ("monitor", "files", "machine", "section", "interrupt", "ending", "transfer"),

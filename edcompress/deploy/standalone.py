@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 import platform
 import re
 import sys
@@ -147,7 +146,7 @@ def _built(model: Model, network: nn.Module) -> _Construction:
     """As `registry.build` makes the network."""
     if model.factory is not None:
         module, _, name = model.factory.partition(":")
-        make = f"network: nn.Module = import_module({json.dumps(module)}).{name}()"
+        make = f"network: nn.Module = import_module({module!r}).{name}()"
         return _Construction(
             [make, "with torch.no_grad():", "    network.eval()(torch.zeros(2, *IMAGE))  # makes lazy layers"]
         )
@@ -159,14 +158,14 @@ def _built(model: Model, network: nn.Module) -> _Construction:
         return _Construction([line], None, _definitions(cifar_resnet, "CifarResNet"))
     if model.arch.startswith(registry.TIMM):
         name = model.arch.removeprefix(registry.TIMM)
-        line = f"timm.create_model({json.dumps(name)}, pretrained=False, num_classes={classes}, in_chans={channels})"
+        line = f"timm.create_model({name!r}, pretrained=False, num_classes={classes}, in_chans={channels})"
         return _Construction([f"network: nn.Module = {line}"], "timm")
     return _of_torchvision(model.arch, model, network)
 
 
 def _of_torchvision(name: str, model: Model, network: nn.Module) -> _Construction:
     extra = "".join(f", {key}={value!r}" for key, value in registry.EXTRA_ARGUMENTS.get(name, {}).items())
-    make = f"torchvision.models.get_model({json.dumps(name)}, weights=None, num_classes={model.num_classes}{extra})"
+    make = f"torchvision.models.get_model({name!r}, weights=None, num_classes={model.num_classes}{extra})"
     lines, definitions, changes = [f"network: nn.Module = {make}"], [], []
     if any(isinstance(layer, attention.SelfAttention) for layer in network.modules()):
         lines.append("with_free_heads(network)")
@@ -176,7 +175,7 @@ def _of_torchvision(name: str, model: Model, network: nn.Module) -> _Constructio
         changes.append("replace_input")
     if model.stem == "cifar":
         conv, pool = registry.STEMS[registry.family(name)]
-        lines.append(f"replace_stem(network, {json.dumps(conv)}, {json.dumps(pool)})")
+        lines.append(f"replace_stem(network, {conv!r}, {pool!r})")
         changes.append("replace_stem")
     return _Construction(lines, "torchvision", [*definitions, *_definitions(registry, *changes)])
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from edcompress.delivery import Batch
 from edcompress.recipe import Recipe
+from edcompress.report.markdown import code, literal, table_row
 from edcompress.report.rows import VARIANT_HEADINGS, comparison_rows, proof_rows, variant_rows
 from edcompress.report.wording import calls, disturbed, measured_with, setting
 from edcompress.results import Preprocessing, Report, TargetResult
@@ -17,7 +18,7 @@ MOST_CLASSES = 20
 def render_card(report: Report, recipe: Recipe, preprocessing: Preprocessing, classes: Sequence[str]) -> str:
     """The card as Markdown, of an exported run, its images' preprocessing, and the class names in index order."""
     parts = [
-        f"# {report.network}, pruned",
+        f"# {literal(report.network)}, pruned",
         _what(report, recipe),
         "## Figures",
         _figures(report, recipe),
@@ -59,8 +60,8 @@ image = image.resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + 
 
 def _what(report: Report, recipe: Recipe) -> str:
     return (
-        f"`{report.network}` on {recipe.data.dataset}, {recipe.model.num_classes} classes, pruned by edcompress with the recipe "
-        f"`{report.recipe}` ({report.search.method}, {_asked(report.target)}) from the weights of `{report.checkpoint}`. "
+        f"{code(report.network)} on {recipe.data.dataset}, {recipe.model.num_classes} classes, pruned by edcompress with the recipe "
+        f"{code(report.recipe)} ({literal(report.search.method)}, {_asked(report.target)}) from the weights of {code(report.checkpoint)}. "
         "`dense.onnx` is the network before, `pruned.onnx` the one after; `report.json` holds all that was measured."
     )
 
@@ -79,7 +80,7 @@ def _figures(report: Report, recipe: Recipe) -> str:
     total, warning = report.pruned.accuracy.top1.total, disturbed(report.latencies)
     return (
         f"Accuracies are on the {total} test images of {recipe.data.dataset}, and say nothing about other images. Latencies were "
-        f"measured at {setting(measured)}, in {calls(measured)}, with {measured_with(measured)}."
+        f"measured at {setting(measured)}, in {calls(measured)}, with {literal(measured_with(measured))}."
         + (f" Warning: {warning}.\n\n" if warning else "\n\n")
         + _table(("", "dense", "pruned", "change"), comparison_rows(report))
         + "\n\n"
@@ -108,7 +109,7 @@ def _interface(report: Report, recipe: Recipe, preprocessing: Preprocessing, cla
 
 
 def _named(classes: Sequence[str]) -> str:
-    names = ", ".join(f"{number} {name}" for number, name in enumerate(classes[:MOST_CLASSES]))
+    names = ", ".join(f"{number} {literal(name)}" for number, name in enumerate(classes[:MOST_CLASSES]))
     more = len(classes) - MOST_CLASSES
     return names + (f", and {more} more in the metadata" if more > 0 else "")
 
@@ -121,5 +122,4 @@ def _geometry(preprocessing: Preprocessing) -> str:
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([table_row(headings), table_row(["---"] * len(headings)), *map(table_row, rows)])

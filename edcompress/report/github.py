@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from edcompress.plain_text import harmless
 from edcompress.report.checks import check_notes, check_rows, check_sentences, skipped_rows
+from edcompress.report.markdown import literal, table_row
 from edcompress.results import Verdict
 
 
@@ -24,13 +26,13 @@ def summary(verdict: Verdict, name: str) -> str:
     lines = [
         f"### edcompress gate: {'passed' if verdict.passed else 'FAILED'}",
         "",
-        _plain(name),
+        literal(name),
         "",
         "| | value | limit | margin | |",
         "| --- | ---: | ---: | ---: | --- |",
-        *(f"| {' | '.join(_plain(cell) for cell in row)} |" for row in check_rows(verdict)),
+        *map(table_row, check_rows(verdict)),
         "",
-        *(f"- {_plain(note)}" for note in check_notes(verdict)),
+        *(f"- {literal(note)}" for note in check_notes(verdict)),
     ]
     return "\n".join(lines) + "\n\n"
 
@@ -42,10 +44,4 @@ def _command(kind: str, title: str, message: str) -> str:
 
 def _escaped(text: str) -> str:
     """As the runner reads it back: a raw line end would cut the message, or begin a command of its own."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line and in one cell."""
-    words = " ".join(text.split())
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#&" else letter for letter in words)
+    return harmless(text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A"))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from edcompress.measures import Latency
+from edcompress.plain_text import one_line
 from edcompress.report.checks import check_rows
 from edcompress.report.rows import (
     VARIANT_HEADINGS,
@@ -50,9 +51,8 @@ def settings_table(report: Report) -> Table:
 def latency_table(latency: Mapping[str, Latency]) -> Table:
     """Models that were measured side by side, by name: percentiles, memory, and the speed-up over the first."""
     one = next(iter(latency.values()))
-    rows = [[escape(text) for text in row] for row in latency_rows(latency)]
     headings = ("model", "p50", "p90", "p99", "memory", "speed-up")
-    table = _table(f"{setting(one)}: {calls(one)}", headings, rows)
+    table = _table(f"{setting(one)}: {calls(one)}", headings, latency_rows(latency))
     table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
     return table
 
@@ -73,7 +73,7 @@ def points_table(title: str, points: Sequence[Point]) -> Table:
     """Several networks side by side, smallest first."""
     judged = any(point.judged_drop is not None for point in points)
     headings, rows = point_columns(points, ("params", "test") if judged else ("params", "p50"))  # fits 80 columns
-    table = _table(title, headings, ([escape(text) for text in row] for row in rows))  # a swept list has brackets
+    table = _table(title, headings, rows)
     table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
     for row, point in zip(table.rows, points, strict=True):
         row.style = "bold" if point.chosen else None if point.front else "dim"
@@ -83,8 +83,7 @@ def points_table(title: str, points: Sequence[Point]) -> Table:
 def groups_table(found: Inspection) -> Table:
     """Every group of channels, the share of the cost of the layers that it touches, and why it is locked."""
     headings = ("group", "channels", "layers", "MACs", "params", "")
-    rows = [[escape(text) for text in row] for row in group_rows(found)]  # names, globs and errors may hold brackets
-    table = _table(f"Groups of {found.network}", headings, rows)
+    table = _table(f"Groups of {found.network}", headings, group_rows(found))
     table.columns[0].overflow = "fold"
     table.columns[0].no_wrap = table.columns[5].no_wrap = False
     table.columns[5].justify = "left"
@@ -95,8 +94,7 @@ def groups_table(found: Inspection) -> Table:
 
 def layers_table(found: Inspection) -> Table:
     """Every layer's share of the time in onnxruntime, the dearest first, beside its share of the multiply-accumulates."""
-    rows = [[escape(text) for text in row] for row in layer_rows(found)]
-    table = _table("Time in onnxruntime", ("layer", "time", "MACs"), rows)
+    table = _table("Time in onnxruntime", ("layer", "time", "MACs"), layer_rows(found))
     table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
     return table
 
@@ -104,8 +102,7 @@ def layers_table(found: Inspection) -> Table:
 def verdict_table(verdict: Verdict) -> Table:
     """Each limit of the gate with its value and margin, and the answer."""
     answer = "pass" if verdict.passed else "FAIL"
-    rows = check_rows(verdict)
-    table = _table(f"Gate: {answer}", ("", "value", "limit", "margin", "answer"), rows)
+    table = _table(f"Gate: {answer}", ("", "value", "limit", "margin", "answer"), check_rows(verdict))
     table.columns[0].no_wrap = False  # below 80 columns
     for row, checked in zip(table.rows, verdict.checks, strict=True):
         row.style = None if checked.passed else "bold red"
@@ -113,9 +110,10 @@ def verdict_table(verdict: Verdict) -> Table:
 
 
 def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    """A table whose cells are shown as they are: names may hold brackets, line ends, or worse."""
+    table = Table(title=Text(one_line(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for position, heading in enumerate(headings):
         table.add_column(heading, justify="right" if position else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(one_line(cell)) for cell in row))
     return table

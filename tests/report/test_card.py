@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,24 @@ def test_page_card_and_terminal_warn_of_times_measured_beside_other_work(
         show_report(report, RunFolder(tmp_path), as_json=False)
         shown = (render_page(report, [], {"groups": []}), card_of(content), capsys.readouterr().out)
         assert [told in text for text in shown] == [waited > MOST_WAITED] * 3
+
+
+def test_the_card_shows_what_others_wrote_and_holds_no_markup_of_theirs(content: dict[str, Any]) -> None:
+    content["network"] = "a`b <script>x</script>\n# c"
+    content["recipe"], content["checkpoint"] = "`` ![x](http://y)", "w|`.pt"
+    content["pruned"]["latency_ms"]["environment"]["processor"] = "<img src=x> | cpu\n\n# heading"
+    content["proof"]["masked_vs_pruned"]["of"] = "[link](http://y) | <b>"
+    card = card_of(content, ["<script>alert(1)</script>", "a | b", "c\n# d", "e\x1b[2J", "*f*"])
+    prose, program = card.split("```python\n")
+    shown = re.sub(r"(`+) .*? \1|`[^`]*`", "", prose)  # without what stands between backticks, and is shown as it is
+    assert not re.search(r"(?<!\\)<|\]\(|\x1b|\*f\*", re.sub(r"\\[\[\]*]", "", shown))
+    assert [line for line in prose.splitlines() if line.startswith("#")][1:] == [
+        "## Figures",
+        "## Input and output",
+        "## Use it",
+    ]
+    assert "0 \\<script\\>alert(1)\\</script\\>, 1 a \\| b, 2 c \\# d" in prose
+    assert "``` `` ![x](http://y) ```" in prose
+    tables = [line for line in prose.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {5}
+    assert program == snippet(as_told(read_recipe("resnet20_cifar10").data, 3)) + "```\n"

@@ -1,0 +1,25 @@
+"""Text from files and from other programs, made safe to show: on a terminal, and in the log of a CI server."""
+
+from __future__ import annotations
+
+import re
+
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but for tabs and line ends, signs that turn the direction of text, and halves of characters."""
+
+_COMMANDS = re.compile(r"^([^\S\n]*:)(?=:)|(#)(?=#(?:\[|vso\[|teamcity\[))", re.MULTILINE)
+"""How lines begin that a CI server obeys: `::error::`, `##[group]`, `##vso[...]`, `##teamcity[...]`."""
+
+
+def harmless(text: str) -> str:
+    """The text with control characters written out (`\\x1b`), and commands to CI servers broken by a space; line ends stay."""
+    return _COMMANDS.sub(r"\1\2 ", _UNSEEN.sub(_written_out, text))
+
+
+def one_line(text: str) -> str:
+    """`harmless` text whose line ends are written out too."""
+    return harmless(text.replace("\n", "\\n").replace("\t", " "))
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
