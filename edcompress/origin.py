@@ -72,11 +72,14 @@ def reopen_origin(recipe: Recipe, folder: RunFolder, session: Session) -> Origin
     """The origin of a run that was begun in `folder`, from what it saved itself."""
     dense = read_saved(recipe, folder / "dense.safetensors", session)
     table = parsed(folder / "latency.json", LatencyTable.model_validate_json) if recipe.in_time else None
-    if not folder.start.is_file():
-        return _new(recipe, dense, table)
-    saved = load_snapshot(folder.start)
-    plan = Plan.model_validate(saved["plan"])
-    return _continued(recipe, dense, find_space(recipe, dense), plan, saved["network"], table)
+    if folder.start.is_file():
+        saved = load_snapshot(folder.start)
+        plan = Plan.model_validate(saved["plan"])
+        origin = _continued(recipe, dense, find_space(recipe, dense), plan, saved["network"], table)
+    else:
+        origin = _new(recipe, dense, table)
+    _require_same_genes(read_space(folder), origin.whole, folder)
+    return origin
 
 
 def save_origin(origin: Origin, folder: RunFolder) -> None:
@@ -180,6 +183,16 @@ def _require_same_groups(before: Space, found: Space, source: Path) -> None:
         raise NetworkError(
             f"{source}: its space.json and what is traced here differ in {', '.join(other[:8])}; prune with the versions of its "
             "report.json, or start from the checkpoint again"
+        )
+
+
+def _require_same_genes(before: Space, found: Space, folder: RunFolder) -> None:
+    """Raise NetworkError where the interrupted run in `folder` searched other groups than are free here: its states do not fit them."""
+    then, now = ({group.name: group.members for group in space.free} for space in (before, found))
+    if other := [name for name in {**then, **now} if then.get(name) != now.get(name)]:
+        raise NetworkError(
+            f"{folder.path}: its space.json and what is traced here differ in {', '.join(other[:8])}; resume with the version of "
+            "edcompress that began the run, or start over with --force"
         )
 
 

@@ -118,6 +118,18 @@ def test_a_run_that_cannot_be_pruned_again_is_refused_before_any_compute(first: 
     assert not out.exists()
 
 
+def test_an_interrupted_run_that_searched_other_groups_is_refused(dense: Path, tmp_path: Path) -> None:
+    recipe, folder = digits(*QUICK, "search.method=magnitude"), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        pruned(dense, folder, recipe, Interrupter("surgery"))
+    space = (folder / "space.json").read_text()
+    (folder / "space.json").write_text(space.replace("layer2.0.bn1", "layer3.0.bn1"))
+    with pytest.raises(NetworkError, match=r"differ in layer2\.0\.conv1; resume with the version .*--force"):
+        pruned(dense, folder, recipe, resume=True)
+    (folder / "space.json").write_text(space)
+    assert pruned(dense, folder, recipe, resume=True).pruned.size.params > 0
+
+
 def test_how_the_first_checkpoint_was_read_makes_no_other_network(first: Path) -> None:
     recipe = digits(*ONE_EPOCH, "target.macs=0.35", "model.ema=true", "model.reset_head=true")
     assert open_origin(recipe, first, Session("cpu")).space.genes > 0

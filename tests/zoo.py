@@ -135,6 +135,28 @@ class Ghost(Tail):
         return self.classify(F.relu(torch.cat([y, self.cheap(y)], 1) + self.bn(self.short(x))))
 
 
+class Branches(Tail):
+    """Two branches, joined and added to a shortcut as wide as both."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.short, self.bn, self.a, self.b = conv(3, 6), nn.BatchNorm2d(6), conv(3, 4), conv(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(F.relu(torch.cat([self.a(x), self.b(x)], 1) + self.bn(self.short(x))))
+
+
+class DepthwiseOfBranches(Tail):
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.a, self.b = conv(3, 4), conv(3, 2)
+        self.depthwise, self.bn, self.pointwise = conv(6, 6, groups=6), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn(self.depthwise(F.relu(torch.cat([self.a(x), self.b(x)], 1)))))
+        return self.classify(F.relu(self.pointwise(x)))
+
+
 class Split(Tail):
     def __init__(self) -> None:
         super().__init__(4)
@@ -391,6 +413,16 @@ ZOO = {
         Ghost, {"short": 3}, _FC, {"short": (1,)},
         zeros={"fc.weight": (1, 4)},
         shapes={"short.weight": (4, 3, 3, 3), "bn.weight": (4,), "primary.weight": (2, 3, 3, 3), "cheap.weight": (2, 1, 3, 3)},
+    ),
+    "branches": Wiring(  # short's channels 0 to 3 go with a, 4 and 5 with b: each branch keeps one at least
+        Branches, {"a": 4, "b": 2}, _FC, {"a": (0, 2, 3), "b": (0,)},
+        zeros={"fc.weight": (0, 2, 3, 4)},
+        shapes={"short.weight": (2, 3, 3, 3), "bn.weight": (2,), "a.weight": (1, 3, 3, 3), "b.weight": (1, 3, 3, 3), "fc.weight": (3, 2)},
+    ),
+    "depthwise_of_branches": Wiring(  # a is at positions 0..3 of depthwise, b at 4 and 5
+        DepthwiseOfBranches, {"a": 4, "b": 2, "pointwise": 4}, _FC, {"a": (1, 2, 3), "b": (1,), "pointwise": (0,)},
+        zeros={"pointwise.weight": (1, 2, 3, 5), "fc.weight": (0,)},
+        shapes={"a.weight": (1, 3, 3, 3), "b.bias": (1,), "depthwise.weight": (2, 1, 3, 3), "bn.bias": (2,), "pointwise.bias": (3,)},
     ),
     "split": Wiring(  # halves, which stay halves when channel 0 goes with 3, 1 with 4, 2 with 5
         Split, {"conv": 3, "left": 4}, _FC, {"conv": (1,), "left": (0, 2)},

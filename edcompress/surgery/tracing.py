@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from edcompress.errors import NetworkError, RecipeError
 from edcompress.networks.modes import run_once
 from edcompress.surgery.blocks import Found, join_blocks
+from edcompress.surgery.branches import split_branches
 from edcompress.surgery.depgraph import traced_groups
 from edcompress.surgery.heads import with_heads
 from edcompress.surgery.layers import CONVS, is_depthwise, layer_width
@@ -32,9 +33,10 @@ def trace_space(network: nn.Module, example: Tensor, ignore: Sequence[str] = (),
     _check_globs(network, "only", only)
     found = with_heads(_found(network, example), network)
     locks = Locks(network, found, ignore, only)
-    joined = join_blocks(found, dict(network.named_modules()))
-    groups = [group.model_copy(update={"locked": reason or locks.reason(group)}) for group, reason in joined]
-    order = {name: place for place, (name, _) in enumerate(network.named_modules())}
+    layers = dict(network.named_modules())
+    parts = split_branches(join_blocks(found, layers), layers)
+    groups = [group.model_copy(update={"locked": reason or locks.reason(group)}) for group, reason in parts]
+    order = {name: place for place, name in enumerate(layers)}
     return Space(groups=tuple(sorted(groups, key=lambda group: order[group.name])))
 
 

@@ -61,7 +61,8 @@ def test_shapes_after_surgery_are_those_worked_out_by_hand(name: str) -> None:
     smaller = remove(network, plan, space)
     tensors = smaller.state_dict()
     assert {key: tuple(tensors[key].shape) for key in ZOO[name].shapes} == ZOO[name].shapes
-    member = space.free[0].members[0]
+    group = space.free[0]
+    member = next(m for m in group.members if (m.layer, m.side) == (group.name, "out"))
     kept = [p for p, c in zip(member.positions, member.channels, strict=True) if c in plan.groups[0].kept]
     first = f"{member.layer}.bias" if f"{member.layer}.bias" in tensors else f"{member.layer}.in_proj_bias"
     assert torch.equal(tensors[first], network.state_dict()[first][kept])  # the right ones, in their order

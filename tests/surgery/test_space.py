@@ -191,6 +191,26 @@ def test_members_say_which_position_is_which_channel() -> None:
     assert dict(zip(reader.positions, reader.channels, strict=True)) == {i: i // 4 for i in range(16)}
 
 
+class _GhostAndBranch(Tail):
+    """Of eight channels three are there twice (i and 3 + i), two once."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.a, self.cheap, self.b, self.short = conv(3, 3), conv(3, 3, groups=3), conv(3, 2), conv(3, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.a(x))
+        return self.classify(F.relu(torch.cat([y, self.cheap(y), self.b(x)], 1) + self.short(x)))
+
+
+def test_channels_that_stand_at_one_place_and_at_two_are_two_groups() -> None:
+    network = randomised(_GhostAndBranch())
+    space = lock_untrue(network, trace_space(network, images(2)), images(2))
+    assert {group.name: group.channels for group in space.free} == {"a": 3, "b": 2}
+    reads = {m.positions: m.channels for group in space.free for m in group.members if m.layer == "fc"}
+    assert reads == {(0, 1, 2, 3, 4, 5): (0, 1, 2, 0, 1, 2), (6, 7): (0, 1)}
+
+
 class _Spread(Tail):
     """Two groups that are each true alone; `far` reads the image's own channels and is not."""
 
