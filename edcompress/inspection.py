@@ -16,6 +16,7 @@ from edcompress.recipe import Recipe, Target
 from edcompress.results import GroupSummary, Inspection, LayerTime
 from edcompress.search.budget import Budget
 from edcompress.surgery.costs import CostModel, layer_sizes, measure_size, outputs_per_image
+from edcompress.surgery.products import uncounted_warnings
 from edcompress.surgery.space import Group, Space
 
 LITTLE_WORK = 100
@@ -30,7 +31,7 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
     example, space = example_images(recipe), find_space(recipe, network)
     size, layers = measure_size(network, example), layer_sizes(network, example)
     costs, target = costs_and_target(recipe, network, space, latency_table(recipe, network))
-    warnings = _little_work(network, example, size)
+    warnings = [*uncounted_warnings(network, example), *_little_work(network, example, size)]
     budget: Budget | None = None
     try:
         budget = Budget(space, costs, target, recipe.constraints)

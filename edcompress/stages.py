@@ -32,6 +32,7 @@ from edcompress.search.regime import SearchRegime
 from edcompress.surgery.costs import measure_size
 from edcompress.surgery.masks import called_with, masked_call, masked_weights
 from edcompress.surgery.plan import Plan, composed, plan_of, state_of
+from edcompress.surgery.products import uncounted_warnings
 from edcompress.surgery.remove import compare_logits, remove, require_equal
 from edcompress.surgery.space import Space
 from edcompress.training.batchnorm import reestimate
@@ -46,6 +47,8 @@ REESTIMATE_BATCHES = 50
 def measure_dense(run: Run) -> Measured:
     """Accuracy and size of the network as it came."""
     run.job.monitor.stage("dense network: accuracy on the test images")
+    for warning in uncounted_warnings(run.origin.dense, run.job.example):
+        run.job.monitor.warning(warning)
     network = run.job.precision.place(on_cpu(run.origin.dense))
     dense = ModelResult(accuracy=run.job.accuracy(network), size=measure_size(run.origin.dense, run.job.example))
     return Measured(dense=dense, search_began=run.clock(Measured()).seconds)

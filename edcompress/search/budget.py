@@ -207,4 +207,6 @@ class Budget:
         for group in self._space.groups:
             if group.locked and any(member.layer == layer and member.side == "out" for member in group.members):
                 return group.locked
-        return "at its floor"
+        if any(layer in group.layers for group in self._space.free):
+            return "at its floor"
+        return "surgery does not cut it"

@@ -1,6 +1,7 @@
 """What a network costs: measured by running it once, and predicted for any group widths.
 
-Convolutions, linear layers and matrix products are counted: macs = out positions x kernel size x in channels x out channels / groups.
+Convolutions and linear layers are counted by macs = out positions x kernel size x in channels x out channels / groups, and all other
+products of tensors (matrix products, recurrent layers) by what torch runs.
 Norms, activations and pooling cost no multiply-accumulates here, as is the field's habit.
 """
 
@@ -8,35 +9,34 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from edcompress.measures import Size
-from edcompress.networks.cifar_resnet import PaddedShortcut
-from edcompress.networks.modes import evaluating, frozen, run_once
+from edcompress.networks.modes import run_once
 from edcompress.surgery.latency import LatencyModel, LatencyTable
-from edcompress.surgery.layers import is_attention
+from edcompress.surgery.products import Product, Products, affine, find_products
 from edcompress.surgery.space import Space
 
 _COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+OWN_CODE = "(the network's own code)"
 Kind = Literal["macs", "params", "channels", "latency"]
 
 
 def measure_size(network: nn.Module, example: Tensor) -> Size:
     """Parameters, and multiply-accumulates for one image of `example` [N, C, H, W]."""
-    positions = _output_positions(network, example)
-    macs = sum(_layer_macs(layer, calls) for layer, calls in positions.items())
+    layers = _macs_by_layer(network, example)
+    batch = sum(math.prod(product.sizes) for product in find_products(network, example, layers))
     params = sum(parameter.numel() for parameter in network.parameters())
-    return Size(params=params, macs=macs + sum(_products(network, example, positions).values()))
+    return Size(params=params, macs=sum(layers.values()) + batch // len(example))
 
 
-def _layer_macs(layer: nn.Module, positions: int) -> int:
-    return positions * _weight(layer).numel()
+def _macs_by_layer(network: nn.Module, example: Tensor) -> dict[nn.Module, int]:
+    """Multiply-accumulates of each convolution and linear layer for one image."""
+    return {layer: calls * _weight(layer).numel() for layer, calls in _output_positions(network, example).items()}
 
 
 def _weight(layer: nn.Module) -> Tensor:
@@ -60,15 +60,16 @@ def _output_positions(network: nn.Module, example: Tensor) -> dict[nn.Module, in
 
 
 def layer_sizes(network: nn.Module, example: Tensor) -> dict[str, Size]:
-    """What each layer with parameters of its own costs, by name."""
-    positions = _output_positions(network, example)
+    """What each layer costs that has parameters of its own or multiplies, by name."""
+    layers, macs = dict(network.named_modules()), _macs_by_layer(network, example)
+    batch = Counter({layer: len(example) * count for layer, count in macs.items()})
+    for owner, sizes in find_products(network, example, macs):
+        batch[layers[owner]] += math.prod(sizes)
+    params = {layer: sum(p.numel() for p in layer.parameters(recurse=False)) for layer in layers.values()}
     return {
-        name: Size(
-            params=sum(parameter.numel() for parameter in layer.parameters(recurse=False)),
-            macs=_layer_macs(layer, positions[layer]) if layer in positions else 0,
-        )
-        for name, layer in network.named_modules()
-        if any(True for _ in layer.parameters(recurse=False))
+        name: Size(params=params[layer], macs=batch[layer] // len(example))
+        for name, layer in layers.items()
+        if params[layer] or batch[layer]
     }
 
 
@@ -77,60 +78,12 @@ def outputs_per_image(network: nn.Module, example: Tensor) -> int:
     return sum(calls * _weight(layer).shape[0] for layer, calls in _output_positions(network, example).items())
 
 
-def _products(network: nn.Module, example: Tensor, positions: Mapping[nn.Module, int]) -> dict[str, int]:
-    """Multiply-accumulates for one image of what no counted layer computes: matrix products, by the attention they are in, and under ""
-    others and convolutions (transposed ones, and those with weights of the user's own); but not of a PaddedShortcut, which only copies."""
-    # The counter asks module inputs for their gradient function, and a class token that is a parameter has none under no_grad.
-    with evaluating(network), frozen(network), _without_fast_attention(), _counter() as counter:
-        network(example)
-    counts = counter.get_flop_counts()
-
-    def counted(key: str, *, convolutions: bool) -> int:
-        found = counts.get(key, {}).items()
-        flops: int = sum(count for operation, count in found if ("convolution" in str(operation)) == convolutions)
-        return flops // 2 // len(example)
-
-    def outside(module: nn.Module, key: str, *, convolutions: bool = False) -> int:
-        layers = (layer for layer in module.modules() if layer in positions)
-        inside = (layer for layer in layers if isinstance(layer, nn.Linear) != convolutions)
-        macs = sum(_layer_macs(layer, positions[layer]) for layer in inside)
-        return max(0, counted(key, convolutions=convolutions) - macs)
-
-    root, layers = type(network).__name__, dict(network.named_modules())
-    found = {name: outside(layer, f"{root}.{name}") for name, layer in layers.items() if is_attention(layer)}
-    copies = [f"{root}.{name}" for name, layer in layers.items() if isinstance(layer, PaddedShortcut)]
-    convolved = outside(network, "Global", convolutions=True) - sum(counted(key, convolutions=True) for key in copies)
-    return {**found, "": max(0, outside(network, "Global") - sum(found.values())) + max(0, convolved)}
-
-
-def _counter() -> FlopCounterMode:
-    """Torch's counter, which in torch 2.11 does not know the attention of CPUs."""
-
-    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return sdpa_flop_count(query, key, value)  # type: ignore[no-any-return,no-untyped-call]
-
-    return FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
-    )
-
-
-@contextmanager
-def _without_fast_attention() -> Iterator[None]:
-    """torch's fused attention in eval mode hides its products."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
 class CostModel:
     """Cost of every state of a space from its group widths alone, as a share of the dense network.
 
     A layer with weight [out, in, k...] costs a x out x in. Both sides are linear in the widths n [G] of the free groups:
-    out = b_out + A_out n. Vectors such as biases and norms cost c + w n parameters. An attention's products go with its heads; other
-    products that no layer computes cost the same for all. Latency is told from a `table` of measured times, where one is given.
+    out = b_out + A_out n. Vectors such as biases and norms cost c + w n parameters. Products that no such layer computes are `Products`.
+    Latency is told from a `table` of measured times, where one is given.
     """
 
     def __init__(self, space: Space, network: nn.Module, example: Tensor, table: LatencyTable | None = None) -> None:
@@ -145,7 +98,7 @@ class CostModel:
         self._kernel = torch.tensor([_kernel(layer) for layer in layers], dtype=torch.float64)
         self._pixels = torch.tensor([positions[layer] for layer in layers], dtype=torch.float64)
         self._vectors = _vector_params(space, network, layers)
-        self._products = _by_group(space, _products(network, example, positions))
+        self._products = Products(space, network, len(example), lambda other: _found(other, example))
         self._latency = LatencyModel(_in_order(table, self._names), self._pixels) if table else None
         self._dense: dict[Kind, Tensor] = {}
 
@@ -158,36 +111,47 @@ class CostModel:
         return cost(widths.to(torch.float64)) / self._dense[kind]
 
     def by_layer(self, kind: Kind, widths: Tensor) -> dict[str, float]:
-        """What the weights of each layer cost at widths [G], as a share of the whole dense network's cost; nothing of channels."""
+        """What each layer costs at widths [G] as a share of the whole dense network's cost, by name; nothing of channels.
+
+        Of parameters and latency it is only the layers with counted weights; OWN_CODE is what is multiplied in no layer.
+        """
         each: dict[Kind, Callable[[Tensor], Tensor]] = {
-            "macs": lambda n: self._weights(n) * self._pixels, "params": self._weights, "latency": self._times}  # fmt: skip
+            "macs": self._macs_each, "params": self._weights, "latency": self._times}  # fmt: skip
         if kind not in each:
             return {}
         self.share(kind, widths)
         shares = each[kind](widths.to(torch.float64)) / self._dense[kind]
-        return dict(zip(self._names, shares.tolist(), strict=True))
+        names = [*self._names, *(name or OWN_CODE for name in self._products.owners)]
+        found: Counter[str] = Counter()
+        for name, share in zip(names, shares.tolist(), strict=False):
+            found[name] += share
+        return dict(found)
 
     def _macs(self, widths: Tensor) -> Tensor:
-        return self._weights(widths) @ self._pixels + _affine(self._products, widths).squeeze(-1)
+        return self._weights(widths) @ self._pixels + self._products.macs(widths).sum(-1)
+
+    def _macs_each(self, widths: Tensor) -> Tensor:
+        """float64[..., L + owners]: those of the layers' weights, and then those of products."""
+        return torch.cat([self._weights(widths) * self._pixels, self._products.macs(widths)], -1)
 
     def _params(self, widths: Tensor) -> Tensor:
-        return self._weights(widths).sum(-1) + _affine(self._vectors, widths).squeeze(-1)
+        return self._weights(widths).sum(-1) + affine(self._vectors, widths).squeeze(-1)
 
     def _channels(self, widths: Tensor) -> Tensor:
         return widths.sum(-1)
 
     def _time(self, widths: Tensor) -> Tensor:
         assert self._latency, "latency is a cost only where times were measured"
-        return self._latency.share(_affine(self._in, widths), _affine(self._out, widths))
+        return self._latency.share(affine(self._in, widths), affine(self._out, widths))
 
     def _times(self, widths: Tensor) -> Tensor:
         """Each layer's share of the dense network's time, float64[..., L]."""
         assert self._latency
-        return self._latency.by_layer(_affine(self._in, widths), _affine(self._out, widths))
+        return self._latency.by_layer(affine(self._in, widths), affine(self._out, widths))
 
     def _weights(self, widths: Tensor) -> Tensor:
         """Elements of each layer's weight, float64[..., L]."""
-        return _affine(self._out, widths) * _affine(self._in, widths) * self._kernel
+        return affine(self._out, widths) * affine(self._in, widths) * self._kernel
 
 
 class RestCosts:
@@ -204,7 +168,7 @@ class RestCosts:
         return self._costs.share(kind, self._every(widths))
 
     def by_layer(self, kind: Kind, widths: Tensor) -> dict[str, float]:
-        """What the weights of each layer cost at widths [G], as a share of the whole dense network's cost; nothing of channels."""
+        """What each layer costs, as `CostModel.by_layer` has it."""
         return self._costs.by_layer(kind, self._every(widths))
 
     def _every(self, widths: Tensor) -> Tensor:
@@ -213,14 +177,13 @@ class RestCosts:
         return every
 
 
+def _found(network: nn.Module, example: Tensor) -> list[Product]:
+    return find_products(network, example, _macs_by_layer(network, example))
+
+
 def _in_order(table: LatencyTable, names: Sequence[str]) -> LatencyTable:
     layers = {layer.name: layer for layer in table.layers}
     return table.model_copy(update={"layers": tuple(layers[name] for name in names)})
-
-
-def _affine(coefficients: Tensor, widths: Tensor) -> Tensor:
-    """b + A n, [..., rows], for widths n [..., G] and coefficients [rows, G + 1] whose last column is b."""
-    return widths @ coefficients[:, :-1].mT + coefficients[:, -1]
 
 
 def _position_counts(space: Space) -> dict[tuple[str, str], dict[int, int]]:
@@ -243,16 +206,6 @@ def _side(
         coefficients[place] += count
         coefficients[-1] -= count * space.free[place].channels
     return coefficients
-
-
-def _by_group(space: Space, products: Mapping[str, int]) -> Tensor:
-    """float64[1, G + 1]: products as they depend on the widths: an attention's go with its heads."""
-    coefficients = torch.zeros(len(space.free) + 1, dtype=torch.float64)
-    coefficients[-1] = sum(products.values())
-    for place, group in enumerate(space.free):
-        coefficients[place] = products.get(group.name, 0) / group.channels
-        coefficients[-1] -= products.get(group.name, 0)
-    return coefficients.unsqueeze(0)
 
 
 def _kernel(layer: nn.Module) -> int:

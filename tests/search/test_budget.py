@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from states import space_of
-from torch import Generator, Tensor
-from zoo import ZOO, images
+from torch import Generator, Tensor, nn
+from zoo import ZOO, conv, images
 
 from edcompress.errors import BudgetError
 from edcompress.recipe import Constraints, Target
@@ -178,6 +178,26 @@ def test_an_unreachable_target_names_the_layers_that_bind() -> None:
     message = rf"left: conv1 {share[0]} \(constraints.ignore .*\), conv2 {share[1]} \(at its floor\), fc {share[2]} "
     with pytest.raises(BudgetError, match=message):
         Budget(space, costs, Target(macs=0.1), Constraints(round_to=1, min_ratio=0.1))
+
+
+class WithLstm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.lstm, self.fc = conv(3, 4), conv(4, 4), nn.LSTM(4, 9), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps, _ = self.lstm(self.conv2(self.conv1(x)).flatten(2).permute(2, 0, 1))
+        logits: Tensor = self.fc(steps[-1])
+        return logits
+
+
+def test_an_unreachable_target_names_a_recurrent_layer_that_binds() -> None:
+    network = WithLstm()
+    space = trace_space(network, images(2))
+    share = 100 * 64 * 4 * 9 * (4 + 9) / (64 * (27 * 4 + 36 * 4 + 4 * 9 * 13) + 27)
+    message = rf"left: lstm {share:.1f}% \(surgery does not cut it\), conv2 [\d.]+% \(lstm is a LSTM"
+    with pytest.raises(BudgetError, match=message):
+        Budget(space, CostModel(space, network, images(2)), Target(macs=0.1), Constraints(round_to=1, min_ratio=0.1))
 
 
 def test_a_network_without_free_groups_is_refused_with_the_reasons() -> None:

@@ -1,17 +1,23 @@
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 import torchvision
 from states import random_state
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.swin_transformer import SwinTransformer
-from zoo import ZOO, images, randomised
+from torchvision.ops import deform_conv2d
+from zoo import ZOO, Tail, conv, images, randomised
 from zoo_awkward import LearnedInput
 
 from edcompress.networks.registry import build
 from edcompress.sources import Model
-from edcompress.surgery.costs import CostModel, measure_size
+from edcompress.surgery.costs import CostModel, layer_sizes, measure_size
 from edcompress.surgery.plan import plan_of
+from edcompress.surgery.products import uncounted_warnings
 from edcompress.surgery.remove import remove
 from edcompress.surgery.tracing import trace_space
 
@@ -42,9 +48,9 @@ def test_everything_kept_costs_exactly_all(name: str) -> None:
         assert costs.share(kind, torch.tensor(space.widths)).item() == 1.0
 
 
-@pytest.mark.parametrize("name", ["chain", "residual", "depthwise"])
+@zoo
 def test_the_layers_costs_add_up(name: str) -> None:
-    network = ZOO[name].network()
+    network = randomised(ZOO[name].network())
     space = trace_space(network, images(2))
     costs = CostModel(space, network, images(2))
     half = torch.tensor([max(1, width // 2) for width in space.widths])
@@ -151,3 +157,121 @@ class Both(nn.Conv2d):
 
 def test_convolutions_that_no_counted_layer_makes_are_counted() -> None:
     assert measure_size(Functional(), images(2)).macs == 8 * 8 * 4 * 27 + 8 * 8 * 4 * 2 * 4 + 16 * 16 * 5 * 2
+
+
+class Recurrent(nn.Module):
+    """Two convolutions, then a recurrent layer that reads the 64 pixels one by one."""
+
+    def __init__(self, kind: Callable[..., nn.Module], directions: int = 1) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.rnn = conv(3, 4), conv(4, 6), kind(6, 5)
+        self.fc = nn.Linear(5 * directions, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = F.relu(self.conv2(F.relu(self.conv1(x)))).flatten(2).permute(2, 0, 1)
+        logits: Tensor = self.fc(self.rnn(pixels)[0][-1])
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("kind", "per_pixel"),
+    [
+        (nn.RNN, 5 * (6 + 5)),
+        (nn.LSTM, 4 * 5 * (6 + 5)),
+        (nn.GRU, 3 * 5 * (6 + 5)),
+        (partial(nn.LSTM, num_layers=2), 4 * 5 * (6 + 5) + 4 * 5 * (5 + 5)),
+        (partial(nn.LSTM, bidirectional=True), 2 * 4 * 5 * (6 + 5)),
+    ],
+)
+def test_recurrent_layers_count_for_every_step(kind: Callable[..., nn.Module], per_pixel: int) -> None:
+    network = Recurrent(kind, 2 if getattr(kind, "keywords", {}).get("bidirectional") else 1)
+    convs, fc = 64 * 9 * (3 * 4 + 4 * 6), network.fc.weight.numel()
+    assert measure_size(network, images(2)).macs == convs + 64 * per_pixel + fc
+    assert layer_sizes(network, images(2))["rnn"].macs == 64 * per_pixel
+
+
+def test_a_share_of_a_network_with_an_lstm_is_of_all_that_it_multiplies() -> None:
+    network = Recurrent(nn.LSTM)
+    space = trace_space(network, images(2))
+    costs = CostModel(space, network, images(2))
+    assert [group.name for group in space.free] == ["conv1"]
+    # conv1 64 x 9 x 3 x 4 = 6912 and conv2 64 x 9 x 4 x 6 = 13824 fall by half, the LSTM 64 x 20 x 11 = 14080 and fc 15 stay
+    assert costs.share("macs", torch.tensor([2])).item() == pytest.approx((3456 + 6912 + 14080 + 15) / 34831)
+    assert costs.by_layer("macs", torch.tensor([2]))["rnn"] == pytest.approx(14080 / 34831)
+
+
+class Mixed(Tail):
+    """Every channel's 64 pixels are multiplied by a matrix, and its 8 rows by another."""
+
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.conv, self.conv2 = conv(3, 4), conv(4, 5)
+        self.register_buffer("pixels", torch.eye(64) + 0.1)
+        self.register_buffer("rows", torch.eye(8) - 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        x = (x.flatten(2) @ self.pixels).view_as(x)
+        return self.classify(self.conv2(torch.einsum("nchw,hk->nckw", x, self.rows)))
+
+
+def test_products_of_the_networks_own_code_follow_the_channels_that_they_take() -> None:
+    network = randomised(Mixed())
+    space = trace_space(network, images(2))
+    costs = CostModel(space, network, images(2))
+    # conv 64 x 9 x 3 x n, pixels n x 64 x 64, rows n x 64 x 8, conv2 64 x 9 x n x 5, fc 15
+    dense = 4 * (64 * 27 + 64 * 64 + 64 * 8 + 64 * 45) + 15
+    assert measure_size(network, images(2)).macs == dense
+    state = torch.tensor([True, False, True, True] + [True] * 5)
+    pruned = measure_size(remove(network, plan_of(state, space), space), images(2))
+    assert pruned.macs == 3 * (dense - 15) / 4 + 15
+    assert costs.share("macs", torch.tensor([3, 5])).item() * dense == pytest.approx(pruned.macs)
+
+
+@pytest.mark.parametrize(
+    ("code", "macs"),
+    [
+        (lambda x: F.bilinear(x, x, torch.ones(5, 3, 3)), 5 * 3 * 3),
+        (lambda x: torch.stack([row @ torch.ones(3, 5) for row in x]), 3 * 5),
+        (lambda x: torch.stack([torch.ones(5, 3) @ row for row in x]), 3 * 5),
+        (lambda x: F.scaled_dot_product_attention(*3 * [x.view(-1, 1, 3, 1)]), 2 * 3 * 3),
+        (lambda x: deform_conv2d(x[..., None, None], torch.zeros(len(x), 2, 1, 1), torch.ones(7, 3, 1, 1)), 3 * 7),
+    ],
+)
+def test_products_of_every_kind_are_counted(code: Callable[[Tensor], Tensor], macs: int) -> None:
+    assert measure_size(Pooled(code), images(2)).macs == 3 * 3 + macs
+    assert uncounted_warnings(Pooled(code), images(2)) == []
+
+
+class Pooled(nn.Module):
+    def __init__(self, code: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.code, self.fc = code, nn.Linear(3, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.code(x.mean((2, 3)))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+def test_what_multiplies_and_has_no_formula_is_named() -> None:
+    network = Pooled(lambda x: torch.cdist(torch.fft.rfft(x).abs(), x[:, :2]))
+    (warning,) = uncounted_warnings(network, images(2))
+    assert "the network runs aten._cdist_forward, aten._fft_r2c, whose multiply-accumulates are not counted" in warning
+    assert uncounted_warnings(Recurrent(nn.LSTM), images(2)) == []
+
+
+@pytest.mark.parametrize(
+    ("arch", "pixels", "macs"),
+    [("resnet56", 32, 125485696), ("squeezenet1_1", 64, 17022656), ("mobilenet_v2", 64, 24461312)],
+)
+def test_ordinary_networks_cost_what_torch_counts(arch: str, pixels: int, macs: int) -> None:
+    network = build(Model(arch=arch, num_classes=10)).eval()
+    example = torch.randn(1, 3, pixels, pixels)
+    assert measure_size(network, example).macs == macs
+    with FlopCounterMode(display=False) as counter:
+        network(example)
+    copies = (
+        (32 * 16 * 16**2 + 64 * 32 * 8**2) if arch == "resnet56" else 0
+    )  # option A shortcuts, convolutions in torch's eyes
+    assert counter.get_total_flops() // 2 == macs + copies
