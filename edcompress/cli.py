@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from edcompress import cli_observe, cli_recipes, loggers, recipebook, reports, runs, views
+from edcompress import bindings, cli_observe, cli_recipes, loggers, recipebook, reports, runs, views
 from edcompress.cli_options import (
     Agreement,
     AsJson,
@@ -279,7 +279,10 @@ def report(run: RunPath = None, as_json: AsJson = False) -> None:
     folder = _finished(run, "report")
     if not folder.writable:
         views.say(f"warning: {folder.path} cannot be written; its report.html stays as it is", err)
-    views.show_report(reports.render(folder), folder, as_json=as_json)
+    found = reports.render(folder)
+    for fault in bindings.faults(folder, found):
+        views.say(f"warning: {fault}", err)
+    views.show_report(found, folder, as_json=as_json)
 
 
 for command in (*cli_recipes.COMMANDS, *cli_observe.COMMANDS):

@@ -82,7 +82,8 @@ def without_onnx(report: Report) -> Report:
 
     proof = Proofs(masked_vs_pruned=report.proof.masked_vs_pruned, pruned_vs_reloaded=report.proof.pruned_vs_reloaded)
     changes = {"dense": alone(report.dense), "pruned": alone(report.pruned), "proof": proof, "tested_on": None}
-    return report.model_copy(update={**changes, "variants": {}, "ship": None, "verdict": None})
+    files = {name: told for name, told in report.files.items() if not name.endswith(".onnx")}
+    return report.model_copy(update={**changes, "files": files, "variants": {}, "ship": None, "verdict": None})
 
 
 def put_in_place(made: Path, folder: RunFolder) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from edcompress import stages
+from edcompress.bindings import records
 from edcompress.delivery import Benchmark
 from edcompress.deploy.archives import SUFFIXES, Form, save_archive
 from edcompress.deploy.latency import measure_all, require_measurable
@@ -134,8 +135,10 @@ def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
         found = predict(files, job.test_batches("test images"))
         report = report.model_copy(update={"tested_on": _tested_on(recipe, found["dense"])})
         completed = _with_onnx(files, report, proofs, latency, found)
-        completed = completed.model_copy(update={"ship": recommend(completed, recipe.gate)})
-        save_report(folder, without_onnx(report))  # whatever ends it here, no figures are of files that are gone
+        bare = without_onnx(report)
+        kept = {**bare.files, **records(sorted(Path(made).glob("*.onnx")))}
+        completed = completed.model_copy(update={"ship": recommend(completed, recipe.gate), "files": kept})
+        save_report(folder, bare)  # whatever ends it here, no figures are of files that are gone
         put_in_place(Path(made), folder)
     write_card(job, folder, completed)
     return save_report(folder, completed)

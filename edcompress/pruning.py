@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from edcompress import stages
+from edcompress.bindings import OF_PRUNING, records
 from edcompress.confirmation import confirmed
 from edcompress.deploy.standalone import standalone_source
 from edcompress.epochs import Measured, Run, last_snapshot
@@ -258,6 +259,8 @@ def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, 
         seconds=measured.seconds,
         machine=_machine(run.job),
         versions=versions(),
+        files=records(run.folder / name for name in OF_PRUNING),
+        settings=recipe.of_pruning,
     )
 
 

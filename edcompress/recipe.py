@@ -302,6 +302,13 @@ class Recipe(Section):
         return self.model_dump(mode="json", include=keys, exclude={"data": free})
 
     @property
+    def of_pruning(self) -> dict[str, Any]:
+        """What a pruned network depends on, as plain values: not how it is then exported, measured and gated, nor where the data are."""
+        free = {"root", "download", "workers", "skip_broken", "eval_batch_size"}
+        return self.model_dump(mode="json", exclude={"name": True, "preset": True, "run": True, "export": True, "benchmark": True,
+                                                     "gate": True, "data": free})  # fmt: skip
+
+    @property
     def in_time(self) -> bool:
         """Whether the target is a latency, so that what `prune` finds depends on how times are measured."""
         target = self.target

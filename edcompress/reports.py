@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from edcompress.bindings import ALONE, require_bound
 from edcompress.delivery import Gate
 from edcompress.errors import InputError
 from edcompress.report.page import render_page
@@ -43,16 +44,32 @@ def gate(target: RunFolder | Path, limits: Gate | None = None, *, baseline: RunF
 
     With a `baseline`, such as main's run, the limits on regressions are held too.
     """
-    earlier = None if baseline is None else _report_of(baseline)
-    report, limits = _report_of(target), limits or limits_of(target, {})
-    if not isinstance(target, RunFolder) or not target.writable:
-        return judge(report, limits, earlier)
+    earlier = None if baseline is None else _evidence(baseline)[0]
+    limits = limits or limits_of(target, {})
+    if not isinstance(target, RunFolder):
+        return _judged(target, limits, earlier)[1]
+    target.require_finished("gate")
+    if not target.writable:
+        return _judged(target, limits, earlier)[1]
     with target.locked():
-        report = target.read_report()  # an export may have written another meanwhile
-        judged = judge(report, limits, earlier)
+        report, verdict = _judged(target, limits, earlier)
         ship = recommend(report, limits) if report.pruned.latency_ms else None
-        save_report(target, report.model_copy(update={"verdict": judged, "ship": ship}))
-    return judged
+        save_report(target, report.model_copy(update={"verdict": verdict, "ship": ship}))
+    return verdict
+
+
+def _judged(target: RunFolder | Path, limits: Gate, baseline: Report | None) -> tuple[Report, Verdict]:
+    report, files = _evidence(target)
+    return report, judge(report, limits, baseline).model_copy(update={"files": files})
+
+
+def _evidence(target: RunFolder | Path) -> tuple[Report, str]:
+    """The report, and whether its figures are of the files beside it; RunFolderError where they are not."""
+    if not isinstance(target, RunFolder):
+        return read_report(target), ALONE
+    target.require_finished("gate")
+    report = target.read_report()
+    return report, require_bound(target, report)
 
 
 def limits_of(target: RunFolder | Path, given: dict[str, Any]) -> Gate:
@@ -95,10 +112,3 @@ def _generations(folder: RunFolder) -> list[dict[str, Any]]:
     if not log.exists():
         return []
     return parsed(log, lambda text: [_Generation.model_validate_json(line).model_dump() for line in text.splitlines()])
-
-
-def _report_of(target: RunFolder | Path) -> Report:
-    if isinstance(target, RunFolder):
-        target.require_finished("gate")
-        return target.read_report()
-    return read_report(target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -157,13 +157,17 @@ class Skipped(Value):
 
 
 class Verdict(Value):
-    """The gate's answer; it passes when every check does. `warnings` say which figures are not to be trusted."""
+    """The gate's answer; it passes when every check does. `warnings` say which figures are not to be trusted.
+
+    `files` says whether those in the run folder are those of the report: "checked", or "not checked: " and why.
+    """
 
     passed: bool
     checks: tuple[Check, ...]
     skipped: tuple[Skipped, ...] = ()
     warnings: tuple[str, ...] = ()
     confidence: Literal["estimate", "bound"] = "estimate"
+    files: str = ""
 
 
 class Images(Value):
@@ -174,8 +178,22 @@ class Images(Value):
     labels_sha256: str
 
 
+FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+"""That of a file of the run folder, which leads nowhere else."""
+
+
+class FileRecord(Value):
+    """The bytes of a file of the run."""
+
+    sha256: str
+    bytes: int
+
+
 class Report(Value):
-    """report.json: what was asked, done, proved and measured in one run."""
+    """report.json: what was asked, done, proved and measured in one run.
+
+    `files` are those that it speaks of, `settings` what of the recipe `prune` depends on (`Recipe.of_pruning`).
+    """
 
     schema_version: Literal[1] = 1
     recipe: str
@@ -198,6 +216,8 @@ class Report(Value):
     tested_on: Images | None = None
     verdict: Verdict | None = None
     points: tuple[Point, ...] = ()
+    files: dict[FileName, FileRecord] = Field(default_factory=dict)
+    settings: dict[str, Any] | None = None
 
     @property
     def speedup(self) -> Interval | None:

@@ -26,6 +26,7 @@ LAYERS = (
     ("points",),
     ("report",),
     ("runs",),
+    ("bindings",),
     ("reports", "job", "loggers", "progress"),
     ("inspection", "origin", "onnx_files"),
     ("confirmation", "epochs"),

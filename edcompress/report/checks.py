@@ -59,6 +59,7 @@ def check_notes(verdict: Verdict) -> list[str]:
         notes.append("Where there is an interval, its bad end is held against the limit.")
     notes += [f"{_form(check.name).name}: {check.note}" for check in verdict.checks if check.note]
     notes += [f"{row.name}: skipped, {row.reason}" for row in skipped_rows(verdict)]
+    notes += [f"files: {verdict.files}"] if verdict.files else []
     return notes + [f"warning: {text}" for text in verdict.warnings]
 
 
