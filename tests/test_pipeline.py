@@ -1,5 +1,6 @@
 import json
 import pickletools
+import re
 import signal
 import time
 import zipfile
@@ -472,7 +473,10 @@ def test_an_export_that_fails_leaves_the_run_as_it_was(cli: Callable[..., Any], 
     before = all_but_its_log(finished)
     ended = cli("export", finished, "--fp16", "--opset", 18)
     assert ended.code == 3
-    assert "256 images" in ended.err
+    assert "pruned.fp16.onnx: logits of 256 images" in ended.err
+    assert re.search(
+        r"\(behind layer linear\) reaches \S+, and float16 ends at 65504; export without --fp16", ended.err
+    )
     assert all_but_its_log(finished) == before
 
 

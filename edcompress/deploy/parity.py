@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from edcompress.deploy.half import faithful_session
 from edcompress.deploy.sessions import ORT_ERRORS, session
 from edcompress.errors import InputError
 from edcompress.measures import Count, Proof
@@ -23,13 +25,13 @@ CHUNK = 32
 
 
 def run_onnx(model: Path | onnxruntime.InferenceSession, images: Tensor) -> Tensor:
-    """The logits [N, classes] of images [N, C, H, W], or of uint8 pixels [N, H, W, C], from onnxruntime on the CPU in fp32.
+    """The logits [N, classes] of images [N, C, H, W], or of uint8 pixels [N, H, W, C], from onnxruntime on the CPU.
 
-    It is called with 32 at most at a time, or with as many as it insists on.
+    It is called with 32 at most at a time, or with as many as it insists on. Of a file, float16 is float16 (see `faithful_session`).
 
     Raises InputError when the model cannot be loaded, does not take one input of this shape, or fails on these images.
     """
-    opened = session(model) if isinstance(model, Path) else model
+    opened = faithful_session(model) if isinstance(model, Path) else model
     taken = opened.get_inputs()
     fits = len(taken) == 1 and len(taken[0].shape) == images.ndim and _same_shape(taken[0].shape, images)
     pixels = images.dtype == torch.uint8
@@ -47,18 +49,24 @@ def fixed_batch(opened: onnxruntime.InferenceSession) -> int | None:
 
 
 def _run_batch(opened: onnxruntime.InferenceSession, images: Tensor) -> Tensor:
-    """The logits of at most as many images as the model takes; it is given the last one again where it wants more."""
+    """The logits of at most as many images as the model takes."""
+    logits = outputs(opened, images)[0]
+    if not isinstance(logits, np.ndarray) or logits.dtype.kind != "f":
+        raise InputError("the first output of the ONNX model is no tensor of floating-point logits")
+    return torch.from_numpy(logits)[: len(images)]
+
+
+def outputs(opened: onnxruntime.InferenceSession, images: Tensor) -> list[Any]:
+    """All outputs for at most as many images as the model takes; it is given the last one again where it wants more."""
     missing = (fixed_batch(opened) or len(images)) - len(images)
     values = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]).contiguous().numpy()
     try:
-        logits = opened.run(None, {opened.get_inputs()[0].name: values})[0]
+        found: list[Any] = opened.run(None, {opened.get_inputs()[0].name: values})
     except ORT_ERRORS as error:
         raise InputError(
             f"onnxruntime cannot run the ONNX model on images of shape {list(values.shape)}: {error}"
         ) from error
-    if not isinstance(logits, np.ndarray) or logits.dtype.kind != "f":
-        raise InputError("the first output of the ONNX model is no tensor of floating-point logits")
-    return torch.from_numpy(logits)[: len(images)]
+    return found
 
 
 def _same_shape(dimensions: list[int | str | None], images: Tensor) -> bool:
@@ -69,7 +77,7 @@ def _same_shape(dimensions: list[int | str | None], images: Tensor) -> bool:
 
 @torch.inference_mode()
 def compare_with_onnx(network: nn.Module, path: Path, images: Tensor) -> Proof:
-    """How far the logits of the network (eval, fp32, CPU) and of its ONNX file are apart over images [N, C, H, W].
+    """How far the logits of the network (eval, fp32, CPU) and of its ONNX file, in its own precision, are apart over images [N, C, H, W].
 
     The file runs all images, and the first eight also at batch sizes 1, 2 and 5 unless its own is fixed; NaN logits make the
     differences NaN.
@@ -78,7 +86,7 @@ def compare_with_onnx(network: nn.Module, path: Path, images: Tensor) -> Proof:
     if len(images) < FEWEST_IMAGES:
         raise InputError(f"comparing with ONNX needs at least {FEWEST_IMAGES} images, not {len(images)}")
     images = images.to("cpu", torch.float32)
-    frozen, opened = on_cpu(network), session(path)
+    frozen, opened = on_cpu(network), faithful_session(path)
     logits = torch.cat([frozen(batch) for batch in torch.split(images, CHUNK)])
     found = run_onnx(opened, images)
     fixed, few = fixed_batch(opened), images[:FEWEST_IMAGES]

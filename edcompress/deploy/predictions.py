@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from edcompress.deploy.half import faithful_session
 from edcompress.deploy.parity import run_onnx
-from edcompress.deploy.sessions import session
 from edcompress.errors import InputError
 from edcompress.measures import Accuracy, Count, Paired, Pairs
 from edcompress.training.accuracy import top_classes
@@ -56,10 +56,10 @@ class Predictions:
 def predict(models: Mapping[str, Path], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Predictions]:
     """The predictions of each named ONNX file over batches of (images [N, C, H, W], labels [N]), every batch read once.
 
-    Runs on the CPU in fp32 with as many threads as torch uses. Raises InputError when a file cannot be loaded, does not take the
-    images or gives no logits [N, classes], and when there are no images.
+    Runs on the CPU with as many threads as torch uses, float16 as float16 (see `faithful_session`). Raises InputError when a file cannot
+    be loaded, does not take the images or gives no logits [N, classes], and when there are no images.
     """
-    opened = {name: session(path, torch.get_num_threads()) for name, path in models.items()}
+    opened = {name: faithful_session(path, torch.get_num_threads()) for name, path in models.items()}
     found: dict[str, list[Tensor]] = {name: [] for name in models}
     labels = []
     for images, truth in batches:
