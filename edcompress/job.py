@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from edcompress.data.images import ImageSet
 from edcompress.data.splits import Batch, Splits, check_divides, check_fits, eval_batches, open_splits
 from edcompress.data.transforms import as_tested, normalised
+from edcompress.deploy.external_data import MOST_BYTES
 from edcompress.deploy.latency_table import measure_table
 from edcompress.deploy.onnx_export import to_onnx
 from edcompress.errors import BudgetError, EdcompressError, InputError, NetworkError, first_line
@@ -41,8 +42,6 @@ from edcompress.training.precision import Precision, choose_precision
 PROOF_IMAGES = 8
 REAL_IMAGES = 256
 WATCHED_IMAGES = 2000
-MOST_BYTES = (1 << 31) - 1
-"""What a protobuf, and so an ONNX file without others beside it, can hold."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from edcompress.delivery import Benchmark, Setting
 from edcompress.deploy.bootstrap import Blocks, pooled, speedup_interval
+from edcompress.deploy.external_data import require_own_data
 from edcompress.deploy.sessions import require_provider
 from edcompress.errors import EdcompressError, InputError
 from edcompress.machine import usable_cores
@@ -78,6 +79,7 @@ def _check(models: Mapping[str, Path], benchmark: Benchmark) -> None:
     for path in models.values():
         if not path.is_file():
             raise InputError(f"{path}: no such ONNX file")
+        require_own_data(path.resolve())  # as the worker opens it
     require_measurable(benchmark)
 
 

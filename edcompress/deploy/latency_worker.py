@@ -38,7 +38,8 @@ class Contestant:
 
     def __init__(self, path: Path, batch_size: int, threads: int, provider: str) -> None:
         """Open `path` and make its inputs; raises InputError where it cannot be opened or its inputs not be made."""
-        self.session = session(path, threads, provider)
+        # The process that started this one has checked the file; here, that would count as memory of the model's.
+        self.session = session(path, threads, provider, checked=True)
         self.feed = made_inputs(self.session, path, batch_size)
         self.typical = 0.0  # nanoseconds of a call, by the end of the warm-up
         self.blocks: list[list[int]] = []

@@ -22,18 +22,28 @@ ORT_ERRORS = (
 
 
 def session(
-    path: Path, threads: int = 1, provider: str = "CPUExecutionProvider", profile: Path | None = None
+    path: Path,
+    threads: int = 1,
+    provider: str = "CPUExecutionProvider",
+    profile: Path | None = None,
+    *,
+    checked: bool = False,
 ) -> onnxruntime.InferenceSession:
     """An open session of `path` on `provider` with `threads` intra-op threads, nodes run one after the other.
 
-    With `profile` it records the time of every node, in a file whose name begins so.
+    With `profile` it records the time of every node, in a file whose name begins so. `checked` says that `require_own_data` has seen the
+    file.
 
-    Raises InputError when the file is missing or no ONNX model or the provider is not installed, and EdcompressError
-    when onnxruntime would run another provider than the asked one.
+    Raises InputError when the file is missing or no ONNX model, reads tensors from elsewhere, or the provider is not installed, and
+    EdcompressError when onnxruntime would run another provider than the asked one.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such ONNX file")
     require_provider(provider)
+    if not checked:
+        from edcompress.deploy.external_data import require_own_data
+
+        require_own_data(path)
     opened = _load(path, provider, _options(threads, profile))
     running = opened.get_providers()[0]
     if running != provider:
