@@ -16,6 +16,7 @@ import typer
 from edcompress import bindings, cli_observe, cli_recipes, loggers, recipebook, reports, runs, views
 from edcompress.cli_options import (
     Agreement,
+    AllowWeakDense,
     AsJson,
     Baseline,
     Batch,
@@ -134,6 +135,7 @@ def gate(run: RunOrReport = None,
          max_top1_drop: Drop = None, max_top5_drop: Drop5 = None, min_agreement: Agreement = None, min_speedup: Speedup = None,
          max_latency_ms: LatencyMs = None, max_size_ratio: SizeRatio = None, max_size_bytes: SizeBytes = None,
          max_parity: Parity = None, confidence: Confidence = None, level: Level = None, disturbed: Disturbed = None,
+         allow_weak_dense: AllowWeakDense = None,
          baseline: Baseline = None, max_top1_regression: Top1Regression = None, max_latency_regression: LatencyRegression = None,
          max_size_regression: SizeRegression = None, junit: JUnit = None, as_json: AsJson = False) -> None:  # fmt: skip
     """Hold a run to its limits: exit code 0 when all hold, 1 when one fails.
@@ -160,8 +162,8 @@ def evaluate(model: Annotated[Path, typer.Argument(help="A checkpoint, a run fol
     checked = recipebook.read_recipe(recipe, overrides or ())
     from edcompress import pipeline
 
-    with Display(err, quiet=True):
-        accuracy = pipeline.evaluate(model, checked, Session(device, trust_code, trust_pickle))
+    with Display(err, quiet=True) as monitor:
+        accuracy = pipeline.evaluate(model, checked, Session(device, trust_code, trust_pickle, monitor))
     views.show_value(accuracy, as_json, *(f"top-{k}  {c.correct} of {c.total}  ({c.fraction:.2%})"
                                      for k, c in ((1, accuracy.top1), (5, accuracy.top5))))  # fmt: skip
 

@@ -130,6 +130,10 @@ class Gate(Section):
         description="where latencies waited for their cores for over 5 % of the time: the worst that the speed-up may be is held, such"
         " limits fail, or they are held as if nothing had waited",
     )
+    allow_weak_dense: bool = Field(
+        False,
+        description="pass also where the dense network (with model.reset_head the pruned one) is not surely above chance",
+    )
     max_top1_regression: Unit | None = Field(0.01, description="gate --baseline: its pruned top-1 minus this one's")
     max_latency_regression: float | None = Field(
         0.1, ge=0.0, description="gate --baseline: by what share pruned.onnx may be slower than its"

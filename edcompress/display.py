@@ -124,10 +124,17 @@ class Display:
 
     def warning(self, text: str) -> None:
         """Leave a line, even where there shall be no progress."""
-        if text in self._warned:
-            return
-        self._warned.add(text)
-        self._console.print(f"  [yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
+        self._warn(f"  [yellow]warning:[/yellow] {escape(text)}")
+
+    def alarm(self, text: str) -> None:
+        """Leave a line that cannot be overlooked, even where there shall be no progress."""
+        self._warn(f"  [bold red]WARNING: {escape(text)}[/bold red]")
+
+    def _warn(self, line: str) -> None:
+        """Say once what may be found out several times."""
+        if line not in self._warned:
+            self._warned.add(line)
+            self._console.print(line, soft_wrap=True)
 
     def _say(self, text: str) -> None:
         if not self._quiet:

@@ -57,8 +57,11 @@ class Job:
     def watched_by(self, monitor: Monitor) -> Job:
         """The same job under another monitor, which hears what the data's folders hold besides, and once of each image that is left out."""
         once = cache(lambda fault: monitor.warning(f"left out: {fault}"))
-        for note in self.splits.notes if self.team.first else ():
-            monitor.warning(note)
+        if self.team.first:
+            for note in self.splits.notes:
+                monitor.warning(note)
+            for doubt in self.splits.doubts:
+                monitor.alarm(doubt)
         return replace(self, monitor=monitor, splits=self.splits.heard_by(once))
 
     @cached_property
@@ -112,7 +115,9 @@ class Job:
         with evaluating(network):
             batches = eval_batches(images or self.splits.test, self.recipe.data).of(self.team)
             batches = batches.towards(self.precision.device)
-            return measure_accuracy(forward or network, batches, self.precision.device, self.team)
+            return measure_accuracy(
+                forward or network, batches, self.precision.device, self.recipe.model.num_classes, self.team
+            )
 
     def test_batches(self, phase: str) -> Iterator[Batch]:
         """The test images, batch by batch; the monitor is told of each as a step of `phase`."""
@@ -128,7 +133,7 @@ class Job:
         batches = eval_batches(images, self.recipe.data).of(self.team)
         batches = batches.towards(self.precision.device)
         with evaluating(network), self.precision.autocast():
-            return measure_accuracy(forward, batches, self.precision.device, self.team)
+            return measure_accuracy(forward, batches, self.precision.device, self.recipe.model.num_classes, self.team)
 
 
 def _spread(images: ImageSet, most: int) -> Tensor:
@@ -146,7 +151,7 @@ def open_job(recipe: Recipe, session: Session = DEFAULT) -> Job:
         # Else all would download, or go through the shards, at once.
         session.team.from_first(lambda: bool(open_splits(recipe.data, seed=recipe.seed)))
     splits = open_splits(recipe.data, seed=recipe.seed)
-    check_fits(splits, recipe.model)
+    check_fits(splits, recipe.model, recipe.data)
     check_divides(splits, recipe.data, session.team)
     return Job(recipe, splits, precision, session.monitor, session.team).watched_by(session.monitor)
 

@@ -47,10 +47,14 @@ class Count(Value):
 
 
 class Accuracy(Value):
-    """Top-1 and top-5 counts over one data set."""
+    """Top-1 and top-5 counts over one data set.
+
+    `chance` is the share that would be right if the same answers were dealt out to the images at random; None where it was not counted.
+    """
 
     top1: Count
     top5: Count
+    chance: float | None = None
 
 
 class Pairs(Value):

@@ -25,6 +25,9 @@ class Monitor(Protocol):
     def warning(self, text: str) -> None:
         """Something is wrong that a person should know of, and the run goes on."""
 
+    def alarm(self, text: str) -> None:
+        """What the run finds out may say nothing, though it goes on: a warning that must not be overlooked."""
+
 
 class Silent:
     """Says nothing."""
@@ -34,6 +37,10 @@ class Silent:
     def step(self, step: int, steps: int, figures: dict[str, Any]) -> None: ...
     def epoch_done(self, figures: dict[str, Any]) -> None: ...
     def warning(self, text: str) -> None: ...
+
+    def alarm(self, text: str) -> None:
+        """A warning like any other, for whoever listens to those."""
+        self.warning(text)
 
 
 class Both:
@@ -66,3 +73,8 @@ class Both:
         """Something is wrong that does not end the run."""
         for monitor in self._monitors:
             monitor.warning(text)
+
+    def alarm(self, text: str) -> None:
+        """A warning that must not be overlooked."""
+        for monitor in self._monitors:
+            monitor.alarm(text)

@@ -45,6 +45,7 @@ from edcompress.progress import begun_with, recording
 from edcompress.pruning import as_begun, begun, prune_once, reloaded, reserved, restate
 from edcompress.recipe import Recipe
 from edcompress.recipebook import changed_keys, check
+from edcompress.report.sanity import at_chance
 from edcompress.report.shipping import recommend
 from edcompress.report.wording import disturbed
 from edcompress.reports import save_report
@@ -133,7 +134,8 @@ def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
         names = ", ".join(path.name for path in files.values())
         job.monitor.stage(f"accuracy of {names} on the test images, in onnxruntime")
         found = predict(files, job.test_batches("test images"))
-        report = report.model_copy(update={"tested_on": _tested_on(recipe, found["dense"])})
+        about = {"tested_on": _tested_on(recipe, found["dense"]), "untrained_head": recipe.model.reset_head}
+        report = report.model_copy(update=about)
         completed = _with_onnx(files, report, proofs, latency, found)
         bare = without_onnx(report)
         kept = {**bare.files, **records(sorted(Path(made).glob("*.onnx")))}
@@ -180,10 +182,14 @@ def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accurac
     """Top-1 and top-5 on the recipe's test images of a checkpoint, a run folder, or an .onnx file, in fp32."""
     job = open_job(recipe, session)
     if model.suffix.lower() == ".onnx":
-        return predict({"": model}, job.test_batches(model.name))[""].accuracy
-    network = _network_of(model, recipe, session)
-    with memory_told(recipe, "lower data.eval_batch_size, or take --device cpu"):
-        return job.accuracy(network.to(job.precision.device))
+        accuracy = predict({"": model}, job.test_batches(model.name))[""].accuracy
+    else:
+        network = _network_of(model, recipe, session)
+        with memory_told(recipe, "lower data.eval_batch_size, or take --device cpu"):
+            accuracy = job.accuracy(network.to(job.precision.device))
+    if text := at_chance(accuracy, str(model)):
+        session.monitor.alarm(text)
+    return accuracy
 
 
 def train(
@@ -225,6 +231,8 @@ def train(
                                      interrupt=session.interrupt)  # fmt: skip
         save_tensors(output, network.state_dict(), about)
         accuracy = job.accuracy(network.to(job.precision.device))
+    if text := at_chance(accuracy, str(output)):
+        session.monitor.alarm(text)
     kept.unlink(missing_ok=True)
     return accuracy
 

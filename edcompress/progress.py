@@ -192,6 +192,10 @@ class _Record:
         """Something is wrong that does not end the run."""
         self.tell("warning", warning=text)
 
+    def alarm(self, text: str) -> None:
+        """A warning that must not be overlooked."""
+        self.tell("warning", warning=text, alarm=True)
+
     def tell(self, event: str, **fields: Any) -> None:
         """Append an event to the log."""
         line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields})

@@ -261,6 +261,7 @@ def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, 
         versions=versions(),
         files=records(run.folder / name for name in OF_PRUNING),
         settings=recipe.of_pruning,
+        untrained_head=recipe.model.reset_head,
     )
 
 

@@ -193,6 +193,7 @@ class Report(Value):
     """report.json: what was asked, done, proved and measured in one run.
 
     `files` are those that it speaks of, `settings` what of the recipe `prune` depends on (`Recipe.of_pruning`).
+    With an `untrained_head` (model.reset_head) the dense network's accuracy, and drops from it, say nothing.
     """
 
     schema_version: Literal[1] = 1
@@ -214,6 +215,7 @@ class Report(Value):
     variants: dict[Literal["fp16", "int8"], Variant] = Field(default_factory=dict)
     ship: Shipping | None = None
     tested_on: Images | None = None
+    untrained_head: bool = False
     verdict: Verdict | None = None
     points: tuple[Point, ...] = ()
     files: dict[FileName, FileRecord] = Field(default_factory=dict)

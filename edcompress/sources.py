@@ -41,6 +41,15 @@ Factory = Annotated[str, AfterValidator(_factory_name)]
 BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_as_batch_size)]
 
 
+def _on_unit_scale(value: object) -> object:
+    if isinstance(value, int | float) and 1 < value <= 255:  # a bool is refused before
+        raise ValueError(f"give it on the 0..1 scale: {value:g} / 255 = {value / 255:.4g}")
+    return value
+
+
+OnUnitScale = BeforeValidator(_on_unit_scale)
+
+
 class Model(Section):
     """The network to compress."""
 
@@ -96,8 +105,12 @@ class Data(Section):
         None, ge=4, le=2048, description="test images: short side before the centre crop, in pixels"
     )
     channels: Literal[1, 3] | None = Field(None, description="turn images to grey (1) or RGB (3); default: as they are")
-    mean: tuple[float, ...] = Field((0.5,), description="per channel, of pixels in [0, 1]")
-    std: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.5,), description="per channel, of pixels in [0, 1]")
+    mean: tuple[Annotated[float, Field(ge=0, le=1), OnUnitScale], ...] = Field(
+        (0.5,), description="per channel, of pixels in [0, 1]"
+    )
+    std: tuple[Annotated[float, Field(gt=0, le=1), OnUnitScale], ...] = Field(
+        (0.5,), description="per channel, of pixels in [0, 1]"
+    )
     augment: Literal["none", "crop", "crop_flip", "resized_crop"] = Field(
         "none",
         description="training images: padded random crop, the same with flips, or random resized crop with flips",

@@ -20,6 +20,7 @@ from edcompress.measures import ModelResult, Proof
 from edcompress.networks.modes import on_cpu
 from edcompress.origin import Origin
 from edcompress.recipe import Recipe
+from edcompress.report.sanity import at_chance
 from edcompress.results import SearchSummary
 from edcompress.runs import parsed, write_text
 from edcompress.search import edropout
@@ -51,6 +52,9 @@ def measure_dense(run: Run) -> Measured:
         run.job.monitor.warning(warning)
     network = run.job.precision.place(on_cpu(run.origin.dense))
     dense = ModelResult(accuracy=run.job.accuracy(network), size=measure_size(run.origin.dense, run.job.example))
+    untrained = run.job.recipe.model.reset_head
+    if run.job.team.first and not untrained and (text := at_chance(dense.accuracy, "the dense network")):
+        run.job.monitor.alarm(f"{text}. What pruning costs cannot be told from it")
     return Measured(dense=dense, search_began=run.clock(Measured()).seconds)
 
 

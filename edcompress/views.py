@@ -22,6 +22,7 @@ from edcompress.report import github, tables
 from edcompress.report.checks import check_notes
 from edcompress.report.junit import junit
 from edcompress.report.rows import point_doubts, ship_line
+from edcompress.report.sanity import alarm
 from edcompress.report.wording import calls, disturbed, human, measured_with, setting
 from edcompress.results import Inspection, Report, Sweep, TargetResult, Verdict
 
@@ -31,6 +32,11 @@ out = Terminal()
 def say(text: str, console: Console = out) -> None:
     """One line as it is: paths and names may hold brackets, and are never wrapped."""
     console.print(text, markup=False, soft_wrap=True)
+
+
+def cry(text: str) -> None:
+    """A warning that cannot be overlooked, as it is."""
+    out.print(f"WARNING: {text}", style="bold red", markup=False, soft_wrap=True)
 
 
 def show_latency(latency: Mapping[str, Sequence[Latency]], *, as_json: bool) -> None:
@@ -85,6 +91,8 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
         say(f"latency: {setting(latency)}, {calls(latency)}")
     if warning := disturbed(report.latencies):
         say(f"warning: {warning}")
+    if text := alarm(report):
+        cry(text)
     if line := ship_line(report):
         say(line)
     for name in runs.FILES:

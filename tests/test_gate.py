@@ -65,6 +65,20 @@ def test_a_limit_by_its_bound_is_harder_to_meet(cli, finished: Path) -> None:
     assert cli("gate", finished, "--max-top1-drop", "0.025", "--confidence", "bound", "--level", "0.5").code == 0
 
 
+def test_a_dense_network_at_chance_level_fails_unless_it_may_be_weak(cli, finished: Path) -> None:
+    dense = json.loads((finished / "report.json").read_text())["dense"]
+    assert 0.09 < dense["onnx_accuracy"]["chance"] < 0.11
+    assert dense["accuracy"] == dense["onnx_accuracy"]
+    dense["onnx_accuracy"]["top1"]["correct"] = 40
+    rewritten(finished / "report.json", dense=dense)
+    failed = cli("gate", finished, *LOOSE)
+    assert (failed.code, "dense top-1 above chance" in failed.out) == (1, True)
+    assert cli("gate", finished, *LOOSE, "--allow-weak-dense").code == 0
+    text = (finished / "recipe.yaml").read_text()
+    (finished / "recipe.yaml").write_text(text.replace("allow_weak_dense: false", "allow_weak_dense: true"))
+    assert cli("gate", finished, *LOOSE).code == 0
+
+
 def test_github_gets_annotations_and_a_summary_and_stdout_stays_json(
     cli, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

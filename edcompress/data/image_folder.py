@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from edcompress.data.class_folders import require_distinct
 from edcompress.data.images import SUFFIXES, FileImages, ImageSet, Warn, unheard
 from edcompress.data.listing import ClassFiles, Unread, class_files, few, is_hidden, unread_note
 from edcompress.errors import DataError
@@ -27,6 +28,7 @@ def open_image_folder(folder: Path, data: Data, warn: Warn = unheard) -> tuple[F
     `warn` hears what lies in the folders and is not read, and which images are links to elsewhere.
     """
     train, val = (_classes_in(folder / part) for part in PARTS)
+    require_distinct([folder / part / name for part, names in zip(PARTS, (train, val), strict=True) for name in names])
     names = imagenet_wnids() if data.class_index == "imagenet" else tuple(train)
     _require_known(folder, [*train, *val], names, data)
     index = {name: i for i, name in enumerate(names)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -73,9 +73,9 @@ def unread_note(where: str, found: Iterable[Unread]) -> str | None:
     return f"{where}: {total} {'file is' if total == 1 else 'files are'} not read: {told}; images are {', '.join(SUFFIXES)}"
 
 
-def few(names: list[str]) -> str:
+def few(names: Sequence[str], shown: int = SHOWN) -> str:
     """The first names, and how many more there are."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def suffix_kind(name: str) -> str:

@@ -104,7 +104,9 @@ def open_shards(root: Path, data: Data, warn: Warn = unheard) -> tuple[ShardImag
     """
     keys = ("data.train_shards", "data.test_shards")
     train, test = (_shards(root, key, getattr(data, key.removeprefix("data."))) for key in keys)
-    if twice := [str(shard) for shard, times in Counter(train + test).items() if times > 1]:
+    if twice := [
+        str(shard) for shard, times in Counter(shard.resolve() for shard in train + test).items() if times > 1
+    ]:
         raise DataError(
             f"data.train_shards, data.test_shards: {few(twice)} named twice; name each shard in one of them"
         )

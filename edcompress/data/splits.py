@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from edcompress.data.datasets import open_dataset
+from edcompress.data.class_folders import doubts, require_all_classes
+from edcompress.data.datasets import data_root, open_dataset
 from edcompress.data.images import ImageSet, Warn, unheard
 from edcompress.data.listing import few
 from edcompress.data.transforms import (
@@ -55,6 +56,8 @@ class Splits:
     channels: int
     notes: tuple[str, ...] = ()
     """What lies where the images are and is not read, and the like."""
+    doubts: tuple[str, ...] = ()
+    """What makes their labels or accuracies doubtful, though they can be used."""
 
     def heard_by(self, warn: Warn) -> Splits:
         """The same splits; `warn` is told of every image that is left out, each time that it is."""
@@ -74,11 +77,12 @@ def open_splits(data: Data, *, seed: int) -> Splits:
         )
     n = min(len(everything), data.limit or len(everything))
     judges, rest = _divided(n if data.search_from == "train" else len(test), data, seed)
+    doubtful = tuple(doubts(data_root(data) / data.folder, everything, test, classes, data))
     if data.search_from == "test":
         sets = everything.subset(torch.arange(n)), test.subset(judges), test.subset(rest)
     else:
         sets = everything.subset(rest), everything.subset(judges), test
-    return Splits(*sets, classes, C, tuple(notes))
+    return Splits(*sets, classes, C, tuple(notes), doubtful)
 
 
 def _divided(n: int, data: Data, seed: int) -> tuple[Tensor, Tensor]:
@@ -94,14 +98,15 @@ def _divided(n: int, data: Data, seed: int) -> tuple[Tensor, Tensor]:
     return order[:held_out].sort().values, order[held_out:].sort().values
 
 
-def check_fits(splits: Splits, model: Model) -> None:
-    """DataError where the images' channels or the labels do not fit the recipe's model."""
+def check_fits(splits: Splits, model: Model, data: Data) -> None:
+    """DataError where the images' channels, the classes or the labels do not fit the recipe's model."""
     C = splits.channels
     if model.in_channels != C:
         turn = f" or data.channels={model.in_channels}" if model.in_channels in (1, 3) else ""
         raise DataError(
             f"model.in_channels is {model.in_channels}, but the images are {_kind(C)}; set model.in_channels={C}{turn}"
         )
+    require_all_classes(data_root(data) / data.folder, splits.classes, splits.train, data, model)
     highest = max(int(images.labels.max()) for images in (splits.train, splits.search, splits.test))
     if highest >= model.num_classes:
         raise DataError(

@@ -12,8 +12,8 @@ from torch import Tensor
 from edcompress.deploy.half import faithful_session
 from edcompress.deploy.parity import run_onnx
 from edcompress.errors import InputError
-from edcompress.measures import Accuracy, Count, Paired, Pairs
-from edcompress.training.accuracy import top_classes
+from edcompress.measures import Accuracy, Paired, Pairs
+from edcompress.training.accuracy import accuracy_of, by_class, top_classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +35,10 @@ class Predictions:
 
     @property
     def accuracy(self) -> Accuracy:
-        """Top-1 and top-5 counts."""
-        total = len(self.labels)
-        return Accuracy(
-            top1=Count(correct=int(self.right1.sum()), total=total),
-            top5=Count(correct=int(self.right5.sum()), total=total),
-        )
+        """Top-1 and top-5 counts, and the share right by chance."""
+        count = int(max(self.labels.max(), self.classes.max())) + 1
+        counts = (by_class(classes, count) for classes in (self.labels, self.classes[:, 0]))
+        return accuracy_of(int(self.right1.sum()), int(self.right5.sum()), *counts)
 
     def beside(self, dense: Predictions) -> Paired:
         """These predictions paired with the dense network's on the same images; an image with no answer agrees with nothing."""

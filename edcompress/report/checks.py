@@ -120,4 +120,6 @@ _CHECK_FORMS = {
     "top1_regression": CheckForm("top-1 regression", _points),
     "latency_regression": CheckForm("latency regression", _share),
     "size_regression": CheckForm("size regression", _share),
+    "dense_above_chance": CheckForm("dense top-1 above chance", _share, ">"),
+    "pruned_above_chance": CheckForm("pruned top-1 above chance", _share, ">"),
 }

@@ -24,6 +24,7 @@ from edcompress.report.rows import (
     stages,
     variant_rows,
 )
+from edcompress.report.sanity import alarm
 from edcompress.report.wording import MISSING, calls, disturbed, measured_with, milliseconds, percent, setting, speedup
 from edcompress.results import Point, Report, SearchSummary, Sweep, Verdict
 
@@ -140,7 +141,9 @@ def _cell(text: str) -> str:
 
 
 def _comparison(report: Report) -> str:
-    return _table(("", "dense", "pruned", "change"), comparison_rows(report))
+    text = alarm(report)
+    warned = f'<p class="fail-text">{escape(f"Warning: {text}.")}</p>' if text else ""
+    return warned + _table(("", "dense", "pruned", "change"), comparison_rows(report))
 
 
 def _points(points: Sequence[Point]) -> str:

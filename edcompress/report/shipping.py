@@ -7,9 +7,10 @@ from edcompress.errors import InputError
 from edcompress.measures import ModelResult
 from edcompress.report.checks import check_rows
 from edcompress.report.figures import FIGURES
+from edcompress.report.sanity import chance_checks
 from edcompress.report.verdict import judge
 from edcompress.report.wording import measure_again, waiting
-from edcompress.results import Report, Shipping
+from edcompress.results import Report, Shipping, Verdict
 
 PLAIN = "pruned.onnx"
 
@@ -64,8 +65,10 @@ def _failing(report: Report, measured: ModelResult, limits: Gate) -> str:
 
 def _failing_of(report: Report, limits: Gate) -> str:
     if all(getattr(limits, key) is None for key in FIGURES):
-        return ""
-    rows = check_rows(judge(report, limits))
+        checks = chance_checks(report, limits)
+        rows = check_rows(Verdict(passed=not checks, checks=checks))
+    else:
+        rows = check_rows(judge(report, limits))
     return ", ".join(f"{row.name} ({row.value}, limit {row.limit})" for row in rows if row.answer == "FAIL")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -11,6 +11,7 @@ from edcompress.delivery import Gate
 from edcompress.errors import InputError
 from edcompress.report.baseline import REGRESSIONS, require_comparable
 from edcompress.report.figures import FIGURES, Figure, decimal, least_speedup
+from edcompress.report.sanity import alarm, chance_checks
 from edcompress.report.wording import disturbed, measure_again, waiting
 from edcompress.results import Check, Report, Skipped, Verdict
 
@@ -36,6 +37,8 @@ class Doubt:
 def judge(report: Report, limits: Gate, baseline: Report | None = None) -> Verdict:
     """One check per limit that is not None; the verdict passes when all of them do, and a NaN value fails its check.
 
+    A network at chance level fails one more check, unless `allow_weak_dense`.
+
     Limits on regressions are held only beside a `baseline`, the report of another run; what cannot be compared is skipped. Raises
     InputError when no limit is set, when a limit's value has not been measured yet, and for a baseline of other test images.
     """
@@ -55,8 +58,9 @@ def judge(report: Report, limits: Gate, baseline: Report | None = None) -> Verdi
                 checks.append(_check(key, found, limits, doubts.get(key)))
     if not checks and not skipped:
         raise InputError("the gate has no limits; set at least one, e.g. --max-top1-drop 0.01")
+    warnings = (*_warnings({check.name for check in checks}, report, baseline), *_alarms(report, limits))
+    checks += chance_checks(report, limits)
     passed = all(check.passed for check in checks)
-    warnings = _warnings({check.name for check in checks}, report, baseline)
     return Verdict(
         passed=passed, checks=tuple(checks), skipped=tuple(skipped), warnings=warnings, confidence=limits.confidence
     )
@@ -91,6 +95,15 @@ def _untrusted(report: Report) -> str | None:
     times = report.headline_latencies
     cause = waiting(times)
     return cause and f"{cause}; {measure_again(times)}"
+
+
+def _alarms(report: Report, limits: Gate) -> Iterator[str]:
+    """What makes the drops of accuracy say nothing."""
+    if report.untrained_head:
+        yield "the dense network's classifier began untrained (model.reset_head): drops from its accuracy say nothing"
+    if text := alarm(report):
+        way_out = "; where it is meant to be so, set gate.allow_weak_dense (--allow-weak-dense)"
+        yield text if limits.allow_weak_dense else text + way_out
 
 
 def _check(key: str, figure: Figure, limits: Gate, doubt: Doubt | None) -> Check:

@@ -34,12 +34,30 @@ def count_correct(logits: Tensor, labels: Tensor) -> tuple[int, int]:
     return int(hits[:, 0].sum()), int(hits.sum())
 
 
+def accuracy_of(right1: int, right5: int, labels: Tensor, answers: Tensor) -> Accuracy:
+    """Counts of right answers out of images whose labels and top classes were counted by class, int64 [classes] each."""
+    total = int(labels.sum())
+    chance = int((labels * answers).sum()) / total**2 if total else None
+    return Accuracy(top1=Count(correct=right1, total=total), top5=Count(correct=right5, total=total), chance=chance)
+
+
+def by_class(classes: Tensor, count: int) -> Tensor:
+    """How often each of `count` classes is in int64 [N], int64 [count]; images without an answer (-1) are not counted."""
+    return torch.bincount(classes[classes >= 0], minlength=count)
+
+
 @torch.no_grad()
-def measure_accuracy(forward: Forward, batches: Batches, device: torch.device, team: Team = ALONE) -> Accuracy:
+def measure_accuracy(
+    forward: Forward, batches: Batches, device: torch.device, classes: int, team: Team = ALONE
+) -> Accuracy:
     """Top-1 and top-5 counts of `forward` (images [N, C, H, W] to logits [N, classes]) over labelled batches of all ranks, in fp32."""
-    right1 = right5 = total = 0
+    right1 = right5 = 0
+    labelled, answered = torch.zeros(2, classes, dtype=torch.int64)
     for images, labels in batches:
-        top1, top5 = count_correct(forward(sent(images, device)).float().cpu(), labels)
-        right1, right5, total = right1 + top1, right5 + top5, total + len(labels)
-    right1, right5, total = team.sum(right1, right5, total)
-    return Accuracy(top1=Count(correct=right1, total=total), top5=Count(correct=right5, total=total))
+        logits = forward(sent(images, device)).float().cpu()
+        top1, top5 = count_correct(logits, labels)
+        right1, right5 = right1 + top1, right5 + top5
+        labelled += by_class(labels, classes)
+        answered += by_class(top_classes(logits)[:, 0], classes)
+    right1, right5, *counts = team.sum(right1, right5, *labelled.tolist(), *answered.tolist())
+    return accuracy_of(right1, right5, *torch.tensor(counts).view(2, classes))

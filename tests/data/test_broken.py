@@ -19,6 +19,9 @@ from edcompress.recipe import Recipe
 from edcompress.session import Session
 from edcompress.sources import Data, Model
 
+TEN = ("cat", "dog", "elk", "emu", "fox", "gnu", "hen", "owl", "pig", "rat")
+"""As many classes as the digits recipe's network has."""
+
 
 class Listener(Silent):
     """Keeps the warnings, and the numbers of the last epoch's steps."""
@@ -138,8 +141,8 @@ def test_a_run_counts_what_it_read_and_names_a_broken_image_once(folder_data: Da
 def test_a_run_goes_on_behind_a_batch_that_was_left_out(
     dense: Path, make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder, listener = make_folder(mode="L"), Listener()
-    cut_off(folder / "train" / "dog" / "0.png")
+    folder, listener = make_folder(TEN, train=2, val=1, mode="L"), Listener()
+    cut_off(folder / "train" / "dog" / "1.png")
     data = ("data.dataset=image_folder", f"data.root={folder}", "data.channels=1", "data.batch_size=2")
     recipe = digits(*ONE_EPOCH, *data, "data.skip_broken=true")
     pruned(dense, tmp_path / "whole", recipe, listener)
@@ -154,9 +157,9 @@ def test_a_run_goes_on_behind_a_batch_that_was_left_out(
 def test_a_run_that_stopped_at_a_broken_image_goes_on_without_it(
     cli: Callable[..., Any], quick: Callable[..., tuple[str, ...]], dense: Path, make_folder: Callable[..., Path]
 ) -> None:
-    folder = make_folder(mode="L")
+    folder = make_folder(TEN, train=2, val=1, mode="L")
     options = quick("data.dataset=image_folder", f"data.root={folder}", "data.channels=1", "data.batch_size=4")
-    broken = cut_off(folder / "train" / "elk" / "3.png")
+    broken = cut_off(folder / "train" / "elk" / "1.png")
     begin = ("prune", dense, *options, "-o", folder / "run", "--quiet")
     stopped = cli(*begin)
     assert (stopped.code, f"error: {broken}: cannot be read" in stopped.err) == (2, True)

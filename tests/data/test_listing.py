@@ -151,9 +151,10 @@ def test_a_folder_that_is_no_class_is_named(make_folder: MakeFolder) -> None:
     root = make_folder(("cat", "dog", "elk", "rest"))
     for number in (1, 2, 3):
         (root / "train" / "rest" / f"{number}.png").unlink()
-    splits = open_splits(Data(dataset="image_folder", root=root, image_size=16), seed=0)
+    data = Data(dataset="image_folder", root=root, image_size=16)
+    splits = open_splits(data, seed=0)
     with pytest.raises(DataError, match=r"fewest training images are of rest: 1, cat: 4, dog: 4, elk: 4\), or set"):
-        check_fits(splits, Model(arch="resnet8", num_classes=3))
+        check_fits(splits, Model(arch="resnet8", num_classes=3), data)
     assert torch.equal(splits.test.labels, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))
 
 

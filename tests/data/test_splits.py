@@ -128,12 +128,12 @@ def test_search_images_are_not_augmented() -> None:
 
 def test_what_does_not_fit_the_model() -> None:
     splits = open_splits(DIGITS, seed=0)
-    check_fits(splits, Model(arch="resnet8", num_classes=10, in_channels=1))
-    check_fits(splits, Model(arch="resnet8", num_classes=20, in_channels=1))
+    check_fits(splits, Model(arch="resnet8", num_classes=10, in_channels=1), DIGITS)
+    check_fits(splits, Model(arch="resnet8", num_classes=20, in_channels=1), DIGITS)
     with pytest.raises(DataError, match=r"images are grey; set model\.in_channels=1 or data\.channels=3"):
-        check_fits(splits, Model(arch="resnet8", num_classes=10))
+        check_fits(splits, Model(arch="resnet8", num_classes=10), DIGITS)
     with pytest.raises(DataError, match=r"labels up to 9 \(10 classes\); remove .* of 8: 127, .*model\.num_classes=10"):
-        check_fits(splits, Model(arch="resnet8", num_classes=9, in_channels=1))
+        check_fits(splits, Model(arch="resnet8", num_classes=9, in_channels=1), DIGITS)
 
 
 def test_mean_and_std_have_one_value_per_channel() -> None:

@@ -35,7 +35,7 @@ def test_batches_of_any_size_add_up() -> None:
 
     said, labels = torch.tensor([0.0, 1, 2, 3, 4]), torch.tensor([0, 1, 2, 0, 6])
     batches = [(said[:2], labels[:2]), (said[2:4], labels[2:4]), (said[4:], labels[4:])]
-    accuracy = measure_accuracy(forward, batches, CPU)
+    accuracy = measure_accuracy(forward, batches, CPU, 7)
     assert (accuracy.top1.correct, accuracy.top1.total) == (3, 5)
     assert accuracy.top1.fraction == 0.6
     # the rest stand in the order of their number: 3 0 1 2 4 holds class 0, 4 0 1 2 3 does not hold class 6

@@ -1,0 +1,58 @@
+"""Whether a network knows anything of its images: a drop from one that does not says nothing, however small it is."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+from edcompress.delivery import Gate
+from edcompress.measures import Accuracy, Count
+from edcompress.report.wording import percent
+from edcompress.results import Check, Report
+
+CONFIDENCE = 0.95
+"""At which a top-1 has to be above what the same answers would reach by chance."""
+
+
+def lower_bound(count: Count) -> float:
+    """The lower end of Wilson's score interval of a share of images, two-sided at CONFIDENCE; NaN of no images."""
+    n, p, z = count.total, count.fraction, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    if not n:
+        return math.nan
+    # (p + z^2 / 2n - z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
+    return (p + z**2 / (2 * n) - z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))) / (1 + z**2 / n)
+
+
+def at_chance(accuracy: Accuracy, whose: str) -> str | None:
+    """What to say of a network, called `whose`, whose top-1 is not surely above chance; None where it is, or chance was not counted."""
+    top1, chance = accuracy.top1, accuracy.chance
+    if chance is None or lower_bound(top1) > chance:
+        return None
+    return (
+        f"{whose} is at chance level: top-1 is {percent(top1)} of {top1.total} images (at {CONFIDENCE:.0%} confidence at least "
+        f"{lower_bound(top1):.2%}), and the same answers dealt out at random would have {chance:.2%}; check that the checkpoint is the "
+        "right one, that the classes are in the order of its training, and that data.mean, data.std, data.resize and data.channels are "
+        "those of its training"
+    )
+
+
+def alarm(report: Report) -> str | None:
+    """What to say of an exported run whose drop of accuracy says nothing; None where it does, or an earlier version measured it."""
+    name, accuracy = _decisive(report)
+    return at_chance(accuracy, f"{name}.onnx") if accuracy else None
+
+
+def chance_checks(report: Report, limits: Gate) -> tuple[Check, ...]:
+    """The failed check of an exported run whose network is at chance level; none where it is above, or may be weak."""
+    name, accuracy = _decisive(report)
+    if limits.allow_weak_dense or not alarm(report) or accuracy is None or accuracy.chance is None:
+        return ()
+    low, chance = lower_bound(accuracy.top1), accuracy.chance
+    return (Check(name=f"{name}_above_chance", value=low, limit=chance, margin=low - chance, passed=False),)
+
+
+def _decisive(report: Report) -> tuple[str, Accuracy | None]:
+    """The file that has to be above chance: dense.onnx, or, where its classifier began untrained, pruned.onnx."""
+    if report.untrained_head:
+        return "pruned", report.pruned.onnx_accuracy
+    return "dense", report.dense.onnx_accuracy
