@@ -98,11 +98,14 @@ def locate(name: str) -> Path:
     )
 
 
-def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The checked recipe of a path or name, with overrides such as `search.epochs=2`; RecipeError lists every fault."""
+def read_recipe(name: str, overrides: Sequence[str] = (), *, unsaid: Tree | None = None) -> Recipe:
+    """The checked recipe of a path or name, with overrides such as `search.epochs=2`; RecipeError lists every fault.
+
+    `unsaid` holds what keys are that the file does not have, where they are not the defaults.
+    """
     path = locate(name)
     tree = _with_preset(_load(path), path)
-    tree = _merge({"name": path.stem}, tree)
+    tree = _merge({"name": path.stem, **(unsaid or {})}, tree)
     command_line = _override_tree(overrides)
     tree = _merge(tree, _with_preset(command_line, Path("--set")))
     return check(tree, str(path) if not overrides else f"{path} with --set")
@@ -155,7 +158,7 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
 
 
 def changed_keys(one: Tree, other: Tree) -> list[str]:
-    """Dotted keys in which two trees of plain values differ."""
+    """Dotted keys in which two trees of plain values differ; those that one lacks were no keys yet when it was written."""
     return sorted(_changed(one, other, ()))
 
 
@@ -281,8 +284,8 @@ def _short(value: object) -> str:
 
 def _changed(one: Any, other: Any, path: tuple[str, ...]) -> Iterable[str]:
     if isinstance(one, dict) and isinstance(other, dict):
-        for key in one.keys() | other.keys():
-            yield from _changed(one.get(key), other.get(key), (*path, str(key)))
+        for key in one.keys() & other.keys():
+            yield from _changed(one[key], other[key], (*path, str(key)))
     elif one != other:
         yield ".".join(path)
 

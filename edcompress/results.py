@@ -7,21 +7,24 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from edcompress.measures import Count, Interval, Latency, ModelResult, Pairs, Proof, Proofs, Size, Value
+from edcompress.sources import Interpolation, Orientation
 
 
 class Preprocessing(Value):
     """What is done to an image before the network sees it; it travels in the ONNX files and the model card.
 
-    `resize` is the short side in pixels before the centre crop to the square of `image_size`; without it the image is resized to that
-    square. Then (pixels / 255 - mean) / std, channel by channel, in the order of `channels`.
+    First a file is turned as its EXIF says, where `exif_orientation` is "apply"; it is None in files by earlier versions, which read
+    images as stored. `resize` is the short side in pixels before the centre crop to the square of `image_size`; without it the image is
+    resized to that square. Then (pixels / 255 - mean) / std, channel by channel, in the order of `channels`.
     """
 
     channels: Literal["RGB", "L"]
     image_size: int
     resize: int | None
     crop: Literal["center"] | None
-    interpolation: Literal["bilinear"] = "bilinear"
-    antialias: Literal[True] = True
+    interpolation: Interpolation = "bilinear"
+    antialias: bool = True
+    exif_orientation: Orientation | None = None
     value_range: tuple[float, float] = (0.0, 1.0)
     mean: tuple[float, ...]
     std: tuple[float, ...]

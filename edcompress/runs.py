@@ -230,8 +230,8 @@ class RunFolder:
             )
 
     def read_recipe(self) -> Recipe:
-        """The resolved recipe of the run."""
-        return recipebook.read_recipe(str(self / "recipe.yaml"))
+        """The resolved recipe of the run; where an earlier version wrote it, images are read as that one read them."""
+        return recipebook.read_recipe(str(self / "recipe.yaml"), unsaid={"data": {"exif_orientation": "ignore"}})
 
     def read_report(self) -> Report:
         """The report of the run."""

@@ -10,6 +10,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from edcompress.section import Section
 
+Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+"""How Pillow weighs the pixels around when it resizes; all but nearest smooth what they make smaller."""
+
+Orientation = Literal["apply", "ignore"]
+"""What is done about the orientation that cameras note in EXIF."""
+
 DEFAULT_BATCH = 128
 """Images per training step where nothing is said, and of `auto` where there is no CUDA device."""
 
@@ -103,6 +109,11 @@ class Data(Section):
     image_size: int = Field(..., ge=4, le=1024, description="height and width the network sees, in pixels")
     resize: int | None = Field(
         None, ge=4, le=2048, description="test images: short side before the centre crop, in pixels"
+    )
+    interpolation: Interpolation = Field("bilinear", description="how images are resized, as in Pillow")
+    exif_orientation: Orientation = Field(
+        "apply",
+        description="image files: turn them as their EXIF orientation says, as viewers do, or read them as stored, as torchvision does",
     )
     channels: Literal[1, 3] | None = Field(None, description="turn images to grey (1) or RGB (3); default: as they are")
     mean: tuple[Annotated[float, Field(ge=0, le=1), OnUnitScale], ...] = Field(

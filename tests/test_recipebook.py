@@ -7,7 +7,7 @@ import yaml
 from edcompress import recipebook
 from edcompress.delivery import Setting
 from edcompress.errors import RecipeError
-from edcompress.recipebook import differences, dump, locate, presets, read_recipe, shipped, starter
+from edcompress.recipebook import changed_keys, differences, dump, locate, presets, read_recipe, shipped, starter
 
 SHIPPED = ("digits", "resnet20_cifar10", "resnet56_cifar10", "resnet18_fashion", "resnet18_kuzushiji", "resnet18_cifar100",
            "squeezenet1_1_imagenette", "alexnet_flowers102", "resnet50_imagenet")  # fmt: skip
@@ -272,3 +272,10 @@ def test_a_speedup_by_its_bound_has_the_level_at_which_it_is_measured() -> None:
 
 def test_what_is_a_switch_may_be_any_of_yamls_words_for_it() -> None:
     assert read_recipe("digits", ["compile=on", "export.int8=yes", "data.skip_broken=true"]).compile
+
+
+def test_a_key_that_came_later_is_no_change() -> None:
+    now = read_recipe("digits").of_training
+    before = {**now, "data": {key: value for key, value in now["data"].items() if key != "interpolation"}}
+    assert changed_keys(before, now) == []
+    assert changed_keys(before, {**now, "seed": 7, "data": {**now["data"], "limit": 9}}) == ["data.limit", "seed"]

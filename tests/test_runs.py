@@ -293,3 +293,13 @@ def test_an_export_into_a_received_folder_writes_nothing_where_its_links_lead(cl
         ended = cli(*command)
         assert (ended.code, f"{finished / 'log.jsonl'} is a symbolic link" in ended.err) == (2, True), ended
     assert victim.read_text() == "mine"
+
+
+def test_a_run_of_a_version_that_read_images_as_stored_still_does(tmp_path: Path) -> None:
+    recipe = read_recipe("digits")
+    lines = dump(recipe).splitlines()
+    assert sum("exif_orientation: apply" in line for line in lines) == 1
+    (tmp_path / "recipe.yaml").write_text("\n".join(line for line in lines if "exif_orientation" not in line))
+    assert RunFolder(tmp_path).read_recipe().data.exif_orientation == "ignore"
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    assert RunFolder(tmp_path).read_recipe() == recipe

@@ -121,4 +121,5 @@ def _open_flowers(root: Path, data: Data) -> Opened:
 
 def _files(samples: list[tuple[str, int]], data: Data) -> FileImages:
     labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-    return FileImages(tuple(path for path, _ in samples), labels, data.channels or 3, data.skip_broken)
+    how = (data.channels or 3, data.skip_broken, data.exif_orientation)
+    return FileImages(tuple(path for path, _ in samples), labels, *how)

@@ -96,7 +96,8 @@ def _listed(part: Path, classes: list[str], index: dict[str, int], data: Data, w
             warn(text)
     paths = tuple(chain.from_iterable(found.images for found in files.values()))
     labels = [index[name] for name, found in files.items() for _ in found.images]
-    return FileImages(paths, torch.tensor(labels, dtype=torch.int64), data.channels or 3, data.skip_broken)
+    how = (data.channels or 3, data.skip_broken, data.exif_orientation)
+    return FileImages(paths, torch.tensor(labels, dtype=torch.int64), *how)
 
 
 def _is_beside(path: Path) -> bool:

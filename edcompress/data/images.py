@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +11,12 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional as v2f
 
-from edcompress.data.transforms import Geometry, Picture, with_channels
+from edcompress.data.transforms import Geometry, pictured, with_channels
 from edcompress.errors import DataError
+from edcompress.sources import Orientation
 
 FORMATS = {
     ".jpg": "JPEG",
@@ -43,6 +44,18 @@ Warn = Callable[[str], None]
 
 def unheard(fault: str) -> None:
     """Nobody wants to know."""
+
+
+_TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings an image upright, by the number that EXIF has for how the camera was held; 1 is upright."""
 
 
 class Read(NamedTuple):
@@ -101,13 +114,11 @@ class MemoryImages:
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
 
     def read(self, indices: Sequence[int], geometry: Geometry) -> Read:
-        """All of them; the fixed part is done to the batch at once."""
+        """All of them; Pillow transforms them, as it does those in files."""
         chosen = torch.as_tensor(indices)
         images = with_channels(self.pixels[chosen], self.channels)
-        if geometry.fixed is not None:
-            images = geometry.fixed(images)
-        if geometry.varied is not None:
-            images = torch.stack([geometry.varied(image) for image in images])
+        if not geometry.keeps(images):
+            images = torch.stack([geometry.transformed(pictured(image)) for image in images])
         return Read(images, chosen)
 
 
@@ -134,6 +145,7 @@ class StoredImages(ABC):
 
     channels: int
     skip_broken: bool
+    orientation: Orientation
 
     @abstractmethod
     def place(self, index: int) -> Path | Member:
@@ -144,7 +156,7 @@ class StoredImages(ABC):
         pixels, found, faults = [], [], []
         for i in indices:
             try:
-                pixels.append(self._read_one(self.place(i), geometry))
+                pixels.append(geometry.transformed(decode(self.place(i), self.channels, self.orientation)))
                 found.append(i)
             except DataError as error:
                 if not self.skip_broken:
@@ -153,13 +165,6 @@ class StoredImages(ABC):
                 faults.append(str(error))
         stacked = torch.stack(pixels) if pixels else torch.empty((0, self.channels, 0, 0), dtype=torch.uint8)
         return Read(stacked, torch.tensor(found, dtype=torch.int64), tuple(faults))
-
-    def _read_one(self, place: Path | Member, geometry: Geometry) -> Tensor:
-        image: Picture = decode(place, self.channels)
-        for change in (geometry.fixed, geometry.varied):
-            image = image if change is None else change(image)
-        pixels: Tensor = v2f.pil_to_tensor(image)
-        return pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +175,7 @@ class FileImages(StoredImages):
     labels: Tensor
     channels: int
     skip_broken: bool = False
+    orientation: Orientation = "apply"
     warn: Warn = unheard
 
     def __len__(self) -> int:
@@ -188,8 +194,8 @@ class FileImages(StoredImages):
         return Path(self.paths[index])
 
 
-def decode(place: Path | Member, channels: int) -> Image.Image:
-    """The file as a grey (1) or RGB (3) Pillow image; DataError with its place where that fails."""
+def decode(place: Path | Member, channels: int, orientation: Orientation = "apply") -> Image.Image:
+    """The file as a grey (1) or RGB (3) Pillow image, `upright` or as stored; DataError with its place where that fails."""
     try:
         file = BytesIO(place.content()) if isinstance(place, Member) else place
         with Image.open(file, formats=DECODED) as image:
@@ -198,8 +204,21 @@ def decode(place: Path | Member, channels: int) -> Image.Image:
                 raise ValueError(f"its pixels are no bytes (mode {image.mode}); save it with 8 bits per channel")
             # Pillow warns when a palette with alpha goes to RGB directly.
             opaque = image.convert("RGBA") if "transparency" in image.info else image
-            return opaque.convert("L" if channels == 1 else "RGB")
+            pixels = opaque.convert("L" if channels == 1 else "RGB")
+            return upright(pixels, image) if orientation == "apply" else pixels
     except UnidentifiedImageError as error:  # its text has the address of an object, another one at every read
         raise DataError(f"{place}: cannot be read as an image: it is none of {', '.join(DECODED)}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's decoders raise
         raise DataError(f"{place}: cannot be read as an image: {error}") from error
+
+
+def upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
+    """`pixels` of a loaded `image`, turned by its EXIF orientation; as they are where it has none, or none that can be read.
+
+    ImageOps.exif_transpose does the same, and fails where the rest of the EXIF is damaged, which it writes back.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except (SyntaxError, ValueError, struct.error):
+        return pixels
+    return pixels if turn is None else pixels.transpose(turn)

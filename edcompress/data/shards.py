@@ -30,7 +30,7 @@ from edcompress.errors import DataError
 from edcompress.files import replacing, writing
 from edcompress.machine import cache_home
 from edcompress.measures import Value
-from edcompress.sources import Data
+from edcompress.sources import Data, Orientation
 
 KINDS = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 
@@ -77,6 +77,7 @@ class ShardImages(StoredImages):
     labels: Tensor
     channels: int
     skip_broken: bool = False
+    orientation: Orientation = "apply"
     warn: Warn = unheard
 
     def __len__(self) -> int:
@@ -161,9 +162,8 @@ def _images(shards: Sequence[Path], listings: Sequence[Listing], data: Data) -> 
         raise DataError(f"{few([str(shard) for shard in shards])}: no images in these shards")
     places = [(number, *place) for number, listing in enumerate(listings) for place in listing.places]
     labels = [label for listing in listings for label in listing.labels]
-    return ShardImages(
-        tuple(shards), names, torch.tensor(places), torch.tensor(labels), data.channels or 3, data.skip_broken
-    )
+    how = (data.channels or 3, data.skip_broken, data.exif_orientation)
+    return ShardImages(tuple(shards), names, torch.tensor(places), torch.tensor(labels), *how)
 
 
 def _listing(shard: Path) -> Listing:

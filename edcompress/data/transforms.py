@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,28 +17,41 @@ from torchvision.transforms.v2 import functional as v2f
 from edcompress.results import Preprocessing
 from edcompress.sources import Data
 
-Picture = Tensor | Image.Image
-
 
 @dataclass(frozen=True)
 class Geometry:
     """What is done to uint8 images before the float conversion.
 
-    `fixed` takes a PIL image or a whole batch and draws nothing; `varied` takes one image and draws from torch's
-    default generator; `shift` (pixels) and `flip` are drawn for the whole batch from a generator of its own.
+    `fixed` takes a Pillow image and draws nothing, and leaves a square of `kept` pixels as it is; `varied` takes one and draws from
+    torch's default generator; `shift` (pixels) and `flip` are drawn for the whole batch from a generator of its own.
     """
 
     fixed: Callable[[Any], Any] | None
     varied: Callable[[Any], Any] | None = None
     shift: int = 0
     flip: bool = False
+    kept: int | None = None
+
+    def keeps(self, images: Tensor) -> bool:
+        """Whether images [B, C, H, W] come out of `fixed` and `varied` as they are."""
+        square = self.fixed is None or tuple(images.shape[2:]) == (self.kept, self.kept)
+        return square and self.varied is None
+
+    def transformed(self, image: Image.Image) -> Tensor:
+        """The image after `fixed` and `varied`, uint8 [C, H, W]."""
+        for change in (self.fixed, self.varied):
+            image = image if change is None else change(image)
+        pixels: Tensor = v2f.pil_to_tensor(image)
+        return pixels
 
 
 def as_tested(data: Data) -> Geometry:
     """Resize(resize) and CenterCrop where the recipe says `resize`, else Resize to the square that the network sees."""
-    if data.resize is not None:
-        return Geometry(v2.Compose([v2.Resize(data.resize, antialias=True), v2.CenterCrop(data.image_size)]))
-    return Geometry(v2.Resize((data.image_size, data.image_size), antialias=True))
+    size, how = data.image_size, v2.InterpolationMode(data.interpolation)
+    if data.resize is None:
+        return Geometry(v2.Resize((size, size), how), kept=size)
+    steps = v2.Compose([v2.Resize(data.resize, how), v2.CenterCrop(size)])
+    return Geometry(steps, kept=size if data.resize == size else None)
 
 
 def as_told(data: Data, channels: int) -> Preprocessing:
@@ -48,6 +61,9 @@ def as_told(data: Data, channels: int) -> Preprocessing:
         image_size=data.image_size,
         resize=data.resize,
         crop=None if data.resize is None else "center",
+        interpolation=data.interpolation,
+        antialias=data.interpolation != "nearest",
+        exif_orientation=data.exif_orientation,
         mean=_per_channel(data.mean, channels),
         std=_per_channel(data.std, channels),
     )
@@ -55,24 +71,37 @@ def as_told(data: Data, channels: int) -> Preprocessing:
 
 def as_trained(data: Data) -> Geometry:
     """The recipe's augmentation; all but `resized_crop` start from the image as it is tested."""
-    tested = as_tested(data).fixed
+    tested = as_tested(data)
     match data.augment:
         case "none":
-            return Geometry(tested)
+            return tested
         case "crop":
-            return Geometry(tested, shift=data.crop_padding)
+            return replace(tested, shift=data.crop_padding)
         case "crop_flip":
-            return Geometry(tested, shift=data.crop_padding, flip=True)
+            return replace(tested, shift=data.crop_padding, flip=True)
         case "resized_crop":
-            return Geometry(None, varied=v2.RandomResizedCrop(data.image_size, antialias=True), flip=True)
+            how = v2.InterpolationMode(data.interpolation)
+            return Geometry(None, varied=v2.RandomResizedCrop(data.image_size, interpolation=how), flip=True)
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:
-    """uint8 [B, C, H, W] as grey (ITU-R 601 luma) or RGB; unchanged where `channels` is C."""
+    """uint8 [B, C, H, W] as grey or RGB; unchanged where `channels` is C.
+
+    Grey is ITU-R 601-2 luma to the bit as Pillow's convert("L") computes it: (19595 R + 38470 G + 7471 B + 2^15) / 2^16, rounded down.
+    """
     if images.shape[1] == channels:
         return images
-    grey: Tensor = v2f.rgb_to_grayscale(images, num_output_channels=1) if channels == 1 else images
-    return grey.expand(-1, channels, -1, -1)
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1)
+    red, green, blue = images.to(torch.int32).unbind(1)
+    return ((19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16).to(torch.uint8).unsqueeze(1)
+
+
+def pictured(pixels: Tensor) -> Image.Image:
+    """A Pillow image of uint8 [C, H, W], grey or RGB."""
+    return Image.fromarray(
+        pixels.squeeze(0).numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
+    )
 
 
 def shift_and_flip(

@@ -36,27 +36,29 @@ def snippet(preprocessing: Preprocessing, batch: Batch = "dynamic") -> str:
     """A Python program that prints the logits and the top class of image.png by pruned.onnx."""
     size, channels = preprocessing.image_size, len(preprocessing.mean)
     count, repeated = (1, "") if batch == "dynamic" else (batch, f".repeat({batch}, 0)")
+    turned = preprocessing.exif_orientation == "apply"
+    opened = 'ImageOps.exif_transpose(Image.open("image.png"))' if turned else 'Image.open("image.png")'
     return f"""import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image{", ImageOps" if turned else ""}
 
-image = Image.open("image.png").convert("{preprocessing.channels}")
+image = {opened}.convert("{preprocessing.channels}")
 {_resizing(preprocessing)}
-pixels = np.asarray(image, np.float32).reshape({size}, {size}, {channels}) / 255
-pixels = (pixels - {list(preprocessing.mean)}) / {list(preprocessing.std)}
-images = np.float32(pixels.transpose(2, 0, 1)[None]){repeated}  # [{count}, {channels}, {size}, {size}]
+pixels = np.asarray(image, np.float32).reshape({size}, {size}, {channels}) * np.float32(1 / 255)
+pixels = (pixels - np.float32({list(preprocessing.mean)})) / np.float32({list(preprocessing.std)})
+images = pixels.transpose(2, 0, 1)[None]{repeated}  # [{count}, {channels}, {size}, {size}]
 logits = onnxruntime.InferenceSession("pruned.onnx").run(None, {{"images": images}})[0]
 print(logits[0].tolist(), logits[0].argmax())
 """
 
 
 def _resizing(preprocessing: Preprocessing) -> str:
-    size, short = preprocessing.image_size, preprocessing.resize
+    size, short, how = preprocessing.image_size, preprocessing.resize, preprocessing.interpolation.upper()
     if short is None:
-        return f"image = image.resize(({size}, {size}), Image.Resampling.BILINEAR)"
+        return f"image = image.resize(({size}, {size}), Image.Resampling.{how})"
     return f"""w, h = (int({short} * side / min(image.size)) for side in image.size)
 left, top = (round(d / 2) if d > 0 else -(-d // 2) for d in (w - {size}, h - {size}))
-image = image.resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + {size}, top + {size}))"""
+image = image.resize((w, h), Image.Resampling.{how}).crop((left, top, left + {size}, top + {size}))"""
 
 
 def _what(report: Report, recipe: Recipe) -> str:
@@ -96,8 +98,8 @@ def _interface(report: Report, recipe: Recipe, preprocessing: Preprocessing, cla
     batch = "batch" if recipe.export.batch == "dynamic" else recipe.export.batch
     lines = [
         f"Input `images`: float32 [{batch}, {channels}, {size}, {size}], channels {preprocessing.channels}.",
-        f"Before: {_geometry(preprocessing)}, bilinear with antialiasing as Pillow does it; then (pixels / 255 - mean) / std with mean "
-        f"{list(preprocessing.mean)} and std {list(preprocessing.std)}.",
+        f"Before: {_turned(preprocessing)}{_geometry(preprocessing)}, {_interpolation(preprocessing)} as Pillow does it; then "
+        f"(pixels / 255 - mean) / std with mean {list(preprocessing.mean)} and std {list(preprocessing.std)}.",
         f"Output `logits`: float32 [{batch}, {recipe.model.num_classes}]; softmax makes them probabilities.",
         f"Classes: {_named(classes)}.",
         "The same is in the metadata of the ONNX files, as JSON: `edcompress.preprocessing` and `edcompress.classes`.",
@@ -121,6 +123,16 @@ def _geometry(preprocessing: Preprocessing) -> str:
     if preprocessing.resize is None:
         return f"resized to {size} x {size}"
     return f"resized to a short side of {preprocessing.resize}, centre crop of {size} x {size}"
+
+
+def _turned(preprocessing: Preprocessing) -> str:
+    return {"apply": "turned as EXIF says, ", "ignore": "as stored, whatever EXIF says, ", None: ""}[
+        preprocessing.exif_orientation
+    ]
+
+
+def _interpolation(preprocessing: Preprocessing) -> str:
+    return preprocessing.interpolation + (" with antialiasing" if preprocessing.antialias else "")
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,10 +1,11 @@
 import hashlib
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from scipy.io import savemat
 from torchvision.datasets import Flowers102
 
@@ -136,6 +137,55 @@ def test_both_pictures_of_a_camera_in_one_jpeg_are_read_as_the_first(tmp_path: P
     one, two = (Image.new("RGB", (8, 8), (red, 0, 0)) for red in (200, 0))
     one.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[two])
     assert decode(tmp_path / "a.jpg", 3).getpixel((0, 0)) == (200, 0, 0)
+
+
+def exif_of(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    exif[ExifTags.Base.Make] = "a maker of cameras"
+    exif[ExifTags.Base.XResolution] = 72.0
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_phones_picture_is_turned_upright_unless_it_is_to_be_read_as_stored(tmp_path: Path, kind: str) -> None:
+    upright = Image.new("L", (6, 4))
+    upright.putdata(range(0, 240, 10))
+    stored, lossless = upright.transpose(Image.Transpose.ROTATE_90), {"quality": 100, "lossless": True}
+    for name, exif in (("a", exif_of(6)), ("plain", b"")):
+        stored.convert("RGB").save(tmp_path / name, kind, exif=exif, **lossless)
+    for channels in (1, 3):
+        plain = decode(tmp_path / "plain", channels)
+        turned = decode(tmp_path / "a", channels)
+        assert (turned.size, plain.size) == ((6, 4), (4, 6))
+        assert turned.tobytes() == plain.transpose(Image.Transpose.ROTATE_270).tobytes()
+        assert plain.tobytes() == decode(tmp_path / "plain", channels, "ignore").tobytes()
+        if kind != "TIFF":  # which Pillow turns by itself
+            assert decode(tmp_path / "a", channels, "ignore").tobytes() == plain.tobytes()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, at some
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_image_with_a_damaged_exif_is_read(tmp_path: Path, kind: str) -> None:
+    generator, whole = random.Random(0), exif_of(6)
+    for number in range(60):
+        exif = bytearray(whole[: generator.choice((len(whole), generator.randrange(7, len(whole))))])
+        for _ in range(generator.choice((0, 1, 20))):
+            exif[generator.randrange(6, len(exif))] = generator.randrange(256)
+        Image.new("RGB", (6, 4)).save(tmp_path / f"{number}", kind, exif=bytes(exif))
+        assert sorted(decode(tmp_path / f"{number}", 3).size) == [4, 6]
+
+
+def test_the_recipe_says_whether_images_are_turned(make_folder) -> None:  # type: ignore[no-untyped-def]
+    root: Path = make_folder()
+    for path in root.glob("val/*/*.png"):
+        Image.open(path).save(path, exif=exif_of(8))
+    found = {}
+    for how in ("apply", "ignore"):
+        data = folder(root, exif_orientation=how, resize=18)
+        found[how] = next(iter(eval_batches(open_dataset(data)[1], data)))[0]
+    assert not torch.equal(found["apply"], found["ignore"])
+    assert found["apply"].shape == found["ignore"].shape
 
 
 def test_flowers_train_on_train_and_val(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

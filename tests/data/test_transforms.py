@@ -1,8 +1,11 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torchvision.transforms import v2
 
-from edcompress.data.images import MemoryImages
+from edcompress.data.images import FileImages, MemoryImages
 from edcompress.data.splits import eval_batches, train_batches
 from edcompress.data.transforms import Geometry, default_generator_seeded, normalised, shift_and_flip, with_channels
 from edcompress.sources import Data
@@ -53,9 +56,36 @@ def test_normalised_is_what_torchvision_computes() -> None:
 
 def test_channels() -> None:
     grey = with_channels(IMAGES, 1)
-    assert torch.equal(grey, v2.functional.rgb_to_grayscale(IMAGES))
     assert torch.equal(with_channels(grey, 3), grey.repeat(1, 3, 1, 1))
     assert with_channels(IMAGES, 3) is IMAGES
+
+
+def test_grey_is_pillows_to_the_bit() -> None:
+    """Over every 15th level of each colour, and noise."""
+    levels = torch.cartesian_prod(*[torch.arange(0, 256, 15)] * 3).to(torch.uint8).T.reshape(1, 3, 18, -1)
+    for images in (levels, IMAGES.reshape(1, 3, 64, -1)):
+        pillows = v2.functional.pil_to_tensor(v2.functional.to_pil_image(images[0]).convert("L"))
+        assert torch.equal(with_channels(images, 1)[0], pillows)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"resize": 18}, {"augment": "resized_crop"}, {"interpolation": "nearest"}], ids=str
+)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("square", [16, 23])
+def test_images_in_memory_become_what_files_become(
+    tmp_path: Path, changes: dict[str, Any], channels: int, square: int
+) -> None:
+    data = Data(dataset="digits", image_size=16, **changes)
+    pixels = IMAGES[:3].repeat(1, 1, 3, 2)[..., :square, :square]
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for path, image in zip(paths, pixels, strict=True):
+        v2.functional.to_pil_image(image).save(path)
+    labels = torch.zeros(3, dtype=torch.int64)
+    sets = (MemoryImages(pixels, labels, channels), FileImages(tuple(paths), labels, channels))
+    for batches in ([train_batches(i, data, seed=0, epoch=0) for i in sets], [eval_batches(i, data) for i in sets]):
+        (memory, _), (files, _) = (next(iter(each)) for each in batches)
+        assert torch.equal(memory, files)
 
 
 @pytest.mark.parametrize("augment", ["none", "crop", "crop_flip", "resized_crop"])

@@ -6,16 +6,17 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from PIL import Image
+from PIL import ExifTags, Image
+from torchvision.transforms.v2.functional import pil_to_tensor
 
-from edcompress.data.images import FileImages
+from edcompress.data.images import FileImages, MemoryImages
 from edcompress.data.transforms import as_tested, as_told, normalised
 from edcompress.recipebook import read_recipe
 from edcompress.report.card import render_card, snippet
@@ -23,7 +24,7 @@ from edcompress.report.page import render_page
 from edcompress.report.wording import MOST_WAITED
 from edcompress.results import Report
 from edcompress.runs import RunFolder
-from edcompress.sources import Data
+from edcompress.sources import Data, Interpolation, Orientation
 from edcompress.views import show_report
 
 
@@ -51,27 +52,62 @@ def flattening(folder: Path, channels: int, size: int) -> None:
     onnx.save(model, folder / "pruned.onnx")
 
 
+def program_and_product(folder: Path, data: Data, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the network gets of image.png by the card's program, and by edcompress."""
+    flattening(folder, channels, data.image_size)
+    images = FileImages((str(folder / "image.png"),), torch.tensor([0]), channels, orientation=data.exif_orientation)
+    logits, top = printed(snippet(as_told(data, channels)), folder)
+    assert top == int(torch.tensor(logits).argmax())
+    return torch.tensor(logits), normalised(images.read([0], as_tested(data)).pixels, data).flatten()
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
 @pytest.mark.parametrize("size", [(37, 53), (53, 40), (9, 9), (16, 11)])
 @pytest.mark.parametrize("resize", [None, 24, 16])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_program_makes_of_a_file_what_the_test_images_are_made_of(
+def test_the_program_makes_of_a_file_to_the_bit_what_the_test_images_are_made_of(
     tmp_path: Path, size: tuple[int, int], resize: int | None, channels: int
 ) -> None:
     mean, std = ((0.4,), (0.3,)) if channels == 1 else ((0.4, 0.5, 0.6), (0.3, 0.2, 0.1))
     data = Data(dataset="image_folder", image_size=16, resize=resize, mean=mean, std=std, channels=channels)
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "image.png")
-    flattening(tmp_path, channels, 16)
-    read = FileImages((str(tmp_path / "image.png"),), torch.tensor([0]), channels).read([0], as_tested(data)).pixels
-    logits, top = printed(snippet(as_told(data, channels)), tmp_path)
-    expected = normalised(read, data).flatten()
-    assert torch.allclose(torch.tensor(logits), expected, rtol=0, atol=1e-6)
-    assert top == int(torch.tensor(logits).argmax())
+    noise(*size).save(tmp_path / "image.png")
+    assert torch.equal(*program_and_product(tmp_path, data, channels))
+
+
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+@pytest.mark.parametrize("resize", [None, 20])
+def test_the_program_resizes_as_the_recipe_says(
+    tmp_path: Path, interpolation: Interpolation, resize: int | None
+) -> None:
+    data = Data(dataset="image_folder", image_size=16, resize=resize, interpolation=interpolation)
+    noise(37, 53).save(tmp_path / "image.png")
+    program, product = program_and_product(tmp_path, data, 3)
+    assert torch.equal(program, product)
+    bilinear = program_and_product(tmp_path, data.model_copy(update={"interpolation": "bilinear"}), 3)[1]
+    assert torch.equal(product, bilinear) == (interpolation == "bilinear")
+    memory = MemoryImages(pil_to_tensor(noise(37, 53)).unsqueeze(0), torch.tensor([0]), 3)
+    assert torch.equal(normalised(memory.read([0], as_tested(data)).pixels, data).flatten(), product)
+
+
+@pytest.mark.parametrize("orientation", ["apply", "ignore"])
+@pytest.mark.parametrize("held", range(1, 9))
+def test_the_program_turns_an_image_as_edcompress_does(tmp_path: Path, held: int, orientation: Orientation) -> None:
+    data = Data(dataset="image_folder", image_size=16, resize=20, exif_orientation=orientation)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = held
+    noise(37, 53).save(tmp_path / "image.png", exif=exif)
+    program, product = program_and_product(tmp_path, data, 3)
+    assert torch.equal(program, product)
+    noise(37, 53).save(tmp_path / "image.png")
+    assert torch.equal(program_and_product(tmp_path, data, 3)[1], product) == (held == 1 or orientation == "ignore")
 
 
 def test_the_program_fills_a_fixed_batch() -> None:
     program = snippet(as_told(Data(dataset="digits", image_size=16), 1), 4)
-    assert "[None]).repeat(4, 0)  # [4, 1, 16, 16]" in program
+    assert "[None].repeat(4, 0)  # [4, 1, 16, 16]" in program
 
 
 def test_the_card_says_what_was_measured_and_on_what(report: Report) -> None:
