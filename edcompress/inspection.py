@@ -35,6 +35,7 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
     budget: Budget | None = None
     try:
         budget = Budget(space, costs, target, recipe.constraints)
+        warnings += budget.warnings
     except BudgetError as error:
         warnings.append(str(error))
     return Inspection(

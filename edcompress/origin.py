@@ -82,8 +82,20 @@ def reopen_origin(recipe: Recipe, folder: RunFolder, session: Session) -> Origin
     return origin
 
 
+def resumed_origin(recipe: Recipe, folder: RunFolder, session: Session) -> Origin:
+    """`reopen_origin` with the step of widths that the run goes by: a run that kept none began with the widest easy one."""
+    origin = reopen_origin(recipe, folder, session)
+    kept = parsed(folder.step, int) if folder.step.exists() else origin.budget.easy_steps[0]
+    step = recipe.constraints.round_to or kept
+    if step == origin.budget.round_to:
+        return origin
+    constraints = recipe.constraints.model_copy(update={"round_to": step})
+    return reopen_origin(recipe.model_copy(update={"constraints": constraints}), folder, session)
+
+
 def save_origin(origin: Origin, folder: RunFolder) -> None:
-    """Keep what `reopen_origin` needs, and the space."""
+    """Keep what `resumed_origin` needs, and the space."""
+    write_text(folder.step, f"{origin.budget.round_to}\n")
     save_tensors(folder / "dense.safetensors", origin.dense.state_dict())
     write_text(folder / "space.json", origin.whole.model_dump_json(indent=1) + "\n")
     if origin.table:

@@ -27,7 +27,7 @@ from edcompress.measures import ModelResult, Proof, Proofs
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
-from edcompress.origin import Origin, read_plan, read_space, reopen_origin, save_origin
+from edcompress.origin import Origin, read_plan, read_space, resumed_origin, save_origin
 from edcompress.progress import recording
 from edcompress.recipe import Recipe
 from edcompress.recipebook import differences, dump
@@ -65,7 +65,7 @@ def prune_once(
     if resuming := team.from_first(lambda: resume and begun(folder, recipe)):
         if team.from_first(lambda: folder.finished):
             return team.from_first(folder.read_report)
-        begin = partial(reopen_origin, folder=folder, session=session)
+        begin = partial(resumed_origin, folder=folder, session=session)
     require_loggers(session.loggers)
     run = _open_run(open_job(recipe, session), folder, begin, session, started)
     with (

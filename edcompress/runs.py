@@ -66,6 +66,11 @@ class RunFolder:
         return self.state / "start.safetensors"
 
     @property
+    def step(self) -> Path:
+        """The step of widths that an unfinished run goes by."""
+        return self.state / "round_to.json"
+
+    @property
     def trials(self) -> Path:
         """The runs among which a target in accuracy chose."""
         return self.path / "trials"

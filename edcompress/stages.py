@@ -48,7 +48,7 @@ REESTIMATE_BATCHES = 50
 def measure_dense(run: Run) -> Measured:
     """Accuracy and size of the network as it came."""
     run.job.monitor.stage("dense network: accuracy on the test images")
-    for warning in uncounted_warnings(run.origin.dense, run.job.example):
+    for warning in [*uncounted_warnings(run.origin.dense, run.job.example), *run.origin.budget.warnings]:
         run.job.monitor.warning(warning)
     network = run.job.precision.place(on_cpu(run.origin.dense))
     dense = ModelResult(accuracy=run.job.accuracy(network), size=measure_size(run.origin.dense, run.job.example))

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from edcompress.errors import BudgetError
 from edcompress.recipe import Constraints, Target
@@ -18,11 +18,16 @@ MOST_ANNEALED = 0.85
 
 _SECTIONS, _ROUNDS = 16, 10  # 16^-10: the factor is found to 1e-12
 _TINY = 1e-6
-_PRIORITY_BITS, _GENE_BITS = 30, 20
+_PRIORITY_BITS, _GENE_BITS, _KEY_BITS = 30, 20, 63
 _STEPS = (32, 16, 8, 4, 2, 1)
 _ROOM = 0.7  # of the target: what the floors alone may cost, so that three tenths are the search's to give
 _MOST_NAMED = 3
 _USUAL_TARGET = 0.5  # stands for the target where there is none
+_NEAR, _NEAR_SMALL = (
+    0.03,
+    0.1,
+)  # how near to the target the states of a step must come: of the dense cost, and of the target
+_MOST_COMBINATIONS, _WISHES = 1 << 12, 64
 
 
 class Budget:
@@ -46,14 +51,14 @@ class Budget:
         self._space, self._costs, self._target = space, costs, target
         self.channels = torch.tensor(space.widths, dtype=torch.float64)
         whole = self.channels if dense is None else dense.to(torch.float64)
-        floor = torch.clamp(torch.ceil(whole * constraints.min_ratio), min=constraints.min_channels)
+        self._least = torch.clamp(torch.ceil(whole * constraints.min_ratio), min=constraints.min_channels)
         self._blocks = torch.tensor([group.block for group in space.free], dtype=torch.float64)
-        self._round_to = constraints.round_to or self._widest_step(floor)
-        self._round = self._steps(self._round_to)
-        self._floor = self._rounded_up(floor, self._round)
+        self._given = constraints.round_to
         self.largest = self.share(self.channels).item()
-        self._last = torch.div(self.channels - 1, self._round, rounding_mode="floor") * self._round
+        self._go_by(self._given or 1)
         self._check_reachable()
+        if not self._given:
+            self._go_by(self._widest_step())
 
     @property
     def target(self) -> Target | None:
@@ -159,32 +164,84 @@ class Budget:
     def _choose(self, widths: Tensor, priority: Tensor) -> Tensor:
         """In each group the `widths` channels of highest priority, bool[S, D]."""
         group = self._space.group_of_gene
-        behind = ((1 - priority.to(torch.float64).clamp(0, 1 - 1e-9)) * ((1 << _PRIORITY_BITS) - 1)).long()
+        gene_bits = max(_GENE_BITS, len(group).bit_length())
+        priority_bits = min(_PRIORITY_BITS, _KEY_BITS - gene_bits - len(self.channels).bit_length())
+        behind = ((1 - priority.to(torch.float64).clamp(0, 1 - 1e-9)) * ((1 << priority_bits) - 1)).long()
         gene = torch.arange(len(group))
-        keys = (((group << _PRIORITY_BITS) + behind) << _GENE_BITS) + gene  # numpy sorts whole numbers ten times faster
-        order = torch.from_numpy(np.sort(keys.numpy(), axis=-1)) & ((1 << _GENE_BITS) - 1)
+        keys = (((group << priority_bits) + behind) << gene_bits) + gene  # numpy sorts whole numbers ten times faster
+        order = torch.from_numpy(np.sort(keys.numpy(), axis=-1)) & ((1 << gene_bits) - 1)
         starts = torch.cumsum(self.channels, 0) - self.channels
         rank = gene - starts[group]
         kept = rank < widths[:, group]
         return torch.zeros_like(kept).scatter_(-1, order, kept)
 
+    def _go_by(self, round_to: int) -> None:
+        """From here on channels go up and down by this step, from floors that are rounded up to it."""
+        self._round_to = round_to
+        self._round = self._steps(round_to)
+        self._floor = self._floors(round_to)
+        self._last = torch.div(self.channels - 1, self._round, rounding_mode="floor") * self._round
+
     def _steps(self, round_to: int) -> Tensor:
         """How many channels each group goes up and down by, float64[G]."""
         return torch.ceil(round_to / self._blocks)
 
-    def _rounded_up(self, widths: Tensor, step: Tensor) -> Tensor:
-        return torch.minimum(torch.ceil(widths / step) * step, self.channels)
+    def _floors(self, round_to: int) -> Tensor:
+        step = self._steps(round_to)
+        return torch.minimum(torch.ceil(self._least / step) * step, self.channels)
 
-    def _widest_step(self, floor: Tensor) -> int:
-        """The largest step whose floors leave the search room below the target; 1 where none does.
+    def _widest_step(self) -> int:
+        """The widest easy step whose states come near to the target; where none does, the widest of those that come nearest.
 
         onnxruntime's convolutions work on 8 (AVX2) or 16 (AVX-512) channels at a time and fetch each input for up to 4 such blocks of
         outputs: 32 full outputs take 1.0, 16 take 0.7 and 8 take 0.6 of the time of 32 (measured, docs/latency.md).
         """
+        reached: dict[int, float] = {}
+        for step in self.easy_steps:
+            self._go_by(step)
+            reached[step] = self._reach()
+            if self._is_near(reached[step]):
+                return step
+        return max(reached, key=lambda step: reached[step])
+
+    @property
+    def easy_steps(self) -> list[int]:
+        """The steps, widest first, whose floors leave the search room below the target; 1 where none does."""
         room = _ROOM * (self._target.fraction if self._target else _USUAL_TARGET)
-        return next(
-            (step for step in _STEPS if self.share(self._rounded_up(floor, self._steps(step))).item() <= room), 1
-        )
+        return [step for step in _STEPS if self.share(self._floors(step)).item() <= room] or [1]
+
+    def _is_near(self, share: float) -> bool:
+        if self._target is None:
+            return True
+        goal = min(self._target.fraction, self.largest)
+        return share >= goal - min(_NEAR, _NEAR_SMALL * goal)
+
+    def _reach(self) -> float:
+        """The largest share up to the target that states have in the steps in force: of all widths or, where these are many, of some."""
+        if self._target is None:
+            return self.largest
+        every = torch.arange(1, int(self.channels.max()) + 1, dtype=torch.float64).unsqueeze(1).minimum(self.channels)
+        levels = [torch.unique(column) for column in self.allowed(every).unbind(1)]
+        if math.prod(len(level) for level in levels) <= _MOST_COMBINATIONS:
+            widths = torch.cartesian_prod(*levels).reshape(-1, len(levels))
+        else:
+            wishes = torch.rand(_WISHES, len(levels), generator=Generator().manual_seed(0), dtype=torch.float64)
+            widths = self._fit(wishes, self._target.fraction)
+        shares = self.share(widths)
+        return shares[shares <= self._target.fraction].max().item()
+
+    @property
+    def warnings(self) -> list[str]:
+        """One with the way out where no state comes near to the target in these steps, or none."""
+        if self._target is None or self._is_near(reach := self._reach()):
+            return []
+        way_out = "the network has few groups, or their channels go many at a time, so that the next width costs more"
+        if self._given and self._given > 1:
+            way_out = f"lower constraints.round_to from {self._given}, or set it to null"
+        kind = self._target.kind
+        return [
+            f"target.{kind} = {self._target.fraction:g}: the largest network within it has {reach:.1%} of the {kind}; {way_out}"
+        ]
 
     def _check_reachable(self) -> None:
         if not self._space.free:

@@ -283,9 +283,9 @@ def _nothing_can_step_up(
     ("widths", "target", "step"),
     [
         ((128, 256), Target(macs=0.5), 32),
-        ((16, 128), Target(macs=0.9), 32),  # in steps of 32 five eighths of the cost stay
+        ((16, 128), Target(macs=0.9), 32),  # in steps of 32 five eighths of the cost stay, or seven
         ((16, 128), Target(macs=0.5), 8),
-        ((16, 16), Target(macs=0.3), 2),
+        ((16, 16), Target(macs=0.3), 1),  # 8 of 32 channels in steps of 2, 9 in steps of 1
         ((16, 16), Target(macs=0.08), 1),
         ((16, 128), None, 8),
     ],
@@ -295,6 +295,51 @@ def test_without_a_given_rounding_it_is_the_widest_that_keeps_the_target_in_easy
 ) -> None:
     prices = [1 / width for width in widths]
     assert scripted(widths, prices, target, round_to=None, min_ratio=0.01).round_to == step
+
+
+def few_groups(widths: tuple[int, ...], **constraints: int) -> Budget:
+    """A chain of convolutions that is to keep half of its cost."""
+    costs = Chained([1] * len(widths), widths)
+    return Budget(space_of(*widths), costs, Target(macs=0.5), Constraints.model_validate(constraints))
+
+
+@pytest.mark.parametrize(
+    ("widths", "easy", "step"),
+    [
+        ((24, 40), 16, 4),  # 16 and 24: 3 x 16 + 16 x 24 = 432 of 3 x 24 + 24 x 40 = 1032; 12 and 40 are 516
+        ((48, 48), 16, 8),  # 32 and 32: 1120 of 2448; 24 and 48 are 1224
+        ((16, 32, 64), 16, 8),
+        ((64, 64, 64), 32, 32),
+        ((16, 32, 64) * 8, 16, 16),  # more combinations than can be tried: some are
+    ],
+)
+def test_a_step_is_as_wide_as_some_state_comes_near_to_the_target(
+    widths: tuple[int, ...], easy: int, step: int
+) -> None:
+    budget = few_groups(widths)
+    assert (budget.easy_steps[0], budget.round_to, budget.warnings) == (easy, step, [])
+    wishes = torch.rand(40, len(widths), generator=Generator().manual_seed(0))
+    states = budget.repair(wishes, torch.rand(40, sum(widths)), 0.5)
+    assert 0.47 <= budget.share(budget.widths(states)).max().item() <= 0.5
+
+
+def test_a_given_step_is_kept_and_warned_of_where_no_state_comes_near_to_the_target() -> None:
+    budget = few_groups((24, 40), round_to=16)
+    assert budget.round_to == 16
+    (warning,) = budget.warnings
+    assert warning == (
+        "target.macs = 0.5: the largest network within it has 44.2% of the macs; lower constraints.round_to from 16, or set it to null"
+    )
+    assert few_groups((24, 40), round_to=4).warnings == []
+    assert "few groups" in few_groups((3, 2)).warnings[0]
+
+
+def test_genes_of_many_groups_keep_apart() -> None:
+    widths = (1,) + (2,) * 9000  # more than thirteen bits of groups
+    budget = scripted(widths, [1.0] * len(widths), None)
+    priority = torch.cat([torch.zeros(1), torch.tensor([0.0, 0.5]).repeat(9000)]).unsqueeze(0)
+    states = budget.repair(torch.full((1, len(widths)), 0.5), priority, None)
+    assert states[0].tolist() == [True] + [False, True] * 9000
 
 
 def test_the_sooner_the_target_is_reached_the_less_has_to_go() -> None:
