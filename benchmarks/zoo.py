@@ -36,14 +36,14 @@ from edcompress.deploy.parity import compare_with_onnx
 from edcompress.errors import BudgetError, EdcompressError
 from edcompress.job import plain_network
 from edcompress.machine import processor
-from edcompress.measures import Proof
+from edcompress.measures import TOLERANCE, Proof
 from edcompress.recipe import Constraints, Recipe, Target
 from edcompress.search.budget import Budget
 from edcompress.surgery.costs import CostModel, measure_size
 from edcompress.surgery.masks import masked_call
 from edcompress.surgery.plan import plan_of
 from edcompress.surgery.probe import lock_untrue
-from edcompress.surgery.remove import TOLERANCE, compare_logits, remove
+from edcompress.surgery.remove import compare_logits, remove
 from edcompress.surgery.tracing import trace_space
 
 HERE = Path(__file__).parent

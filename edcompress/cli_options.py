@@ -57,6 +57,7 @@ def _limit(key: str) -> Any:
     return typer.Option(f"--{key.replace('_', '-')}", help=Gate.model_fields[key].description)
 
 
+Top1 = Annotated[float | None, _limit("min_top1")]
 Drop = Annotated[float | None, _limit("max_top1_drop")]
 Drop5 = Annotated[float | None, _limit("max_top5_drop")]
 Agreement = Annotated[float | None, _limit("min_agreement")]
@@ -69,6 +70,7 @@ Confidence = Annotated[str | None, _limit("confidence")]
 Level = Annotated[float | None, _limit("level")]
 Disturbed = Annotated[str | None, _limit("disturbed")]
 AllowWeakDense = Annotated[bool | None, _limit("allow_weak_dense")]
+Unheld = Annotated[bool | None, _limit("allow_unheld")]
 Top1Regression = Annotated[float | None, _limit("max_top1_regression")]
 LatencyRegression = Annotated[float | None, _limit("max_latency_regression")]
 SizeRegression = Annotated[float | None, _limit("max_size_regression")]

@@ -108,6 +108,7 @@ SPEEDUP_LEVEL = 0.95
 class Gate(Section):
     """The limits that `edcompress gate` holds a run to; null switches a limit off."""
 
+    min_top1: Unit | None = Field(None, description="top-1 of pruned.onnx, whatever the dense network's is")
     max_top1_drop: Unit | None = Field(0.01, description="dense minus pruned top-1, absolute")
     max_top5_drop: Unit | None = Field(None, description="dense minus pruned top-5, absolute")
     min_agreement: Unit | None = Field(
@@ -133,6 +134,9 @@ class Gate(Section):
     allow_weak_dense: bool = Field(
         False,
         description="pass also where the dense network (with model.reset_head the pruned one) is not surely above chance",
+    )
+    allow_unheld: bool = Field(
+        False, description="pass also where every limit had to be skipped, so that nothing was held"
     )
     max_top1_regression: Unit | None = Field(0.01, description="gate --baseline: its pruned top-1 minus this one's")
     max_latency_regression: float | None = Field(

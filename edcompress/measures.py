@@ -6,14 +6,22 @@ Accuracies and ratios are fractions in [0, 1]; units stand in the names; `macs` 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MOST_WAITED = 0.05
 """Share of the measured time that threads may have waited for their cores: beyond it their times are not to be trusted."""
 
+TOLERANCE = 1e-4
+"""Largest difference of two proved models' logits, relative to the logits' largest magnitude."""
+
 Number = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(gt=1e-9, lt=1e12)]
+"""Of a call: a millionth of a nanosecond is no time that was measured."""
 
 
 class Value(BaseModel):
@@ -40,6 +48,12 @@ class Count(Value):
     correct: Number
     total: Number
 
+    @model_validator(mode="after")
+    def _of_all(self) -> Self:
+        if self.correct > self.total:
+            raise ValueError(f"correct is {self.correct}, more than the total of {self.total}")
+        return self
+
     @property
     def fraction(self) -> float:
         """Share of correct images in [0, 1]; NaN of no images."""
@@ -55,6 +69,15 @@ class Accuracy(Value):
     top1: Count
     top5: Count
     chance: float | None = None
+
+    @model_validator(mode="after")
+    def _of_the_same_images(self) -> Self:
+        if self.top1.total != self.top5.total or self.top1.correct > self.top5.correct:
+            raise ValueError(
+                f"top1 has {self.top1.correct} of {self.top1.total} right and top5 {self.top5.correct} of {self.top5.total}: who is "
+                "right in the first is among the five"
+            )
+        return self
 
 
 class Pairs(Value):
@@ -78,6 +101,18 @@ class Paired(Value):
     top5: Pairs
     same_class: Number
 
+    @model_validator(mode="after")
+    def _of_the_same_images(self) -> Self:
+        images = self.top1.total
+        if self.top5.total != images:
+            raise ValueError(f"top1 pairs {images} images and top5 {self.top5.total}")
+        if not self.top1.both <= self.same_class <= images - self.top1.dense_only - self.top1.other_only:
+            raise ValueError(
+                f"same_class is {self.same_class}, and of {images} images both are right on {self.top1.both} and one alone on "
+                f"{self.top1.dense_only + self.top1.other_only}"
+            )
+        return self
+
     @property
     def agreement(self) -> float:
         """Share of the images with the same top class in [0, 1]."""
@@ -89,16 +124,24 @@ class Size(Value):
 
     params: Number
     macs: Number
-    onnx_bytes: int | None = None
+    onnx_bytes: Number | None = None
 
 
 class Interval(Value):
     """An estimate, and the bounds that hold the true value in the share `confidence` of all measurements."""
 
-    estimate: float
-    low: float
-    high: float
-    confidence: float
+    estimate: Finite
+    low: Finite
+    high: Finite
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.low <= self.estimate <= self.high:
+            raise ValueError(
+                f"the interval from {self.low:g} to {self.high:g} excludes its estimate of {self.estimate:g}"
+            )
+        return self
 
 
 class Environment(Value):
@@ -126,19 +169,25 @@ class Latency(Value):
     over the processes; None where the system does not tell, and where there is no quota.
     """
 
-    p50: float
-    p90: float
-    p99: float
-    n: int
-    batch_size: int
-    threads: int
+    p50: Milliseconds
+    p90: Milliseconds
+    p99: Milliseconds
+    n: Positive
+    batch_size: Positive
+    threads: Positive
     provider: str
-    processes: int = 1
+    processes: Positive = 1
     speedup: Interval | None = None
     peak_bytes: int | None = None
-    waited: float | None = None
-    throttled: float | None = None
+    waited: Share | None = None
+    throttled: Share | None = None
     environment: Environment | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.p50 <= self.p90 <= self.p99:
+            raise ValueError(f"p50, p90 and p99 fall: {self.p50:g}, {self.p90:g}, {self.p99:g} ms")
+        return self
 
     @property
     def lost(self) -> float:
@@ -178,6 +227,15 @@ class Proof(Value):
     of: str
     mean_abs_diff: float | None = None
     agreeing: Count | None = None
+
+    @model_validator(mode="after")
+    def _of_magnitudes(self) -> Self:
+        for name in ("max_abs_diff", "scale", "mean_abs_diff"):
+            if (
+                value := getattr(self, name)
+            ) is not None and value < 0:  # NaN is what logits of NaN give, and a proof of them fails
+                raise ValueError(f"{name} is {value:g}, and no magnitude is negative")
+        return self
 
     @property
     def relative(self) -> float:

@@ -139,7 +139,9 @@ def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
         completed = _with_onnx(files, report, proofs, latency, found)
         bare = without_onnx(report)
         kept = {**bare.files, **records(sorted(Path(made).glob("*.onnx")))}
-        completed = completed.model_copy(update={"ship": recommend(completed, recipe.gate), "files": kept})
+        completed = completed.model_copy(
+            update={"ship": recommend(completed, recipe.gate), "files": kept, "limits": recipe.gate}
+        )
         save_report(folder, bare)  # whatever ends it here, no figures are of files that are gone
         put_in_place(Path(made), folder)
     write_card(job, folder, completed)

@@ -262,6 +262,7 @@ def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, 
         files=records(run.folder / name for name in OF_PRUNING),
         settings=recipe.of_pruning,
         untrained_head=recipe.model.reset_head,
+        limits=recipe.gate,
     )
 
 

@@ -184,7 +184,7 @@ def read_text(path: Path) -> str:
     try:
         if (size := path.stat().st_size) > LONGEST:
             raise RecipeError(f"{path}: has {size} bytes, a recipe has at most {LONGEST}; is this the right file?")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -11,6 +11,7 @@ from edcompress.bindings import ALONE, require_bound
 from edcompress.delivery import Gate
 from edcompress.errors import InputError
 from edcompress.report.page import render_page
+from edcompress.report.possible import require_possible
 from edcompress.report.shipping import recommend
 from edcompress.report.verdict import judge
 from edcompress.results import Report, Verdict
@@ -54,33 +55,56 @@ def gate(target: RunFolder | Path, limits: Gate | None = None, *, baseline: RunF
     with target.locked():
         report, verdict = _judged(target, limits, earlier)
         ship = recommend(report, limits) if report.pruned.latency_ms else None
-        save_report(target, report.model_copy(update={"verdict": verdict, "ship": ship}))
+        told = {"verdict": verdict, "ship": ship, "limits": target.read_recipe().gate}
+        save_report(target, report.model_copy(update=told))
     return verdict
 
 
 def _judged(target: RunFolder | Path, limits: Gate, baseline: Report | None) -> tuple[Report, Verdict]:
     report, files = _evidence(target)
-    return report, judge(report, limits, baseline).model_copy(update={"files": files})
+    verdict = judge(report, limits, baseline)
+    warnings = (*_filled_in(target, limits), *verdict.warnings)
+    return report, verdict.model_copy(update={"files": files, "warnings": warnings})
 
 
 def _evidence(target: RunFolder | Path) -> tuple[Report, str]:
-    """The report, and whether its figures are of the files beside it; RunFolderError where they are not."""
-    if not isinstance(target, RunFolder):
-        return read_report(target), ALONE
-    target.require_finished("gate")
-    report = target.read_report()
-    return report, require_bound(target, report)
+    """The report, and whether its figures are of the files beside it; InputError where they are not, or cannot be."""
+    if isinstance(target, RunFolder):
+        target.require_finished("gate")
+    path = target / "report.json" if isinstance(target, RunFolder) else target
+    report = read_report(path)
+    require_possible(report, str(path))
+    return report, require_bound(target, report) if isinstance(target, RunFolder) else ALONE
 
 
 def limits_of(target: RunFolder | Path, given: dict[str, Any]) -> Gate:
-    """The limits of the recipe beside the report (else the defaults), with those `given` in their place."""
-    folder = target if isinstance(target, RunFolder) else RunFolder(target.parent)
-    base = folder.read_recipe().gate if folder.exists else Gate()
+    """The limits of the recipe beside the report, else those in the report, else the defaults, with those `given` in their place."""
+    base = _recipes_limits(target) or Gate()
     try:
         return Gate.model_validate(base.model_dump() | given)
     except ValidationError as error:
         faults = (f"--{str(d['loc'][0]).replace('_', '-')} {d['input']}: {d['msg']}" for d in error.errors())
         raise InputError("\n".join(faults)) from None
+
+
+def _recipes_limits(target: RunFolder | Path) -> Gate | None:
+    folder = target if isinstance(target, RunFolder) else RunFolder(target.parent)
+    if folder.exists:
+        return folder.read_recipe().gate
+    return None if isinstance(target, RunFolder) else read_report(target).limits
+
+
+def _filled_in(target: RunFolder | Path, limits: Gate) -> tuple[str, ...]:
+    """The warning that defaults took the place of limits that are not known; empty where they are."""
+    if _recipes_limits(target):
+        return ()
+    held = ", ".join(
+        f"{key} {value}" for key, value in limits if key.startswith(("max_", "min_")) and value is not None
+    )
+    return (
+        f"the report carries no limits, and there is no recipe.yaml beside it; what was not given is edcompress's default, and it was held "
+        f"to {held}",
+    )
 
 
 def save_report(folder: RunFolder, report: Report) -> Report:

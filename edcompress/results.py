@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from edcompress.delivery import Gate
 from edcompress.measures import Count, Interval, Latency, ModelResult, Pairs, Proof, Proofs, Size, Value
 from edcompress.sources import Interpolation, Orientation
 
@@ -195,7 +196,8 @@ class FileRecord(Value):
 class Report(Value):
     """report.json: what was asked, done, proved and measured in one run.
 
-    `files` are those that it speaks of, `settings` what of the recipe `prune` depends on (`Recipe.of_pruning`).
+    `files` are those that it speaks of, `settings` what of the recipe `prune` depends on (`Recipe.of_pruning`), `limits` the recipe's
+    when it was judged, or exported, last.
     With an `untrained_head` (model.reset_head) the dense network's accuracy, and drops from it, say nothing.
     """
 
@@ -223,6 +225,7 @@ class Report(Value):
     points: tuple[Point, ...] = ()
     files: dict[FileName, FileRecord] = Field(default_factory=dict)
     settings: dict[str, Any] | None = None
+    limits: Gate | None = None
 
     @property
     def speedup(self) -> Interval | None:

@@ -246,7 +246,7 @@ class RunFolder:
 def read_report(path: Path) -> Report:
     """The report in a report.json; RunFolderError where it is none."""
     try:
-        return Report.model_validate_json(_text(path))
+        report = Report.model_validate_json(_text(path))
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
@@ -255,9 +255,15 @@ def read_report(path: Path) -> Report:
             raise RunFolderError(
                 f"{path} has schema_version {first['input']!r}, this edcompress reads another; use the version that wrote it"
             ) from error
-        raise RunFolderError(f"{path} is not a report of edcompress: {_first_fault(error)}") from error
+        raise RunFolderError(f"{path} is not a report of edcompress: {_first_fault(error)}; {_WHOLE_REPORT}") from error
     except UnicodeDecodeError as error:
         raise RunFolderError(f"{path} is not a report of edcompress: it is not UTF-8 text") from error
+    if "schema_version" not in report.model_fields_set:
+        raise RunFolderError(f"{path} is not a report of edcompress: it has no schema_version; {_WHOLE_REPORT}")
+    return report
+
+
+_WHOLE_REPORT = "take report.json as edcompress wrote it"
 
 
 def parsed(path: Path, parse: Callable[[str], T], way_out: str = "prune again with --force") -> T:
@@ -272,13 +278,14 @@ def parsed(path: Path, parse: Callable[[str], T], way_out: str = "prune again wi
 def _first_fault(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
-    return f"{key}: {first['msg']}" if key else first["msg"]
+    fault = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {fault}" if key else fault
 
 
 def _text(path: Path) -> str:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is no file", str(path))  # opening a pipe would wait for its other end
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
 
 
 def newest(root: Path = Path("runs"), name: str | None = None) -> RunFolder:

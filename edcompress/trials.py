@@ -196,6 +196,7 @@ def _conclude(series: Series, trials: list[Trial]) -> Report:
         "recipe": recipe.name,
         "recipe_hash": recipe.digest,
         "settings": recipe.of_pruning,
+        "limits": recipe.gate,
         "seconds": sum(trial.report.seconds for trial in trials),
     }
     report = save_report(folder, chosen.report.model_copy(update={**about, "target": target, "points": points}))

@@ -54,9 +54,12 @@ def test_all_limits_are_held_on_a_real_run(cli, finished: Path) -> None:
 def test_a_limit_by_its_bound_is_harder_to_meet(cli, finished: Path) -> None:
     recipe = (finished / "recipe.yaml").read_text().replace("min_speedup: 1.0", "min_speedup: null")
     (finished / "recipe.yaml").write_text(recipe)  # the times of so short a run decide nothing
-    pruned = json.loads((finished / "report.json").read_text())["pruned"]
-    pruned["paired"]["top1"] = {"both": 300, "dense_only": 10, "other_only": 5, "neither": 44}
-    rewritten(finished / "report.json", pruned=pruned)
+    report = json.loads((finished / "report.json").read_text())
+    pairs = {"both": 300, "dense_only": 10, "other_only": 5, "neither": 44}
+    report["pruned"]["paired"] = {"top1": pairs, "top5": pairs, "same_class": 300}
+    for name, correct in (("dense", 310), ("pruned", 305)):
+        report[name]["onnx_accuracy"] = {key: {"correct": correct, "total": 359} for key in ("top1", "top5")}
+    rewritten(finished / "report.json", dense=report["dense"], pruned=report["pruned"], variants={})
     assert cli("gate", finished, "--max-top1-drop", "0.025").code == 0
     failed = cli("gate", finished, "--max-top1-drop", "0.025", "--confidence", "bound")
     assert failed.code == 1
@@ -114,7 +117,7 @@ def test_a_run_is_compared_with_a_baseline_folder_or_report(cli, finished: Path,
     assert [check["value"] for check in saved if check["name"].endswith("_regression")] == [0, 0, 0]
     assert "top-1 regression" in (finished / "report.html").read_text()
     pruned = json.loads((base / "report.json").read_text())["pruned"]
-    rewritten(base / "report.json", pruned=pruned | {"size": pruned["size"] | {"onnx_bytes": 1000}})
+    rewritten(base / "report.json", pruned=pruned | {"size": pruned["size"] | {"onnx_bytes": 1000}}, files={})
     ended = cli("gate", finished, *BESIDE, "--baseline", base, "--json")
     assert ended.code == 1
     assert [c["name"] for c in json.loads(ended.out)["checks"] if not c["passed"]] == ["size_regression"]

@@ -109,7 +109,9 @@ def time_all(specification: dict[str, Any]) -> dict[str, Any]:
     return {
         "provider": next(iter(contestants.values())).session.get_providers()[0],
         "environment": _environment(cores),
-        "waited": None if before is None or after is None else (after - before) / (taken * specification["threads"]),
+        "waited": None
+        if before is None or after is None
+        else max(0, after - before) / (taken * specification["threads"]),
         "throttled": None if stopped_before is None or stopped is None else _share_between(stopped_before, stopped),
         "blocks": {name: contestant.blocks for name, contestant in contestants.items()},
     }

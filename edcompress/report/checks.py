@@ -110,6 +110,7 @@ def _share(value: float) -> str:
 
 
 _CHECK_FORMS = {
+    "top1": CheckForm("top-1", _share, "≥"),
     "top1_drop": CheckForm("top-1 drop", _points),
     "top5_drop": CheckForm("top-5 drop", _points),
     "agreement": CheckForm("agreement", _share, "≥"),

@@ -18,6 +18,7 @@ NOT_MEASURED = (
     "there is no {what} yet to hold against {limit}; run `edcompress export --onnx` first "
     "(again, where an earlier version exported)"
 )
+NO_IMAGES = "the report's accuracies are over 0 images; run `edcompress prune` with test images"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,16 @@ class Figure:
     interval: Interval | None = None
     pairs: Pairs | None = None
     p_value: float | None = None
+
+
+def top1(report: Report) -> Figure:
+    """Top-1 of pruned.onnx."""
+    found = report.pruned.onnx_accuracy
+    if found is None:
+        raise InputError(NOT_MEASURED.format(what="accuracy of the ONNX files", limit="min_top1"))
+    if found.top1.total == 0:
+        raise InputError(NO_IMAGES)
+    return Figure(Fraction(found.top1.correct, found.top1.total))
 
 
 def drop(report: Report, kind: Literal["top1", "top5"], level: float) -> Figure:
@@ -88,6 +99,7 @@ def parity(report: Report) -> Figure:
 
 
 FIGURES: Mapping[str, Callable[[Report, Gate], Figure]] = {
+    "min_top1": lambda report, _: top1(report),
     "max_top1_drop": lambda report, limits: drop(report, "top1", limits.level),
     "max_top5_drop": lambda report, limits: drop(report, "top5", limits.level),
     "min_agreement": lambda report, _: agreement(report),
@@ -130,5 +142,5 @@ def _paired(report: Report, limit: str) -> Paired:
     if paired is None:
         raise InputError(NOT_MEASURED.format(what="accuracy of the ONNX files", limit=limit))
     if min(paired.top1.total, paired.top5.total) == 0:
-        raise InputError("the report's accuracies are over 0 images; run `edcompress prune` with test images")
+        raise InputError(NO_IMAGES)
     return paired

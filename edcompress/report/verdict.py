@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -40,12 +40,12 @@ def judge(report: Report, limits: Gate, baseline: Report | None = None) -> Verdi
     A network at chance level fails one more check, unless `allow_weak_dense`.
 
     Limits on regressions are held only beside a `baseline`, the report of another run; what cannot be compared is skipped. Raises
-    InputError when no limit is set, when a limit's value has not been measured yet, and for a baseline of other test images.
+    InputError when no limit is set or all are skipped, when a limit's value has not been measured yet, and for a baseline of other images.
     """
     doubts = _doubts(report, baseline, limits)
     held = {key: find for key, find in FIGURES.items() if _is_set(limits, key)}
     checks = [_check(key, find(report, limits), limits, doubts.get(key)) for key, find in held.items()]
-    skipped = []
+    skipped: list[Skipped] = []
     if baseline is not None:
         require_comparable(report, baseline)
         for key, beside in REGRESSIONS.items():
@@ -58,11 +58,21 @@ def judge(report: Report, limits: Gate, baseline: Report | None = None) -> Verdi
                 checks.append(_check(key, found, limits, doubts.get(key)))
     if not checks and not skipped:
         raise InputError("the gate has no limits; set at least one, e.g. --max-top1-drop 0.01")
+    if not checks and not limits.allow_unheld:
+        raise InputError(_nothing_held(skipped))
     warnings = (*_warnings({check.name for check in checks}, report, baseline), *_alarms(report, limits))
     checks += chance_checks(report, limits)
     passed = all(check.passed for check in checks)
     return Verdict(
         passed=passed, checks=tuple(checks), skipped=tuple(skipped), warnings=warnings, confidence=limits.confidence
+    )
+
+
+def _nothing_held(skipped: Sequence[Skipped]) -> str:
+    reasons = "; ".join(f"{one.name}: {one.reason}" for one in skipped)
+    return (
+        f"the gate holds nothing, for every limit was skipped ({reasons}); set a limit that can be held, e.g. --max-top1-drop 0.01, or "
+        "allow it with --allow-unheld"
     )
 
 

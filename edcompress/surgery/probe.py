@@ -12,10 +12,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from edcompress.errors import ProofError, first_line
+from edcompress.measures import TOLERANCE
 from edcompress.networks.modes import evaluating
 from edcompress.surgery.masks import masked_call
 from edcompress.surgery.plan import plan_of
-from edcompress.surgery.remove import TOLERANCE, compare_logits, remove
+from edcompress.surgery.remove import compare_logits, remove
 from edcompress.surgery.space import Group, Space
 
 

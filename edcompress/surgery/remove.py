@@ -8,15 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from edcompress.errors import NetworkError, ProofError
-from edcompress.measures import Proof
+from edcompress.measures import TOLERANCE, Proof
 from edcompress.surgery.cut import cut_side
 from edcompress.surgery.genes import padded, side_index
 from edcompress.surgery.layers import layer_width
 from edcompress.surgery.plan import Plan, state_of
 from edcompress.surgery.space import Space
-
-TOLERANCE = 1e-4
-"""Largest difference of two proved models' logits, relative to the logits' largest magnitude."""
 
 
 def remove(network: nn.Module, plan: Plan, space: Space) -> nn.Module:

@@ -56,6 +56,7 @@ def content() -> dict[str, Any]:
         result["onnx_accuracy"] = result["accuracy"]
     pruned["paired"] = paired(9302, 115, 31, 552, 9688)
     return {
+        "schema_version": 1,
         "recipe": "resnet56-cifar10",
         "recipe_hash": "4f1c99d0a2b37e55",
         "network": "resnet56",

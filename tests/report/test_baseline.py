@@ -40,13 +40,13 @@ def test_a_regression_at_its_limit_passes_and_beyond_it_fails(
     content: dict[str, Any], earlier: dict[str, Any], key: str, at_the_limit: float, beyond: float
 ) -> None:
     content["pruned"]["onnx_accuracy"]["top1"]["correct"] = 9333
-    content["pruned"]["latency_ms"]["p50"] = 4.4
+    content["pruned"]["latency_ms"] |= dict.fromkeys(("p50", "p90", "p99"), 4.4)
     content["pruned"]["size"]["onnx_bytes"] = 2100
     for value, passed in ((at_the_limit, True), (beyond, False)):
         if key == "top1_regression":
             earlier["pruned"]["onnx_accuracy"]["top1"]["correct"] = value
         elif key == "latency_regression":
-            earlier["pruned"]["latency_ms"]["p50"] = value
+            earlier["pruned"]["latency_ms"] |= dict.fromkeys(("p50", "p90", "p99"), value)
         else:
             earlier["pruned"]["size"]["onnx_bytes"] = value
         off = {f"max_{name}_regression": None for name in ("top1", "latency", "size") if not key.startswith(name)}
@@ -116,9 +116,14 @@ def test_what_one_of_the_two_lacks_is_named(
         beside(earlier, whole, **off)
 
 
-def test_a_limit_that_is_skipped_is_not_none_at_all(content: dict[str, Any], earlier: dict[str, Any]) -> None:
+def test_a_gate_whose_every_limit_is_skipped_holds_nothing_and_passes_where_that_is_allowed_alone(
+    content: dict[str, Any], earlier: dict[str, Any]
+) -> None:
     earlier["pruned"]["latency_ms"]["environment"]["processor"] = "another"
-    verdict = beside(content, earlier, max_size_ratio=None, max_top1_regression=None, max_size_regression=None)
+    off = {"max_size_ratio": None, "max_top1_regression": None, "max_size_regression": None}
+    with pytest.raises(InputError, match=r"holds nothing.*latency_regression: the baseline was .*--allow-unheld"):
+        beside(content, earlier, **off)
+    verdict = beside(content, earlier, **off, allow_unheld=True)
     assert (verdict.passed, verdict.checks) == (True, ())
     assert [one.name for one in verdict.skipped] == ["latency_regression"]
 

@@ -35,7 +35,7 @@ def weak(content: dict[str, Any], dense: int = 1000, pruned: int = 990, **more: 
         top1 = {"correct": correct, "total": 10000}
         changed[name]["onnx_accuracy"] = {"top1": top1, "top5": top1, "chance": 0.1}
     pairs = {"both": 0, "dense_only": dense, "other_only": pruned, "neither": 10000 - dense - pruned}
-    changed["pruned"]["paired"] = {"top1": pairs, "top5": pairs, "same_class": 10000}
+    changed["pruned"]["paired"] = {"top1": pairs, "top5": pairs, "same_class": pairs["neither"]}
     return Report.model_validate(changed)
 
 

@@ -51,7 +51,9 @@ def several(content: dict[str, Any]) -> Report:
     """The report with an interval and memory, measured at two batch sizes."""
     for name, peak in (("dense", 31_000_000), ("pruned", 20_000_000)):
         content[name]["latency_ms"] |= {"peak_bytes": peak, "processes": 5}
-        content[name]["more_latency_ms"] = [content[name]["latency_ms"] | {"batch_size": 8, "p50": 40.0}]
+        content[name]["more_latency_ms"] = [
+            content[name]["latency_ms"] | {"batch_size": 8, "p50": 40.0, "p90": 41.0, "p99": 42.0}
+        ]
     content["pruned"]["latency_ms"]["speedup"] = {"estimate": 1.84, "low": 1.8, "high": 1.885, "confidence": 0.95}
     return Report.model_validate(content)
 
@@ -82,7 +84,9 @@ def test_models_side_by_side_fit_the_terminal(several: Report) -> None:
 
 def test_files_to_ship_fit_the_terminal(several: Report, content: dict[str, Any]) -> None:
     parity = {"max_abs_diff": 0.4, "scale": 10.0, "of": "logits"}
-    measured = content["pruned"] | {"latency_ms": content["pruned"]["latency_ms"] | {"p50": 12.34}}
+    measured = content["pruned"] | {
+        "latency_ms": content["pruned"]["latency_ms"] | dict.fromkeys(("p50", "p90", "p99"), 12.34)
+    }
     variant = {"file": "pruned.int8.onnx", "measured": measured, "parity": parity}
     report = Report.model_validate(several.model_dump() | {"variants": {"int8": variant}})
     text = printed(variants_table(report))

@@ -21,6 +21,7 @@ OFF: dict[str, Any] = {
     "max_parity": None,
 }
 LIMITS = {
+    "min_top1": 0.9,
     "max_top1_drop": 0.01,
     "max_top5_drop": 0.01,
     "min_agreement": 0.9,
@@ -51,12 +52,8 @@ def changed(content: dict[str, Any], path: str, value: float) -> Report:
 def with_drop(content: dict[str, Any], dense: int, pruned: int, total: int = 10000) -> Report:
     """The report with so many right images of the two files, the fewer among the more."""
     both, most = min(dense, pruned), max(dense, pruned)
-    content["pruned"]["paired"]["top1"] = {
-        "both": both,
-        "dense_only": dense - both,
-        "other_only": pruned - both,
-        "neither": total - most,
-    }
+    top1 = {"both": both, "dense_only": dense - both, "other_only": pruned - both, "neither": total - most}
+    content["pruned"]["paired"] |= {"top1": top1, "top5": {**top1}, "same_class": both}
     return Report.model_validate(content)
 
 
@@ -67,6 +64,7 @@ def test_every_limit_makes_a_check_with_value_and_margin(report: Report) -> None
     assert list(found) == [key.removeprefix("max_").removeprefix("min_") for key in LIMITS]
     speedup, size = 6.021 / 3.272, 1_752_060 / 3_480_112
     assert found == {
+        "top1": pytest.approx((0.9333, 0.9, 0.0333)),
         "top1_drop": pytest.approx((0.0084, 0.01, 0.0016)),
         "top5_drop": pytest.approx((0.0006, 0.01, 0.0094)),
         "agreement": pytest.approx((0.9688, 0.9, 0.0688)),
@@ -80,7 +78,15 @@ def test_every_limit_makes_a_check_with_value_and_margin(report: Report) -> None
 
 @pytest.mark.parametrize("key", LIMITS)
 def test_each_limit_can_fail(report: Report, key: str) -> None:
-    limit = 0.99 if key == "min_agreement" else 2.0 if key == "min_speedup" else 1 if key == "max_size_bytes" else 1e-9
+    limit = (
+        0.99
+        if key in ("min_agreement", "min_top1")
+        else 2.0
+        if key == "min_speedup"
+        else 1
+        if key == "max_size_bytes"
+        else 1e-9
+    )
     check = only(report, **{key: limit})
     assert not check.passed
     assert check.margin < 0
@@ -114,8 +120,9 @@ def test_an_accuracy_gain_passes_a_limit_of_zero(content: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize(("dense", "pruned", "passed"), [(1.3, 1.0, True), (3.9, 3.0, True), (3.899, 3.0, False)])
 def test_speedup_at_its_limit(content: dict[str, Any], dense: float, pruned: float, passed: bool) -> None:
-    content["dense"]["latency_ms"]["p50"] = dense
-    assert only(changed(content, "pruned.latency_ms.p50", pruned), min_speedup=1.3).passed is passed
+    for name, p50 in (("dense", dense), ("pruned", pruned)):
+        content[name]["latency_ms"] |= dict.fromkeys(("p50", "p90", "p99"), p50)
+    assert only(Report.model_validate(content), min_speedup=1.3).passed is passed
 
 
 def test_size_ratio_at_its_limit(content: dict[str, Any]) -> None:
@@ -137,9 +144,6 @@ def test_parity_is_relative_to_the_scale_of_the_logits(content: dict[str, Any]) 
     [
         ("proof.pruned_vs_onnx.max_abs_diff", {"max_parity": 1e9}),
         ("proof.pruned_vs_onnx.scale", {"max_parity": 1e9}),
-        ("dense.latency_ms.p50", {"min_speedup": 0.1}),
-        ("pruned.latency_ms.p50", {"min_speedup": 0.1}),
-        ("pruned.latency_ms.p50", {"max_latency_ms": 1e9}),
     ],
 )
 def test_values_that_are_no_numbers_fail(
@@ -198,12 +202,6 @@ def test_by_bound_the_low_end_of_the_speed_up_is_held(content: dict[str, Any]) -
     assert only(report, min_speedup=1.71).passed
 
 
-@pytest.mark.parametrize("low", [math.nan, -math.inf])
-def test_a_bound_that_is_no_number_fails(content: dict[str, Any], low: float) -> None:
-    check = only(with_speedup(content, low, 1.9), min_speedup=0.1, confidence="bound")
-    assert not check.passed
-
-
 def test_a_bound_that_was_not_measured_says_what_to_do(content: dict[str, Any]) -> None:
     content["pruned"]["latency_ms"]["speedup"] = None
     with pytest.raises(InputError, match=r"interval of the speed-up .* run `edcompress export --onnx`"):
@@ -255,8 +253,9 @@ def test_of_a_distrusted_speed_up_the_worst_that_it_may_be_is_held(content: dict
 
 def test_an_interval_that_cannot_know_of_the_waiting_is_not_believed(content: dict[str, Any]) -> None:
     """docs/benchmark.md: 2.79x (2.64 to 2.88) beside other work, 1.6x alone; the dense network's longer calls were interrupted."""
-    content["dense"]["latency_ms"]["p50"], content["pruned"]["latency_ms"]["p50"] = 2.79, 1.0
-    check = only(busy(content, low=2.64, waited=0.4), min_speedup=2.0)
+    content["dense"]["latency_ms"] |= dict.fromkeys(("p50", "p90", "p99"), 2.79)
+    content["pruned"]["latency_ms"]["p50"] = 1.0
+    check = only(busy(content, low=1.7, waited=0.4), min_speedup=2.0)
     assert (check.passed, check.held) == (False, pytest.approx(2.79 - 0.4 * 3.79))
 
 
@@ -290,3 +289,12 @@ def test_a_quota_is_told_apart_from_other_processes(content: dict[str, Any]) -> 
         "trusted; measure again without the quota (see `edcompress doctor`)"
     )
     assert judge(busy(content, low=1.7, waited=0.04, throttled=0.9), Gate()).warnings == ()  # too short to matter
+
+
+def test_a_floor_of_the_accuracy_holds_whatever_the_dense_networks_is(report: Report) -> None:
+    assert only(report, min_top1=0.9333).margin == 0
+    check = only(report, min_top1=0.94)
+    assert (check.passed, check_rows(judge(report, Gate(**OFF, min_top1=0.94)))[0][:3]) == (
+        False,
+        ("top-1", "93.33 %", "≥ 94.00 %"),
+    )
