@@ -21,14 +21,18 @@ from edcompress.errors import EdcompressError
 CARRIERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators that hold the weights, and nearly all of the arithmetic."""
 
+_REARRANGING = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators whose output holds the very values of their input."""
+
 _NOISY_LOGGERS = ("", "onnxruntime.quantization.shape_inference", "onnxruntime.tools.symbolic_shape_infer")
 
 
 def quantize(path: Path, output: Path, images: Tensor, metadata: Mapping[str, str]) -> None:
     """Write `output`: `path` with int8 weights per channel, uint8 activations (QDQ), and fp32 input and output.
 
-    Activations are scaled to their least and largest value on `images` [N, C, H, W], normalised as for the network. Weights use seven
-    of the eight bits: without VNNI, x86 adds pairs of products in 16 bits, which overflow with eight.
+    Activations are scaled to their least and largest value on `images` [N, C, H, W], normalised as for the network; the logits are not,
+    for in 256 steps two classes are often equal. Weights use seven of the eight bits: without VNNI, x86 adds pairs of products in 16 bits,
+    which overflow with eight.
     Raises EdcompressError, and leaves `output` as it was, when onnxruntime cannot quantise the network.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +61,32 @@ def _quantized(path: Path, folder: Path, images: Tensor) -> onnx.ModelProto:
         weight_type=ort.QuantType.QInt8,
         calibrate_method=ort.CalibrationMethod.MinMax,
     )
-    return onnx.load(folder / "int8.onnx")
+    model = onnx.load(folder / "int8.onnx")
+    _free_logits(model.graph)
+    return model
+
+
+def _free_logits(graph: onnx.GraphProto) -> None:
+    """Remove, in place, what quantises the logits and restores them, at the output and before a rearrangement of them."""
+    makers = {name: node for node in graph.node for name in node.output}
+    end, scales = graph.output[0].name, set[str]()
+    while (restored := makers.get(end)) is not None:
+        if restored.op_type in _REARRANGING:
+            end = restored.input[0]
+            continue
+        quantised = makers.get(restored.input[0]) if restored.op_type == "DequantizeLinear" else None
+        if quantised is None or quantised.op_type != "QuantizeLinear" or quantised.input[0] not in makers:
+            break
+        scales |= {*quantised.input[1:], *restored.input[1:]}
+        source = quantised.input[0]
+        graph.node.remove(quantised)
+        graph.node.remove(restored)
+        for names in (names for node in graph.node for names in (node.input, node.output)):
+            names[:] = [end if name == source else name for name in names]
+        makers[end] = makers[source]
+    unused = scales - {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in unused]:
+        graph.initializer.remove(tensor)
 
 
 class _Reader:

@@ -15,6 +15,7 @@ from edcompress.deploy.sessions import ORT_ERRORS, session
 from edcompress.errors import InputError
 from edcompress.measures import Count, Proof
 from edcompress.networks.modes import on_cpu
+from edcompress.training.accuracy import count_agreeing, top_classes
 
 __all__ = ["compare_with_onnx", "run_onnx", "session"]
 
@@ -94,7 +95,7 @@ def compare_with_onnx(network: nn.Module, path: Path, images: Tensor) -> Proof:
     again = torch.stack([torch.cat([run_onnx(opened, batch) for batch in torch.split(few, size)]) for size in sizes])
     differences = (found - logits).abs()
     largest = torch.stack([differences.max(), (again - logits[:FEWEST_IMAGES]).abs().max()]).max()
-    agreeing = int((found.argmax(dim=1) == logits.argmax(dim=1)).sum())
+    agreeing = count_agreeing(top_classes(found), top_classes(logits))
     return Proof(
         max_abs_diff=float(largest),
         mean_abs_diff=float(differences.mean()),

@@ -13,7 +13,7 @@ from edcompress.deploy.half import faithful_session
 from edcompress.deploy.parity import run_onnx
 from edcompress.errors import InputError
 from edcompress.measures import Accuracy, Paired, Pairs
-from edcompress.training.accuracy import accuracy_of, by_class, top_classes
+from edcompress.training.accuracy import accuracy_of, by_class, count_agreeing, top_classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +43,10 @@ class Predictions:
     def beside(self, dense: Predictions) -> Paired:
         """These predictions paired with the dense network's on the same images; an image with no answer agrees with nothing."""
         assert torch.equal(self.labels, dense.labels), "predictions of different images cannot be paired"
-        top, dense_top = self.classes[:, 0], dense.classes[:, 0]
         return Paired(
             top1=_pairs(dense.right1, self.right1),
             top5=_pairs(dense.right5, self.right5),
-            same_class=int(((top == dense_top) & (top >= 0)).sum()),
+            same_class=count_agreeing(self.classes, dense.classes),
         )
 
 

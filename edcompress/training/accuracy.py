@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -18,10 +19,19 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 def top_classes(logits: Tensor) -> Tensor:
     """The top five classes, or all of fewer, of logits [N, classes]: int64 [N, K], the top one first.
 
-    An image with a NaN or infinite logit has no answer: its classes are all -1.
+    Of classes with equal logits the first comes first, as argmax has it. An image with a NaN or infinite logit has no answer: its
+    classes are all -1.
     """
-    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    return ranked.where(logits.isfinite().all(dim=1, keepdim=True), -1)
+    left, ranked = logits.clone(), []
+    for _ in range(min(5, logits.shape[1])):
+        ranked.append(left.argmax(dim=1, keepdim=True))  # topk does not say which of equal ones it takes
+        left.scatter_(1, ranked[-1], -math.inf)
+    return torch.cat(ranked, dim=1).where(logits.isfinite().all(dim=1, keepdim=True), -1)
+
+
+def count_agreeing(classes: Tensor, others: Tensor) -> int:
+    """How many images have the same top class in both, of their `top_classes`; an image with no answer agrees with nothing."""
+    return int(((classes[:, 0] == others[:, 0]) & (others[:, 0] >= 0)).sum())
 
 
 def count_correct(logits: Tensor, labels: Tensor) -> tuple[int, int]:

@@ -67,6 +67,7 @@ def test_nan_logits_are_not_equal(network: nn.Sequential, onnx_file: Path, image
     broken[3, 0, 0, 0] = float("nan")
     proof = compare_with_onnx(network, onnx_file, broken)
     assert proof.max_abs_diff != proof.max_abs_diff
+    assert proof.agreeing == Count(correct=7, total=8)
 
 
 def test_parity_wants_at_least_eight_images(network: nn.Sequential, onnx_file: Path, images: Tensor) -> None:

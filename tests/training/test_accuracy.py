@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edcompress.training.accuracy import count_correct, measure_accuracy
+from edcompress.training.accuracy import count_agreeing, count_correct, measure_accuracy, top_classes
 
 CPU = torch.device("cpu")
 
@@ -18,6 +18,21 @@ def test_top_1_and_top_5_by_hand() -> None:
 def test_fewer_than_five_classes_are_all_in_the_top() -> None:
     logits = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
     assert count_correct(logits, torch.tensor([2, 2])) == (1, 2)
+
+
+def test_of_equal_logits_the_first_class_wins() -> None:
+    """Logits in eight bits are often equal; argmax, which programs print, takes the first."""
+    logits = torch.randint(4, (300, 20), generator=torch.Generator().manual_seed(0)).float()
+    by_hand = [sorted(range(20), key=lambda k, row=row: (-row[k], k))[:5] for row in logits.tolist()]
+    assert top_classes(logits).tolist() == by_hand
+    assert torch.equal(top_classes(logits)[:, 0], logits.argmax(dim=1))
+    assert count_correct(torch.zeros(2, 7), torch.tensor([0, 5])) == (1, 1)
+
+
+def test_images_agree_by_their_top_class() -> None:
+    logits = torch.tensor([[1.0, 1.0, 0.0], [math.nan, 0.0, 0.0], [0.0, 1.0, 2.0]])
+    others = torch.tensor([[1.0, 0.0, 0.0], [math.nan, 0.0, 0.0], [2.0, 1.0, 0.0]])
+    assert count_agreeing(top_classes(logits), top_classes(others)) == 1
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
