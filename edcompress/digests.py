@@ -23,3 +23,19 @@ def digest_of(parts: Iterable[Tensor | str], size: int) -> bytes:
             digest.update(f"{flat.dtype}{tuple(part.shape)}".encode())
             digest.update(flat.view(torch.uint8).numpy().data)
     return digest.digest()
+
+
+class Running:
+    """The SHA-256 of tensors that come one after another: how they are cut into batches does not change it."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, tensor: Tensor) -> None:
+        """Go on with a tensor on the CPU."""
+        self._digest.update(tensor.contiguous().numpy().data)
+
+    @property
+    def words(self) -> str:
+        """The first 32 hex digits so far."""
+        return self._digest.hexdigest()[:32]

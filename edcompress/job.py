@@ -18,6 +18,7 @@ from edcompress.data.transforms import as_tested, normalised
 from edcompress.deploy.external_data import MOST_BYTES
 from edcompress.deploy.latency_table import measure_table
 from edcompress.deploy.onnx_export import to_onnx
+from edcompress.digests import Running
 from edcompress.errors import BudgetError, EdcompressError, InputError, NetworkError, first_line
 from edcompress.measures import Accuracy
 from edcompress.monitor import Monitor
@@ -119,12 +120,17 @@ class Job:
                 forward or network, batches, self.precision.device, self.recipe.model.num_classes, self.team
             )
 
-    def test_batches(self, phase: str) -> Iterator[Batch]:
-        """The test images, batch by batch; the monitor is told of each as a step of `phase`."""
-        batches = eval_batches(self.splits.test, self.recipe.data)
+    def test_batches(self, phase: str, seen: Running | None = None, *, as_pixels: bool = False) -> Iterator[Batch]:
+        """The test images, batch by batch; the monitor is told of each as a step of `phase`, and their pixels go into `seen`.
+
+        `as_pixels`: as uint8 [N, H, W, C], which files with the preprocessing inside take.
+        """
+        batches = eval_batches(self.splits.test, self.recipe.data, as_pixels=True)
         self.monitor.epoch(phase, 0, 1)
-        for step, batch in enumerate(batches, 1):
-            yield batch
+        for step, (pixels, labels) in enumerate(batches, 1):
+            if seen:
+                seen.add(pixels)
+            yield pixels.permute(0, 2, 3, 1) if as_pixels else normalised(pixels, self.recipe.data), labels
             self.monitor.step(step, len(batches), {})
 
     def watched_accuracy(self, network: nn.Module, forward: Forward) -> Accuracy:

@@ -17,14 +17,17 @@ from torch import nn
 
 from edcompress import stages
 from edcompress.bindings import records
+from edcompress.data.transforms import as_told
 from edcompress.delivery import Benchmark
 from edcompress.deploy.archives import SUFFIXES, Form, save_archive
 from edcompress.deploy.latency import measure_all, require_measurable
 from edcompress.deploy.predictions import Predictions, predict
+from edcompress.digests import Running
 from edcompress.errors import InputError, NetworkError, RunFolderError
 from edcompress.files import require_file_place
 from edcompress.inspection import inspect_network
 from edcompress.job import (
+    Job,
     example_images,
     find_space,
     latency_table,
@@ -133,8 +136,9 @@ def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
             job.monitor.warning(warning)
         names = ", ".join(path.name for path in files.values())
         job.monitor.stage(f"accuracy of {names} on the test images, in onnxruntime")
-        found = predict(files, job.test_batches("test images"))
-        about = {"tested_on": _tested_on(recipe, found["dense"]), "untrained_head": recipe.model.reset_head}
+        pixels = Running()
+        found = predict(files, job.test_batches("test images", pixels))
+        about = {"tested_on": _tested_on(job, found["dense"], pixels), "untrained_head": recipe.model.reset_head}
         report = report.model_copy(update=about)
         completed = _with_onnx(files, report, proofs, latency, found)
         bare = without_onnx(report)
@@ -400,6 +404,12 @@ def _with_onnx(
     )
 
 
-def _tested_on(recipe: Recipe, found: Predictions) -> Images:
-    digest = hashlib.sha256(found.labels.numpy().tobytes()).hexdigest()[:16]
-    return Images(dataset=recipe.data.dataset, count=len(found.labels), labels_sha256=digest)
+def _tested_on(job: Job, found: Predictions, pixels: Running) -> Images:
+    data = job.recipe.data
+    return Images(
+        dataset=data.dataset,
+        count=len(found.labels),
+        labels_sha256=hashlib.sha256(found.labels.numpy().tobytes()).hexdigest()[:16],
+        pixels_sha256=pixels.words,
+        preprocessing=as_told(data, job.splits.channels),
+    )

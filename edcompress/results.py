@@ -175,11 +175,17 @@ class Verdict(Value):
 
 
 class Images(Value):
-    """On which images accuracies were measured: of what data set, how many, and a digest of their labels in order."""
+    """On which images accuracies were measured: of what data set, how many, and digests of their labels and pixels in order.
+
+    The pixels are those after decoding, resizing and cropping, and `preprocessing` is how they came to be what the network sees; both
+    are None where an earlier version exported.
+    """
 
     dataset: str
     count: int
     labels_sha256: str
+    pixels_sha256: str | None = None
+    preprocessing: Preprocessing | None = None
 
 
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]

@@ -5,6 +5,7 @@ import signal
 import time
 import zipfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import edcompress
 from edcompress.data.splits import eval_batches
 from edcompress.data.transforms import Geometry
 from edcompress.deploy.parity import run_onnx
+from edcompress.digests import Running
 from edcompress.epochs import last_snapshot
 from edcompress.errors import BudgetError, EdcompressError, NetworkError, RunFolderError
 from edcompress.job import open_job
@@ -344,6 +346,25 @@ def test_the_files_own_accuracy_is_measured_and_paired(finished: Path) -> None:
         assert (pairs.both + pairs.dense_only, pairs.both + pairs.other_only) == (dense.correct, pruned.correct)
         assert pairs.total == dense.total == pruned.total
     assert paired.top1.both <= paired.same_class <= paired.top1.both + paired.top1.neither
+
+
+def test_two_folders_of_the_same_shape_are_other_test_images(tmp_path: Path) -> None:
+    def seen(root: Path, **more: int) -> str:
+        data = {"dataset": "image_folder", "root": root, "eval_batch_size": 5, "search_fraction": 0.25, **more}
+        overrides = [f"data.{key}={value}" for key, value in data.items()]
+        job, pixels = open_job(digits("model.num_classes=2", *overrides, "data.channels=1"), Session("cpu")), Running()
+        assert sum(len(labels) for _, labels in job.test_batches("test images", pixels)) == 6
+        return pixels.words
+
+    for number, name in enumerate(("one", "other")):
+        for part, label, image in product(("train", "val"), "ab", range(3)):
+            path = tmp_path / name / part / label / f"{image}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            grey = 10 * image + 60 * "ab".index(label) + (part == "train")
+            Image.new("L", (20, 20), grey + (number if image == 2 else 0)).save(path)
+    one = seen(tmp_path / "one")
+    assert seen(tmp_path / "other") != one
+    assert seen(tmp_path / "one", eval_batch_size=2, workers=2) == one
 
 
 def test_whoever_watches_is_told_of_every_batch_of_test_images() -> None:

@@ -232,9 +232,11 @@ def check_divides(splits: Splits, data: Data, team: Team) -> None:
         )
 
 
-def eval_batches(images: ImageSet, data: Data) -> Batches:
-    """Every image once, in order, as it is tested."""
-    return _batches(_Work(images, data, as_tested(data), torch.arange(len(images)), data.eval_batch_size, 1, ()))
+def eval_batches(images: ImageSet, data: Data, *, as_pixels: bool = False) -> Batches:
+    """Every image once, in order, as it is tested; `as_pixels`: as uint8 [B, C, H, W], not normalised yet."""
+    order = torch.arange(len(images))
+    work = _Work(images, data, as_tested(data), order, data.eval_batch_size, 1, (), as_pixels=as_pixels)
+    return _batches(work)
 
 
 def _batches(work: _Work) -> Batches:
@@ -263,6 +265,7 @@ class _Work(Dataset[_Made]):
     fewest: int
     seeds: tuple[int, ...]
     team: Team = ALONE
+    as_pixels: bool = False
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.order), self.batch_size)
@@ -281,7 +284,8 @@ class _Work(Dataset[_Made]):
         if len(read.indices) < self.fewest:
             return None, read.faults
         pixels = shift_and_flip(read.pixels, self.geometry, _generator(*self.seeds, "shift", k), len(whole), part)
-        return (normalised(pixels, self.data), self.images.labels[read.indices]), read.faults
+        shown = pixels if self.as_pixels else normalised(pixels, self.data)
+        return (shown, self.images.labels[read.indices]), read.faults
 
 
 def _handed_over(made: Any) -> Any:

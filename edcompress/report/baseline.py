@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import TypeVar
 
@@ -14,13 +14,45 @@ from edcompress.results import Images, Report
 T = TypeVar("T")
 
 
-def require_comparable(report: Report, baseline: Report) -> None:
-    """Raise InputError unless both runs were measured on the same test images."""
+def require_comparable(report: Report, baseline: Report) -> tuple[str, ...]:
+    """What to say of the comparison; InputError unless both runs were measured on the same test images, prepared alike.
+
+    What an earlier version did not record, of pixels and preprocessing, is not compared.
+    """
     now, before = _both(report, baseline, lambda one: one.tested_on, "record of its test images")
-    if now != before:
+    if differing := _differing(now, before):
         raise InputError(
-            f"the baseline was tested on {_words(before)}, this run on {_words(now)}; compare runs of the same test images"
+            f"the baseline was tested on {_words(before)}, this run on {_words(now)}: {', '.join(differing)} differ; compare runs of the "
+            "same test images, prepared alike (a change that is meant needs a new baseline)"
         )
+    return tuple(_notes(report, baseline))
+
+
+def _differing(now: Images, before: Images) -> list[str]:
+    """What of two sets of test images differs, by name."""
+    names = {"dataset": "data sets", "count": "counts", "labels_sha256": "labels", "pixels_sha256": "pixels"}
+    pairs = {name: (getattr(now, key), getattr(before, key)) for key, name in names.items()}
+    if None in pairs["pixels"]:
+        del pairs["pixels"]
+    if now.preprocessing and before.preprocessing:
+        theirs = before.preprocessing.model_dump()
+        pairs |= {f"preprocessing.{key}": (value, theirs[key]) for key, value in now.preprocessing.model_dump().items()}
+    return [name for name, (one, other) in pairs.items() if one != other]
+
+
+def _notes(report: Report, baseline: Report) -> Iterator[str]:
+    unknown = [
+        whose
+        for whose, one in (("this run", report), ("the baseline", baseline))
+        if one.tested_on and one.tested_on.pixels_sha256 is None
+    ]
+    if unknown:
+        yield (
+            f"the test images are compared by their labels alone, as an earlier version exported {' and '.join(unknown)}; export again to "
+            "compare the images themselves"
+        )
+    if report.network != baseline.network:
+        yield f"the baseline is another network: {baseline.network}, this run's is {report.network}"
 
 
 def top1_regression(report: Report, baseline: Report) -> Figure:
@@ -74,7 +106,8 @@ def _share(count: Count) -> Fraction:
 
 
 def _words(images: Images) -> str:
-    return f"{images.count} images of {images.dataset} (labels {images.labels_sha256})"
+    pixels = f", pixels {images.pixels_sha256}" if images.pixels_sha256 else ""
+    return f"{images.count} images of {images.dataset} (labels {images.labels_sha256}{pixels})"
 
 
 def _environment(report: Report) -> Environment | None:

@@ -46,8 +46,9 @@ def judge(report: Report, limits: Gate, baseline: Report | None = None) -> Verdi
     held = {key: find for key, find in FIGURES.items() if _is_set(limits, key)}
     checks = [_check(key, find(report, limits), limits, doubts.get(key)) for key, find in held.items()]
     skipped: list[Skipped] = []
+    notes: tuple[str, ...] = ()
     if baseline is not None:
-        require_comparable(report, baseline)
+        notes = require_comparable(report, baseline)
         for key, beside in REGRESSIONS.items():
             if not _is_set(limits, key):
                 continue
@@ -60,7 +61,7 @@ def judge(report: Report, limits: Gate, baseline: Report | None = None) -> Verdi
         raise InputError("the gate has no limits; set at least one, e.g. --max-top1-drop 0.01")
     if not checks and not limits.allow_unheld:
         raise InputError(_nothing_held(skipped))
-    warnings = (*_warnings({check.name for check in checks}, report, baseline), *_alarms(report, limits))
+    warnings = (*notes, *_warnings({check.name for check in checks}, report, baseline), *_alarms(report, limits))
     checks += chance_checks(report, limits)
     passed = all(check.passed for check in checks)
     return Verdict(

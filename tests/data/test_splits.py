@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from edcompress.data.splits import check_fits, eval_batches, open_splits, train_batches
+from edcompress.data.transforms import normalised
 from edcompress.errors import DataError
 from edcompress.sources import Data, Model
 
@@ -118,6 +119,14 @@ def test_evaluation_drops_nothing_and_keeps_the_order() -> None:
     assert len(batches) == 3
     assert torch.equal(torch.cat([labels for _, labels in batches]), test.labels)
     assert torch.equal(torch.cat([x for x, _ in batches]), torch.cat([x for x, _ in eval_batches(test, DIGITS)]))
+
+
+def test_pixels_of_an_evaluation_are_those_that_are_normalised() -> None:
+    test = open_splits(DIGITS, seed=0).test
+    pixels = torch.cat([x for x, _ in eval_batches(test, with_(DIGITS, eval_batch_size=100), as_pixels=True)])
+    assert pixels.dtype == torch.uint8
+    images = torch.cat([x for x, _ in eval_batches(test, DIGITS)])
+    assert torch.equal(normalised(pixels, DIGITS), images)
 
 
 def test_search_images_are_not_augmented() -> None:

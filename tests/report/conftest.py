@@ -84,7 +84,20 @@ def content() -> dict[str, Any]:
         "seconds": 1310.0,
         "machine": {"cpu": "a processor", "cores": 2, "gpu": None},
         "versions": {"torch": "2.15.0", "onnxruntime": "1.32.0"},
-        "tested_on": {"dataset": "cifar10", "count": 10000, "labels_sha256": "0123456789abcdef"},
+        "tested_on": {
+            "dataset": "cifar10",
+            "count": 10000,
+            "labels_sha256": "0123456789abcdef",
+            "pixels_sha256": 2 * "0123456789abcdef",
+            "preprocessing": {
+                "channels": "RGB",
+                "image_size": 32,
+                "resize": None,
+                "crop": None,
+                "mean": [0.485, 0.456, 0.406],
+                "std": [0.229, 0.224, 0.225],
+            },
+        },
     }
 
 

@@ -80,7 +80,9 @@ def test_times_of_another_machine_or_setting_are_not_compared(
     assert beside(content, earlier, max_latency_regression=None).skipped == ()
 
 
-@pytest.mark.parametrize(("key", "value"), [("dataset", "digits"), ("count", 359), ("labels_sha256", "f" * 16)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("dataset", "digits"), ("count", 359), ("labels_sha256", "f" * 16), ("pixels_sha256", "f" * 32)]
+)
 def test_a_baseline_of_other_test_images_is_refused(
     content: dict[str, Any], earlier: dict[str, Any], key: str, value: Any
 ) -> None:
@@ -89,6 +91,32 @@ def test_a_baseline_of_other_test_images_is_refused(
         InputError, match=f"the baseline was tested on .*{value}.*, this run on 10000 images of cifar10"
     ):
         beside(content, earlier)
+
+
+@pytest.mark.parametrize(("key", "value"), [("std", [0.2, 0.2, 0.2]), ("resize", 36), ("image_size", 28)])
+def test_a_baseline_of_the_same_images_prepared_otherwise_is_refused(
+    content: dict[str, Any], earlier: dict[str, Any], key: str, value: Any
+) -> None:
+    earlier["tested_on"]["preprocessing"][key] = value
+    with pytest.raises(InputError, match=rf": preprocessing\.{key} differ; compare runs of the same"):
+        beside(content, earlier)
+
+
+def test_images_of_an_earlier_version_are_compared_by_their_labels_and_that_is_said(
+    content: dict[str, Any], earlier: dict[str, Any]
+) -> None:
+    earlier["tested_on"] |= {"pixels_sha256": None, "preprocessing": None}
+    (said,) = beside(content, earlier).warnings
+    assert "compared by their labels alone, as an earlier version exported the baseline; export again" in said
+    earlier["tested_on"]["labels_sha256"] = "f" * 16
+    with pytest.raises(InputError, match=r": labels differ; compare runs"):
+        beside(content, earlier)
+
+
+def test_a_baseline_of_another_network_is_told(content: dict[str, Any], earlier: dict[str, Any]) -> None:
+    assert beside(content, earlier).warnings == ()
+    earlier["network"] = "resnet20"
+    assert beside(content, earlier).warnings == ("the baseline is another network: resnet20, this run's is resnet56",)
 
 
 @pytest.mark.parametrize(
