@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,17 @@ def require_bound(folder: RunFolder, report: Report) -> str:
     if not any(name.endswith(".onnx") for name in report.files):
         return f"not checked: an earlier version exported them; run `edcompress export {folder.path} --onnx` again to have them checked"
     return CHECKED if report.settings is not None else f"{CHECKED}; the recipe is not, an earlier version pruned by it"
+
+
+def require_as_written(folder: RunFolder, told: Mapping[str, FileRecord]) -> None:
+    """Raise RunFolderError where a file from which the run in `folder` goes on is not the one that it wrote."""
+    for name, record in told.items():
+        path = folder.path / name
+        fault = _difference(path, record) if path.is_file() else "there is none"
+        if fault:
+            raise RunFolderError(
+                f"{path} is not the file that this run wrote ({fault}); put it back, or start over with --force"
+            )
 
 
 def faults(folder: RunFolder, report: Report) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from edcompress.data.splits import train_batches
@@ -23,7 +24,7 @@ from edcompress.measures import ModelResult, Proof, Value
 from edcompress.monitor import Monitor
 from edcompress.networks.modes import on_cpu
 from edcompress.origin import Origin
-from edcompress.results import SearchSummary
+from edcompress.results import FileRecord, SearchSummary
 from edcompress.runs import RunFolder, write_text
 from edcompress.search.regime import SearchRegime
 from edcompress.snapshot import load_snapshot, save_snapshot
@@ -35,7 +36,7 @@ SNAPSHOTS_KEPT = 2
 
 
 class Measured(Value):
-    """What the stages have found so far; it travels in the snapshots."""
+    """What the stages have found so far; it travels in the snapshots. `files` are those that the run wrote and goes on from."""
 
     seconds: float = 0.0
     search_began: float = 0.0
@@ -45,6 +46,7 @@ class Measured(Value):
     masked_vs_pruned: Proof | None = None
     search: SearchSummary | None = None
     latency_share: float | None = None
+    files: dict[str, FileRecord] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

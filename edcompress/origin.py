@@ -105,6 +105,11 @@ def save_origin(origin: Origin, folder: RunFolder) -> None:
         save_snapshot(folder.start, {"plan": plan, "network": network})
 
 
+def saved_origin(folder: RunFolder) -> list[Path]:
+    """The files of `save_origin` that are the run's own, and hold no checksum of themselves."""
+    return [path for name in ("dense.safetensors", "space.json", "latency.json") if (path := folder / name).is_file()]
+
+
 def read_saved(recipe: Recipe, path: Path, session: Session) -> nn.Module:
     """The recipe's network with the weights of a run's own file, on the CPU in eval mode."""
     network = plain_network(recipe, session)

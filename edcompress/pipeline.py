@@ -53,7 +53,7 @@ from edcompress.report.shipping import recommend
 from edcompress.report.wording import disturbed
 from edcompress.reports import save_report
 from edcompress.results import Images, Inspection, Report, Variant
-from edcompress.runs import FILES, UNFINISHED_EXPORTS, RunFolder
+from edcompress.runs import FILES, UNFINISHED_EXPORTS, RunFolder, sole_writer
 from edcompress.session import DEFAULT, Session
 from edcompress.sizing import sized_for_training, with_batch_size
 from edcompress.snapshot import load_snapshot, save_snapshot
@@ -211,14 +211,14 @@ def train(
         raise InputError(
             f"-o {output}: the checkpoint is written as safetensors; name it {output.with_suffix('.safetensors')}"
         )
+    with sole_writer(output, unfinished(output)):
+        if not (resume or force):
+            _require_untrained(output)
+        return _trained(recipe, output, resume=resume, session=session)
+
+
+def _trained(recipe: Recipe, output: Path, *, resume: bool, session: Session) -> Accuracy:
     kept = unfinished(output)
-    if not (resume or force):
-        if kept.exists():
-            raise InputError(
-                f"{kept} is of a training that was interrupted; go on with --resume, or start over with --force"
-            )
-        if output.exists():
-            raise InputError(f"{output} exists; choose another with -o, or overwrite it with --force")
     about = {"edcompress.recipe": recipe.digest, TRAINING: json.dumps(recipe.of_training)}
     asked = {**recipe.of_training, "compile": recipe.compile}
     saved: dict[str, Any] = {}
@@ -226,10 +226,6 @@ def train(
         saved = _saved_training(kept, asked)
         recipe = with_batch_size(recipe, saved["batch_size"])
     job, network = open_job(recipe, session), new_network(recipe, session)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"-o {output}: {output.parent} cannot be made a folder: {error.strerror}") from error
     with memory_told(recipe, "lower data.batch_size and data.eval_batch_size, or end other processes on it"):
         job = sized_for_training(job, network)
         of = {"recipe": asked, "batch_size": job.recipe.data.batch_size}
@@ -241,6 +237,17 @@ def train(
         session.monitor.alarm(text)
     kept.unlink(missing_ok=True)
     return accuracy
+
+
+def _require_untrained(output: Path) -> None:
+    """Raise InputError where a training would replace the file of another, or what it has trained so far."""
+    kept = unfinished(output)
+    if kept.exists():
+        raise InputError(
+            f"{kept} is of a training that was interrupted; go on with --resume, or start over with --force"
+        )
+    if output.exists():
+        raise InputError(f"{output} exists; choose another with -o, or overwrite it with --force")
 
 
 def unfinished(output: Path) -> Path:

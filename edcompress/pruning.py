@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from edcompress import stages
-from edcompress.bindings import OF_PRUNING, records
+from edcompress.bindings import OF_PRUNING, records, require_as_written
 from edcompress.confirmation import confirmed
 from edcompress.deploy.standalone import standalone_source
 from edcompress.epochs import Measured, Run, last_snapshot
@@ -27,7 +27,7 @@ from edcompress.measures import ModelResult, Proof, Proofs
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import on_cpu
-from edcompress.origin import Origin, read_plan, read_space, resumed_origin, save_origin
+from edcompress.origin import Origin, read_plan, read_space, resumed_origin, save_origin, saved_origin
 from edcompress.progress import recording
 from edcompress.recipe import Recipe
 from edcompress.recipebook import differences, dump
@@ -145,6 +145,8 @@ def begun(folder: RunFolder, recipe: Recipe) -> bool:
             f"--resume: {folder.path} was begun with another {', '.join(changed)}; resume it with its own recipe.yaml"
         )
     folder.require_whole()
+    if not folder.finished and not folder.state.is_dir():
+        raise RunFolderError(f"{folder.state} is missing, from which the run would go on; start over with --force")
     return True
 
 
@@ -192,8 +194,10 @@ def _through_stages(run: Run) -> tuple[nn.Module, Measured]:
     team = run.job.team
     measured, saved = team.from_first(lambda: last_snapshot(run.folder, run.job.monitor)) or (None, {})
     if measured is None:
-        measured = stages.measure_dense(run)
+        files = team.from_first(lambda: records(saved_origin(run.folder)))
+        measured = stages.measure_dense(run).model_copy(update={"files": files})
         run.save(measured, {"stage": "search", "epoch": 0})
+    team.from_first(partial(require_as_written, run.folder, measured.files))
     if saved.get("stage", "search") == "search":
         network, state, measured = stages.search(run, measured, saved)
         state, share = team.from_first(partial(confirmed, run.job, run.origin, network, state))
@@ -210,7 +214,7 @@ def _through_stages(run: Run) -> tuple[nn.Module, Measured]:
 def _conclude(run: Run, tuned: nn.Module, measured: Measured, checkpoint: str) -> Report:
     job = run.job
     job.monitor.stage("verification: save, reload, prove, accuracy on the test images")
-    again, proof = _saved(run, tuned) if job.team.first else (tuned, None)
+    again, proof = _saved(run, tuned, measured) if job.team.first else (tuned, None)
     accuracy = job.accuracy(job.precision.place(on_cpu(again)))
 
     def reported() -> Report:
@@ -224,9 +228,10 @@ def _conclude(run: Run, tuned: nn.Module, measured: Measured, checkpoint: str) -
     return job.team.from_first(reported)
 
 
-def _saved(run: Run, tuned: nn.Module) -> tuple[nn.Module, Proof]:
+def _saved(run: Run, tuned: nn.Module, measured: Measured) -> tuple[nn.Module, Proof]:
     """The fine-tuned network as its file gives it back, proved equal."""
     job, folder = run.job, run.folder
+    require_as_written(folder, measured.files)
     save_tensors(folder / "pruned.safetensors", tuned.state_dict(), {"edcompress.recipe": job.recipe.digest})
     again = reloaded(folder, run.origin.dense)
     write_text(folder / "load_pruned.py", standalone_source(job.recipe.model, again, job.example.shape[1:]))

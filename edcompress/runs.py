@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from edcompress import recipebook
 from edcompress.errors import RunFolderError
-from edcompress.files import UNFINISHED_FILES, replacing, special_kind
+from edcompress.files import UNFINISHED_FILES, remove_unfinished, replacing, special_kind
 from edcompress.recipe import Recipe
 from edcompress.results import Report
 
@@ -53,7 +53,8 @@ class RunFolder:
     @property
     def snapshots(self) -> list[Path]:
         """What a resumed run goes on from, newest first: the newest that is whole."""
-        return sorted(self.state.glob(_SNAPSHOT.format("*")), reverse=True)
+        found = self.state.glob(_SNAPSHOT.format("*"))
+        return sorted((path for path in found if path.stem.rpartition("-")[2].isdecimal()), reverse=True)
 
     def next_snapshot(self) -> Path:
         """Where to save the next one."""
@@ -161,14 +162,7 @@ class RunFolder:
         """
         with self._usable():
             self._require_own_files()
-        lock = FileLock(self._lock)
-        with self._usable():
-            try:
-                lock.acquire(timeout=LOCK_SECONDS)
-            except Timeout:
-                raise RunFolderError(
-                    f"{self.path} is in use by another process; wait for it, stop it, or choose another folder with -o"
-                ) from None
+            lock = _acquired(self._lock, f"{self.path} is in use by another process; {_WAIT} another folder with -o")
         try:
             with self._usable():
                 self._remove_unfinished()
@@ -196,10 +190,8 @@ class RunFolder:
             RunFolder(trial)._require_own_files()
 
     def _remove_unfinished(self) -> None:
-        for folder in self.path.glob(UNFINISHED_EXPORTS + "*"):
-            shutil.rmtree(folder)
-        for path in self.path.glob(f"**/{UNFINISHED_FILES}"):  # after the folders above, in which some are
-            path.unlink()
+        remove_unfinished(self.path.glob(UNFINISHED_EXPORTS + "*"))
+        remove_unfinished(self.path.glob(f"**/{UNFINISHED_FILES}"))  # after the folders above, in which some are
         if self.finished:
             self.clear_state()
 
@@ -241,6 +233,44 @@ class RunFolder:
     def read_report(self) -> Report:
         """The report of the run."""
         return read_report(self / "report.json")
+
+
+_WAIT = "wait for it, stop it, or choose"
+
+
+def _acquired(path: Path, busy: str) -> FileLock:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise RunFolderError(busy) from None
+    return lock
+
+
+@contextmanager
+def sole_writer(output: Path, *more: Path) -> Iterator[None]:
+    """A block in which no other process of ours writes `output` and the files `more` beside it; RunFolderError where one does already.
+
+    Their folder is made. What a process that was killed had not finished writing is removed. Nothing else is left where the block fails.
+    """
+    made = not output.parent.exists()
+    path = output.parent / f".{output.name}.lock"
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        lock = _acquired(path, f"-o {output} is being written by another process; {_WAIT} another file with -o")
+    except OSError as error:
+        raise RunFolderError(
+            f"-o {output}: {output.parent} cannot be used: {error.strerror} ({error.filename})"
+        ) from error
+    try:
+        for file in (output, *more):
+            remove_unfinished(output.parent.glob(f".{escape(file.name)}{UNFINISHED_FILES.removeprefix('.*')}"))
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held
+        lock.release()
+        if made and not any(output.parent.iterdir()):
+            output.parent.rmdir()
 
 
 def read_report(path: Path) -> Report:

@@ -27,6 +27,8 @@ def save_snapshot(path: Path, tree: dict[str, Any]) -> None:
 def load_snapshot(path: Path) -> dict[str, Any]:
     """The tree that `save_snapshot` wrote, tensors on the CPU; CheckpointError for a file that it did not write."""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")  # opening a pipe would wait for its other end
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

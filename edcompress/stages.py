@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from edcompress.bindings import records
 from edcompress.data.splits import train_batches
 from edcompress.epochs import Measured, Phase, Run, shorten, train, train_phase
 from edcompress.errors import BudgetError
@@ -129,7 +130,8 @@ def operate(run: Run, network: nn.Module, state: Tensor, measured: Measured) -> 
     after = ModelResult(accuracy=job.accuracy(placed), size=measure_size(smaller, job.example))
     if job.team.first:
         write_text(run.folder / "plan.json", plan.model_dump_json(indent=1) + "\n")
-    update = {"masked": masked, "after_surgery": after, "masked_vs_pruned": proof}
+    files = job.team.from_first(lambda: records([run.folder / "plan.json"]))
+    update = {"files": {**measured.files, **files}, "masked": masked, "after_surgery": after, "masked_vs_pruned": proof}
     return on_cpu(placed), measured.model_copy(update=update)
 
 

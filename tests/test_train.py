@@ -13,10 +13,11 @@ import pytest
 import safetensors.torch
 from digits import Interrupter, digits
 
-from edcompress.errors import DataError
+from edcompress import runs
+from edcompress.errors import CheckpointError, DataError, InputError, RunFolderError
 from edcompress.monitor import Silent
-from edcompress.networks.checkpoints import read_metadata
 from edcompress.pipeline import train, unfinished
+from edcompress.runs import sole_writer
 from edcompress.session import Session
 from edcompress.snapshot import load_snapshot
 
@@ -44,10 +45,9 @@ def trained(output: Path, monitor: Silent | None = None, *more: str, **how: bool
     train(digits(*QUICK, *more), output, session=Session("cpu", monitor=monitor or Silent()), **how)
 
 
-def content(path: Path) -> tuple[dict[str, bytes], dict[str, str]]:
-    """The weights, bit for bit, and what the file says of them; in the file itself what it says has no order."""
-    tensors = safetensors.torch.load_file(path)
-    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, read_metadata(path)
+def weights(path: Path) -> dict[str, bytes]:
+    """The weights, bit for bit, whatever the file says of them."""
+    return {name: tensor.numpy().tobytes() for name, tensor in safetensors.torch.load_file(path).items()}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_an_interrupted_training_goes_on_to_the_same_file(
     saved = load_snapshot(unfinished(path))
     assert (saved["epoch"], saved.get("place", {}).get("steps", 0)) == (epoch, steps)
     trained(path, resume=True)
-    assert content(path) == content(whole)
+    assert path.read_bytes() == whole.read_bytes()
     assert os.listdir(tmp_path) == [path.name]
 
 
@@ -111,7 +111,7 @@ def test_one_that_was_trained_but_not_measured_is_measured(
     assert path.exists()
     monkeypatch.undo()
     trained(path, Interrupter("train", 1, 1), resume=True)  # no step is made again
-    assert content(path) == content(whole)
+    assert path.read_bytes() == whole.read_bytes()
     assert not unfinished(path).exists()
 
 
@@ -148,14 +148,14 @@ def test_there_has_to_be_something_to_go_on_from(cli: Cli, whole: Path, torn: Pa
 def test_force_starts_over(whole: Path, torn: Path) -> None:
     path = torn.with_suffix("")
     trained(path, force=True)
-    assert content(path) == content(whole)
+    assert path.read_bytes() == whole.read_bytes()
     assert not torn.exists()
 
 
 def test_where_the_images_lie_may_change(whole: Path, torn: Path) -> None:
     path = torn.with_suffix("")
     trained(path, None, "data.workers=1", resume=True)
-    assert content(path)[0] == content(whole)[0]
+    assert weights(path) == weights(whole)
 
 
 def test_a_batch_size_that_was_found_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_a_sweep_goes_on_with_the_training_of_its_network(
     cli: Cli, torn: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(source: Path, *_: object, **__: object) -> None:
-        assert content(source)[0] == content(whole)[0]
+        assert weights(source) == weights(whole)
         raise DataError("the disk is gone")
 
     monkeypatch.setattr("edcompress.sweeps.prune", failing)
@@ -204,3 +204,36 @@ def test_a_signal_saves_what_was_trained_and_says_how_to_go_on(
     assert not path.exists()
     begun = cli(*command)
     assert (begun.code, "go on with --resume" in begun.err) == (2, True)
+
+
+def test_two_trainings_do_not_share_a_file(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "LOCK_SECONDS", 0.0)
+    path = tmp_path / "new" / whole.name
+    with sole_writer(path):
+        for how in ({}, {"force": True}, {"resume": True}):
+            with pytest.raises(
+                RunFolderError, match=r"dense\.safetensors is being written by another process; wait for it"
+            ):
+                trained(path, **how)
+        with sole_writer(path.with_name("other.safetensors")):
+            assert len(os.listdir(path.parent)) == 2
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_training_was_writing_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "dense.safetensors"
+    kept = [".other.safetensors.12.345.part", ".dense.safetensors.part", "dense.safetensors.12.345.part", "notes"]
+    gone = [".dense.safetensors.12.345.part", ".dense.safetensors.unfinished.12.345.part"]
+    for name in (*kept, *gone):
+        (tmp_path / name).touch()
+    (tmp_path / ".dense.safetensors.12.345.0.part").mkdir()
+    (tmp_path / ".dense.safetensors.12.345.0.part" / ".tmp1").touch()
+    with pytest.raises(InputError, match=r"there is no .*unfinished"):
+        trained(path, resume=True)
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+
+
+def test_a_pipe_in_place_of_what_was_trained_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "dense.safetensors.unfinished")
+    with pytest.raises(CheckpointError, match="it is no file"):
+        trained(tmp_path / "dense.safetensors", resume=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from edcompress.errors import CheckpointError, StorageError, first_line
-from edcompress.files import replacing
+from edcompress.files import replacing, scratch_beside
 from edcompress.networks.fitting import load_into, plain_name
 from edcompress.networks.limits import bounded_memory
 from edcompress.networks.pickles import PICKLE, ZIP, read_torch
@@ -69,10 +70,25 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """
     own = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     try:
-        with replacing(path) as part:
-            safetensors.torch.save_file(own, part, dict(metadata) if metadata else None)
+        with replacing(path) as part, scratch_beside(part) as folder:
+            safetensors.torch.save_file(own, folder / path.name, dict(metadata) if metadata else None)
+            _order_metadata(folder / path.name)
+            os.replace(folder / path.name, part)
     except SafetensorError as error:
         raise StorageError(f"{path} cannot be written: {error}; make room on that disk") from error
+
+
+def _order_metadata(path: Path) -> None:
+    """Have equal tensors and metadata make equal bytes: the library writes metadata in another order each time."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
+        assert len(text) == length, "JSON of the same values has the same length"
+        file.seek(8)
+        file.write(text)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from digits import ONE_EPOCH, Interrupter, digits, outcome, pruned
 
 from edcompress import overview, progress, runs
@@ -114,6 +115,43 @@ def test_without_a_whole_snapshot_the_way_out_is_to_start_over(torn: Path, tmp_p
         pruned(dense, folder.path, digits(*OFTEN), resume=True)
 
 
+@pytest.mark.parametrize("name", ["plan.json", "space.json", "dense.safetensors"])
+def test_a_file_that_was_changed_meanwhile_is_not_gone_on_from(
+    torn: Path, tmp_path: Path, dense: Path, name: str
+) -> None:
+    path = Path(shutil.copytree(torn, tmp_path / "run")) / name
+    if name == "plan.json":  # other channels, just as many
+        plan = json.loads(path.read_text())
+        group = next(group for group in plan["groups"] if len(group["kept"]) < group["channels"])
+        left = min(set(range(group["channels"])) - set(group["kept"]))
+        group["kept"] = sorted([*group["kept"][1:], left])
+        path.write_text(json.dumps(plan, indent=1) + "\n")
+    elif name == "space.json":
+        path.write_text(path.read_text() + " ")
+    else:
+        tensors = safetensors.torch.load_file(path)
+        safetensors.torch.save_file({key: tensor + 0 for key, tensor in tensors.items()}, path, {"by": "hand"})
+    told = rf"{name} is not the file that this run wrote \(.*\); put it back, or start over with --force"
+    with pytest.raises(RunFolderError, match=told):
+        pruned(dense, tmp_path / "run", digits(*OFTEN), resume=True)
+
+
+def test_a_run_whose_state_is_gone_can_only_be_started_over(torn: Path, tmp_path: Path, dense: Path) -> None:
+    folder = RunFolder(shutil.copytree(torn, tmp_path / "run"))
+    shutil.rmtree(folder.state)
+    with pytest.raises(
+        RunFolderError, match="state is missing, from which the run would go on; start over with --force"
+    ):
+        pruned(dense, folder.path, digits(*OFTEN), resume=True)
+
+
+def test_a_file_called_like_a_snapshot_is_none(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    for name in ("snapshot-x.safetensors", "snapshot-.safetensors", "snapshot-000000002.safetensors"):
+        (tmp_path / "state" / name).touch()
+    assert RunFolder(tmp_path).next_snapshot().name == "snapshot-000000003.safetensors"
+
+
 def test_two_processes_do_not_share_a_run(
     torn: Path, tmp_path: Path, dense: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +205,8 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
     folder.clear()
     (folder.path / ".report.json.123.456.part").write_text("half")
     (folder.state / ".snapshot-000000002.safetensors.123.456.part").write_text("half")
+    (folder.state / ".snapshot-000000002.safetensors.123.456.0.part").mkdir()
+    (folder.state / ".snapshot-000000002.safetensors.123.456.0.part" / ".tmp12").write_text("half")
     (folder.path / ".export-abc").mkdir()
     (folder.path / ".export-abc" / "dense.onnx").write_text("whole")
     (folder.path / ".export-abc" / ".pruned.onnx.123.456.part").write_text("half")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edcompress.errors import CheckpointError, StorageError
-from edcompress.networks.checkpoints import load_into, read_state_dict, save_tensors
+from edcompress.networks.checkpoints import load_into, read_metadata, read_state_dict, save_tensors
 from edcompress.networks.registry import build
 from edcompress.sources import Model
 
@@ -361,3 +361,12 @@ def test_public_cifar_checkpoints_load(arch: str, file: str) -> None:
     network = build(Model(arch=arch, num_classes=10))
     load_into(network, tensors, source=file)
     assert torch.equal(network.state_dict()["layer3.2.conv2.weight"], tensors["layer3.2.conv2.weight"])
+
+
+def test_equal_tensors_and_metadata_make_equal_bytes(tmp_path: Path) -> None:
+    tensors, metadata = {"b": torch.zeros(3), "a": torch.ones(2)}, {name: f'{name} "é\x01\\' for name in "hgfedcba"}
+    for number in range(5):
+        save_tensors(tmp_path / f"{number}.safetensors", tensors, metadata)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert read_metadata(tmp_path / "0.safetensors") == metadata
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number}.safetensors" for number in range(5)]
