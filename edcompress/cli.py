@@ -20,6 +20,7 @@ from edcompress.cli_options import (
     AsJson,
     Baseline,
     Batch,
+    ClassDrop,
     Confidence,
     Converted,
     Device,
@@ -134,7 +135,7 @@ def convert(run: RunPath = None, to: Annotated[str, typer.Option("--to", help="p
 
 @app.command()
 def gate(run: RunOrReport = None,
-         min_top1: Top1 = None,
+         min_top1: Top1 = None, max_class_drop: ClassDrop = None,
          max_top1_drop: Drop = None, max_top5_drop: Drop5 = None, min_agreement: Agreement = None, min_speedup: Speedup = None,
          max_latency_ms: LatencyMs = None, max_size_ratio: SizeRatio = None, max_size_bytes: SizeBytes = None,
          max_parity: Parity = None, confidence: Confidence = None, level: Level = None, disturbed: Disturbed = None,
@@ -168,8 +169,7 @@ def evaluate(model: Annotated[Path, typer.Argument(help="A checkpoint, a run fol
 
     with Display(err, quiet=True) as monitor:
         accuracy = pipeline.evaluate(model, checked, Session(device, trust_code, trust_pickle, monitor))
-    views.show_value(accuracy, as_json, *(f"top-{k}  {c.correct} of {c.total}  ({c.fraction:.2%})"
-                                     for k, c in ((1, accuracy.top1), (5, accuracy.top5))))  # fmt: skip
+    views.show_accuracy(accuracy, checked.model.num_classes, as_json=as_json)
 
 
 @app.command()

@@ -60,6 +60,7 @@ def _limit(key: str) -> Any:
 Top1 = Annotated[float | None, _limit("min_top1")]
 Drop = Annotated[float | None, _limit("max_top1_drop")]
 Drop5 = Annotated[float | None, _limit("max_top5_drop")]
+ClassDrop = Annotated[float | None, _limit("max_class_drop")]
 Agreement = Annotated[float | None, _limit("min_agreement")]
 Speedup = Annotated[float | None, _limit("min_speedup")]
 LatencyMs = Annotated[float | None, _limit("max_latency_ms")]

@@ -111,6 +111,10 @@ class Gate(Section):
     min_top1: Unit | None = Field(None, description="top-1 of pruned.onnx, whatever the dense network's is")
     max_top1_drop: Unit | None = Field(0.01, description="dense minus pruned top-1, absolute")
     max_top5_drop: Unit | None = Field(None, description="dense minus pruned top-5, absolute")
+    max_class_drop: Unit | None = Field(
+        None,
+        description="dense minus pruned recall of the class that loses most, absolute; one image of a class of 20 is 0.05",
+    )
     min_agreement: Unit | None = Field(
         None, description="share of the test images to which both ONNX files give the same class"
     )

@@ -119,6 +119,25 @@ class Paired(Value):
         return self.same_class / self.top1.total
 
 
+class Recalls(Value):
+    """Of each class, in index order: its test images, how many of them are right, and how many images in all were given this class."""
+
+    images: tuple[Number, ...]
+    right: tuple[Number, ...]
+    given: tuple[Number, ...]
+
+    @model_validator(mode="after")
+    def _of_the_same_classes(self) -> Self:
+        if not len(self.images) == len(self.right) == len(self.given):
+            raise ValueError(
+                f"{len(self.images)} classes have images, {len(self.right)} right ones and {len(self.given)} given ones"
+            )
+        for place, (images, right, given) in enumerate(zip(self.images, self.right, self.given, strict=True)):
+            if right > min(images, given):
+                raise ValueError(f"class {place} has {right} right of {images} images, and was given to {given}")
+        return self
+
+
 class Size(Value):
     """What a network costs for one image: parameters, multiply-accumulates, and bytes of its ONNX file once exported."""
 
@@ -198,8 +217,8 @@ class Latency(Value):
 class ModelResult(Value):
     """All that is known of one model; what has not been measured yet is None.
 
-    `accuracy` is of the PyTorch network, `onnx_accuracy` of the ONNX file in onnxruntime, and `paired` its images beside the dense
-    network's file.
+    `accuracy` is of the PyTorch network, `onnx_accuracy` of the ONNX file in onnxruntime, `recalls` the file's class by class, and `paired`
+    its images beside the dense network's file.
     `more_latency_ms` is of the further batch sizes and threads, where the recipe lists several.
     """
 
@@ -208,6 +227,7 @@ class ModelResult(Value):
     latency_ms: Latency | None = None
     onnx_accuracy: Accuracy | None = None
     paired: Paired | None = None
+    recalls: Recalls | None = None
     more_latency_ms: tuple[Latency, ...] = ()
 
     @property

@@ -48,6 +48,7 @@ from edcompress.progress import begun_with, recording
 from edcompress.pruning import as_begun, begun, prune_once, reloaded, reserved, restate
 from edcompress.recipe import Recipe
 from edcompress.recipebook import changed_keys, check
+from edcompress.report.recall import class_alarms
 from edcompress.report.sanity import at_chance
 from edcompress.report.shipping import recommend
 from edcompress.report.wording import disturbed
@@ -139,10 +140,12 @@ def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
         pixels = Running()
         found = predict(files, job.test_batches("test images", pixels))
         about = {"tested_on": _tested_on(job, found["dense"], pixels), "untrained_head": recipe.model.reset_head}
-        report = report.model_copy(update=about)
+        report = report.model_copy(update={**about, "classes": job.splits.classes})
         completed = _with_onnx(files, report, proofs, latency, found)
         bare = without_onnx(report)
         kept = {**bare.files, **records(sorted(Path(made).glob("*.onnx")))}
+        for text in class_alarms(completed):
+            job.monitor.warning(text)
         completed = completed.model_copy(
             update={"ship": recommend(completed, recipe.gate), "files": kept, "limits": recipe.gate}
         )
@@ -386,6 +389,7 @@ def _with_onnx(
             "latency_ms": first,
             "more_latency_ms": tuple(more),
             "onnx_accuracy": found[name].accuracy,
+            "recalls": found[name].recalls(len(report.classes)),
             "paired": None if name == "dense" else found[name].beside(found["dense"]),
         }
         return result.model_copy(update=update)

@@ -268,6 +268,7 @@ def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, 
         settings=recipe.of_pruning,
         untrained_head=recipe.model.reset_head,
         limits=recipe.gate,
+        classes=run.job.splits.classes,
     )
 
 

@@ -10,6 +10,9 @@ from edcompress.delivery import Gate
 from edcompress.measures import Count, Interval, Latency, ModelResult, Pairs, Proof, Proofs, Size, Value
 from edcompress.sources import Interpolation, Orientation
 
+TOP5 = 5
+"""Classes among which every image is right in the top five."""
+
 
 class Preprocessing(Value):
     """What is done to an image before the network sees it; it travels in the ONNX files and the model card.
@@ -203,7 +206,7 @@ class Report(Value):
     """report.json: what was asked, done, proved and measured in one run.
 
     `files` are those that it speaks of, `settings` what of the recipe `prune` depends on (`Recipe.of_pruning`), `limits` the recipe's
-    when it was judged, or exported, last.
+    when it was judged, or exported, last, and `classes` their names in index order.
     With an `untrained_head` (model.reset_head) the dense network's accuracy, and drops from it, say nothing.
     """
 
@@ -232,11 +235,17 @@ class Report(Value):
     files: dict[FileName, FileRecord] = Field(default_factory=dict)
     settings: dict[str, Any] | None = None
     limits: Gate | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def speedup(self) -> Interval | None:
         """Dense over pruned p50 latency with its confidence interval; None where it was not measured, or by an earlier version."""
         return self.pruned.latency_ms.speedup if self.pruned.latency_ms else None
+
+    @property
+    def top5_without_use(self) -> str:
+        """Why a top-5 says nothing: among five classes or fewer it is every image. "" where it does, or an earlier version ran."""
+        return f"n/a: {len(self.classes)} classes" if 0 < len(self.classes) <= TOP5 else ""
 
     @property
     def headline_latencies(self) -> tuple[Latency, ...]:

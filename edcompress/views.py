@@ -17,14 +17,14 @@ from edcompress import runs
 from edcompress.display import Terminal
 from edcompress.errors import InputError
 from edcompress.files import require_file_place
-from edcompress.measures import Latency
+from edcompress.measures import Accuracy, Latency
 from edcompress.report import github, tables
 from edcompress.report.checks import check_notes
 from edcompress.report.junit import junit
 from edcompress.report.rows import point_doubts, ship_line
-from edcompress.report.sanity import alarm
+from edcompress.report.sanity import alarms
 from edcompress.report.wording import calls, disturbed, human, measured_with, setting
-from edcompress.results import Inspection, Report, Sweep, TargetResult, Verdict
+from edcompress.results import TOP5, Inspection, Report, Sweep, TargetResult, Verdict
 
 out = Terminal()
 
@@ -91,7 +91,7 @@ def show_report(report: Report, folder: runs.RunFolder, *, as_json: bool) -> Non
         say(f"latency: {setting(latency)}, {calls(latency)}")
     if warning := disturbed(report.latencies):
         say(f"warning: {warning}")
-    if text := alarm(report):
+    for text in alarms(report):
         cry(text)
     if line := ship_line(report):
         say(line)
@@ -159,6 +159,15 @@ def tell_ci(verdict: Verdict, name: str, junit_file: Path | None) -> None:
                 file.write(github.summary(verdict, name))
         except OSError as error:
             raise InputError(f"GITHUB_STEP_SUMMARY: {path} cannot be written: {error.strerror}") from error
+
+
+def show_accuracy(accuracy: Accuracy, classes: int, *, as_json: bool) -> None:
+    """Top-1 and top-5, where there are more than five classes."""
+    counts = {1: accuracy.top1, TOP5: accuracy.top5}
+    lines = {k: f"top-{k}  {count.correct} of {count.total}  ({count.fraction:.2%})" for k, count in counts.items()}
+    if classes <= TOP5:
+        lines[TOP5] = f"top-{TOP5}  n/a: {classes} classes"
+    show_value(accuracy, as_json, *lines.values())
 
 
 def show_value(value: BaseModel, as_json: bool, *lines: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from edcompress.deploy.half import faithful_session
 from edcompress.deploy.parity import run_onnx
 from edcompress.errors import InputError
-from edcompress.measures import Accuracy, Paired, Pairs
+from edcompress.measures import Accuracy, Paired, Pairs, Recalls
 from edcompress.training.accuracy import accuracy_of, by_class, count_agreeing, top_classes
 
 
@@ -39,6 +39,14 @@ class Predictions:
         count = int(max(self.labels.max(), self.classes.max())) + 1
         counts = (by_class(classes, count) for classes in (self.labels, self.classes[:, 0]))
         return accuracy_of(int(self.right1.sum()), int(self.right5.sum()), *counts)
+
+    def recalls(self, classes: int) -> Recalls:
+        """The counts of each of so many classes."""
+        images, right, given = (
+            by_class(found, classes).tolist()[:classes]
+            for found in (self.labels, self.labels[self.right1], self.classes[:, 0])
+        )
+        return Recalls(images=images, right=right, given=given)
 
     def beside(self, dense: Predictions) -> Paired:
         """These predictions paired with the dense network's on the same images; an image with no answer agrees with nothing."""

@@ -8,7 +8,7 @@ from edcompress.delivery import Batch
 from edcompress.recipe import Recipe
 from edcompress.report.markdown import code, literal, table_row
 from edcompress.report.rows import VARIANT_HEADINGS, comparison_rows, proof_rows, variant_rows
-from edcompress.report.sanity import alarm
+from edcompress.report.sanity import alarms
 from edcompress.report.wording import calls, disturbed, measured_with, setting
 from edcompress.results import Preprocessing, Report, TargetResult
 
@@ -85,7 +85,7 @@ def _figures(report: Report, recipe: Recipe) -> str:
         f"Accuracies are on the {total} test images of {recipe.data.dataset}, and say nothing about other images. Latencies were "
         f"measured at {setting(measured)}, in {calls(measured)}, with {literal(measured_with(measured))}."
         + (f" Warning: {warning}.\n\n" if warning else "\n\n")
-        + (f"**Warning: {text}.**\n\n" if (text := alarm(report)) else "")
+        + "".join(f"**Warning: {literal(text)}.**\n\n" for text in alarms(report))
         + _table(("", "dense", "pruned", "change"), comparison_rows(report))
         + "\n\n"
         + (_table(VARIANT_HEADINGS, variant_rows(report)) + "\n\n" if report.variants else "")

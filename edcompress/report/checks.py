@@ -113,6 +113,7 @@ _CHECK_FORMS = {
     "top1": CheckForm("top-1", _share, "≥"),
     "top1_drop": CheckForm("top-1 drop", _points),
     "top5_drop": CheckForm("top-5 drop", _points),
+    "class_drop": CheckForm("class drop", _points),
     "agreement": CheckForm("agreement", _share, "≥"),
     "speedup": CheckForm("speedup", lambda value: f"{value:.3f}x", "≥"),
     "latency_ms": CheckForm("latency p50", milliseconds),

@@ -12,6 +12,7 @@ from edcompress.delivery import Gate
 from edcompress.errors import InputError
 from edcompress.measures import Interval, Latency, Paired, Pairs
 from edcompress.report.paired import drop_interval, mcnemar_p
+from edcompress.report.recall import worst_class
 from edcompress.results import Report
 
 NOT_MEASURED = (
@@ -29,6 +30,7 @@ class Figure:
     interval: Interval | None = None
     pairs: Pairs | None = None
     p_value: float | None = None
+    note: str = ""
 
 
 def top1(report: Report) -> Figure:
@@ -46,6 +48,23 @@ def drop(report: Report, kind: Literal["top1", "top5"], level: float) -> Figure:
     pairs: Pairs = getattr(_paired(report, f"max_{kind}_drop"), kind)
     value = Fraction(pairs.dense_only - pairs.other_only, pairs.total)
     return Figure(value, drop_interval(pairs, level), pairs, mcnemar_p(pairs))
+
+
+def top5_drop(report: Report, level: float) -> Figure | str:
+    """`drop` of top-5, or why there is none."""
+    return report.top5_without_use or drop(report, "top5", level)
+
+
+def class_drop(report: Report) -> Figure:
+    """Dense minus pruned recall of the class that loses most."""
+    found = worst_class(report, report.pruned)
+    if found is None:
+        raise InputError(NOT_MEASURED.format(what="accuracy by class", limit="max_class_drop"))
+    dense, other, images = found.dense.correct, found.other.correct, found.dense.total
+    return Figure(
+        found.drop,
+        note=f"the class is {found.name}: of its {images} images dense.onnx has {dense} right, pruned.onnx {other}",
+    )
 
 
 def agreement(report: Report) -> Figure:
@@ -98,10 +117,11 @@ def parity(report: Report) -> Figure:
     return Figure(decimal(proof.relative) if finite else None)
 
 
-FIGURES: Mapping[str, Callable[[Report, Gate], Figure]] = {
+FIGURES: Mapping[str, Callable[[Report, Gate], Figure | str]] = {
     "min_top1": lambda report, _: top1(report),
     "max_top1_drop": lambda report, limits: drop(report, "top1", limits.level),
-    "max_top5_drop": lambda report, limits: drop(report, "top5", limits.level),
+    "max_top5_drop": lambda report, limits: top5_drop(report, limits.level),
+    "max_class_drop": lambda report, _: class_drop(report),
     "min_agreement": lambda report, _: agreement(report),
     "min_speedup": speedup,
     "max_latency_ms": lambda report, _: latency(report),
@@ -109,7 +129,7 @@ FIGURES: Mapping[str, Callable[[Report, Gate], Figure]] = {
     "max_size_bytes": lambda report, _: Figure(Fraction(_bytes(report.pruned.size.onnx_bytes, "max_size_bytes"))),
     "max_parity": lambda report, _: parity(report),
 }
-"""The figure of each limit on a run alone; they raise InputError for what has not been measured yet."""
+"""The figure of each limit on a run alone, or why it has none; they raise InputError for what has not been measured yet."""
 
 
 def decimal(value: float) -> Fraction:

@@ -24,7 +24,7 @@ from edcompress.report.rows import (
     stages,
     variant_rows,
 )
-from edcompress.report.sanity import alarm
+from edcompress.report.sanity import alarms
 from edcompress.report.wording import MISSING, calls, disturbed, measured_with, milliseconds, percent, setting, speedup
 from edcompress.results import Point, Report, SearchSummary, Sweep, Verdict
 
@@ -141,8 +141,7 @@ def _cell(text: str) -> str:
 
 
 def _comparison(report: Report) -> str:
-    text = alarm(report)
-    warned = f'<p class="fail-text">{escape(f"Warning: {text}.")}</p>' if text else ""
+    warned = "".join(f'<p class="fail-text">{escape(f"Warning: {text}.")}</p>' for text in alarms(report))
     return warned + _table(("", "dense", "pruned", "change"), comparison_rows(report))
 
 

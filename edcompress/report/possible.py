@@ -51,6 +51,13 @@ def _counts(key: str, model: ModelResult, report: Report) -> Iterator[str]:
     accuracy, paired, dense = model.onnx_accuracy, model.paired, report.dense.onnx_accuracy
     if accuracy and report.tested_on and accuracy.top1.total != report.tested_on.count:
         yield f"{key}.onnx_accuracy is over {accuracy.top1.total} images, and tested_on.count is {report.tested_on.count}"
+    if recalls := model.recalls:
+        told = (len(recalls.images), sum(recalls.images), sum(recalls.right))
+        if accuracy and told != (len(report.classes), accuracy.top1.total, accuracy.top1.correct):
+            yield (
+                f"{key}.recalls has {told[2]} of {told[1]} images right in {told[0]} classes, and {key}.onnx_accuracy.top1 "
+                f"{accuracy.top1.correct} of {accuracy.top1.total}, of {len(report.classes)} classes"
+            )
     if paired is None:
         return
     for kind in ("top1", "top5"):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from edcompress.measures import Accuracy, Count, Latency, ModelResult, Proof
+from edcompress.report.recall import worst_class
 from edcompress.report.wording import MISSING, human, milliseconds, percent, points, setting, speedup, times, tiny
 from edcompress.results import Inspection, Point, Report
 
@@ -105,8 +106,9 @@ def comparison_rows(report: Report) -> list[Comparison]:
     dense, pruned = report.dense, report.pruned
     return [
         _accuracy_row("top-1", dense.accuracy.top1, pruned.accuracy.top1),
-        _accuracy_row("top-5", dense.accuracy.top5, pruned.accuracy.top5),
+        _top5_row(report),
         *_onnx_accuracy_rows(dense.onnx_accuracy, pruned.onnx_accuracy),
+        *_class_rows(report),
         _cost_row("parameters", dense.size.params, pruned.size.params, "", "fewer/more"),
         _cost_row("MACs", dense.size.macs, pruned.size.macs, "", "fewer/more"),
         _cost_row("ONNX size", dense.size.onnx_bytes, pruned.size.onnx_bytes, "B", "smaller/larger"),
@@ -175,9 +177,15 @@ def stages(report: Report) -> list[tuple[str, ModelResult]]:
 
 def stage_rows(report: Report) -> list[Stage]:
     """The accuracy after each stage."""
+    accuracies = ((name, result.accuracy) for name, result in stages(report))
     return [
-        Stage(name, percent(found.top1), percent(found.top5), f"{found.top1.correct}/{found.top1.total}")
-        for name, found in ((name, result.accuracy) for name, result in stages(report))
+        Stage(
+            name,
+            percent(found.top1),
+            MISSING if report.top5_without_use else percent(found.top5),
+            f"{found.top1.correct}/{found.top1.total}",
+        )
+        for name, found in accuracies
     ]
 
 
@@ -235,6 +243,17 @@ def _accuracy_row(name: str, dense: Count, pruned: Count) -> Comparison:
     known = dense.total and pruned.total
     change = points(pruned.fraction - dense.fraction) if known else MISSING
     return Comparison(name, percent(dense), percent(pruned), change)
+
+
+def _top5_row(report: Report) -> Comparison:
+    if why := report.top5_without_use:
+        return Comparison("top-5", MISSING, MISSING, why)
+    return _accuracy_row("top-5", report.dense.accuracy.top5, report.pruned.accuracy.top5)
+
+
+def _class_rows(report: Report) -> list[Comparison]:
+    found = worst_class(report, report.pruned)
+    return [_accuracy_row(f"worst class: {found.name}", found.dense, found.other)] if found else []
 
 
 def _onnx_accuracy_rows(dense: Accuracy | None, pruned: Accuracy | None) -> list[Comparison]:

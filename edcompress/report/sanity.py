@@ -7,6 +7,7 @@ from statistics import NormalDist
 
 from edcompress.delivery import Gate
 from edcompress.measures import Accuracy, Count
+from edcompress.report.recall import class_alarms
 from edcompress.report.wording import percent
 from edcompress.results import Check, Report
 
@@ -40,6 +41,12 @@ def alarm(report: Report) -> str | None:
     """What to say of an exported run whose drop of accuracy says nothing; None where it does, or an earlier version measured it."""
     name, accuracy = _decisive(report)
     return at_chance(accuracy, f"{name}.onnx") if accuracy else None
+
+
+def alarms(report: Report) -> list[str]:
+    """All that must not be overlooked of what an exported run answers."""
+    text = alarm(report)
+    return [*([text] if text else []), *class_alarms(report)]
 
 
 def chance_checks(report: Report, limits: Gate) -> tuple[Check, ...]:

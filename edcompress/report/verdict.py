@@ -11,6 +11,7 @@ from edcompress.delivery import Gate
 from edcompress.errors import InputError
 from edcompress.report.baseline import REGRESSIONS, require_comparable
 from edcompress.report.figures import FIGURES, Figure, decimal, least_speedup
+from edcompress.report.recall import class_alarms
 from edcompress.report.sanity import alarm, chance_checks
 from edcompress.report.wording import disturbed, measure_again, waiting
 from edcompress.results import Check, Report, Skipped, Verdict
@@ -43,20 +44,17 @@ def judge(report: Report, limits: Gate, baseline: Report | None = None) -> Verdi
     InputError when no limit is set or all are skipped, when a limit's value has not been measured yet, and for a baseline of other images.
     """
     doubts = _doubts(report, baseline, limits)
-    held = {key: find for key, find in FIGURES.items() if _is_set(limits, key)}
-    checks = [_check(key, find(report, limits), limits, doubts.get(key)) for key, find in held.items()]
-    skipped: list[Skipped] = []
+    found = {key: find(report, limits) for key, find in FIGURES.items() if _is_set(limits, key)}
     notes: tuple[str, ...] = ()
     if baseline is not None:
         notes = require_comparable(report, baseline)
-        for key, beside in REGRESSIONS.items():
-            if not _is_set(limits, key):
-                continue
-            found = beside(report, baseline)
-            if isinstance(found, str):
-                skipped.append(Skipped(name=_name(key), limit=getattr(limits, key), reason=found))
-            else:
-                checks.append(_check(key, found, limits, doubts.get(key)))
+        found |= {key: beside(report, baseline) for key, beside in REGRESSIONS.items() if _is_set(limits, key)}
+    checks, skipped = [], []
+    for key, figure in found.items():
+        if isinstance(figure, str):
+            skipped.append(Skipped(name=_name(key), limit=getattr(limits, key), reason=figure))
+        else:
+            checks.append(_check(key, figure, limits, doubts.get(key)))
     if not checks and not skipped:
         raise InputError("the gate has no limits; set at least one, e.g. --max-top1-drop 0.01")
     if not checks and not limits.allow_unheld:
@@ -115,6 +113,7 @@ def _alarms(report: Report, limits: Gate) -> Iterator[str]:
     if text := alarm(report):
         way_out = "; where it is meant to be so, set gate.allow_weak_dense (--allow-weak-dense)"
         yield text if limits.allow_weak_dense else text + way_out
+    yield from class_alarms(report)
 
 
 def _check(key: str, figure: Figure, limits: Gate, doubt: Doubt | None) -> Check:
@@ -133,7 +132,7 @@ def _check(key: str, figure: Figure, limits: Gate, doubt: Doubt | None) -> Check
         pairs=figure.pairs,
         p_value=figure.p_value,
         held=None if held is None or doubt is None else float(held),
-        note=doubt.told(held) if doubt else "",
+        note=doubt.told(held) if doubt else figure.note,
     )
 
 

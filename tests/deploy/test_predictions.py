@@ -9,7 +9,7 @@ from torch import Tensor
 from edcompress.deploy.parity import run_onnx
 from edcompress.deploy.predictions import Predictions, predict
 from edcompress.errors import InputError
-from edcompress.measures import Pairs
+from edcompress.measures import Pairs, Recalls
 
 
 def test_accuracy_counts_over_batches(onnx_file: Path, images: Tensor) -> None:
@@ -43,6 +43,12 @@ def test_pairs_count_who_is_right_where() -> None:
     assert paired.agreement == pytest.approx(2 / 6)
     dense_right, other_right = (model.accuracy.top1.correct for model in (dense, other))
     assert dense_right - other_right == paired.top1.dense_only - paired.top1.other_only
+
+
+def test_recalls_count_images_right_ones_and_given_ones_of_each_class() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 3])
+    found = Predictions(labels, torch.tensor([[0, 1], [0, 1], [1, 0], [1, 0], [-1, -1], [0, 3]])).recalls(4)
+    assert found == Recalls(images=(3, 2, 0, 1), right=(2, 1, 0, 0), given=(3, 2, 0, 0))
 
 
 def test_a_file_beside_itself_agrees_everywhere(onnx_file: Path, images: Tensor) -> None:

@@ -24,6 +24,7 @@ LIMITS = {
     "min_top1": 0.9,
     "max_top1_drop": 0.01,
     "max_top5_drop": 0.01,
+    "max_class_drop": 0.02,
     "min_agreement": 0.9,
     "min_speedup": 1.3,
     "max_latency_ms": 5.0,
@@ -67,6 +68,7 @@ def test_every_limit_makes_a_check_with_value_and_margin(report: Report) -> None
         "top1": pytest.approx((0.9333, 0.9, 0.0333)),
         "top1_drop": pytest.approx((0.0084, 0.01, 0.0016)),
         "top5_drop": pytest.approx((0.0006, 0.01, 0.0094)),
+        "class_drop": pytest.approx((0.009, 0.02, 0.011)),
         "agreement": pytest.approx((0.9688, 0.9, 0.0688)),
         "speedup": pytest.approx((speedup, 1.3, speedup - 1.3)),
         "latency_ms": pytest.approx((3.272, 5, 1.728)),
@@ -78,15 +80,7 @@ def test_every_limit_makes_a_check_with_value_and_margin(report: Report) -> None
 
 @pytest.mark.parametrize("key", LIMITS)
 def test_each_limit_can_fail(report: Report, key: str) -> None:
-    limit = (
-        0.99
-        if key in ("min_agreement", "min_top1")
-        else 2.0
-        if key == "min_speedup"
-        else 1
-        if key == "max_size_bytes"
-        else 1e-9
-    )
+    limit = {"min_agreement": 0.99, "min_top1": 0.99, "min_speedup": 2.0, "max_size_bytes": 1}.get(key, 1e-9)
     check = only(report, **{key: limit})
     assert not check.passed
     assert check.margin < 0
