@@ -311,6 +311,29 @@ class NoBatchNorm(Tail):
         return self.classify(torch.sigmoid(self.conv2(torch.sigmoid(self.conv1(x)))))
 
 
+class GroupNorm(Tail):
+    """Norms of six groups and of three on one stream, and a norm of one group."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.conv, self.six, self.inner = conv(3, 12), nn.GroupNorm(6, 12), conv(12, 4)
+        self.one, self.back, self.three, self.last = nn.GroupNorm(1, 4), conv(4, 12), nn.GroupNorm(3, 12), conv(12, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.six(self.conv(x)))
+        x = F.relu(self.three(x + self.back(F.relu(self.one(self.inner(x))))))
+        return self.classify(F.relu(self.last(x)))
+
+
+class GroupNormOfBlocks(Tail):
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.conv, self.grouped, self.norm = conv(3, 4), conv(4, 8, groups=4), nn.GroupNorm(2, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(F.relu(self.norm(self.grouped(F.relu(self.conv(x))))))
+
+
 class LayerNorm(Tail):
     def __init__(self) -> None:
         super().__init__(5)
@@ -491,6 +514,16 @@ ZOO = {
     "layer_norm": Wiring(  # the norm's mean runs over the channels
         LayerNorm, {"conv2": 5}, {"conv1": "LayerNorm", **_FC}, {"conv2": (0,)},
         zeros={"fc.weight": (0,)}, shapes={"conv2.weight": (4, 4, 3, 3), "norm.weight": (4,)},
+    ),
+    "group_norm": Wiring(  # groups of two channels and of four: what goes together is a group of the wider ones
+        GroupNorm, {"conv": 3, "last": 6}, {"inner": "one is a GroupNorm with groups of 4 channels", **_FC}, {"conv": (1,), "last": (0,)},
+        zeros={"inner.weight": (4, 5, 6, 7), "last.weight": (4, 5, 6, 7), "fc.weight": (0,)},
+        shapes={"conv.weight": (8, 3, 3, 3), "six.weight": (8,), "back.weight": (8, 4, 3, 3), "three.bias": (8,), "one.weight": (4,)},
+    ),
+    "group_norm_of_blocks": Wiring(  # two blocks of the convolution, of two channels each, are one group of the norm
+        GroupNormOfBlocks, {"conv": 2}, _FC, {"conv": (0,)},
+        zeros={"fc.weight": (0, 1, 2, 3)},
+        shapes={"conv.weight": (2, 3, 3, 3), "grouped.weight": (4, 1, 3, 3), "norm.bias": (4,), "fc.weight": (3, 4)},
     ),
     "multihead": Wiring(  # a head is two rows of queries, two of keys, two of values
         Multihead, {"attention": 2}, {"attention.out_proj": "bare parameter", **_FC}, {"attention": (0,)},

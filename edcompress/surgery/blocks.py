@@ -1,13 +1,17 @@
-"""Grouped convolutions lose whole groups of theirs, here called blocks.
+"""Grouped convolutions and group norms lose whole groups of theirs, here called blocks.
 
 A dependency graph tells apart what feeds such a convolution and what it gives. To remove a block means to remove its inputs and its
 outputs, so both sides become one group of the space, and one channel of that group is one block.
+
+A group norm takes its statistics over each of its groups alone. To remove one with all its channels changes nothing of the others, so
+these channels become one channel of the group of the space.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -62,6 +66,54 @@ def _fault(tied: list[Found], convs: Mapping[str, nn.Module]) -> str | None:
                 f"{name} is a grouped convolution ({_groups(conv)} groups) with channels that do not go block by block"
             )
     return None
+
+
+def join_norm_groups(found: Sequence[Found], layers: Mapping[str, nn.Module]) -> list[Found]:
+    """The groups, with those channels as one that lie in one group of a group norm."""
+    return [(group, reason) if reason else _normed(group, layers) for group, reason in found]
+
+
+def _normed(group: Group, layers: Mapping[str, nn.Module]) -> Found:
+    norms = {name: norm for name in group.layers if isinstance(norm := layers[name], nn.GroupNorm)}
+    sizes = {name: norm.num_channels // norm.num_groups for name, norm in norms.items()}
+    places: list[tuple[Hashable, int]] = []
+    for member in group.members:
+        if size := sizes.get(member.layer):
+            parts = [position // size for position in member.positions]
+            if any(count != size for count in Counter(parts).values()):
+                return (
+                    group,
+                    f"{member.layer} is a GroupNorm with groups of {size} channels that lie across several layers",
+                )
+            places += [((member.layer, part), channel) for part, channel in zip(parts, member.channels, strict=True)]
+    part_of = united(range(group.channels), places)
+    left = len(set(part_of.values()))
+    if norms and left == 1:
+        name, size = next(iter(sizes.items()))
+        return group, f"{name} is a GroupNorm with groups of {size} channels, of which no part can go alone"
+    members = tuple(
+        member.model_copy(update={"channels": tuple(part_of[channel] for channel in member.channels)})
+        for member in group.members
+    )
+    block = group.block * group.channels // left
+    return group.model_copy(update={"channels": left, "members": members, "block": block}), None
+
+
+def united(channels: Iterable[int], places: Iterable[tuple[Hashable, int]]) -> dict[int, int]:
+    """For each channel the number of its class, where channels that are at one place are in one class."""
+    part_of = {channel: channel for channel in channels}
+
+    def first(channel: int) -> int:
+        while part_of[channel] != channel:
+            channel = part_of[channel]
+        return channel
+
+    at: dict[Hashable, int] = {}
+    for place, channel in places:
+        one, other = first(channel), first(at.setdefault(place, channel))
+        part_of[max(one, other)] = min(one, other)
+    numbers = {channel: number for number, channel in enumerate(sorted({first(channel) for channel in part_of}))}
+    return {channel: numbers[first(channel)] for channel in part_of}
 
 
 def _in_order(member: Member | None, width: int) -> bool:

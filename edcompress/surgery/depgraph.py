@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edcompress.errors import NetworkError
 from edcompress.networks.cifar_resnet import PaddedShortcut
 from edcompress.networks.modes import differentiable, evaluating
-from edcompress.surgery.blocks import Found
+from edcompress.surgery.blocks import Found, united
 from edcompress.surgery.layers import CONVS, layer_width
 from edcompress.surgery.space import Group, Member
 
@@ -169,22 +169,13 @@ def _tied(items: Items) -> dict[int, int]:
     Channels that share a position of a layer go together, as those do that are added to `cat([y, f(y)])`. Where the network's code
     splits into equal parts, these stay equal when the same channel goes from every part.
     """
-    part_of = {channel: channel for _, channel in next(iter(items.values()))}
     splits = [node for node, _ in items if isinstance(node.module, tp.ops._SplitOp)]
-
-    def first(channel: int) -> int:
-        while part_of[channel] != channel:
-            channel = part_of[channel]
-        return channel
-
-    at: dict[tuple[Any, int], int] = {}
-    for (node, way), pairs in items.items():
-        for position, channel in pairs:
-            place = (node, position % _part(node.module)) if node in splits else ((node, way), position)
-            one, other = first(channel), first(at.setdefault(place, channel))
-            part_of[max(one, other)] = min(one, other)
-    numbers = {channel: number for number, channel in enumerate(sorted({first(channel) for channel in part_of}))}
-    return {channel: numbers[first(channel)] for channel in part_of}
+    places = (
+        ((node, position % _part(node.module)) if node in splits else ((node, way), position), channel)
+        for (node, way), pairs in items.items()
+        for position, channel in pairs
+    )
+    return united((channel for _, channel in next(iter(items.values()))), places)
 
 
 def _part(split: Any) -> int:

@@ -11,7 +11,6 @@ from edcompress.networks.cifar_resnet import PaddedShortcut
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PER_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.PReLU, nn.InstanceNorm2d)
-ACROSS_CHANNELS = (nn.LayerNorm, nn.GroupNorm)
 
 
 def is_depthwise(layer: nn.Module) -> bool:
@@ -58,4 +57,6 @@ def layer_width(layer: nn.Module, side: str) -> int:
     elif isinstance(layer, PER_CHANNEL):
         width = layer.num_parameters if isinstance(layer, nn.PReLU) else layer.num_features
         widths = {"out": width, "in": width}
+    elif isinstance(layer, nn.GroupNorm):
+        widths = {"out": layer.num_channels, "in": layer.num_channels}
     return widths.get(side, 0)

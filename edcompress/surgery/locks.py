@@ -17,7 +17,7 @@ from torch import nn
 
 from edcompress.networks.cifar_resnet import PaddedShortcut
 from edcompress.surgery.blocks import Found
-from edcompress.surgery.layers import ACROSS_CHANNELS, CONVS, PER_CHANNEL, is_attention, layer_width
+from edcompress.surgery.layers import CONVS, PER_CHANNEL, is_attention, layer_width
 from edcompress.surgery.space import Group, Member
 
 Side = tuple[str, str]
@@ -56,9 +56,11 @@ class Locks:
 
 
 def _layer_reason(member: Member, layer: nn.Module) -> str | None:
-    if isinstance(layer, ACROSS_CHANNELS):
+    if isinstance(layer, nn.LayerNorm):
         return f"is a {type(layer).__name__}, whose result depends on all channels at once"
-    if not isinstance(layer, (nn.Linear, PaddedShortcut, *CONVS, *PER_CHANNEL)) and not is_attention(layer):
+    if not isinstance(layer, (nn.Linear, nn.GroupNorm, PaddedShortcut, *CONVS, *PER_CHANNEL)) and not is_attention(
+        layer
+    ):
         return f"is a {type(layer).__name__}, a kind of layer that surgery does not cut"
     if len(set(Counter(member.channels).values())) > 1:
         return "holds its channels in unequal parts"

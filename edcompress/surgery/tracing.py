@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edcompress.errors import NetworkError, RecipeError
 from edcompress.networks.modes import run_once
-from edcompress.surgery.blocks import Found, join_blocks
+from edcompress.surgery.blocks import Found, join_blocks, join_norm_groups
 from edcompress.surgery.branches import split_branches
 from edcompress.surgery.depgraph import traced_groups
 from edcompress.surgery.heads import with_heads
@@ -34,7 +34,7 @@ def trace_space(network: nn.Module, example: Tensor, ignore: Sequence[str] = (),
     found = with_heads(_found(network, example), network)
     locks = Locks(network, found, ignore, only)
     layers = dict(network.named_modules())
-    parts = split_branches(join_blocks(found, layers), layers)
+    parts = split_branches(join_norm_groups(join_blocks(found, layers), layers), layers)
     groups = [group.model_copy(update={"locked": reason or locks.reason(group)}) for group, reason in parts]
     order = {name: place for place, name in enumerate(layers)}
     return Space(groups=tuple(sorted(groups, key=lambda group: order[group.name])))

@@ -50,9 +50,9 @@ def test_the_rest_means_to_the_smaller_network_what_the_space_means_to_the_whole
     torch.testing.assert_close(masked_call(smaller, rest, state, images()), pruned(images()), rtol=1e-4, atol=1e-5)
 
 
-# A grouped convolution of one group is a plain one to tracing, which then sees channels where blocks were; torch-pruning numbers
-# the channels around a bare parameter as it likes, in a group that is locked.
-TRACED_OTHERWISE = {"grouped", "grouped_in_a_row", "grouped_in_concat", "multihead"}
+# A grouped convolution of one group is a plain one to tracing, which then sees channels where blocks were, and a norm of one group locks
+# them; torch-pruning numbers the channels around a bare parameter as it likes, in a group that is locked.
+TRACED_OTHERWISE = {"grouped", "grouped_in_a_row", "grouped_in_concat", "group_norm_of_blocks", "multihead"}
 
 
 @zoo

@@ -60,8 +60,9 @@ def test_tracing_and_trying_leave_the_network_as_it_was(name: str) -> None:
 
 
 # Whether `conv` may be cut, by hand. Twice reads each channel at two places, Outer multiplies by a gate that is cut with it,
-# Multiplier has a block of two filters per channel, LearnedInput's gate goes with the channels it multiplies.
-MAY_BE_CUT = {"Twice", "Outer", "Multiplier", "Remembering", "LearnedInput"}
+# Multiplier has a block of two filters per channel, LearnedInput's gate goes with the channels it multiplies, GroupNorm norms each half
+# by itself.
+MAY_BE_CUT = {"Twice", "Outer", "Multiplier", "Remembering", "LearnedInput", "GroupNorm"}
 
 
 @pytest.mark.parametrize("name", AWKWARD)
@@ -189,6 +190,23 @@ def test_members_say_which_position_is_which_channel() -> None:
     reader = next(m for m in space.free[0].members if m.side == "in")
     assert reader.layer == "fc1"  # 4 channels of 2 x 2 pixels
     assert dict(zip(reader.positions, reader.channels, strict=True)) == {i: i // 4 for i in range(16)}
+
+
+class _NormAcross(Tail):
+    """A norm with groups of two channels over branches of one channel and three."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.a, self.b, self.norm = conv(3, 1), conv(3, 3), nn.GroupNorm(2, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classify(F.relu(self.norm(torch.cat([self.a(x), self.b(x)], 1))))
+
+
+def test_a_norm_with_groups_across_layers_is_named() -> None:
+    space = trace_space(randomised(_NormAcross()), images(2))
+    reason = "norm is a GroupNorm with groups of 2 channels that lie across several layers"
+    assert [group.locked for group in space.groups if group.name in "ab"] == [reason, reason]
 
 
 class _GhostAndBranch(Tail):
