@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import FrozenBatchNorm2d
 
 from edcompress.networks.attention import SelfAttention
 from edcompress.networks.cifar_resnet import PaddedShortcut
@@ -334,6 +335,44 @@ class GroupNormOfBlocks(Tail):
         return self.classify(F.relu(self.norm(self.grouped(F.relu(self.conv(x))))))
 
 
+class Blur(nn.Module):
+    """A filter for each channel in a buffer, and their number where its code reads it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels, self.pad = channels, nn.ReflectionPad2d(1)
+        self.register_buffer("kernel", torch.ones(channels, 1, 3, 3) / 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.kernel
+        assert isinstance(kernel, Tensor)
+        return F.conv2d(self.pad(x), kernel, stride=2, groups=self.channels)
+
+
+class Scale(nn.Module):
+    """A factor for each channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factors[:, None, None]
+
+
+class Channelwise(Tail):
+    """Layers that torch does not have, which work channel by channel."""
+
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.conv1, self.frozen, self.blur = conv(3, 4), FrozenBatchNorm2d(4), Blur(4)
+        self.conv2, self.scale = conv(4, 5), Scale(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blur(F.relu(self.frozen(self.conv1(x))))
+        return self.classify(F.relu(self.scale(self.conv2(x))))
+
+
 class LayerNorm(Tail):
     def __init__(self) -> None:
         super().__init__(5)
@@ -514,6 +553,12 @@ ZOO = {
     "layer_norm": Wiring(  # the norm's mean runs over the channels
         LayerNorm, {"conv2": 5}, {"conv1": "LayerNorm", **_FC}, {"conv2": (0,)},
         zeros={"fc.weight": (0,)}, shapes={"conv2.weight": (4, 4, 3, 3), "norm.weight": (4,)},
+    ),
+    "channelwise": Wiring(  # what frozen, blur and scale hold goes with the convolution before them
+        Channelwise, {"conv1": 4, "conv2": 5}, _FC, {"conv1": (1, 2), "conv2": (0,)},
+        zeros={"conv2.weight": (1, 2), "fc.weight": (0,)},
+        shapes={"conv1.weight": (2, 3, 3, 3), "frozen.weight": (2,), "frozen.running_var": (2,), "blur.kernel": (2, 1, 3, 3),
+                "scale.factors": (4,), "conv2.weight": (4, 2, 3, 3)},
     ),
     "group_norm": Wiring(  # groups of two channels and of four: what goes together is a group of the wider ones
         GroupNorm, {"conv": 3, "last": 6}, {"inner": "one is a GroupNorm with groups of 4 channels", **_FC}, {"conv": (1,), "last": (0,)},

@@ -211,6 +211,48 @@ class GroupNorm(_Between):
         return normed
 
 
+class Rms(nn.Module):
+    """A factor for each channel, of what all channels together make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factors[:, None, None] / x.square().mean(1, keepdim=True).add(1e-6).sqrt()
+
+
+class ForeignNorm(_Between):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = Rms()
+
+    def between(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(x)
+        return normed
+
+
+class Mixing(nn.Module):
+    """A layer of someone's own that mixes four channels into four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.ones(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("oi,nihw->nohw", self.matrix, x)
+
+
+class ForeignMixing(_Between):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixing = Mixing()
+
+    def between(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.mixing(x)
+        return mixed
+
+
 class Multiplier(_Between):
     """A grouped convolution with two filters per input channel."""
 
@@ -327,7 +369,8 @@ AWKWARD = {
     kind.__name__: kind
     for kind in (
         ImageResidual, ImageConcat, ImageConcatFirst, Shuffle, Softmax, MinMax, ChannelMean, Scale, Buffer, Halves, FixedParts, CrossStage,
-        Hierarchy, Glu, Twice, Flip, Roll, Gather, FixedView, PixelShuffle, Transposed, GroupNorm, Multiplier, Tied, TiedApart, BareAssert,
+        Hierarchy, Glu, Twice, Flip, Roll, Gather, FixedView, PixelShuffle, Transposed, GroupNorm, ForeignNorm, ForeignMixing,
+        Multiplier, Tied, TiedApart, BareAssert,
         WeightNorm, Tokens, SingleBroadcast, Outer, Unused, Remembering, LearnedInput,
     )
 }  # fmt: skip

@@ -17,18 +17,10 @@ from edcompress.surgery.space import Space
 from edcompress.transfer import sent
 
 _WIDTHS = {
-    0: (
-        "out_channels",
-        "out_features",
-        "num_features",
-        "num_parameters",
-        "num_heads",
-        "attn_dim",
-        "num_channels",
-        "num_groups",
-    ),
+    0: ("out_channels", "out_features", "num_features", "num_parameters", "num_heads", "attn_dim", "num_channels", "num_groups",
+        "channels"),
     1: ("in_channels", "in_features"),
-}
+}  # fmt: skip
 """What layers call the number of positions along each dimension of their weight."""
 
 

@@ -20,6 +20,7 @@ from edcompress.errors import NetworkError
 from edcompress.networks.cifar_resnet import PaddedShortcut
 from edcompress.networks.modes import differentiable, evaluating
 from edcompress.surgery.blocks import Found, united
+from edcompress.surgery.channelwise import channelwise_kinds
 from edcompress.surgery.layers import CONVS, layer_width
 from edcompress.surgery.space import Group, Member
 
@@ -46,7 +47,13 @@ class _ShortcutPruner(tp.pruner.BasePruningFunc):  # type: ignore[misc]
         return layer_width(layer, "in")
 
 
-PRUNERS = {PaddedShortcut: _ShortcutPruner()}
+class _ChannelwisePruner(_ShortcutPruner):
+    """What torch-pruning must know of a layer that works channel by channel: its inputs go with its outputs."""
+
+    prune_in_channels = _ShortcutPruner.prune_out_channels
+
+
+PRUNERS: dict[type[nn.Module], tp.pruner.BasePruningFunc] = {PaddedShortcut: _ShortcutPruner()}
 """torch-pruning's customized pruners for our networks' own layers."""
 
 
@@ -58,8 +65,9 @@ def traced_groups(network: nn.Module, inputs: Sequence[Tensor]) -> list[Found]:
     traced = copy.deepcopy(network)  # which may keep tensors of the traced run, with their graph
     try:
         with evaluating(traced), differentiable(traced), _quiet():
+            channelwise = {kind: _ChannelwisePruner() for kind in channelwise_kinds(traced, inputs)}
             graph = tp.DependencyGraph().build_dependency(
-                traced, example_inputs=tuple(inputs), customized_pruners=PRUNERS, verbose=False
+                traced, example_inputs=tuple(inputs), customized_pruners={**PRUNERS, **channelwise}, verbose=False
             )
             _map_splits(graph)
             found = list(_all_groups(graph))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, TypeGuard
 
 from torch import nn
@@ -41,6 +42,17 @@ def is_attention(layer: nn.Module) -> bool:
     return isinstance(layer, SelfAttention) or is_fused_attention(layer)
 
 
+def own_width(layer: nn.Module) -> int:
+    """How many channels a layer of other authors holds values for, if it does in the first dimension of every tensor of its own; else 0."""
+    known = any(base.__module__.startswith("torch.nn.") and base is not nn.Module for base in type(layer).__mro__)
+    inner = any(True for child in layer.children() for _ in chain(child.parameters(), child.buffers()))
+    if known or inner or isinstance(layer, PaddedShortcut) or is_attention(layer):
+        return 0
+    own = chain(layer.parameters(recurse=False), layer.buffers(recurse=False))
+    widths = {len(tensor) for tensor in own if tensor.numel() > 1}
+    return widths.pop() if len(widths) == 1 and 1 not in widths else 0
+
+
 def layer_width(layer: nn.Module, side: str) -> int:
     """Positions on the `out` or `in` side of a layer; 0 for a kind that is not cut."""
     widths: dict[str, int] = {}
@@ -59,4 +71,6 @@ def layer_width(layer: nn.Module, side: str) -> int:
         widths = {"out": width, "in": width}
     elif isinstance(layer, nn.GroupNorm):
         widths = {"out": layer.num_channels, "in": layer.num_channels}
+    elif width := own_width(layer):
+        widths = {"out": width, "in": width}
     return widths.get(side, 0)

@@ -15,9 +15,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from edcompress.networks.cifar_resnet import PaddedShortcut
 from edcompress.surgery.blocks import Found
-from edcompress.surgery.layers import CONVS, PER_CHANNEL, is_attention, layer_width
+from edcompress.surgery.layers import layer_width
 from edcompress.surgery.space import Group, Member
 
 Side = tuple[str, str]
@@ -58,9 +57,7 @@ class Locks:
 def _layer_reason(member: Member, layer: nn.Module) -> str | None:
     if isinstance(layer, nn.LayerNorm):
         return f"is a {type(layer).__name__}, whose result depends on all channels at once"
-    if not isinstance(layer, (nn.Linear, nn.GroupNorm, PaddedShortcut, *CONVS, *PER_CHANNEL)) and not is_attention(
-        layer
-    ):
+    if not layer_width(layer, member.side):
         return f"is a {type(layer).__name__}, a kind of layer that surgery does not cut"
     if len(set(Counter(member.channels).values())) > 1:
         return "holds its channels in unequal parts"

@@ -49,9 +49,11 @@ for folder in sys.argv[1:]:
 
 FACTORY = """
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 def net():
-    convs = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4), nn.InstanceNorm2d(8), nn.ReLU())
+    first = (nn.Conv2d(3, 8, 3), FrozenBatchNorm2d(8), nn.ReLU())
+    convs = (*first, nn.Conv2d(8, 8, 3, groups=4), nn.InstanceNorm2d(8), nn.GroupNorm(4, 8), nn.ReLU())
     return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
 """
 
