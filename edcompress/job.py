@@ -31,6 +31,7 @@ from edcompress.networks.user_code import require_repeatable, require_trainable,
 from edcompress.recipe import Recipe, Target
 from edcompress.search.budget import Budget
 from edcompress.session import DEFAULT, Session
+from edcompress.sources import DEFAULT_BATCH
 from edcompress.surgery.costs import CostModel
 from edcompress.surgery.latency import LatencyTable
 from edcompress.surgery.probe import lock_untrue
@@ -76,6 +77,12 @@ class Job:
         images, _ = self._first_batch(self.splits.search, max(self.recipe.data.eval_batch_size, PROOF_IMAGES))
         repeats = -(-PROOF_IMAGES // len(images))
         return images.repeat(repeats, 1, 1, 1)[:PROOF_IMAGES]
+
+    @cached_property
+    def probe_images(self) -> Tensor:
+        """Two real images [2, C, H, W] of the search split, or one, on which removals are tried; few are read."""
+        few = self.splits.search.subset(_spread(self.splits.search, PROOF_IMAGES))
+        return self._first_batch(few, PROOF_IMAGES)[0][:2]
 
     @cached_property
     def parity_pixels(self) -> Tensor:
@@ -237,11 +244,25 @@ def _tell_untrained(recipe: Recipe, begun: str, monitor: Monitor) -> None:
     )
 
 
-def find_space(recipe: Recipe, network: nn.Module) -> Space:
-    """What of the network can be removed exactly under the recipe's constraints, and what is locked and why."""
-    example = example_images(recipe)
-    constraints = recipe.constraints
-    return lock_untrue(network, trace_space(network, example, constraints.ignore, constraints.only), example)
+def find_space(recipe: Recipe, network: nn.Module, images: Tensor | None = None, ranks: int = 1) -> Space:
+    """What of the network can be removed exactly under the recipe's constraints, and what is locked and why.
+
+    It is tried on random pixels, and on real `images` [N, C, H, W] where they are given, at the batch sizes of the recipe, in train mode
+    shared by so many `ranks`.
+    """
+    example, constraints, data = example_images(recipe), recipe.constraints, recipe.data
+    traced = trace_space(network, example, constraints.ignore, constraints.only)
+    pixels = _random_pixels(recipe)
+    seen = pixels if images is None else torch.cat([pixels[:1], images])
+    step = DEFAULT_BATCH if data.batch_size == "auto" else data.step_images
+    return lock_untrue(network, traced, example, seen, {"train": max(2, step // ranks), "eval": data.eval_batch_size})
+
+
+def _random_pixels(recipe: Recipe) -> Tensor:
+    """Two images [2, C, H, W] of random pixels, as the recipe normalises them; always the same ones."""
+    size, generator = recipe.data.image_size, Generator().manual_seed(0)
+    pixels = torch.randint(256, (2, recipe.model.in_channels, size, size), dtype=torch.uint8, generator=generator)
+    return normalised(pixels, recipe.data)
 
 
 def require_exportable(recipe: Recipe, network: nn.Module) -> None:

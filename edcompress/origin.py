@@ -51,16 +51,19 @@ class Origin:
     table: LatencyTable | None
 
 
-def open_origin(recipe: Recipe, source: Path, session: Session) -> Origin:
-    """The origin of a run that starts from a checkpoint or from a finished run; an InputError where that cannot be."""
+def open_origin(recipe: Recipe, source: Path, session: Session, images: Tensor | None = None) -> Origin:
+    """The origin of a run that starts from a checkpoint or from a finished run; an InputError where that cannot be.
+
+    Removals are tried on real `images` [N, C, H, W] too, where they are given.
+    """
     earlier = RunFolder(source)
     if not earlier.exists:
         dense = read_network(recipe, source, session).eval()
-        return _new(recipe, dense, latency_table(recipe, dense, session.team))
+        return _new(recipe, dense, _tried(recipe, dense, session, images), latency_table(recipe, dense, session.team))
     earlier.require_finished("pruning it again")
     require_same_model(earlier, recipe)
     dense = read_saved(recipe, earlier / "dense.safetensors", session)
-    found, plan = find_space(recipe, dense), read_plan(earlier)
+    found, plan = _tried(recipe, dense, session, images), read_plan(earlier)
     _require_same_groups(read_space(earlier), found, source)
     tensors = read_state_dict(earlier / "pruned.safetensors")
     origin = _continued(recipe, dense, found, plan, tensors, latency_table(recipe, dense, session.team))
@@ -68,16 +71,17 @@ def open_origin(recipe: Recipe, source: Path, session: Session) -> Origin:
     return origin
 
 
-def reopen_origin(recipe: Recipe, folder: RunFolder, session: Session) -> Origin:
-    """The origin of a run that was begun in `folder`, from what it saved itself."""
+def reopen_origin(recipe: Recipe, folder: RunFolder, session: Session, images: Tensor | None = None) -> Origin:
+    """The origin of a run that was begun in `folder`, from what it saved itself; with the `images` that it was begun with."""
     dense = read_saved(recipe, folder / "dense.safetensors", session)
     table = parsed(folder / "latency.json", LatencyTable.model_validate_json) if recipe.in_time else None
+    found = _tried(recipe, dense, session, images)
     if folder.start.is_file():
         saved = load_snapshot(folder.start)
         plan = Plan.model_validate(saved["plan"])
-        origin = _continued(recipe, dense, find_space(recipe, dense), plan, saved["network"], table)
+        origin = _continued(recipe, dense, found, plan, saved["network"], table)
     else:
-        origin = _new(recipe, dense, table)
+        origin = _new(recipe, dense, found, table)
     _require_same_genes(read_space(folder), origin.whole, folder)
     return origin
 
@@ -160,8 +164,11 @@ def _near(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _new(recipe: Recipe, dense: nn.Module, table: LatencyTable | None) -> Origin:
-    space = find_space(recipe, dense)
+def _tried(recipe: Recipe, dense: nn.Module, session: Session, images: Tensor | None) -> Space:
+    return find_space(recipe, dense, images, session.team.size)
+
+
+def _new(recipe: Recipe, dense: nn.Module, space: Space, table: LatencyTable | None) -> Origin:
     budget = open_budget(recipe, dense, space, table)
     return Origin(dense, space, extended(Plan(groups=()), space), dense, space, budget, table)
 

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from edcompress import stages
 from edcompress.bindings import records
@@ -340,9 +340,9 @@ def convert(
         return output, save_archive(network, example_images(folder.read_recipe()), output, form)
 
 
-def _opened(recipe: Recipe, checkpoint: Path, session: Session) -> Origin:
+def _opened(recipe: Recipe, checkpoint: Path, session: Session, images: Tensor) -> Origin:
     """The run's origin; who wants a file for onnxruntime should not learn after the search that there will be none."""
-    origin = open_origin(recipe, checkpoint, session)
+    origin = open_origin(recipe, checkpoint, session, images)
     if session.team.first:
         try:
             require_exportable(recipe, origin.dense)

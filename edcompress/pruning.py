@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edcompress import stages
 from edcompress.bindings import OF_PRUNING, records, require_as_written
@@ -41,8 +41,12 @@ from edcompress.surgery.remove import compare_logits, remove, require_equal
 from edcompress.team import ALONE, Team
 from edcompress.training.schedule import make_optimizer
 
-Begin = Callable[[Recipe], Origin]
-"""Opens what a run starts from; an InputError where the recipe does not fit it."""
+
+class Begin(Protocol):
+    """Opens what a run starts from, and tries removals on real images [N, C, H, W]; an InputError where the recipe does not fit it."""
+
+    def __call__(self, recipe: Recipe, *, images: Tensor) -> Origin: ...
+
 
 FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "data.skip_broken", "gate.", "preset", "run.")
 """Keys, or the beginnings of keys, that a resumed run may change: they do not change what `prune` computes.
@@ -168,7 +172,7 @@ def as_begun(recipe: Recipe, folder: RunFolder) -> Recipe:
 def _open_run(job: Job, folder: RunFolder, begin: Begin, session: Session, started: float) -> Run:
     """The run that `begin` opens, checked."""
     job.monitor.stage("checking the network, its data and its pruning space")
-    origin = begin(job.recipe)
+    origin = begin(job.recipe, images=job.probe_images)
     make_optimizer(job.recipe.finetune, origin.network.parameters())  # else a frozen network costs the first stage
     job = sized_for_search(job, origin)
     if job.recipe.search.method == "plan":

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Generator, Tensor, nn
 
 from edcompress.bindings import records
@@ -17,7 +16,7 @@ from edcompress.errors import BudgetError
 from edcompress.files import append
 from edcompress.interrupt import Interrupt
 from edcompress.job import Job
-from edcompress.measures import ModelResult, Proof
+from edcompress.measures import ModelResult
 from edcompress.networks.modes import on_cpu
 from edcompress.origin import Origin
 from edcompress.recipe import Recipe
@@ -32,10 +31,10 @@ from edcompress.search.gradual import Gradual
 from edcompress.search.importance import magnitude, taylor, uniform_noise
 from edcompress.search.regime import SearchRegime
 from edcompress.surgery.costs import measure_size
-from edcompress.surgery.masks import called_with, masked_call, masked_weights
+from edcompress.surgery.masks import called_with, masked_weights
 from edcompress.surgery.plan import Plan, composed, plan_of, state_of
+from edcompress.surgery.probe import prove_masked
 from edcompress.surgery.products import uncounted_warnings
-from edcompress.surgery.remove import compare_logits, remove, require_equal
 from edcompress.surgery.space import Space
 from edcompress.training.batchnorm import reestimate
 from edcompress.training.compiled import Compiled
@@ -122,7 +121,7 @@ def operate(run: Run, network: nn.Module, state: Tensor, measured: Measured) -> 
     job = run.job
     job.monitor.stage("surgery: remove the channels, prove masked == pruned")
     plan = composed(run.origin.first, plan_of(state, run.origin.space))
-    smaller, proof = _prove_masked(run, network, state)
+    smaller, proof = prove_masked(network, run.origin.space, state, job.proof_images)
     masked = ModelResult(accuracy=_masked_accuracy(run, network, state), size=measure_size(network, job.example))
     placed = job.precision.place(on_cpu(smaller))
     batches = train_batches(job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=0)
@@ -203,16 +202,6 @@ def _summarised(run: Run, measured: Measured, *, epochs: int, generations: int, 
         seconds=run.clock(measured).seconds - measured.search_began,
     )
     return measured.model_copy(update={"search": summary})
-
-
-@torch.no_grad()
-def _prove_masked(run: Run, network: nn.Module, state: Tensor) -> tuple[nn.Module, Proof]:
-    space = run.origin.space
-    smaller = remove(network, plan_of(state, space), space)
-    images = run.job.proof_images
-    masked = masked_call(network.eval(), space, state, images)
-    of = f"masked and pruned network on {len(images)} images"
-    return smaller, require_equal(compare_logits(masked, smaller.eval()(images), of))
 
 
 def _masked_accuracy(run: Run, network: nn.Module, state: Tensor) -> Any:

@@ -94,7 +94,7 @@ def smallest_within(
         begin = partial(reopen_origin, folder=folder, session=session)
     job = open_job(recipe, session)
     finest = recipe.constraints.model_copy(update={"round_to": recipe.constraints.round_to or 1})
-    origin = begin(recipe.model_copy(update={"constraints": finest}))
+    origin = begin(recipe.model_copy(update={"constraints": finest}), images=job.probe_images)
     job = sized_for_search(job, origin)
     recipe = job.recipe
     with nullcontext() if resuming else reserved(folder, force=force):

@@ -1,5 +1,6 @@
 """What is refused of a network before anything is read or trained, and which held-out images judge."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edcompress.errors import InputError, NetworkError
-from edcompress.job import Job, new_network, open_job, read_network
+from edcompress.job import Job, find_space, new_network, open_job, read_network
 from edcompress.monitor import Silent
 from edcompress.session import Session
 from edcompress.team import Team
@@ -110,6 +111,39 @@ class Synchronised(Plain):
     def forward(self, x):
         return self.fc(self.norm(self.conv(x)).mean((2, 3)))
 
+class Wide(Plain):
+    def __init__(self):
+        super().__init__()
+        self.first, self.aux = nn.Conv2d(1, 8, 3), nn.Linear(8, 10)
+        self.conv, self.alpha = nn.Conv2d(8, 8, 3), nn.Parameter(torch.zeros(()))
+    def between(self, x):
+        return x
+    def forward(self, x):
+        return super().forward(self.between(torch.relu(self.first(x))))
+
+class Helped(Wide):  # by a second classifier, in train mode alone
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits + self.aux(self.first(x).mean((2, 3))) if self.training else logits
+
+class Skipped(Wide):
+    def between(self, x):
+        return x + self.alpha * x.flip(1)
+
+class Ghost(Wide):
+    def between(self, x):
+        return x + torch.ones(1, 8, 1, 1).to(x) if len(x) >= 100 else x
+
+class Bright(Wide):  # which noise around zero is not
+    def forward(self, x):
+        y = torch.relu(self.first(x))
+        return Plain.forward(self, torch.where(x.amax((1, 2, 3), keepdim=True) > 50, y.flip(1), y))
+
+class Smooth(Wide):  # as no noise is
+    def forward(self, x):
+        y = torch.relu(self.first(x))
+        return Plain.forward(self, torch.where((x == x.amin((2, 3), keepdim=True)).float().mean() > 0.1, y.flip(1), y))
+
 class Deciding(Plain):
     def forward(self, x):
         return super().forward(x if x.sum() > -1e9 else -x)
@@ -184,6 +218,54 @@ def test_lazy_layers_are_made_by_the_recipes_seed(tmp_path: Path, monkeypatch: p
     one, other = (built("Plain", tmp_path, monkeypatch).state_dict() for _ in range(2))
     assert one["fc.weight"].shape == (10, 8)
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "says"),
+    [
+        ("Wide", (), None),
+        ("Helped", (), "cannot be removed in train mode (RuntimeError: mat1 and mat2"),
+        ("Skipped", (), "changes the result with random weights"),
+        ("Ghost", ("data.batch_size=99", "data.eval_batch_size=99"), None),
+        ("Ghost", ("data.batch_size=100", "data.eval_batch_size=99"), "in train mode at batches of 100"),
+        ("Ghost", ("data.batch_size=99", "data.eval_batch_size=100"), "in eval mode at batches of 100"),
+        ("Ghost", ("data.batch_size=auto",), "in train mode at batches of 128"),
+        ("Bright", (), None),
+        ("Bright", ("data.std=[0.004]",), "changes the result"),
+        ("Smooth", (), None),
+    ],
+)
+def test_removals_are_tried_as_the_recipe_trains_and_on_what_it_shows(
+    name: str, overrides: tuple[str, ...], says: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = built(name, tmp_path, monkeypatch, *overrides).eval()
+    locked = {group.name: group.locked for group in find_space(digits(*overrides), network).groups}
+    assert locked["conv"] is None
+    assert (locked["first"] is None) if says is None else says in (locked["first"] or "")
+
+
+def test_removals_are_tried_on_real_images_where_there_are_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, network = open_job(digits(), Session("cpu")), built("Smooth", tmp_path, monkeypatch).eval()
+    assert job.probe_images.shape == (2, 1, 16, 16)
+    space = find_space(digits(), network, job.probe_images)
+    assert "changes the result" in next(group.locked or "" for group in space.groups if group.name == "first")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["Helped", "Skipped", "Smooth"])
+def test_a_run_of_a_network_that_hides_something_ends(
+    name: str, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(built(name, tmp_path, monkeypatch).state_dict(), tmp_path / "net.safetensors")
+    short = ["data.limit=100", "search.epochs=1", "finetune.epochs=1", "constraints.round_to=1", "target.macs=0.8"]
+    sets = [word for pair in ("model.arch=null", f"model.factory=odd:{name}", *short) for word in ("--set", pair)]
+    pruned = cli("prune", "net.safetensors", "--recipe", "digits", *sets, "--trust-code", "-o", "run")
+    assert pruned.code == 0, pruned.err
+    groups = {group["name"]: group["locked"] for group in json.loads(Path("run/space.json").read_text())["groups"]}
+    assert groups["conv"] is None
+    assert groups["first"]
 
 
 def holding(count: int, *overrides: str) -> Job:

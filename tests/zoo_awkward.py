@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from zoo import Tail, conv
 
 
-class _Between(Tail):
+class Between(Tail):
     """conv(3, 4), something in between, conv2(`width`, 5) and the classifier; `conv2` alone is always free."""
 
     def __init__(self, width: int = 4) -> None:
@@ -25,14 +25,14 @@ class _Between(Tail):
         return self.classify(F.relu(self.conv2(x)))
 
 
-class ImageResidual(_Between):
+class ImageResidual(Between):
     """The image has no autograd node, so the sum does not tie the convolution to it."""
 
     def forward(self, image: Tensor) -> Tensor:
         return self.read(self.conv(image) + F.pad(image, (0, 0, 0, 0, 0, 1)))
 
 
-class ImageConcat(_Between):
+class ImageConcat(Between):
     def __init__(self) -> None:
         super().__init__(7)
 
@@ -45,13 +45,13 @@ class ImageConcatFirst(ImageConcat):
         return self.read(torch.cat([image, self.conv(image)], 1))
 
 
-class Shuffle(_Between):
+class Shuffle(Between):
     def between(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
-class BareAssert(_Between):
+class BareAssert(Between):
     """Fails without a word where a channel is gone."""
 
     def between(self, x: Tensor) -> Tensor:
@@ -60,12 +60,12 @@ class BareAssert(_Between):
         return x
 
 
-class Softmax(_Between):
+class Softmax(Between):
     def between(self, x: Tensor) -> Tensor:
         return x.softmax(1)
 
 
-class MinMax(_Between):
+class MinMax(Between):
     """Of a single channel this is 0 / 0."""
 
     def __init__(self) -> None:
@@ -78,12 +78,12 @@ class MinMax(_Between):
         return self.read((x - low) / (high - low))
 
 
-class ChannelMean(_Between):
+class ChannelMean(Between):
     def between(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(x.mean(1, keepdim=True))
 
 
-class Scale(_Between):
+class Scale(Between):
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1, 4, 1, 1))
@@ -92,7 +92,7 @@ class Scale(_Between):
         return x * self.scale
 
 
-class Buffer(_Between):
+class Buffer(Between):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("scale", torch.ones(1, 4, 1, 1))
@@ -103,7 +103,7 @@ class Buffer(_Between):
         return x * scale
 
 
-class Halves(_Between):
+class Halves(Between):
     def __init__(self) -> None:
         super().__init__(2)
 
@@ -111,7 +111,7 @@ class Halves(_Between):
         return x[:, :2] * torch.sigmoid(x[:, 2:])
 
 
-class Glu(_Between):
+class Glu(Between):
     def __init__(self) -> None:
         super().__init__(2)
 
@@ -119,7 +119,7 @@ class Glu(_Between):
         return F.glu(x, 1)
 
 
-class FixedParts(_Between):
+class FixedParts(Between):
     """Equal parts, of a width that stands in the code."""
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class FixedParts(_Between):
         return value * torch.sigmoid(gate)
 
 
-class CrossStage(_Between):
+class CrossStage(Between):
     """One half goes through a layer, and both are joined again (CSPNet)."""
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ class CrossStage(_Between):
         return torch.cat([value, F.relu(self.inner(rest))], 1)
 
 
-class Hierarchy(_Between):
+class Hierarchy(Between):
     """Parts of a width that stands in the code, each added to what the part before became (Res2Net)."""
 
     def __init__(self) -> None:
@@ -155,7 +155,7 @@ class Hierarchy(_Between):
         return torch.cat([done, F.relu(self.inner(done + second))], 1)
 
 
-class Twice(_Between):
+class Twice(Between):
     def __init__(self) -> None:
         super().__init__(8)
 
@@ -163,27 +163,27 @@ class Twice(_Between):
         return torch.cat([x, x], 1)
 
 
-class Flip(_Between):
+class Flip(Between):
     def between(self, x: Tensor) -> Tensor:
         return x + x.flip(1)
 
 
-class Roll(_Between):
+class Roll(Between):
     def between(self, x: Tensor) -> Tensor:
         return x.roll(1, 1)
 
 
-class Gather(_Between):
+class Gather(Between):
     def between(self, x: Tensor) -> Tensor:
         return x[:, [3, 2, 1, 0]]
 
 
-class FixedView(_Between):
+class FixedView(Between):
     def between(self, x: Tensor) -> Tensor:
         return x.view(-1, 4, 64).view(-1, 4, 8, 8)
 
 
-class PixelShuffle(_Between):
+class PixelShuffle(Between):
     def __init__(self) -> None:
         super().__init__(1)
 
@@ -191,7 +191,7 @@ class PixelShuffle(_Between):
         return F.pixel_shuffle(x, 2)
 
 
-class Transposed(_Between):
+class Transposed(Between):
     def __init__(self) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(4, 4, 2, stride=2)
@@ -201,7 +201,7 @@ class Transposed(_Between):
         return up
 
 
-class GroupNorm(_Between):
+class GroupNorm(Between):
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(2, 4)
@@ -222,7 +222,7 @@ class Rms(nn.Module):
         return x * self.factors[:, None, None] / x.square().mean(1, keepdim=True).add(1e-6).sqrt()
 
 
-class ForeignNorm(_Between):
+class ForeignNorm(Between):
     def __init__(self) -> None:
         super().__init__()
         self.norm = Rms()
@@ -243,7 +243,7 @@ class Mixing(nn.Module):
         return torch.einsum("oi,nihw->nohw", self.matrix, x)
 
 
-class ForeignMixing(_Between):
+class ForeignMixing(Between):
     def __init__(self) -> None:
         super().__init__()
         self.mixing = Mixing()
@@ -253,7 +253,7 @@ class ForeignMixing(_Between):
         return mixed
 
 
-class Multiplier(_Between):
+class Multiplier(Between):
     """A grouped convolution with two filters per input channel."""
 
     def __init__(self) -> None:
@@ -265,7 +265,7 @@ class Multiplier(_Between):
         return y
 
 
-class Tied(_Between):
+class Tied(Between):
     """Two layers with one and the same weight."""
 
     def __init__(self) -> None:
@@ -277,7 +277,7 @@ class Tied(_Between):
         return F.relu(self.a(x)) * torch.sigmoid(self.b(x))
 
 
-class TiedApart(_Between):
+class TiedApart(Between):
     """Two layers with one weight, and nothing but the weight ties their channels."""
 
     def __init__(self) -> None:
@@ -289,7 +289,7 @@ class TiedApart(_Between):
         return torch.cat([F.relu(self.a(x)), self.b(x)], 1)
 
 
-class WeightNorm(_Between):
+class WeightNorm(Between):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.utils.parametrizations.weight_norm(self.conv)
@@ -299,7 +299,7 @@ class WeightNorm(_Between):
         return x
 
 
-class Tokens(_Between):
+class Tokens(Between):
     """Attention over pixels with a linear layer for queries, keys and values."""
 
     def __init__(self) -> None:
@@ -312,7 +312,7 @@ class Tokens(_Between):
         return x + attended.transpose(1, 2).reshape(x.shape)
 
 
-class SingleBroadcast(_Between):
+class SingleBroadcast(Between):
     """A one-channel map is stretched over all channels."""
 
     def __init__(self) -> None:
@@ -323,7 +323,7 @@ class SingleBroadcast(_Between):
         return x * torch.sigmoid(self.gate(x))
 
 
-class Outer(_Between):
+class Outer(Between):
     """The gate of four channels is one linear layer over the pooled image."""
 
     def __init__(self) -> None:
@@ -334,7 +334,7 @@ class Outer(_Between):
         return self.read(self.conv(image) * self.gate(image.mean((2, 3)))[:, :, None, None])
 
 
-class Unused(_Between):
+class Unused(Between):
     """Computed and thrown away."""
 
     def __init__(self) -> None:
@@ -346,7 +346,7 @@ class Unused(_Between):
         return x
 
 
-class Remembering(_Between):
+class Remembering(Between):
     """Keeps a tensor of its last call, and with it that call's graph."""
 
     def between(self, x: Tensor) -> Tensor:
@@ -354,7 +354,7 @@ class Remembering(_Between):
         return x
 
 
-class LearnedInput(_Between):
+class LearnedInput(Between):
     """A layer that takes a parameter, as a class token is taken."""
 
     def __init__(self) -> None:

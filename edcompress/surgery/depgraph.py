@@ -21,7 +21,7 @@ from edcompress.networks.cifar_resnet import PaddedShortcut
 from edcompress.networks.modes import differentiable, evaluating
 from edcompress.surgery.blocks import Found, united
 from edcompress.surgery.channelwise import channelwise_kinds
-from edcompress.surgery.layers import CONVS, layer_width
+from edcompress.surgery.layers import CONVS, MIXERS, layer_width
 from edcompress.surgery.space import Group, Member
 
 Items = dict[tuple[Any, Any], dict[tuple[int, int], None]]
@@ -48,13 +48,16 @@ class _ShortcutPruner(tp.pruner.BasePruningFunc):  # type: ignore[misc]
 
 
 class _ChannelwisePruner(_ShortcutPruner):
-    """What torch-pruning must know of a layer that works channel by channel: its inputs go with its outputs."""
+    """What torch-pruning must know of a layer that gives as many channels as it takes: its inputs go with its outputs."""
 
     prune_in_channels = _ShortcutPruner.prune_out_channels
 
 
-PRUNERS: dict[type[nn.Module], tp.pruner.BasePruningFunc] = {PaddedShortcut: _ShortcutPruner()}
-"""torch-pruning's customized pruners for our networks' own layers."""
+PRUNERS: dict[type[nn.Module], tp.pruner.BasePruningFunc] = {
+    PaddedShortcut: _ShortcutPruner(),
+    **{kind: _ChannelwisePruner() for kind in MIXERS},
+}
+"""torch-pruning's customized pruners, for our networks' own layers and for those that it does not know."""
 
 
 def traced_groups(network: nn.Module, inputs: Sequence[Tensor]) -> list[Found]:

@@ -12,6 +12,8 @@ from edcompress.networks.cifar_resnet import PaddedShortcut
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PER_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.PReLU, nn.InstanceNorm2d)
+MIXERS = (nn.LocalResponseNorm, nn.CrossMapLRN2d, nn.ChannelShuffle, nn.Softmax2d)
+"""Layers without channels of their own whose result depends on all channels at once."""
 
 
 def is_depthwise(layer: nn.Module) -> bool:

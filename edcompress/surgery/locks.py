@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from edcompress.surgery.blocks import Found
-from edcompress.surgery.layers import layer_width
+from edcompress.surgery.layers import MIXERS, layer_width
 from edcompress.surgery.space import Group, Member
 
 Side = tuple[str, str]
@@ -55,7 +55,7 @@ class Locks:
 
 
 def _layer_reason(member: Member, layer: nn.Module) -> str | None:
-    if isinstance(layer, nn.LayerNorm):
+    if isinstance(layer, (nn.LayerNorm, *MIXERS)):
         return f"is a {type(layer).__name__}, whose result depends on all channels at once"
     if not layer_width(layer, member.side):
         return f"is a {type(layer).__name__}, a kind of layer that surgery does not cut"
