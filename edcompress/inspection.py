@@ -10,7 +10,8 @@ from edcompress.deploy.layer_times import layer_times
 from edcompress.deploy.onnx_export import to_onnx
 from edcompress.errors import BudgetError
 from edcompress.job import costs_and_target, example_images, find_space, latency_table
-from edcompress.measures import Size
+from edcompress.machine import Watch
+from edcompress.measures import MOST_WAITED, Size
 from edcompress.networks.modes import on_cpu
 from edcompress.recipe import Recipe, Target
 from edcompress.results import GroupSummary, Inspection, LayerTime
@@ -38,6 +39,9 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
         warnings += budget.warnings
     except BudgetError as error:
         warnings.append(str(error))
+    watch = Watch()
+    timed = tuple(_timed(network, recipe, layers, size)) if onnx_latency else ()
+    warnings += distrusted(watch) if onnx_latency else []
     return Inspection(
         network=recipe.model.called,
         size=size,
@@ -45,8 +49,19 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
         smallest={kind: _smallest(space, costs, recipe, kind) for kind in ("macs", "params")},
         round_to=budget.round_to if budget else recipe.constraints.round_to,
         warnings=tuple(warnings),
-        layers=tuple(_timed(network, recipe, layers, size)) if onnx_latency else (),
+        layers=timed,
     )
+
+
+def distrusted(watch: Watch) -> list[str]:
+    """The warning about times of layers that were measured beside other work."""
+    waited = watch.waited() or 0.0
+    if waited <= MOST_WAITED:
+        return []
+    return [
+        f"the layers were timed while other processes had the cores for {waited:.0%} of the time: their shares are not to be trusted; "
+        "measure again when the cores are free"
+    ]
 
 
 def _timed(network: nn.Module, recipe: Recipe, layers: dict[str, Size], size: Size) -> Iterator[LayerTime]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -56,6 +57,21 @@ def run_delay() -> int | None:
     """
     found = [path.read_text(encoding="utf-8").split() for path in Path("/proc/self/task").glob("*/schedstat")]
     return sum(int(figures[1]) for figures in found) if found else None
+
+
+class Watch:
+    """How long this process has run since the watch was made, and for which share of that its threads waited for their cores."""
+
+    def __init__(self) -> None:
+        """Start it."""
+        self._started, self._before = time.perf_counter_ns(), run_delay()
+
+    def waited(self, threads: int = 1) -> float | None:
+        """The share of the time of so many threads; None where the system does not tell."""
+        after, taken = run_delay(), time.perf_counter_ns() - self._started
+        if self._before is None or after is None:
+            return None
+        return max(0, after - self._before) / (taken * threads)  # less where a thread that had waited has ended
 
 
 def cpu_quota(root: Path = GROUPS, told: Path = OWN_GROUPS) -> float | None:

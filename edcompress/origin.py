@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edcompress.errors import BudgetError, InputError, NetworkError, RunFolderError
 from edcompress.job import costs_and_target, find_space, latency_table, open_budget, plain_network, read_network
+from edcompress.measures import MOST_WAITED
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
 from edcompress.recipe import Recipe
@@ -56,6 +57,23 @@ def open_origin(recipe: Recipe, source: Path, session: Session, images: Tensor |
 
     Removals are tried on real `images` [N, C, H, W] too, where they are given.
     """
+    origin = _opened(recipe, source, session, images)
+    if session.team.first and (warning := doubt(origin.table)):
+        session.monitor.warning(warning)
+    return origin
+
+
+def doubt(table: LatencyTable | None) -> str | None:
+    """The warning about a target in time that goes by a measurement which waited; None where it did not, or where there is none."""
+    if table is None or table.lost <= MOST_WAITED:
+        return None
+    return (
+        f"the dense network was timed while its threads waited for their cores for {table.lost:.0%} of the time: a target in time goes by "
+        "it, and will be off as well; start over when the cores are free"
+    )
+
+
+def _opened(recipe: Recipe, source: Path, session: Session, images: Tensor | None) -> Origin:
     earlier = RunFolder(source)
     if not earlier.exists:
         dense = read_network(recipe, source, session).eval()

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from edcompress import machine
 from edcompress.machine import (
+    Watch,
     cpu_quota,
     data_home,
     governor,
@@ -117,3 +119,12 @@ def test_a_quota_of_version_1_is_found_inside_a_container_too(tmp_path: Path) ->
 
 def test_a_system_without_control_groups_has_no_quota(tmp_path: Path) -> None:
     assert (cpu_quota(tmp_path, tmp_path / "none"), throttling(tmp_path, tmp_path / "none")) == (None, None)
+
+
+def test_a_watch_tells_the_share_of_the_time_that_was_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([1_000, 1_000 + 3_600_000_000_000, 5_000, 2_000, None])
+    monkeypatch.setattr(machine, "run_delay", lambda: next(readings))
+    assert (Watch().waited(threads=2) or 0.0) > 1  # an hour in no time
+    watch = Watch()
+    assert watch.waited() == 0  # a thread that had waited has ended
+    assert watch.waited() is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,8 +21,8 @@ from edcompress.deploy.layer_times import layer_times
 from edcompress.deploy.onnx_export import to_onnx
 from edcompress.errors import StorageError
 from edcompress.files import replacing
-from edcompress.machine import cache_home, processor, run_delay
-from edcompress.measures import MOST_WAITED
+from edcompress.machine import Watch, cache_home, processor
+from edcompress.measures import MOST_WAITED, Latency
 from edcompress.networks.modes import run_once
 from edcompress.surgery.latency import LatencyTable, LayerTime
 from edcompress.surgery.layers import CONVS
@@ -54,14 +53,15 @@ def measure_table(
             )
         )
     cache.save()
-    return LatencyTable(layers=tuple(layers), milliseconds=_median(model, options))
+    whole = _measured(model, options)
+    return LatencyTable(layers=tuple(layers), milliseconds=whole.p50, lost=whole.lost)
 
 
-def _median(model: onnx.ModelProto, options: Benchmark) -> float:
+def _measured(model: onnx.ModelProto, options: Benchmark) -> Latency:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dense.onnx"
         onnx.save_model(model, str(path))
-        return measure({"dense": path}, options)["dense"].p50
+        return measure({"dense": path}, options)["dense"]
 
 
 def layer_shape(layer: nn.Module, image: torch.Size) -> LayerShape | None:
@@ -111,9 +111,9 @@ class GridCache:
         """That of the shape, measured now if it was not before."""
         key = json.dumps(shape)
         if key not in self._grids:
-            started, before = time.perf_counter_ns(), run_delay() or 0
+            watch = Watch()
             self._grids[key] = measure_grid(shape, self._options)
-            if (run_delay() or 0) - before > MOST_WAITED * (time.perf_counter_ns() - started):
+            if (watch.waited() or 0.0) > MOST_WAITED:
                 self._distrusted.add(key)
         return self._grids[key]
 

@@ -24,7 +24,7 @@ import onnxruntime
 from edcompress.deploy.feeds import made_inputs
 from edcompress.deploy.sessions import ORT_ERRORS, session
 from edcompress.errors import InputError
-from edcompress.machine import governor, processor, resident_bytes, run_delay, throttling, usable_cores
+from edcompress.machine import Watch, governor, processor, resident_bytes, throttling, usable_cores
 
 WINDOW = 10  # calls per warm-up window, and the least of a measured block of one model
 BLOCKS = 50  # about so many of one model at most: calls of microseconds come in longer ones
@@ -103,15 +103,13 @@ def time_all(specification: dict[str, Any]) -> dict[str, Any]:
     contestants = {name: Contestant(Path(path), *options) for name, path in specification["models"].items()}
     for contestant in contestants.values():
         contestant.warm_up()
-    started, before, stopped_before = time.perf_counter_ns(), run_delay(), throttling()
+    watch, stopped_before = Watch(), throttling()
     interleave(list(contestants.values()), specification["runs"], specification["seconds"])
-    after, stopped, taken = run_delay(), throttling(), time.perf_counter_ns() - started
+    waited, stopped = watch.waited(specification["threads"]), throttling()
     return {
         "provider": next(iter(contestants.values())).session.get_providers()[0],
         "environment": _environment(cores),
-        "waited": None
-        if before is None or after is None
-        else max(0, after - before) / (taken * specification["threads"]),
+        "waited": waited,
         "throttled": None if stopped_before is None or stopped is None else _share_between(stopped_before, stopped),
         "blocks": {name: contestant.blocks for name, contestant in contestants.items()},
     }

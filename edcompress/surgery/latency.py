@@ -26,10 +26,14 @@ class LayerTime(Value):
 
 
 class LatencyTable(Value):
-    """A network's median time in onnxruntime, and where it goes: to convolutions and linear layers, and the rest between them."""
+    """A network's median time in onnxruntime, and where it goes: to convolutions and linear layers, and the rest between them.
+
+    `lost` is the share of the median's measurement that waited (see `Latency.lost`).
+    """
 
     layers: tuple[LayerTime, ...]
     milliseconds: float
+    lost: float = 0.0
 
 
 class LatencyModel:

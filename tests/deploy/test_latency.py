@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from edcompress import machine
 from edcompress.delivery import Benchmark
 from edcompress.deploy import latency as module
 from edcompress.deploy import latency_worker
@@ -119,7 +120,7 @@ def test_what_the_system_does_not_tell_is_not_made_up(onnx_file: Path, monkeypat
         "seconds": 0,
     }
     assert 0 <= latency_worker.time_all(told)["waited"] <= 1
-    monkeypatch.setattr(latency_worker, "run_delay", lambda: None)
+    monkeypatch.setattr(machine, "run_delay", lambda: None)
     assert latency_worker.time_all(told)["waited"] is None
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edcompress import machine
 from edcompress.delivery import Benchmark
-from edcompress.deploy import latency_table
 from edcompress.deploy.latency_table import GridCache, layer_shape, measure_table
 from edcompress.deploy.layer_grid import LayerShape, measure_grid
 
@@ -94,7 +94,7 @@ def test_a_network_that_needs_a_fixed_batch_is_timed_with_it(tmp_path: Path, mon
 def test_what_was_measured_while_it_waited_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cache, delays = GridCache(Benchmark()), iter([0, 0, 0, 3_600_000_000_000])
-    monkeypatch.setattr(latency_table, "run_delay", lambda: next(delays))
+    monkeypatch.setattr(machine, "run_delay", lambda: next(delays))
     for shape in (HEAD, LINEAR):
         cache.grid(shape)
     cache.save()
@@ -104,7 +104,7 @@ def test_what_was_measured_while_it_waited_is_not_kept(tmp_path: Path, monkeypat
 
 def test_what_was_measured_once_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(latency_table, "run_delay", lambda: None)  # else other tests beside this one count
+    monkeypatch.setattr(machine, "run_delay", lambda: None)  # else other tests beside this one count
     cache = GridCache(Benchmark())
     grid = cache.grid(CONV)
     cache.save()
