@@ -29,6 +29,7 @@ from edcompress.cli_options import (
     Drop5,
     Force,
     Half,
+    IgnoreMetadata,
     Int8,
     JUnit,
     LatencyMs,
@@ -162,13 +163,14 @@ def gate(run: RunOrReport = None,
 @app.command()
 def evaluate(model: Annotated[Path, typer.Argument(help="A checkpoint, a run folder, or an .onnx file.")], recipe: RecipeName,
              overrides: Overrides = None, device: Device = "auto", trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
-             as_json: AsJson = False) -> None:  # fmt: skip
+             ignore_metadata: IgnoreMetadata = False, as_json: AsJson = False) -> None:  # fmt: skip
     """Top-1 and top-5 accuracy on the recipe's test images."""
     checked = recipebook.read_recipe(recipe, overrides or ())
     from edcompress import pipeline
 
     with Display(err, quiet=True) as monitor:
-        accuracy = pipeline.evaluate(model, checked, Session(device, trust_code, trust_pickle, monitor))
+        session = Session(device, trust_code, trust_pickle, monitor)
+        accuracy = pipeline.evaluate(model, checked, session, ignore_metadata=ignore_metadata)
     views.show_accuracy(accuracy, checked.model.num_classes, as_json=as_json)
 
 

@@ -81,6 +81,9 @@ Baseline = Annotated[
 JUnit = Annotated[
     Path | None, typer.Option("--junit", metavar="FILE.xml", help="Write (or replace) a JUnit file, a test per limit.")
 ]
+IgnoreMetadata = Annotated[
+    bool, typer.Option("--ignore-metadata", help="Go on where the file says it is for other classes or preprocessing.")
+]
 OnnxFlag = Annotated[bool, typer.Option("--onnx", help="Write ONNX files (the one format so far).")]
 Opset = Annotated[
     int | None, typer.Option("--opset", help=f"ONNX opset, {MIN_OPSET} to {MAX_OPSET}; default: the recipe's.")

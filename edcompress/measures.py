@@ -68,7 +68,7 @@ class Accuracy(Value):
 
     top1: Count
     top5: Count
-    chance: float | None = None
+    chance: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _of_the_same_images(self) -> Self:

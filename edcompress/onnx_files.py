@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from edcompress.claims import CLASSES, PREPROCESSING
 from edcompress.data.transforms import as_told
 from edcompress.deploy.half import halve
 from edcompress.deploy.half_ranges import out_of_range
@@ -123,7 +124,7 @@ def metadata(job: Job, report: Report, result: ModelResult) -> dict[str, str]:
         "edcompress.network": report.network,
         "edcompress.top1": f"{top1.correct}/{top1.total}",
         "edcompress.top5": f"{top5.correct}/{top5.total}",
-        "edcompress.preprocessing": as_told(job.recipe.data, job.splits.channels).model_dump_json(),
-        "edcompress.classes": json.dumps(job.splits.classes),
+        PREPROCESSING: as_told(job.recipe.data, job.splits.channels).model_dump_json(),
+        CLASSES: json.dumps(job.splits.classes),
         **{f"edcompress.version.{name}": number for name, number in versions().items()},
     }

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from edcompress import stages
 from edcompress.bindings import records
+from edcompress.claims import TRAINING, require_alike, unlike_images
 from edcompress.data.transforms import as_told
 from edcompress.delivery import Benchmark
 from edcompress.deploy.archives import SUFFIXES, Form, save_archive
 from edcompress.deploy.latency import measure_all, require_measurable
-from edcompress.deploy.predictions import Predictions, predict
+from edcompress.deploy.predictions import Predictions, predict, told_by
 from edcompress.digests import Running
 from edcompress.errors import InputError, NetworkError, RunFolderError
 from edcompress.files import require_file_place
@@ -48,8 +49,7 @@ from edcompress.progress import begun_with, recording
 from edcompress.pruning import as_begun, begun, prune_once, reloaded, reserved, restate
 from edcompress.recipe import Recipe
 from edcompress.recipebook import changed_keys, check
-from edcompress.report.recall import class_alarms
-from edcompress.report.sanity import at_chance
+from edcompress.report.sanity import alarms, at_chance
 from edcompress.report.shipping import recommend
 from edcompress.report.wording import disturbed
 from edcompress.reports import save_report
@@ -60,9 +60,6 @@ from edcompress.sizing import sized_for_training, with_batch_size
 from edcompress.snapshot import load_snapshot, save_snapshot
 from edcompress.team import ALONE
 from edcompress.trials import smallest_within
-
-TRAINING = "edcompress.training"
-"""Key of the metadata of a file by `train`, under which is the recipe's `of_training` as JSON."""
 
 _OF_ANOTHER_FORM = {".onnx", *SUFFIXES.values()}
 """How names of files end that `convert` gives to one form alone."""
@@ -138,14 +135,14 @@ def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
         names = ", ".join(path.name for path in files.values())
         job.monitor.stage(f"accuracy of {names} on the test images, in onnxruntime")
         pixels = Running()
-        found = predict(files, job.test_batches("test images", pixels))
+        found = predict(files, job.test_batches("test images", pixels), recipe.model.num_classes)
         about = {"tested_on": _tested_on(job, found["dense"], pixels), "untrained_head": recipe.model.reset_head}
         report = report.model_copy(update={**about, "classes": job.splits.classes})
         completed = _with_onnx(files, report, proofs, latency, found)
+        for text in alarms(completed):
+            job.monitor.alarm(text)
         bare = without_onnx(report)
         kept = {**bare.files, **records(sorted(Path(made).glob("*.onnx")))}
-        for text in class_alarms(completed):
-            job.monitor.warning(text)
         completed = completed.model_copy(
             update={"ship": recommend(completed, recipe.gate), "files": kept, "limits": recipe.gate}
         )
@@ -187,11 +184,17 @@ def run(
     return export(folder, session=replace(session, team=ALONE))
 
 
-def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT) -> Accuracy:
-    """Top-1 and top-5 on the recipe's test images of a checkpoint, a run folder, or an .onnx file, in fp32."""
+def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT, *, ignore_metadata: bool = False) -> Accuracy:
+    """Top-1 and top-5 on the recipe's test images of a checkpoint, a run folder, or an .onnx file, in fp32.
+
+    Raises InputError where the model says that it is for other classes or other preprocessing, unless `ignore_metadata`, and where it
+    gives another number of logits than the recipe has classes.
+    """
     job = open_job(recipe, session)
+    require_alike(model, recipe, job.splits.classes, session.monitor, ignored=ignore_metadata)
     if model.suffix.lower() == ".onnx":
-        accuracy = predict({"": model}, job.test_batches(model.name))[""].accuracy
+        batches = job.test_batches(model.name, as_pixels=told_by(model).takes_pixels)
+        accuracy = predict({"": model}, batches, recipe.model.num_classes)[""].accuracy
     else:
         network = _network_of(model, recipe, session)
         with memory_told(recipe, "lower data.eval_batch_size, or take --device cpu"):
@@ -344,6 +347,10 @@ def _opened(recipe: Recipe, checkpoint: Path, session: Session, images: Tensor) 
     """The run's origin; who wants a file for onnxruntime should not learn after the search that there will be none."""
     origin = open_origin(recipe, checkpoint, session, images)
     if session.team.first:
+        if found := list(unlike_images(checkpoint, recipe)):
+            session.monitor.alarm(
+                f"{checkpoint} was made with other preprocessing than the recipe's: {'; '.join(found)}"
+            )
         try:
             require_exportable(recipe, origin.dense)
         except NetworkError as error:

@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from edcompress.claims import TRAINING
 from edcompress.deploy.latency import require_measurable
 from edcompress.errors import InputError, RunFolderError
 from edcompress.job import find_space, open_budget, plain_network, require_exportable
 from edcompress.networks.checkpoints import read_metadata
 from edcompress.origin import open_origin, require_same_weights
-from edcompress.pipeline import TRAINING, export, prune, train, unfinished
+from edcompress.pipeline import export, prune, train, unfinished
 from edcompress.points import point_of, with_front
 from edcompress.progress import begun_with
 from edcompress.pruning import OF_FILES, as_begun, restate

@@ -27,7 +27,7 @@ LAYERS = (
     ("report",),
     ("runs",),
     ("bindings",),
-    ("reports", "job", "loggers", "progress"),
+    ("reports", "job", "loggers", "progress", "claims"),
     ("inspection", "origin", "onnx_files"),
     ("confirmation", "epochs"),
     ("stages",),

@@ -367,6 +367,21 @@ def test_two_folders_of_the_same_shape_are_other_test_images(tmp_path: Path) -> 
     assert seen(tmp_path / "one", eval_batch_size=2, workers=2) == one
 
 
+def test_a_run_and_its_files_are_not_measured_on_images_for_others(cli: Callable[..., Any], finished: Path) -> None:
+    own, other = finished / "recipe.yaml", ("--set", "data.mean=[0.5]")
+    right = RunFolder(finished).read_report().pruned.onnx_accuracy
+    assert evaluate(finished / "pruned.pixels.onnx", RunFolder(finished).read_recipe()) == right
+    for model in (finished, finished / "pruned.onnx"):
+        ended = cli("evaluate", model, "--recipe", own, *other)
+        told = (
+            f"{model} is for other images or classes than the recipe's: mean is [0.305] there, and [0.5] by the recipe"
+        )
+        assert (ended.code, told in ended.err) == (2, True), ended.err
+        ended = cli("evaluate", model, "--recipe", own, *other, "--ignore-metadata", "--json")
+        assert (ended.code, f"WARNING: {told}" in ended.err) == (0, True)
+        assert json.loads(ended.out)["top1"]["total"] == 359
+
+
 def test_whoever_watches_is_told_of_every_batch_of_test_images() -> None:
     told: list[tuple[int, int]] = []
 

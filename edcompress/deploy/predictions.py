@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from edcompress.deploy.half import faithful_session
 from edcompress.deploy.parity import run_onnx
+from edcompress.deploy.sessions import session
 from edcompress.errors import InputError
 from edcompress.measures import Accuracy, Paired, Pairs, Recalls
 from edcompress.training.accuracy import accuracy_of, by_class, count_agreeing, top_classes
@@ -58,11 +60,27 @@ class Predictions:
         )
 
 
-def predict(models: Mapping[str, Path], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Predictions]:
-    """The predictions of each named ONNX file over batches of (images [N, C, H, W], labels [N]), every batch read once.
+class Told(NamedTuple):
+    """What an ONNX file says of itself: its metadata, and whether it takes uint8 pixels, which it normalises itself."""
+
+    metadata: dict[str, str]
+    takes_pixels: bool
+
+
+def told_by(path: Path) -> Told:
+    """What the ONNX file says of itself; InputError where it cannot be loaded."""
+    opened = session(path)
+    types = [value.type for value in opened.get_inputs()]
+    return Told(dict(opened.get_modelmeta().custom_metadata_map), types == ["tensor(uint8)"])
+
+
+def predict(
+    models: Mapping[str, Path], batches: Iterable[tuple[Tensor, Tensor]], classes: int
+) -> dict[str, Predictions]:
+    """The predictions of each named ONNX file over batches of (images as `run_onnx` takes them, labels [N]), every batch read once.
 
     Runs on the CPU with as many threads as torch uses, float16 as float16 (see `faithful_session`). Raises InputError when a file cannot
-    be loaded, does not take the images or gives no logits [N, classes], and when there are no images.
+    be loaded, does not take the images or gives other than logits [N, classes], and when there are no images.
     """
     opened = {name: faithful_session(path, torch.get_num_threads()) for name, path in models.items()}
     found: dict[str, list[Tensor]] = {name: [] for name in models}
@@ -74,6 +92,11 @@ def predict(models: Mapping[str, Path], batches: Iterable[tuple[Tensor, Tensor]]
             if logits.ndim != 2 or len(logits) != len(images):
                 raise InputError(
                     f"{models[name]}: gives {list(logits.shape)} for {len(images)} images, not their logits"
+                )
+            if logits.shape[1] != classes:
+                raise InputError(
+                    f"{models[name]}: gives {logits.shape[1]} logits per image, and model.num_classes is {classes}; give the recipe of "
+                    "its network"
                 )
             found[name].append(top_classes(logits))
     if not labels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from statistics import NormalDist
 
 from edcompress.delivery import Gate
@@ -13,6 +14,9 @@ from edcompress.results import Check, Report
 
 CONFIDENCE = 0.95
 """At which a top-1 has to be above what the same answers would reach by chance."""
+
+NOISE_IMAGES, NOISE_SHARE = 2, 0.005
+"""Images, or their share where that is more, that a network and its file may answer differently by rounding."""
 
 
 def lower_bound(count: Count) -> float:
@@ -37,25 +41,47 @@ def at_chance(accuracy: Accuracy, whose: str) -> str | None:
     )
 
 
-def alarm(report: Report) -> str | None:
-    """What to say of an exported run whose drop of accuracy says nothing; None where it does, or an earlier version measured it."""
-    name, accuracy = _decisive(report)
-    return at_chance(accuracy, f"{name}.onnx") if accuracy else None
-
-
-def alarms(report: Report) -> list[str]:
-    """All that must not be overlooked of what an exported run answers."""
-    text = alarm(report)
-    return [*([text] if text else []), *class_alarms(report)]
+def alarms(report: Report) -> tuple[str, ...]:
+    """What to say of an exported run whose accuracies, or drops of them, say nothing; what earlier versions did not measure is not said."""
+    return (*_untrained(report), *_weak(report), *_moved(report), *class_alarms(report))
 
 
 def chance_checks(report: Report, limits: Gate) -> tuple[Check, ...]:
     """The failed check of an exported run whose network is at chance level; none where it is above, or may be weak."""
     name, accuracy = _decisive(report)
-    if limits.allow_weak_dense or not alarm(report) or accuracy is None or accuracy.chance is None:
+    if limits.allow_weak_dense or not _weak(report) or accuracy is None or accuracy.chance is None:
         return ()
     low, chance = lower_bound(accuracy.top1), accuracy.chance
     return (Check(name=f"{name}_above_chance", value=low, limit=chance, margin=low - chance, passed=False),)
+
+
+def _untrained(report: Report) -> tuple[str, ...]:
+    if not report.untrained_head:
+        return ()
+    return (
+        "the dense network's classifier began untrained (model.reset_head), so that drops from its accuracy say nothing: hold pruned.onnx "
+        "by gate.min_top1",
+    )
+
+
+def _weak(report: Report) -> tuple[str, ...]:
+    name, accuracy = _decisive(report)
+    text = at_chance(accuracy, f"{name}.onnx") if accuracy else None
+    return (f"{text}; where it is meant to be so, set gate.allow_weak_dense (--allow-weak-dense)",) if text else ()
+
+
+def _moved(report: Report) -> Iterator[str]:
+    """What to say of files whose accuracy is not that of their networks, which `prune` measured."""
+    for name, result in (("dense", report.dense), ("pruned", report.pruned)):
+        if result.onnx_accuracy is None:
+            continue
+        before, now = result.accuracy.top1, result.onnx_accuracy.top1
+        noise = max(NOISE_IMAGES, NOISE_SHARE * before.total)
+        if before.total != now.total or abs(before.correct - now.correct) > noise:
+            yield (
+                f"{name}.onnx has {now.correct} of {now.total} test images right, and `prune` measured {before.correct} of {before.total} "
+                "of the same network: the test images or their classes changed since; restore them and export again, or prune again"
+            )
 
 
 def _decisive(report: Report) -> tuple[str, Accuracy | None]:

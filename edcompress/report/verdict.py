@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -11,8 +11,7 @@ from edcompress.delivery import Gate
 from edcompress.errors import InputError
 from edcompress.report.baseline import REGRESSIONS, require_comparable
 from edcompress.report.figures import FIGURES, Figure, decimal, least_speedup
-from edcompress.report.recall import class_alarms
-from edcompress.report.sanity import alarm, chance_checks
+from edcompress.report.sanity import alarms, chance_checks
 from edcompress.report.wording import disturbed, measure_again, waiting
 from edcompress.results import Check, Report, Skipped, Verdict
 
@@ -59,7 +58,7 @@ def judge(report: Report, limits: Gate, baseline: Report | None = None) -> Verdi
         raise InputError("the gate has no limits; set at least one, e.g. --max-top1-drop 0.01")
     if not checks and not limits.allow_unheld:
         raise InputError(_nothing_held(skipped))
-    warnings = (*notes, *_warnings({check.name for check in checks}, report, baseline), *_alarms(report, limits))
+    warnings = (*notes, *_warnings({check.name for check in checks}, report, baseline), *alarms(report))
     checks += chance_checks(report, limits)
     passed = all(check.passed for check in checks)
     return Verdict(
@@ -104,16 +103,6 @@ def _untrusted(report: Report) -> str | None:
     times = report.headline_latencies
     cause = waiting(times)
     return cause and f"{cause}; {measure_again(times)}"
-
-
-def _alarms(report: Report, limits: Gate) -> Iterator[str]:
-    """What makes the drops of accuracy say nothing."""
-    if report.untrained_head:
-        yield "the dense network's classifier began untrained (model.reset_head): drops from its accuracy say nothing"
-    if text := alarm(report):
-        way_out = "; where it is meant to be so, set gate.allow_weak_dense (--allow-weak-dense)"
-        yield text if limits.allow_weak_dense else text + way_out
-    yield from class_alarms(report)
 
 
 def _check(key: str, figure: Figure, limits: Gate, doubt: Doubt | None) -> Check:

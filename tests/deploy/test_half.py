@@ -96,7 +96,7 @@ def test_images_that_overflow_have_no_answer(tmp_path: Path, few: Tensor) -> Non
     """In float32, as onnxruntime runs the file, all eight have one."""
     path, labels = halved(tmp_path, GEM, 99.0), torch.zeros(8, dtype=torch.int64)
     assert np.isfinite(session(path).run(None, {"images": few.numpy()})[0]).all()
-    found = predict({"half": path}, [(few, labels)])["half"]
+    found = predict({"half": path}, [(few, labels)], 3)["half"]
     assert found.classes[:, 0].tolist() == [-1] * 8
     assert found.accuracy.top5 == Count(correct=0, total=8)
 

@@ -15,7 +15,7 @@ from edcompress.measures import Pairs, Recalls
 def test_accuracy_counts_over_batches(onnx_file: Path, images: Tensor) -> None:
     labels = run_onnx(onnx_file, images).argmax(dim=1)
     labels[0] = (labels[0] + 1) % 4
-    found = predict({"a": onnx_file}, [(images[:5], labels[:5]), (images[5:], labels[5:])])["a"]
+    found = predict({"a": onnx_file}, [(images[:5], labels[:5]), (images[5:], labels[5:])], 4)["a"]
     assert (found.accuracy.top1.correct, found.accuracy.top1.total) == (7, 8)
     assert (found.accuracy.top5.correct, found.accuracy.top5.total) == (8, 8)
     assert torch.equal(found.classes, run_onnx(onnx_file, images).argsort(dim=1, descending=True))
@@ -26,7 +26,7 @@ def test_two_files_see_the_same_images_and_each_batch_is_read_once(
 ) -> None:
     labels = torch.arange(8) % 4
     once = iter([(images[:3], labels[:3]), (images[3:], labels[3:])])
-    found = predict({"dense": onnx_file, "pruned": dead_onnx_file}, once)
+    found = predict({"dense": onnx_file, "pruned": dead_onnx_file}, once, 4)
     for name, path in (("dense", onnx_file), ("pruned", dead_onnx_file)):
         assert torch.equal(found[name].classes[:, 0], run_onnx(path, images).argmax(dim=1))
         assert torch.equal(found[name].labels, labels)
@@ -52,13 +52,19 @@ def test_recalls_count_images_right_ones_and_given_ones_of_each_class() -> None:
 
 
 def test_a_file_beside_itself_agrees_everywhere(onnx_file: Path, images: Tensor) -> None:
-    found = predict({"a": onnx_file}, [(images, torch.zeros(8, dtype=torch.int64))])["a"]
+    found = predict({"a": onnx_file}, [(images, torch.zeros(8, dtype=torch.int64))], 4)["a"]
     assert found.beside(found).agreement == 1
 
 
 def test_accuracy_over_nothing_is_an_error(onnx_file: Path) -> None:
     with pytest.raises(InputError, match="no images"):
-        predict({"a": onnx_file}, [])
+        predict({"a": onnx_file}, [], 4)
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_another_number_of_logits_than_classes_is_refused(onnx_file: Path, images: Tensor, classes: int) -> None:
+    with pytest.raises(InputError, match=rf"gives 4 logits per image, and model\.num_classes is {classes}; give"):
+        predict({"a": onnx_file}, [(images, torch.zeros(8, dtype=torch.int64))], classes)
 
 
 def test_a_file_that_gives_no_logits_is_named(tmp_path: Path, images: Tensor) -> None:
@@ -68,4 +74,4 @@ def test_a_file_that_gives_no_logits_is_named(tmp_path: Path, images: Tensor) ->
     path = tmp_path / "relu.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     with pytest.raises(InputError, match=r"relu\.onnx: gives \[8, 3, 8, 8\] for 8 images, not their logits"):
-        predict({"a": path}, [(images, torch.zeros(8))])
+        predict({"a": path}, [(images, torch.zeros(8))], 4)

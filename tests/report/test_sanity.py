@@ -12,7 +12,7 @@ from edcompress.measures import Accuracy, Count
 from edcompress.recipebook import read_recipe
 from edcompress.report.card import render_card
 from edcompress.report.page import render_page
-from edcompress.report.sanity import at_chance, lower_bound
+from edcompress.report.sanity import alarms, at_chance, lower_bound
 from edcompress.report.shipping import recommend
 from edcompress.report.verdict import judge
 from edcompress.results import Report
@@ -33,7 +33,7 @@ def weak(content: dict[str, Any], dense: int = 1000, pruned: int = 990, **more: 
     changed = copy.deepcopy(content) | more
     for name, correct in (("dense", dense), ("pruned", pruned)):
         top1 = {"correct": correct, "total": 10000}
-        changed[name]["onnx_accuracy"] = {"top1": top1, "top5": top1, "chance": 0.1}
+        changed[name]["accuracy"] = changed[name]["onnx_accuracy"] = {"top1": top1, "top5": top1, "chance": 0.1}
     pairs = {"both": 0, "dense_only": dense, "other_only": pruned, "neither": 10000 - dense - pruned}
     changed["pruned"]["paired"] = {"top1": pairs, "top5": pairs, "same_class": pairs["neither"]}
     return Report.model_validate(changed)
@@ -65,6 +65,21 @@ def test_chance_is_told_from_knowledge(correct: int, total: int, chance: float, 
 def test_without_a_count_of_chance_nothing_is_said(report: Report) -> None:
     assert at_chance(measured(0, 400, None), "net") is None
     assert judge(report, LIMITS).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "is_said"), [(9367, 10000, False), (9366, 10000, True), (9410, 9990, True)]
+)
+def test_files_that_score_otherwise_than_their_networks_are_told(
+    content: dict[str, Any], correct: int, total: int, is_said: bool
+) -> None:
+    content["dense"]["onnx_accuracy"] = {kind: {"correct": correct, "total": total} for kind in ("top1", "top5")}
+    said = [
+        text for text in alarms(Report.model_validate(content)) if "the test images or their classes changed" in text
+    ]
+    assert [text.startswith(f"dense.onnx has {correct} of {total} test images right, and") for text in said] == [
+        True
+    ] * is_said
 
 
 @pytest.mark.parametrize("limits", [LIMITS, NONE])
