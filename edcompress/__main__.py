@@ -49,8 +49,11 @@ def _main() -> None:
 
 
 def _write_what_can_be() -> None:
-    """Have "?" stand for what the locale's encoding lacks: an arrow in a table must not end a gate that passed with exit code 1."""
-    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+    """Have "?" stand for what the locale's encoding lacks: an arrow in a table must not end a gate that passed with exit code 1.
+
+    In the C locale Python lets through what came from bytes ("surrogateescape"), and no other letter. Stderr always writes something.
+    """
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="replace")
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,16 @@ def require_file_place(path: Path, option: str, ending: str = "") -> None:
         raise InputError(f"{option} {path} is a {what}; name a file{f' that ends in {ending}' if ending else ''}")
     if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
         raise InputError(f"{option} {path}: {path.parent} cannot be written in; choose another folder")
+
+
+def require_utf8(path: Path) -> None:
+    """Raise InputError for a name that is not UTF-8: reports hold text alone, and onnxruntime opens no such file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        way_out = "rename it" if encoding == "utf-8" else f"file names are {encoding} in this locale: set PYTHONUTF8=1"
+        raise InputError(f"{path} is not a name in UTF-8; {way_out}") from error
 
 
 @contextmanager

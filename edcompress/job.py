@@ -18,8 +18,9 @@ from edcompress.data.transforms import as_tested, normalised
 from edcompress.deploy.external_data import MOST_BYTES
 from edcompress.deploy.latency_table import measure_table
 from edcompress.deploy.onnx_export import to_onnx
+from edcompress.deploy.parity import FEWEST_IMAGES
 from edcompress.digests import Running
-from edcompress.errors import BudgetError, EdcompressError, InputError, NetworkError, first_line
+from edcompress.errors import BudgetError, DataError, EdcompressError, InputError, NetworkError, first_line
 from edcompress.measures import Accuracy
 from edcompress.monitor import Monitor
 from edcompress.networks.checkpoints import read_state_dict
@@ -167,6 +168,21 @@ def open_job(recipe: Recipe, session: Session = DEFAULT) -> Job:
     check_fits(splits, recipe.model, recipe.data)
     check_divides(splits, recipe.data, session.team)
     return Job(recipe, splits, precision, session.monitor, session.team).watched_by(session.monitor)
+
+
+def open_provable_job(recipe: Recipe, session: Session = DEFAULT) -> Job:
+    """`open_job` of what is to be exported some day: DataError too where its test images are too few to prove ONNX files on."""
+    job = open_job(recipe, session)
+    found = len(job.splits.test)
+    if recipe.data.skip_broken and found >= FEWEST_IMAGES:
+        found = len(job.parity_pixels)  # those that can be read
+    if found < FEWEST_IMAGES:
+        search = "; data.search_from=test takes its images from there" if recipe.data.search_from == "test" else ""
+        raise DataError(
+            f"data: the test split (val/, test_shards) has {found} images, and ONNX files are proved on {FEWEST_IMAGES} of them at least; "
+            f"add images to it{search}"
+        )
+    return job
 
 
 def pick_device(name: str) -> torch.device:

@@ -25,7 +25,7 @@ from edcompress.deploy.latency import measure_all, require_measurable
 from edcompress.deploy.predictions import Predictions, predict, told_by
 from edcompress.digests import Running
 from edcompress.errors import InputError, NetworkError, RunFolderError
-from edcompress.files import require_file_place
+from edcompress.files import require_file_place, require_utf8
 from edcompress.inspection import inspect_network
 from edcompress.job import (
     Job,
@@ -36,6 +36,7 @@ from edcompress.job import (
     new_network,
     open_budget,
     open_job,
+    open_provable_job,
     pick_device,
     plain_network,
     read_network,
@@ -85,6 +86,7 @@ def prune(
     """
     if not (resume and folder.exists) and folder.path.resolve() == checkpoint.resolve():
         raise RunFolderError(f"{folder.path} is the run to be pruned again; choose another run folder with -o")
+    require_utf8(checkpoint)
     name = checkpoint.name
     if resume:
         recipe = session.team.from_first(partial(as_begun, recipe, folder))
@@ -123,7 +125,7 @@ def export(
 
 
 def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
-    report, job = folder.read_report(), open_job(recipe, session)
+    report, job = folder.read_report(), open_provable_job(recipe, session)
     dense = read_saved(recipe, folder / "dense.safetensors", session)
     pruned = load(folder.path, trust_code=session.trust_code)
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=UNFINISHED_EXPORTS) as made:
@@ -172,6 +174,7 @@ def run(
         if checkpoint is None:
             checkpoint = Path(scratch) / "dense.safetensors"  # as the run folder calls it
             if begins:
+                open_provable_job(recipe, session)
                 table = latency_table(recipe, network, session.team)
                 open_budget(recipe, network, find_space(recipe, network), table)  # else a bad budget costs a training
                 with reserved(folder, force=force, team=session.team):

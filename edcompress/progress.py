@@ -23,6 +23,7 @@ from edcompress.files import append, replacing
 from edcompress.machine import process_mark, versions
 from edcompress.measures import Value
 from edcompress.monitor import Both, Monitor
+from edcompress.plain_text import harmless
 from edcompress.recipe import Recipe
 from edcompress.runs import RunFolder, parsed
 
@@ -150,7 +151,7 @@ class _Record:
         if not isinstance(error, Exception):
             self.end("interrupted")
             return
-        kind, text = type(error).__name__, str(error)
+        kind, text = type(error).__name__, harmless(str(error))  # it may name a file that is not UTF-8
         self.tell("error", kind=kind, error=text)
         self.end("failed", error=text or kind)
 
@@ -163,7 +164,7 @@ class _Record:
         """A stage begins."""
         self.tell("stage", stage=text)
         self._step = None
-        self._save(stage=text, **dict.fromkeys(_OF_A_PHASE))
+        self._save(stage=harmless(text), **dict.fromkeys(_OF_A_PHASE))
 
     def epoch(self, phase: str, epoch: int, epochs: int) -> None:
         """An epoch begins; with the first one of a phase its clock."""

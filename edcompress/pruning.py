@@ -20,7 +20,7 @@ from edcompress.confirmation import confirmed
 from edcompress.deploy.standalone import standalone_source
 from edcompress.epochs import Measured, Run, last_snapshot
 from edcompress.errors import RunFolderError
-from edcompress.job import Job, memory_told, open_job
+from edcompress.job import Job, memory_told, open_provable_job
 from edcompress.loggers import opened, require_loggers
 from edcompress.machine import processor, versions
 from edcompress.measures import ModelResult, Proof, Proofs
@@ -71,7 +71,7 @@ def prune_once(
             return team.from_first(folder.read_report)
         begin = partial(resumed_origin, folder=folder, session=session)
     require_loggers(session.loggers)
-    run = _open_run(open_job(recipe, session), folder, begin, session, started)
+    run = _open_run(open_provable_job(recipe, session), folder, begin, session, started)
     with (
         _kept(run, session, checkpoint, resuming=resuming, force=force) as kept,
         memory_told(run.job.recipe, _out_of_memory(run.job.recipe)),

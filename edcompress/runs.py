@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from edcompress import recipebook
 from edcompress.errors import RunFolderError
-from edcompress.files import UNFINISHED_FILES, remove_unfinished, replacing, special_kind
+from edcompress.files import UNFINISHED_FILES, remove_unfinished, replacing, require_utf8, special_kind
 from edcompress.recipe import Recipe
 from edcompress.results import Report
 
@@ -119,7 +119,11 @@ class RunFolder:
         return os.access(self.path, os.W_OK)
 
     def require_absent(self, *, force: bool) -> None:
-        """Raise RunFolderError when something is in the way; with `force` the files of an earlier run are not."""
+        """Raise RunFolderError when something is in the way; with `force` the files of an earlier run are not.
+
+        Raise InputError for a name that is not UTF-8.
+        """
+        require_utf8(self.path)
         if self.path.exists() and not force:
             raise RunFolderError(
                 f"{self.path} exists; go on with --resume, start over with --force, or choose another with -o"

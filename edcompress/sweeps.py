@@ -9,7 +9,7 @@ from pathlib import Path
 from edcompress.claims import TRAINING
 from edcompress.deploy.latency import require_measurable
 from edcompress.errors import InputError, RunFolderError
-from edcompress.job import find_space, open_budget, plain_network, require_exportable
+from edcompress.job import find_space, open_budget, open_provable_job, plain_network, require_exportable
 from edcompress.networks.checkpoints import read_metadata
 from edcompress.origin import open_origin, require_same_weights
 from edcompress.pipeline import export, prune, train, unfinished
@@ -86,6 +86,9 @@ def _check(recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None,
             network = plain_network(recipe, session)
             open_budget(recipe, network, find_space(recipe, network))
         require_exportable(recipe, network)
+    ahead = [recipe for name, recipe in recipes.items() if not _point(folder, name).finished]
+    for recipe in {recipe.model_dump_json(include={"data", "model"}): recipe for recipe in ahead}.values():
+        open_provable_job(recipe, session)
 
 
 def _require_same_files(recipe: Recipe, run: RunFolder) -> None:

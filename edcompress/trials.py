@@ -21,7 +21,7 @@ from edcompress.confirmation import exported
 from edcompress.deploy.latency import measure
 from edcompress.errors import EdcompressError, InputError
 from edcompress.files import replacing
-from edcompress.job import Job, open_job
+from edcompress.job import Job, open_provable_job
 from edcompress.measures import Accuracy, Count
 from edcompress.origin import Origin, open_origin, reopen_origin
 from edcompress.points import point_of, with_front
@@ -92,7 +92,7 @@ def smallest_within(
         if folder.finished:
             return folder.read_report()
         begin = partial(reopen_origin, folder=folder, session=session)
-    job = open_job(recipe, session)
+    job = open_provable_job(recipe, session)
     finest = recipe.constraints.model_copy(update={"round_to": recipe.constraints.round_to or 1})
     origin = begin(recipe.model_copy(update={"constraints": finest}), images=job.probe_images)
     job = sized_for_search(job, origin)

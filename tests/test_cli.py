@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -301,10 +302,47 @@ def test_gate_before_export_says_what_is_missing(cli, finished: Path) -> None:
     assert "run `edcompress export --onnx` first" in ended.err
 
 
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0"}
+"""A locale in which Python writes ASCII, to files with names in ASCII."""
+
+
+def test_a_message_is_written_in_any_locale() -> None:
+    command = [sys.executable, "-m", "edcompress", "report", "rün-→".encode()]
+    ended = subprocess.run(command, capture_output=True, env=os.environ | C_LOCALE, check=False)
+    assert (ended.returncode, ended.stderr[:22]) == (2, b"error: no run folder r")
+
+
+@pytest.mark.integration
+def test_a_folder_that_the_locale_cannot_name_is_said(tmp_path: Path) -> None:
+    data = f"{{dataset: image_folder, root: '{tmp_path}/ä', image_size: 8}}"
+    text = f"model: {{arch: resnet8, num_classes: 2}}\ndata: {data}\ntarget: {{macs: 0.5}}\n"
+    (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "edcompress", "evaluate", "x.pt", "--recipe", str(tmp_path / "r.yaml")]
+    ended = subprocess.run(command, capture_output=True, env=os.environ | C_LOCALE, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert b"file names are ascii in this locale; set PYTHONUTF8=1" in ended.stderr
+
+
+def test_a_run_that_reports_could_not_name_is_refused(cli, quick) -> None:
+    folder = os.fsdecode(b"r\xfcn")
+    for arguments in ((folder, *quick(), "-o", "run"), ("x.pt", *quick(), "-o", folder)):
+        ended = cli("prune", *arguments)
+        assert ended.code == 2
+        assert r"error: r\udcfcn is not a name in UTF-8; rename it" in ended.err
+    assert not os.path.exists(folder)
+
+
+def test_an_onnx_file_that_onnxruntime_cannot_open_is_refused(cli, finished: Path) -> None:
+    path = shutil.copy(finished / "pruned.onnx", os.fsdecode(bytes(finished) + b"/p\xfc.onnx"))
+    ended = cli("benchmark", path)
+    assert (ended.code, r"p\udcfc.onnx is not a name in UTF-8; rename it" in ended.err) == (2, True)
+
+
 def test_an_output_that_cannot_be_written_is_no_answer_of_the_gate(finished: Path) -> None:
     gate = [sys.executable, "-m", "edcompress", "gate", str(finished), *LIMITS]
-    ascii_only = subprocess.run(gate, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=False)
-    assert (ascii_only.returncode, ascii_only.stderr) == (0, b"")
+    for environment in ({"PYTHONIOENCODING": "ascii"}, C_LOCALE):
+        ascii_only = subprocess.run(gate, capture_output=True, env=os.environ | environment, check=False)
+        assert (ascii_only.returncode, ascii_only.stderr) == (0, b"")
     reader, writer = os.pipe()
     os.close(reader)  # as `| head -1` does
     unread = subprocess.run(gate, stdout=writer, stderr=subprocess.PIPE, check=False)

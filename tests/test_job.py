@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 import torch
 from digits import digits
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edcompress.errors import InputError, NetworkError
-from edcompress.job import Job, find_space, new_network, open_job, read_network
+from edcompress import pipeline, sweeps
+from edcompress.errors import DataError, InputError, NetworkError
+from edcompress.job import Job, find_space, new_network, open_job, open_provable_job, read_network
 from edcompress.monitor import Silent
+from edcompress.recipe import Recipe
+from edcompress.runs import RunFolder
 from edcompress.session import Session
 from edcompress.team import Team
 
@@ -332,3 +336,45 @@ def test_a_classifier_that_begins_untrained_is_warned_of_and_teaches_nothing(tmp
     save_file(new_network(digits()).state_dict(), source)
     read_network(digits(reset, "finetune.distill=0.5"), source, session)
     assert len(heard.warnings) == 1
+
+
+def few(tmp_path: Path, broken: int = 0, **data: object) -> Recipe:
+    """A recipe whose test split has eight images, the first of them `broken`."""
+    for part in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / part / name / f"{number}.png")
+    for number in range(broken):
+        (tmp_path / "val" / "cat" / f"{number}.png").write_bytes(b"nothing")
+    about = {"dataset": "image_folder", "root": tmp_path, "image_size": 8, **data}
+    return Recipe.model_validate({"model": {"arch": "resnet8", "num_classes": 2}, "data": about})
+
+
+def test_too_few_images_to_prove_a_file_on_are_refused_before_anything_is_pruned(tmp_path: Path) -> None:
+    recipe = few(tmp_path)
+    assert len(open_provable_job(recipe).splits.test) == 8
+    (tmp_path / "val" / "cat" / "0.png").unlink()
+    assert len(open_job(recipe).splits.test) == 7  # as `evaluate` does
+    network = tmp_path / "dense.safetensors"
+    save_file(new_network(recipe).state_dict(), network)
+    for begin in (
+        lambda: pipeline.prune(network, recipe, RunFolder(tmp_path / "run")),
+        lambda: pipeline.run(recipe, RunFolder(tmp_path / "run")),
+        lambda: sweeps.sweep({"a": recipe}, tmp_path / "run", network),
+    ):
+        with pytest.raises(
+            DataError, match=r"the test split \(val/, test_shards\) has 7 images, .* on 8 of them at least"
+        ):
+            begin()
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_are_left_out_prove_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"test split .* has 7 images"):
+        open_provable_job(few(tmp_path, broken=1, skip_broken=True))
+
+
+def test_images_that_judge_are_not_there_to_prove(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has 7 images, .*; data\.search_from=test takes its images from there"):
+        open_provable_job(few(tmp_path, search_from="test", search_fraction=0.13))

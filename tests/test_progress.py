@@ -115,6 +115,7 @@ def test_steps_are_written_once_in_a_while(tmp_path: Path) -> None:
         (KeyboardInterrupt(), "interrupted", None),
         (EdcompressError("the loss became nan"), "failed", "the loss became nan"),
         (ZeroDivisionError(), "failed", "ZeroDivisionError"),
+        (EdcompressError("r\udcfc.png is broken"), "failed", r"r\udcfc.png is broken"),
     ],
 )
 def test_how_a_run_ended_is_kept(tmp_path: Path, error: BaseException, state: str, text: str | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -57,8 +59,14 @@ def open_dataset(data: Data, warn: Warn = unheard) -> Opened:
 
 
 def data_root(data: Data) -> Path:
-    """`data.root`, else $EDCOMPRESS_DATA, else ~/.cache/edcompress."""
-    return data.root.expanduser() if data.root else data_home()
+    """`data.root`, else $EDCOMPRESS_DATA, else ~/.cache/edcompress; DataError where this locale has not its letters."""
+    root = data.root.expanduser() if data.root else data_home()
+    try:
+        os.fsencode(root)
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        raise DataError(f"data.root: {root}: file names are {encoding} in this locale; set PYTHONUTF8=1") from error
+    return root
 
 
 def _require_present(root: Path, data: Data) -> None:

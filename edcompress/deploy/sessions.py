@@ -8,6 +8,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from edcompress.errors import EdcompressError, InputError
+from edcompress.files import require_utf8
 
 ERRORS_ONLY = 3  # onnxruntime's log severity; its warnings speak of optimisations, not of results
 ORT_ERRORS = (
@@ -39,6 +40,7 @@ def session(
     """
     if not path.is_file():
         raise InputError(f"{path}: no such ONNX file")
+    require_utf8(path)
     require_provider(provider)
     if not checked:
         from edcompress.deploy.external_data import require_own_data

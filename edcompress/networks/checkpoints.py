@@ -174,7 +174,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     """The tensors of all shards that lie beside the index (the layout of Hugging Face's `save_pretrained`)."""
     _short(index, index.stat().st_size)
     try:
-        shard_of: dict[str, str] = dict(json.loads(index.read_text())["weight_map"])
+        shard_of: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
         shards = sorted(set(shard_of.values()))
         outside = [name for name in shards if Path(name).name != name]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
