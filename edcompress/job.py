@@ -23,6 +23,7 @@ from edcompress.digests import Running
 from edcompress.errors import BudgetError, DataError, EdcompressError, InputError, NetworkError, first_line
 from edcompress.measures import Accuracy
 from edcompress.monitor import Monitor
+from edcompress.networks.attention import free_heads
 from edcompress.networks.checkpoints import read_state_dict
 from edcompress.networks.fitting import load_into
 from edcompress.networks.modes import evaluating, on_cpu
@@ -226,6 +227,7 @@ def new_network(recipe: Recipe, session: Session = DEFAULT) -> nn.Module:
         images = example_images(recipe).flip(0)  # others than those that a hook may have kept
         require_repeatable(network, spec, images)
         require_trainable(network, spec, example_images(recipe), in_part=recipe.search.trains)
+        free_heads(network, images)
     return network
 
 

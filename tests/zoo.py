@@ -441,6 +441,23 @@ class FusedAttention(nn.Module):
         return attended
 
 
+class RelativeAttention(FusedAttention):
+    """With a bias for each head and distance of two pixels along the rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(15, 2))
+        rows = torch.arange(64) // 8
+        self.register_buffer("index", rows[:, None] - rows + 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self.table[self.index].permute(2, 0, 1).contiguous()
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+        attended: Tensor = self.proj(x)
+        return attended
+
+
 _FC = {"fc": "outputs"}
 
 ZOO = {
@@ -579,6 +596,11 @@ ZOO = {
         lambda: Tokens(FusedAttention()), {"stem": 4, "attention": 2}, _FC, {"stem": (3,), "attention": (1,)},
         zeros={"attention.qkv.weight": (3,), "attention.proj.weight": (3, 4, 5), "fc.weight": (3,)},
         shapes={"attention.qkv.weight": (9, 3), "attention.proj.weight": (3, 3), "attention.proj.bias": (3,)},
+    ),
+    "relative_attention": Wiring(  # a head's biases are a column of the table
+        lambda: Tokens(RelativeAttention()), {"stem": 4, "attention": 2}, _FC, {"stem": (3,), "attention": (1,)},
+        zeros={"attention.qkv.weight": (3,), "attention.proj.weight": (3, 4, 5), "attention.table": (1,), "fc.weight": (3,)},
+        shapes={"attention.qkv.weight": (9, 3), "attention.proj.weight": (3, 3), "attention.table": (15, 1)},
     ),
     "two_inputs": Wiring(
         TwoInputs, {"a": 4, "c": 5}, _FC, {"a": (0, 1), "c": (2,)},

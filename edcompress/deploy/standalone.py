@@ -147,9 +147,10 @@ def _built(model: Model, network: nn.Module) -> _Construction:
     if model.factory is not None:
         module, _, name = model.factory.partition(":")
         make = f"network: nn.Module = import_module({module!r}).{name}()"
-        return _Construction(
-            [make, "with torch.no_grad():", "    network.eval()(torch.zeros(2, *IMAGE))  # makes lazy layers"]
-        )
+        lines = [make, "with torch.no_grad():", "    network.eval()(torch.zeros(2, *IMAGE))  # makes lazy layers"]
+        names = [name for name, layer in network.named_modules() if isinstance(layer, attention.SelfAttention)]
+        definitions = _definitions(attention, "with_free_heads") if names else []
+        return _Construction([*lines, *([f"with_free_heads(network, {names!r})"] if names else [])], None, definitions)
     assert model.arch is not None
     classes, channels = model.num_classes, model.in_channels
     if model.arch in cifar_resnet.CIFAR_RESNETS:

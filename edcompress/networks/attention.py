@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from edcompress.networks.modes import evaluating
 
 
 class SelfAttention(nn.Module):
@@ -13,26 +18,85 @@ class SelfAttention(nn.Module):
     so that fewer rows and fewer heads go together.
     """
 
+    batch_first = False  # keeps torch's own encoder from its fused path, which reads the tensors past this layer
+
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
         self.num_heads, self.head_dim, self.dropout = attention.num_heads, attention.head_dim, attention.dropout
         self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
         self.out_proj = attention.out_proj
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
-        """The attended tokens [B, N, embedding] of tokens [B, N, embedding], and no weights."""
-        if key is not query or value is not query or need_weights:
-            raise NotImplementedError("only self-attention without its weights")
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor | None]:
+        """The attended tokens [B, N, embedding] of tokens [B, N, embedding], and the weights [B, N, N] where they are needed."""
+        if key is not query or value is not query or key_padding_mask is not None:
+            raise NotImplementedError("only self-attention without padding")
+        if query.dim() != 3 or (attn_mask is not None and attn_mask.dim() != 2):
+            raise NotImplementedError("only batches of tokens, and one mask [N, N] for all")
         packed = F.linear(query, self.in_proj_weight, self.in_proj_bias)
         q, k, v = packed.view(*query.shape[:2], 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        return self.out_proj(attended.transpose(1, 2).flatten(2)), None
+        dropout, bias = self.dropout if self.training else 0.0, _bias(attn_mask, q)
+        if not need_weights:
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+            return self.out_proj(attended.transpose(1, 2).flatten(2)), None
+        scores = q @ k.transpose(-1, -2) / self.head_dim**0.5
+        weights = F.dropout((scores if bias is None else scores + bias).softmax(-1), dropout)
+        attended = (weights @ v).transpose(1, 2).flatten(2)
+        return self.out_proj(attended), weights.mean(1) if average_attn_weights else weights
 
 
-def with_free_heads(network: nn.Module) -> nn.Module:
-    """The network itself, with SelfAttention wherever it has a torch attention that packs its projections, batch first."""
-    for name, layer in list(network.named_modules()):
-        plain = isinstance(layer, nn.MultiheadAttention) and layer.bias_k is None and not layer.add_zero_attn
-        if plain and layer.batch_first and layer.in_proj_weight is not None:
-            network.set_submodule(name, SelfAttention(layer))
+def _bias(mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """What is added to scores for torch's `mask`, in which True stands for what is not attended to."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return like.new_zeros(mask.shape).masked_fill(mask, -torch.inf)
+
+
+def with_free_heads(network: nn.Module, names: list[str] | None = None) -> nn.Module:
+    """The network itself, with SelfAttention wherever it has a torch attention that packs its projections, batch first.
+
+    Where `names` are given, only those are replaced.
+    """
+    replaced = {
+        layer: SelfAttention(layer).train(layer.training)
+        for name, layer in network.named_modules()
+        if type(layer) is nn.MultiheadAttention and _packs(layer) and (names is None or name in names)
+    }
+    for name, layer in list(network.named_modules(remove_duplicate=False)):
+        if layer in replaced:
+            network.set_submodule(name, replaced[layer])
     return network
+
+
+def _packs(attention: nn.MultiheadAttention) -> bool:
+    plain = attention.bias_k is None and not attention.add_zero_attn
+    return plain and attention.batch_first and attention.in_proj_weight is not None
+
+
+@torch.no_grad()
+def free_heads(network: nn.Module, images: Tensor) -> nn.Module:
+    """The network itself with SelfAttention wherever it gives the same logits for images [N, C, H, W] with it."""
+    attentions = [name for name, layer in network.named_modules() if isinstance(layer, nn.MultiheadAttention)]
+    if not attentions:
+        return network
+    with evaluating(network):
+        logits = network(images)
+
+    def alike(names: list[str]) -> bool:
+        try:
+            found = with_free_heads(copy.deepcopy(network).eval(), names)(images)
+        except Exception:  # whatever code of others does with another attention
+            return False
+        return torch.allclose(found, logits, rtol=1e-4, atol=1e-5)
+
+    names = attentions if alike(attentions) else [name for name in attentions if alike([name])]
+    return with_free_heads(network, names)

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from edcompress.measures import Size
 from edcompress.networks.modes import run_once
+from edcompress.surgery.genes import tensors_along
 from edcompress.surgery.latency import LatencyModel, LatencyTable
+from edcompress.surgery.layers import layer_width
 from edcompress.surgery.products import Product, Products, affine, find_products
 from edcompress.surgery.space import Space
 
@@ -220,12 +222,11 @@ def _vector_params(space: Space, network: nn.Module, counted: list[nn.Module]) -
     coefficients[-1] = sum(parameter.numel() for parameter in network.parameters()) - weights
     for place, group in enumerate(space.free):
         for member in group.members:
-            layer = layers[member.layer]
-            others = [
-                p for p in layer.parameters(recurse=False) if p.numel() > 1 and (p.dim() == 1 or layer not in counted)
-            ]
-            if member.side == "out":
-                per_channel = sum(p[0].numel() for p in others) * len(member.positions) // group.channels
-                coefficients[place] += per_channel
-                coefficients[-1] -= per_channel * group.channels
+            layer, dim = layers[member.layer], 0 if member.side == "out" else 1
+            width = layer_width(layer, member.side)
+            along = (tensor for _, tensor in tensors_along(layer, dim, width) if isinstance(tensor, nn.Parameter))
+            others = sum(p.numel() // width for p in along if p.dim() == 1 or layer not in counted)
+            per_channel = others * len(member.positions) // group.channels
+            coefficients[place] += per_channel
+            coefficients[-1] -= per_channel * group.channels
     return coefficients.unsqueeze(0)

@@ -11,6 +11,7 @@ from torch import nn
 
 from edcompress.networks.attention import SelfAttention
 from edcompress.surgery.blocks import Found
+from edcompress.surgery.genes import tensors_along
 from edcompress.surgery.layers import is_fused_attention
 from edcompress.surgery.space import Group, Member
 
@@ -38,8 +39,15 @@ def _head_groups(network: nn.Module) -> Iterator[Group]:
         if isinstance(layer, SelfAttention):
             yield _group(name, layer.num_heads, layer.head_dim, name, f"{name}.out_proj")
         elif is_fused_attention(layer):
-            own = Member(layer=name, side="out", positions=_upto(layer.num_heads), channels=_upto(layer.num_heads))
-            yield _group(name, layer.num_heads, layer.head_dim, f"{name}.qkv", f"{name}.proj", own)
+            heads = layer.num_heads
+            yield _group(name, heads, layer.head_dim, f"{name}.qkv", f"{name}.proj", *_per_head(name, layer, heads))
+
+
+def _per_head(name: str, layer: nn.Module, heads: int) -> Iterator[Member]:
+    """What the attention itself holds for each head: temperatures [heads, ...] and tables of biases [positions, heads]."""
+    yield Member(layer=name, side="out", positions=_upto(heads), channels=_upto(heads))
+    if any(True for _ in tensors_along(layer, 1, heads)):
+        yield Member(layer=name, side="in", positions=_upto(heads), channels=_upto(heads))
 
 
 def _group(name: str, heads: int, head_dim: int, packed: str, after: str, *own: Member) -> Group:

@@ -67,7 +67,7 @@ def layer_width(layer: nn.Module, side: str) -> int:
     elif isinstance(layer, SelfAttention):
         widths = {"out": 3 * layer.num_heads * layer.head_dim}
     elif is_fused_attention(layer):
-        widths = {"out": layer.num_heads}
+        widths = {"out": layer.num_heads, "in": layer.num_heads}
     elif isinstance(layer, PER_CHANNEL):
         width = layer.num_parameters if isinstance(layer, nn.PReLU) else layer.num_features
         widths = {"out": width, "in": width}

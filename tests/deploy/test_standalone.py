@@ -15,6 +15,7 @@ from zoo import ZOO, images, randomised
 
 import edcompress
 from edcompress.deploy.standalone import positions_kept, standalone_source
+from edcompress.networks.attention import free_heads
 from edcompress.networks.checkpoints import save_tensors
 from edcompress.networks.plain_weights import with_plain_weights
 from edcompress.networks.registry import build
@@ -51,10 +52,19 @@ FACTORY = """
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+class Attended(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.attention(tokens, tokens, tokens)[0].mean(1)
+
 def net():
     first = (nn.Conv2d(3, 8, 3), FrozenBatchNorm2d(8), nn.ReLU())
-    convs = (*first, nn.Conv2d(8, 8, 3, groups=4), nn.InstanceNorm2d(8), nn.GroupNorm(4, 8), nn.ReLU())
-    return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    convs = (*first, nn.Conv2d(8, 8, 3, groups=4), nn.InstanceNorm2d(8), nn.GroupNorm(4, 8), nn.ReLU(), nn.Conv2d(8, 8, 1))
+    return nn.Sequential(*convs, Attended(), nn.Linear(8, 3))
 """
 
 
@@ -165,7 +175,7 @@ def test_networks_of_every_origin_are_rebuilt_without_edcompress(tmp_path: Path)
     model = Model(factory="mine:net", num_classes=3)
     namespace: dict[str, type[nn.Module]] = {}
     exec(FACTORY, namespace)
-    pruned = written(tmp_path / "factory", model, namespace["net"](), images())
+    pruned = written(tmp_path / "factory", model, free_heads(namespace["net"](), images()), images())
     lines = alone(LOAD, *models, "factory", cwd=tmp_path).splitlines()
     assert int(lines[-1]) == sum(parameter.numel() for parameter in pruned.parameters())
     assert len(lines) == len(models) + 1

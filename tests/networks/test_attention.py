@@ -1,19 +1,32 @@
 import pytest
 import torch
 import torchvision
+from states import random_state
 from torch import nn
+from zoo import images, randomised
 
-from edcompress.networks.attention import SelfAttention, with_free_heads
+from edcompress.networks.attention import SelfAttention, free_heads, with_free_heads
 from edcompress.networks.registry import build
 from edcompress.sources import Model
+from edcompress.surgery.masks import masked_call
+from edcompress.surgery.plan import plan_of
+from edcompress.surgery.probe import lock_untrue
+from edcompress.surgery.remove import remove
+from edcompress.surgery.tracing import trace_space
+
+FORBIDDEN = torch.ones(5, 5, dtype=torch.bool).triu(1)
 
 
-def test_it_attends_as_torch_does() -> None:
+@pytest.mark.parametrize("mask", [None, FORBIDDEN, torch.randn(5, 5)], ids=["all", "causal", "biased"])
+@pytest.mark.parametrize("asked", [{}, {"average_attn_weights": False}, {"need_weights": False}], ids=str)
+def test_it_attends_as_torch_does(mask: torch.Tensor | None, asked: dict[str, bool]) -> None:
     theirs = nn.MultiheadAttention(12, 3, batch_first=True).eval()
     nn.init.normal_(theirs.in_proj_bias)
     ours = SelfAttention(theirs).eval()
     tokens = torch.randn(2, 5, 12)
-    torch.testing.assert_close(ours(tokens, tokens, tokens)[0], theirs(tokens, tokens, tokens, need_weights=False)[0])
+    torch.testing.assert_close(
+        ours(tokens, tokens, tokens, attn_mask=mask, **asked), theirs(tokens, tokens, tokens, attn_mask=mask, **asked)
+    )
     assert ours.state_dict().keys() == theirs.state_dict().keys()
 
 
@@ -22,8 +35,41 @@ def test_what_is_no_self_attention_is_refused() -> None:
     tokens, others = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
     with pytest.raises(NotImplementedError, match="only self-attention"):
         ours(tokens, others, others)
-    with pytest.raises(NotImplementedError, match="without its weights"):
-        ours(tokens, tokens, tokens, need_weights=True)
+    with pytest.raises(NotImplementedError, match="one mask"):
+        ours(tokens, tokens, tokens, attn_mask=torch.zeros(4, 5, 5))
+
+
+class Mine(nn.Module):
+    """A network of the user's own: an attention as it is usually called, torch's own encoder, and what cannot be replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 3)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.across = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        tokens = self.encoder(tokens + self.attention(tokens, tokens, tokens)[0])
+        logits: torch.Tensor = self.fc(self.across(tokens.mean(1, keepdim=True), tokens, tokens)[0][:, 0])
+        return logits
+
+
+def test_heads_of_a_network_of_the_user_s_own_are_free_where_they_attend_to_themselves() -> None:
+    network, x = randomised(Mine()), images(2)
+    logits = network(x)
+    free_heads(network, x)
+    torch.testing.assert_close(network(x), logits, rtol=1e-4, atol=1e-5)
+    attentions = {name for name, layer in network.named_modules() if isinstance(layer, SelfAttention)}
+    assert attentions == {"attention", "encoder.self_attn"}
+    space = lock_untrue(network, trace_space(network, x), x)
+    reasons = {group.name: group.locked for group in space.groups}
+    assert (reasons["attention"], reasons["encoder.self_attn"]) == (None, None)
+    state = random_state(space, 0)
+    pruned = remove(network, plan_of(state, space), space)
+    torch.testing.assert_close(pruned(x), masked_call(network, space, state, x), rtol=1e-4, atol=1e-5)
+    assert pruned.get_parameter("encoder.self_attn.out_proj.weight").shape == (8, 4)
 
 
 def test_attentions_of_another_make_stay_as_they_are() -> None:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from zoo import ZOO, images, randomised
 
+from edcompress.surgery.genes import tensors_along
+from edcompress.surgery.layers import layer_width
 from edcompress.surgery.space import Space
 from edcompress.surgery.tracing import trace_space
 
@@ -30,11 +32,9 @@ def dropped_by_name(network: nn.Module, space: Space, state: Tensor) -> list[tup
     for group, part in space.slices():
         for member in group.members:
             gone = [p for p, c in zip(member.positions, member.channels, strict=True) if not state[part][c]]
-            for name, parameter in network.get_submodule(member.layer).named_parameters(recurse=False):
-                key = f"{member.layer}.{name}"
-                mask = found.setdefault(key, torch.zeros(parameter.shape, dtype=torch.bool))
-                if member.side == "out":
-                    mask[gone] = True
-                elif parameter.dim() > 1:
-                    mask[:, gone] = True
+            layer, dim = network.get_submodule(member.layer), 0 if member.side == "out" else 1
+            for name, tensor in tensors_along(layer, dim, layer_width(layer, member.side)):
+                if isinstance(tensor, nn.Parameter):
+                    mask = found.setdefault(f"{member.layer}.{name}", torch.zeros(tensor.shape, dtype=torch.bool))
+                    mask.index_fill_(dim, torch.tensor(gone, dtype=torch.int64), True)
     return [((key, network.get_parameter(key)), mask) for key, mask in found.items() if mask.any()]
