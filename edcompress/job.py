@@ -26,6 +26,7 @@ from edcompress.monitor import Monitor
 from edcompress.networks.attention import free_heads
 from edcompress.networks.checkpoints import read_state_dict
 from edcompress.networks.fitting import load_into
+from edcompress.networks.independence import require_independent
 from edcompress.networks.modes import evaluating, on_cpu
 from edcompress.networks.plain_weights import with_plain_weights
 from edcompress.networks.registry import build
@@ -226,6 +227,7 @@ def new_network(recipe: Recipe, session: Session = DEFAULT) -> nn.Module:
     if spec := recipe.model.factory:
         images = example_images(recipe).flip(0)  # others than those that a hook may have kept
         require_repeatable(network, spec, images)
+        require_independent(network, spec, images)
         require_trainable(network, spec, example_images(recipe), in_part=recipe.search.trains)
         free_heads(network, images)
     return network

@@ -148,6 +148,33 @@ class Smooth(Wide):  # as no noise is
         y = torch.relu(self.first(x))
         return Plain.forward(self, torch.where((x == x.amin((2, 3), keepdim=True)).float().mean() > 0.1, y.flip(1), y))
 
+class Batched(Wide):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8, track_running_stats=False)
+    def between(self, x):
+        return x + self.alpha * self.norm(x)
+
+class Centred(Wide):
+    def between(self, x):
+        return x - x.mean(0, keepdim=True)
+
+class StillTraining(Batched):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.train()
+        return self
+
+class Attending(Wide):
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0)  # takes the first dimension for the sequence
+    def between(self, x):
+        return x + self.mix(x.flatten(2).transpose(1, 2)).transpose(1, 2).view_as(x)
+
 class Deciding(Plain):
     def forward(self, x):
         return super().forward(x if x.sum() > -1e9 else -x)
@@ -179,6 +206,24 @@ def test_networks_that_fail_later_are_refused(
     name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(NetworkError, match=rf"odd:{name}: .*{says}"):
+        built(name, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("name", "through"),
+    [
+        ("Batched", " through norm, a BatchNorm2d,"),
+        ("StillTraining", " through norm, a BatchNorm2d,"),
+        ("Attending", " through mix, a TransformerEncoderLayer,"),
+        ("Centred", " on the other"),
+    ],
+)
+def test_a_network_whose_logits_depend_on_the_rest_of_the_batch_is_refused(
+    name: str, through: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        NetworkError, match=rf"odd:{name}: in eval mode the logits of an image depend({through}).*eval_batch_size"
+    ):
         built(name, tmp_path, monkeypatch)
 
 
