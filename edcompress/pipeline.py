@@ -54,7 +54,7 @@ from edcompress.report.sanity import alarms, at_chance
 from edcompress.report.shipping import recommend
 from edcompress.report.wording import disturbed
 from edcompress.reports import save_report
-from edcompress.results import Images, Inspection, Report, Variant
+from edcompress.results import Images, Inspection, Report, Variant, readable
 from edcompress.runs import FILES, UNFINISHED_EXPORTS, RunFolder, sole_writer
 from edcompress.session import DEFAULT, Session
 from edcompress.sizing import sized_for_training, with_batch_size
@@ -139,7 +139,7 @@ def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
         pixels = Running()
         found = predict(files, job.test_batches("test images", pixels), recipe.model.num_classes)
         about = {"tested_on": _tested_on(job, found["dense"], pixels), "untrained_head": recipe.model.reset_head}
-        report = report.model_copy(update={**about, "classes": job.splits.classes})
+        report = report.model_copy(update={**about, "classes": readable(job.splits.classes)})
         completed = _with_onnx(files, report, proofs, latency, found)
         for text in alarms(completed):
             job.monitor.alarm(text)

@@ -32,7 +32,7 @@ from edcompress.progress import recording
 from edcompress.recipe import Recipe
 from edcompress.recipebook import differences, dump
 from edcompress.reports import save_report
-from edcompress.results import Report, TargetResult
+from edcompress.results import Report, TargetResult, readable
 from edcompress.runs import RunFolder, write_text
 from edcompress.session import Session
 from edcompress.sizing import sized_for_search, with_batch_size
@@ -272,7 +272,7 @@ def _report(run: Run, measured: Measured, pruned: ModelResult, reloaded: Proof, 
         settings=recipe.of_pruning,
         untrained_head=recipe.model.reset_head,
         limits=recipe.gate,
-        classes=run.job.splits.classes,
+        classes=readable(run.job.splits.classes),
     )
 
 

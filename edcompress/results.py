@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -200,6 +201,11 @@ class FileRecord(Value):
 
     sha256: str
     bytes: int
+
+
+def readable(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes that any file can hold: of a folder whose name is no UTF-8, the bytes that are none are written as \\udcNN."""
+    return tuple(name.encode(errors="backslashreplace").decode() for name in names)
 
 
 class Report(Value):

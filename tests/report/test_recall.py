@@ -17,7 +17,7 @@ from edcompress.report.possible import require_possible
 from edcompress.report.recall import lost_classes, worst_class
 from edcompress.report.rows import comparison_rows, stage_rows
 from edcompress.report.verdict import judge
-from edcompress.results import Preprocessing, Report
+from edcompress.results import Preprocessing, Report, readable
 from edcompress.runs import RunFolder
 from edcompress.views import show_accuracy, show_report
 
@@ -118,6 +118,8 @@ def test_a_top5_of_two_classes_is_neither_shown_nor_held(
     ]
 
 
-def test_recalls_survive_their_json(uneven: dict[str, Any]) -> None:
-    report = Report.model_validate(uneven)
+def test_recalls_and_names_that_are_no_utf8_survive_their_json(uneven: dict[str, Any]) -> None:
+    names = readable(["été", b"\xe9t\xe9".decode(errors="surrogateescape")])
+    assert names[0] == "été"
+    report = Report.model_validate(uneven | {"classes": names})
     assert Report.model_validate(json.loads(report.model_dump_json())) == report
