@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -19,16 +21,23 @@ from edcompress.deploy.onnx_export import export_onnx
 from edcompress.deploy.parity import compare_with_onnx, run_onnx
 from edcompress.deploy.pixels import with_normalisation
 from edcompress.errors import ProofError
+from edcompress.files import writing
 from edcompress.job import Job
 from edcompress.machine import versions
 from edcompress.measures import ModelResult, Proof, Proofs
 from edcompress.report.card import render_card
+from edcompress.reports import save_report
 from edcompress.results import Report
-from edcompress.runs import FILES, RunFolder, write_text
+from edcompress.runs import FILES, RunFolder
 from edcompress.surgery.remove import compare_logits, require_equal
+
+CARD = "model_card.md"
 
 VARIANTS = {"fp16": 0.05, "int8": math.inf}
 """Other precisions of pruned.onnx, and how far, relative to their scale, logits may be off; what that costs in accuracy the gate judges."""
+
+EXPORTED = (*(name for name in FILES if name.endswith(".onnx")), CARD, "report.html", "report.json")
+"""The files of a run that an export replaces, the report last, which speaks of the others."""
 
 
 def write_onnx(
@@ -100,19 +109,46 @@ def without_onnx(report: Report) -> Report:
     return report.model_copy(update={**changes, "files": files, "variants": {}, "ship": None, "verdict": None})
 
 
-def put_in_place(made: Path, folder: RunFolder) -> None:
-    """The ONNX files of the folder `made` take the place of those of an earlier export, of which no other stays."""
-    for name in (name for name in FILES if name.endswith(".onnx")):
-        if (made / name).exists():
-            os.replace(made / name, folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
+def publish(made: Path, folder: RunFolder, report: Report, bare: Report) -> None:
+    """Have what an export made take the place of all that an earlier one made; where a step fails, the run's folder is as it was.
+
+    The folder `made`, within the run's, holds the ONNX files and the card. `bare` is the report without them.
+    """
+    save_report(folder, report, into=made)
+    with writing(folder.path), _undone_where_it_fails(folder, made / "before"):
+        save_report(folder, bare)  # where this process is killed, no figures are of files that are gone
+        for name in EXPORTED:
+            if (made / name).exists():
+                os.replace(made / name, folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
 
 
-def write_card(job: Job, folder: RunFolder, report: Report) -> None:
-    """model_card.md, of what the report holds."""
+@contextmanager
+def _undone_where_it_fails(folder: RunFolder, kept: Path) -> Iterator[None]:
+    """A block that replaces what is exported; where it fails, the files of before come back. A new folder `kept` holds them meanwhile."""
+    kept.mkdir()
+    there = [name for name in EXPORTED if (folder / name).exists()]
+    for name in there:
+        try:
+            os.link(folder / name, kept / name)
+        except OSError:  # a file system without links
+            shutil.copy2(folder / name, kept / name)
+    try:
+        yield
+    except BaseException:
+        for name in EXPORTED:
+            if name in there:
+                os.replace(kept / name, folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        raise
+
+
+def card(job: Job, report: Report) -> str:
+    """The text of model_card.md, of what the report holds."""
     told = as_told(job.recipe.data, job.splits.channels)
-    write_text(folder / "model_card.md", render_card(report, job.recipe, told, job.splits.classes))
+    return render_card(report, job.recipe, told, job.splits.classes)
 
 
 def metadata(job: Job, report: Report, result: ModelResult) -> dict[str, str]:

@@ -44,7 +44,7 @@ from edcompress.job import (
 )
 from edcompress.measures import Accuracy, Latency, ModelResult, Proof
 from edcompress.networks.checkpoints import save_tensors
-from edcompress.onnx_files import VARIANTS, put_in_place, without_onnx, write_card, write_onnx
+from edcompress.onnx_files import CARD, VARIANTS, card, publish, without_onnx, write_onnx
 from edcompress.origin import Origin, open_origin, read_saved, require_same_model, require_same_weights
 from edcompress.progress import begun_with, recording
 from edcompress.pruning import as_begun, begun, prune_once, reloaded, reserved, restate
@@ -53,9 +53,8 @@ from edcompress.recipebook import changed_keys, check
 from edcompress.report.sanity import alarms, at_chance
 from edcompress.report.shipping import recommend
 from edcompress.report.wording import disturbed
-from edcompress.reports import save_report
 from edcompress.results import Images, Inspection, Report, Variant, readable
-from edcompress.runs import FILES, UNFINISHED_EXPORTS, RunFolder, sole_writer
+from edcompress.runs import FILES, UNFINISHED_EXPORTS, RunFolder, sole_writer, write_text
 from edcompress.session import DEFAULT, Session
 from edcompress.sizing import sized_for_training, with_batch_size
 from edcompress.snapshot import load_snapshot, save_snapshot
@@ -118,6 +117,7 @@ def export(
     is then as it was, but for its log.
     """
     folder.require_finished("export")
+    require_utf8(folder.path)
     asked = {"opset": opset, "batch": batch, "fp16": fp16, "int8": int8, "with_preprocessing": with_preprocessing}
     recipe = _exporting(folder.read_recipe(), asked)
     with folder.locked(), recording(folder, session.monitor, recipe, "export") as monitor:
@@ -128,7 +128,7 @@ def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
     report, job = folder.read_report(), open_provable_job(recipe, session)
     dense = read_saved(recipe, folder / "dense.safetensors", session)
     pruned = load(folder.path, trust_code=session.trust_code)
-    with tempfile.TemporaryDirectory(dir=folder.path, prefix=UNFINISHED_EXPORTS) as made:
+    with tempfile.TemporaryDirectory(dir=folder.path, prefix=UNFINISHED_EXPORTS, ignore_cleanup_errors=True) as made:
         files, proofs = write_onnx(job, Path(made), report, {"dense": dense, "pruned": pruned})
         job.monitor.stage(f"latency in onnxruntime, {', '.join(files)} interleaved")
         latency = measure_all(files, recipe.timing)
@@ -148,10 +148,9 @@ def _exported(folder: RunFolder, recipe: Recipe, session: Session) -> Report:
         completed = completed.model_copy(
             update={"ship": recommend(completed, recipe.gate), "files": kept, "limits": recipe.gate}
         )
-        save_report(folder, bare)  # whatever ends it here, no figures are of files that are gone
-        put_in_place(Path(made), folder)
-    write_card(job, folder, completed)
-    return save_report(folder, completed)
+        write_text(Path(made) / CARD, card(job, completed))
+        publish(Path(made), folder, completed, bare)
+    return completed
 
 
 def run(
@@ -305,6 +304,7 @@ def benchmark(models: Sequence[Path], options: Benchmark) -> dict[str, tuple[Lat
 def load(folder: Path | str, device: str = "cpu", *, trust_code: bool = False) -> nn.Module:
     """The pruned network of a run, in eval mode: the dense network is built, the plan replayed, the tensors loaded."""
     run, where = RunFolder(Path(folder)), pick_device(device)
+    require_utf8(run.path)
     run.require_finished("load")
     recipe = run.read_recipe()
     dense = plain_network(recipe, Session(trust_code=trust_code))

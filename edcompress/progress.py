@@ -151,7 +151,7 @@ class _Record:
         if not isinstance(error, Exception):
             self.end("interrupted")
             return
-        kind, text = type(error).__name__, harmless(str(error))  # it may name a file that is not UTF-8
+        kind, text = type(error).__name__, str(error)
         self.tell("error", kind=kind, error=text)
         self.end("failed", error=text or kind)
 
@@ -164,7 +164,7 @@ class _Record:
         """A stage begins."""
         self.tell("stage", stage=text)
         self._step = None
-        self._save(stage=harmless(text), **dict.fromkeys(_OF_A_PHASE))
+        self._save(stage=text, **dict.fromkeys(_OF_A_PHASE))
 
     def epoch(self, phase: str, epoch: int, epochs: int) -> None:
         """An epoch begins; with the first one of a phase its clock."""
@@ -199,7 +199,9 @@ class _Record:
 
     def tell(self, event: str, **fields: Any) -> None:
         """Append an event to the log."""
-        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields})
+        line = json.dumps(
+            {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **_readable(fields)}
+        )
         append(self._folder / "log.jsonl", line)
 
     def _stepped(self) -> dict[str, Any]:
@@ -238,7 +240,7 @@ class _Record:
         return (self._progress.epoch - 1) * steps + step
 
     def _save(self, **changes: Any) -> None:
-        self._progress = self._progress.model_copy(update={**changes, "updated": datetime.now(UTC)})
+        self._progress = self._progress.model_copy(update={**_readable(changes), "updated": datetime.now(UTC)})
         with replacing(self._folder / "progress.json") as part:
             part.write_text(self._progress.model_dump_json(indent=1) + "\n", encoding="utf-8")
         self._saved = time.monotonic()
@@ -271,3 +273,8 @@ def _finite(figures: Mapping[str, Any]) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in figures.items()
     }
+
+
+def _readable(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, with the bytes of file names that are not UTF-8 written out: JSON cannot hold them."""
+    return {name: harmless(value) if isinstance(value, str) else value for name, value in fields.items()}

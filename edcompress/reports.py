@@ -107,10 +107,10 @@ def _filled_in(target: RunFolder | Path, limits: Gate) -> tuple[str, ...]:
     )
 
 
-def save_report(folder: RunFolder, report: Report) -> Report:
-    """Write the page made of it, and then report.json, with which a run is finished; the report."""
-    _write_page(folder, report)
-    write_text(folder / "report.json", report.model_dump_json(indent=1) + "\n")
+def save_report(folder: RunFolder, report: Report, into: Path | None = None) -> Report:
+    """Write the page made of it, and then report.json, with which a run is finished, or write both `into` another folder; the report."""
+    _write_page(folder, report, into)
+    write_text((into or folder.path) / "report.json", report.model_dump_json(indent=1) + "\n")
     return report
 
 
@@ -125,10 +125,10 @@ def render(folder: RunFolder) -> Report:
     return report
 
 
-def _write_page(folder: RunFolder, report: Report) -> None:
+def _write_page(folder: RunFolder, report: Report, into: Path | None = None) -> None:
     plan = parsed(folder / "plan.json", _Plan.model_validate_json).model_dump()
     flags = folder.read_recipe().model.flags
-    write_text(folder / "report.html", render_page(report, _generations(folder), plan, flags))
+    write_text((into or folder.path) / "report.html", render_page(report, _generations(folder), plan, flags))
 
 
 def _generations(folder: RunFolder) -> list[dict[str, Any]]:

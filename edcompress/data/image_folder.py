@@ -14,7 +14,8 @@ import torch
 from edcompress.data.class_folders import require_distinct
 from edcompress.data.images import SUFFIXES, FileImages, ImageSet, Warn, unheard
 from edcompress.data.listing import ClassFiles, Unread, class_files, few, is_hidden, unread_note
-from edcompress.errors import DataError
+from edcompress.errors import DataError, InputError
+from edcompress.files import require_utf8
 from edcompress.sources import Data
 
 PARTS = ("train", "val")
@@ -64,9 +65,19 @@ def _classes_in(part: Path) -> list[str]:
     if dangling := [str(path) for path in entries if path.is_symlink() and not path.exists()]:
         raise DataError(f"data.folder: {few(dangling)} links to nothing; repair or remove the link")
     classes = [path.name for path in entries if path.is_dir()]
+    for name in classes:
+        _require_name(part, name)
     if not classes:
         raise DataError(f"data.folder: {part} holds no class folders; put the images of each class into one of its own")
     return classes
+
+
+def _require_name(part: Path, name: str) -> None:
+    """DataError for a class that ONNX files and reports cannot name."""
+    try:
+        require_utf8(Path(name))
+    except InputError as error:
+        raise DataError(f"data.folder: class folder of {part}: {error}") from None
 
 
 def _require_known(folder: Path, found: Iterable[str], names: Iterable[str], data: Data) -> None:

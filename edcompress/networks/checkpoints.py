@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from edcompress.errors import CheckpointError, StorageError, first_line
-from edcompress.files import replacing, scratch_beside
+from edcompress.files import replacing, require_utf8, scratch_beside
 from edcompress.networks.fitting import load_into, plain_name
 from edcompress.networks.limits import bounded_memory
 from edcompress.networks.pickles import PICKLE, ZIP, read_torch
@@ -51,6 +51,7 @@ def read_state_dict(path: Path, *, trust_pickle: bool = False, ema: bool = False
 
     With `ema` the averaged weights of a training checkpoint. A `.safetensors.index.json` stands for the shards that it lists.
     """
+    require_utf8(path)
     head, most = _head(path), 4 * path.stat().st_size + SPARE_MEMORY
     bounded = head.startswith((ZIP, PICKLE)) and not trust_pickle
     try:
