@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edcompress import stages
-from edcompress.bindings import records
+from edcompress.bindings import OF_PRUNING, records, require_as_written
 from edcompress.claims import TRAINING, require_alike, unlike_images
 from edcompress.data.transforms import as_told
 from edcompress.delivery import Benchmark
@@ -339,6 +339,8 @@ def convert(
         raise InputError(f"-o {output}: the run needs this file of its own; choose another name")
     if not output.parent.is_dir():
         raise InputError(f"-o {output}: there is no folder {output.parent}")
+    told = folder.read_report().files
+    require_as_written(folder, {name: told[name] for name in OF_PRUNING if name in told})
     elsewhere = not output.resolve().is_relative_to(folder.path.resolve())
     # Who locks a run next takes an unfinished file in it for that of a process that was killed.
     with nullcontext() if elsewhere and not folder.writable else folder.locked():

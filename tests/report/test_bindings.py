@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edcompress import reports
+from edcompress import pipeline, reports
 from edcompress.bindings import records
 from edcompress.delivery import Gate
 from edcompress.errors import RunFolderError
@@ -108,3 +108,11 @@ def test_names_that_lead_out_of_the_folder_are_refused(run: RunFolder, name: str
     rewritten(run, files={name: {"sha256": "0", "bytes": 1}})
     with pytest.raises(RunFolderError, match="is not a report of edcompress: files"):
         reports.gate(run, LIMITS)
+
+
+def test_weights_that_the_report_does_not_speak_of_are_not_converted(run: RunFolder, tmp_path: Path) -> None:
+    (run / "pruned.safetensors").write_text("another's")
+    with pytest.raises(
+        RunFolderError, match=r"pruned\.safetensors is not the file that this run wrote \(9 bytes, not 14\)"
+    ):
+        pipeline.convert(run, "pt2", tmp_path / "pruned.pt2")
