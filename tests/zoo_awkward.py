@@ -103,6 +103,23 @@ class Buffer(Between):
         return x * scale
 
 
+class Sized(nn.Module):
+    """A width that stands in the code of a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), 4, 8, 8)
+
+
+class SizedLayer(Between):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleDict({"sized": Sized()})
+
+    def between(self, x: Tensor) -> Tensor:
+        sized: Tensor = self.body["sized"](x)
+        return sized
+
+
 class Halves(Between):
     def __init__(self) -> None:
         super().__init__(2)
@@ -370,7 +387,7 @@ AWKWARD = {
     for kind in (
         ImageResidual, ImageConcat, ImageConcatFirst, Shuffle, Softmax, MinMax, ChannelMean, Scale, Buffer, Halves, FixedParts, CrossStage,
         Hierarchy, Glu, Twice, Flip, Roll, Gather, FixedView, PixelShuffle, Transposed, GroupNorm, ForeignNorm, ForeignMixing,
-        Multiplier, Tied, TiedApart, BareAssert,
+        SizedLayer, Multiplier, Tied, TiedApart, BareAssert,
         WeightNorm, Tokens, SingleBroadcast, Outer, Unused, Remembering, LearnedInput,
     )
 }  # fmt: skip

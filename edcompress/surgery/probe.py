@@ -147,9 +147,10 @@ def _probe(space: Space, names: set[str], share: float, generator: Generator) ->
 
 def _told(look: _Look, space: Space, state: Tensor) -> str | None:
     """What is wrong with the network without the channels that `state` drops, or None."""
-    where = ""
+    where, inside = "", [""]
     try:
         smaller = remove(look.network, plan_of(state, space), space)
+        inside = _inside(smaller)
         for check in look.checks:
             where = check.where
             if not check.holds(space, state, smaller):
@@ -157,5 +158,15 @@ def _told(look: _Look, space: Space, state: Tensor) -> str | None:
     except (ProofError, NetworkError):
         raise
     except Exception as error:  # whatever a foreign network does with fewer channels, it cannot do without them
-        return f"its channels cannot be removed{where} ({type(error).__name__}: {first_line(error)})"
+        place = inside[-1] or "the network's own code"
+        return f"its channels cannot be removed{where} ({type(error).__name__}: {first_line(error)}, raised in {place})"
     return None
+
+
+def _inside(network: nn.Module) -> list[str]:
+    """The names of the layers that run at the time, the innermost last, after ""; those that fail stay."""
+    names = [""]
+    for name, layer in network.named_modules():
+        layer.register_forward_pre_hook(lambda *_, name=name: names.append(name))
+        layer.register_forward_hook(lambda *_: names.__delitem__(-1))
+    return names
