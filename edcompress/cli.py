@@ -129,8 +129,9 @@ def convert(run: RunPath = None, to: Annotated[str, typer.Option("--to", help="p
     folder = _finished(run, "convert")
     from edcompress import pipeline
 
-    with Display(err, quiet=True), Interrupt().listening():
-        path, proof = pipeline.convert(folder, to, output, force=force, session=Session(trust_code=trust_code))  # type: ignore[arg-type]
+    with Display(err, quiet=True) as monitor, Interrupt().listening():
+        session = Session(trust_code=trust_code, monitor=monitor)
+        path, proof = pipeline.convert(folder, to, output, force=force, session=session)  # type: ignore[arg-type]
     views.say(f"{path}: largest difference {proof.max_abs_diff:.1e} at scale {proof.scale:.1e}, {proof.of}")
 
 
@@ -198,8 +199,8 @@ def inspect(recipe: RecipeName, model: Annotated[Path | None, typer.Argument(hel
     checked = recipebook.read_recipe(recipe, overrides or ())
     from edcompress import pipeline
 
-    with Display(err, quiet=True):
-        session = Session("cpu", trust_code, trust_pickle)
+    with Display(err, quiet=True) as monitor:
+        session = Session("cpu", trust_code, trust_pickle, monitor)
         found = pipeline.inspect(model, checked, session, onnx_latency=onnx_latency)
     views.show_inspection(found, as_json=as_json)
 

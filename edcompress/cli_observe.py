@@ -9,6 +9,7 @@ import typer
 
 from edcompress import overview, panels
 from edcompress.cli_options import AsJson, TrustCode
+from edcompress.display import Display, Terminal
 from edcompress.doctor import examine, examine_rates
 from edcompress.errors import EdcompressError
 from edcompress.recipebook import read_recipe
@@ -37,7 +38,10 @@ def runs(folder: Root = Path("runs"), as_json: AsJson = False) -> None:
 def doctor(recipe: RecipeName = None, trust_code: TrustCode = False, as_json: AsJson = False) -> None:
     """Check versions, devices, providers, threads, memory and disk: exit code 3 when something is at fault."""
     checked = read_recipe(recipe, ()) if recipe else None
-    findings = [*examine(), *(examine_rates(checked, trust_code=trust_code) if checked else ())]
+    findings = examine()
+    if checked:
+        with Display(Terminal(stderr=True), quiet=True) as monitor:
+            findings += examine_rates(checked, monitor, trust_code=trust_code)
     panels.show_findings(findings, as_json=as_json)
     if faults := [finding.name for finding in findings if finding.level == "fault"]:
         raise EdcompressError(f"at fault: {', '.join(faults)}; see above for the way out")

@@ -15,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 from edcompress.machine import cpu_quota, data_home, governor, memory_bytes, processor, usable_cores
 from edcompress.measures import Rate, Value
+from edcompress.monitor import Monitor
 from edcompress.recipe import Recipe
 from edcompress.report.wording import human
 
@@ -47,10 +48,10 @@ def examine(runs: Path = Path("runs")) -> list[Finding]:
     ]
 
 
-def examine_rates(recipe: Recipe, *, trust_code: bool = False) -> list[Finding]:
+def examine_rates(recipe: Recipe, monitor: Monitor, *, trust_code: bool = False) -> list[Finding]:
     """Whether the recipe's images come as fast as its network trains on them here; InputError where its data or network is at fault.
 
-    Takes about two seconds for each of the rates.
+    Takes about two seconds for each of the rates. The monitor is warned of images that are left out.
     """
     from edcompress.data.rates import input_rates
     from edcompress.data.splits import train_batches
@@ -59,14 +60,15 @@ def examine_rates(recipe: Recipe, *, trust_code: bool = False) -> list[Finding]:
     from edcompress.sizing import sized_for_training
     from edcompress.training.rates import training_rate
 
-    session = Session(trust_code=trust_code)
+    session = Session(trust_code=trust_code, monitor=monitor)
     job, network = open_job(recipe, session), new_network(recipe, session)
     job = sized_for_training(job, network)
     recipe = job.recipe
     batch = next(iter(train_batches(job.splits.train, recipe.data, seed=recipe.seed, epoch=0)))
     with memory_told(recipe, "lower data.batch_size, or end other processes on it"):
         trained = training_rate(network, batch, recipe.finetune, job.precision).per_second
-    return compared(input_rates(recipe), trained, recipe.data.workers, job.precision.device.type)
+    rates = input_rates(job.splits.train, recipe.data)
+    return compared(rates, trained, recipe.data.workers, job.precision.device.type)
 
 
 def compared(inputs: Mapping[int, Rate], trained: float, workers: int, device: str) -> list[Finding]:

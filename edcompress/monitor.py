@@ -1,10 +1,15 @@
-"""What a long run tells whoever watches: a protocol, the one that stays silent, and two as one.
+"""What a long run tells whoever watches: a protocol, the one that stays silent, the one of programs, and two as one.
 
 The terminal's is in `edcompress.display`, the run folder's in `edcompress.progress`."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Protocol
+
+from edcompress.plain_text import harmless
+
+_LOG = logging.getLogger("edcompress")
 
 
 class Monitor(Protocol):
@@ -41,6 +46,14 @@ class Silent:
     def alarm(self, text: str) -> None:
         """A warning like any other, for whoever listens to those."""
         self.warning(text)
+
+
+class Logged(Silent):
+    """Sends warnings to the logger "edcompress" of Python's logging, which shows them on stderr where a program sets up nothing else."""
+
+    def warning(self, text: str) -> None:
+        """Log it."""
+        _LOG.warning(harmless(text))
 
 
 class Both:

@@ -231,8 +231,10 @@ class RunFolder:
             )
 
     def read_recipe(self) -> Recipe:
-        """The resolved recipe of the run; where an earlier version wrote it, images are read as that one read them."""
-        return recipebook.read_recipe(str(self / "recipe.yaml"), unsaid={"data": {"exif_orientation": "ignore"}})
+        """The resolved recipe of the run; where an earlier version wrote it, image files are read as that one read them."""
+        path = str(self / "recipe.yaml")
+        recipe = recipebook.read_recipe(path, unsaid={"data": {"exif_orientation": "ignore"}})
+        return recipe if recipe.data.in_files else recipebook.read_recipe(path)
 
     def read_report(self) -> Report:
         """The report of the run."""

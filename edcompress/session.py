@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edcompress.interrupt import Interrupt
-from edcompress.monitor import Monitor, Silent
+from edcompress.monitor import Logged, Monitor
 from edcompress.team import ALONE, Team
 
 
@@ -17,11 +17,11 @@ class Session:
     device: str = "auto"
     trust_code: bool = False
     trust_pickle: bool = False
-    monitor: Monitor = field(default_factory=Silent)
+    monitor: Monitor = field(default_factory=Logged)
     loggers: tuple[str, ...] = ()
     interrupt: Interrupt = field(default_factory=Interrupt)
     team: Team = ALONE
 
 
 DEFAULT = Session()
-"""Whatever device there is, nothing of the user's runs, nobody watches."""
+"""Whatever device there is, nothing of the user's runs, nobody watches but the log."""

@@ -149,6 +149,11 @@ class Data(Section):
     )
 
     @property
+    def in_files(self) -> bool:
+        """Whether each image is a file of its own, with the EXIF of a camera perhaps."""
+        return self.dataset in ("flowers102", "image_folder", "webdataset")
+
+    @property
     def step_images(self) -> int:
         """`batch_size` as a number."""
         assert isinstance(self.batch_size, int), "edcompress.sizing finds a number for auto"

@@ -1,3 +1,4 @@
+import ast
 import json
 import os
 import pickle
@@ -615,3 +616,20 @@ def test_run_trains_prunes_exports_and_gates(cli, quick, tmp_path: Path) -> None
     assert json.loads((tmp_path / "run" / "report.json").read_text())["verdict"]["passed"] is False
     again = cli("run", *more, "--set", "gate.min_speedup=0.001", "-o", tmp_path / "run", "--resume")
     assert again.code == 0, again.err  # it is held to the limits that are given now
+
+
+@pytest.mark.parametrize("module", ["cli", "cli_observe", "cli_recipes", "doctor"])
+def test_no_command_is_deaf_to_warnings(module: str) -> None:
+    """Each gives its session a monitor, the fourth argument."""
+    tree = ast.parse((Path(edcompress.__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
+    calls = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Session"
+    ]
+    deaf = [ast.unparse(c) for c in calls if len(c.args) < 4 and "monitor" not in {word.arg for word in c.keywords}]
+    assert deaf == []
+
+
+def test_inspect_warns_of_a_head_that_begins_untrained(cli, dense: Path) -> None:
+    more = ("--set", "model.num_classes=12", "--set", "model.reset_head=true")
+    ended = cli("inspect", dense, "--recipe", "digits", *more)
+    assert (ended.code, "warning: model.reset_head: " in ended.err) == (0, True), ended.err

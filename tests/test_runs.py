@@ -295,11 +295,14 @@ def test_an_export_into_a_received_folder_writes_nothing_where_its_links_lead(cl
     assert victim.read_text() == "mine"
 
 
-def test_a_run_of_a_version_that_read_images_as_stored_still_does(tmp_path: Path) -> None:
-    recipe = read_recipe("digits")
+@pytest.mark.parametrize(("dataset", "orientation"), [("image_folder", "ignore"), ("digits", "apply")])
+def test_a_run_of_a_version_that_read_image_files_as_stored_still_does(
+    tmp_path: Path, dataset: str, orientation: str
+) -> None:
+    recipe = read_recipe("digits", [f"data.dataset={dataset}"])
     lines = dump(recipe).splitlines()
     assert sum("exif_orientation: apply" in line for line in lines) == 1
     (tmp_path / "recipe.yaml").write_text("\n".join(line for line in lines if "exif_orientation" not in line))
-    assert RunFolder(tmp_path).read_recipe().data.exif_orientation == "ignore"
+    assert RunFolder(tmp_path).read_recipe().data.exif_orientation == orientation
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     assert RunFolder(tmp_path).read_recipe() == recipe

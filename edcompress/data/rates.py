@@ -7,18 +7,16 @@ from collections.abc import Generator
 from itertools import count, islice
 
 from edcompress.data.images import ImageSet
-from edcompress.data.splits import Batch, open_splits, train_batches
+from edcompress.data.splits import Batch, train_batches
 from edcompress.measures import Rate
-from edcompress.recipe import Recipe
 from edcompress.sources import Data
 
 
-def input_rates(recipe: Recipe, seconds: float = 2.0) -> dict[int, Rate]:
-    """The rate of the recipe's training images without worker processes, and with as many as `data.workers` asks for: by workers.
+def input_rates(images: ImageSet, data: Data, seconds: float = 2.0) -> dict[int, Rate]:
+    """The rate of training images without worker processes, and with as many as `data.workers` asks for: by workers.
 
-    Each takes about `seconds`, besides opening the data set. Raises what `open_splits` and reading do: DataError, EdcompressError.
+    Each takes about `seconds`. Raises what reading does: DataError, EdcompressError.
     """
-    images, data = open_splits(recipe.data, seed=recipe.seed).train, recipe.data
     return {
         workers: input_rate(images, data.model_copy(update={"workers": workers}), seconds)
         for workers in sorted({0, data.workers})

@@ -138,6 +138,44 @@ def test_a_run_counts_what_it_read_and_names_a_broken_image_once(folder_data: Da
     assert listener.warnings[0].startswith(f"left out: {broken}: cannot be read")
 
 
+def test_a_program_that_gives_no_monitor_finds_it_in_pythons_log(
+    folder_data: Data, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = Recipe(model=Model(arch="resnet8", num_classes=3), data=skipping(folder_data))
+    job = open_job(recipe)
+    broken = cut_off(job.splits.test.paths[0])  # type: ignore[attr-defined]
+    assert sum(len(labels) for _, labels in job.test_batches("test images")) == 5
+    assert [text for _, _, text in caplog.record_tuples if text.startswith(f"left out: {broken}")] == caplog.messages
+    assert len(caplog.messages) == 1
+
+
+def test_evaluate_and_train_name_what_they_leave_out(
+    cli: Callable[..., Any], quick: Callable[..., tuple[str, ...]], dense: Path, make_folder: Callable[..., Path]
+) -> None:
+    folder = make_folder(TEN, train=2, val=1, mode="L")
+    more = ("data.dataset=image_folder", f"data.root={folder}", "data.channels=1", "data.skip_broken=true")
+    options, broken = quick(*more, "data.batch_size=4"), cut_off(folder / "val" / "elk" / "0.png")
+    for command in (("evaluate", dense), ("train", "-o", folder / "dense.safetensors", "--quiet")):
+        ended = cli(*command, *options)
+        assert (ended.code, ended.err.count(f"warning: left out: {broken}: cannot be read")) == (0, 1), ended.err
+
+
+@pytest.mark.integration
+def test_doctor_names_what_it_leaves_out(cli: Callable[..., Any], make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(("cat", "dog"), train=8)
+    broken = cut_off(folder / "train" / "cat" / "0.png")
+    text = f"""model: {{arch: resnet8, num_classes: 2}}
+data: {{dataset: image_folder, root: {folder}, image_size: 16, batch_size: 4, skip_broken: true, search_fraction: 0.13}}
+target: {{macs: 0.5}}
+"""
+    (folder / "r.yaml").write_text(text)
+    for search in (0, 1):  # whichever split has it
+        cut_off(folder / "train" / "cat" / f"{search}.png")
+    ended = cli("doctor", "--recipe", folder / "r.yaml")
+    assert ended.err.count("warning: left out: ") in (1, 2), ended.err
+    assert f"warning: left out: {broken.removesuffix('0.png')}" in ended.err
+
+
 def test_a_run_goes_on_behind_a_batch_that_was_left_out(
     dense: Path, make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import torch
 from edcompress.data.rates import input_rate, input_rates
 from edcompress.data.splits import open_splits, train_batches
 from edcompress.networks.registry import build
-from edcompress.recipe import Fit, Recipe
+from edcompress.recipe import Fit
 from edcompress.sources import Data, Model
 from edcompress.training.precision import choose_precision
 from edcompress.training.rates import training_rate
@@ -16,7 +16,7 @@ MODEL = Model(arch="resnet8", num_classes=10, in_channels=1)
 
 
 def test_input_is_measured_without_workers_and_with_the_recipes() -> None:
-    rates = input_rates(Recipe(model=MODEL, data=DIGITS), seconds=0.1)
+    rates = input_rates(open_splits(DIGITS, seed=0).train, DIGITS, seconds=0.1)
     assert set(rates) == {0, 1}
     for rate in rates.values():
         assert 0.1 <= rate.seconds < 2.0
