@@ -5,8 +5,15 @@ The functions are those of the command line; they are imported on first use, so 
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
+
+_NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+"""What keeps onnxruntime and MLflow from reporting to their makers, in this process and those that it starts; both read it when they are
+imported, which here is later. A value that the user has set stays."""
+
+os.environ.update({name: value for name, value in _NO_TELEMETRY.items() if name not in os.environ})
 
 _HOMES = {
     "prune": "pipeline",
