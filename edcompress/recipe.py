@@ -77,8 +77,8 @@ class Constraints(Section):
         None,
         ge=1,
         le=256,
-        description="kept channels per group are a multiple of this, or all (grouped convolutions: as many whole groups as hold it);"
-        " null: 32, halved until the target is in easy reach and some widths come near to it",
+        description="kept channels per group are a multiple of this, or all (grouped convolutions, group norms: as many whole groups as "
+        "hold it); null: 32, halved until the target is in easy reach and some widths come near to it",
     )
     min_channels: int = Field(1, ge=1, description="fewest channels a group keeps")
     min_ratio: Unit = Field(0.1, description="smallest share of its channels a group keeps")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Generator, Tensor, nn
@@ -158,9 +159,16 @@ def _told(look: _Look, space: Space, state: Tensor) -> str | None:
     except (ProofError, NetworkError):
         raise
     except Exception as error:  # whatever a foreign network does with fewer channels, it cannot do without them
-        place = inside[-1] or "the network's own code"
+        place = _described(inside[-1], look.network.get_submodule(inside[-1]))
         return f"its channels cannot be removed{where} ({type(error).__name__}: {first_line(error)}, raised in {place})"
     return None
+
+
+def _described(name: str, layer: nn.Module) -> str:
+    """The layer by its name, with the tensors of its own, among which is often what does not fit fewer channels."""
+    own = chain(layer.named_parameters(recurse=False), layer.named_buffers(recurse=False))
+    held = ", ".join(f"{tensor_name} {list(tensor.shape)}" for tensor_name, tensor in own if tensor.numel() > 1)
+    return (name or "the network's own code") + (f", which holds {held}" if held else "")
 
 
 def _inside(network: nn.Module) -> list[str]:

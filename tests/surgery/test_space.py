@@ -77,12 +77,13 @@ def test_what_tracing_misreads_is_locked_with_a_reason(name: str) -> None:
 
 def test_the_reason_says_whether_removal_crashes_or_lies() -> None:
     reasons = {}
-    for name in ("ImageResidual", "Softmax", "Tied", "SizedLayer"):
+    for name in ("ImageResidual", "Softmax", "Tied", "SizedLayer", "Buffer"):
         network = randomised(AWKWARD[name]())
         groups = lock_untrue(network, trace_space(network, images(2)), images(2)).groups
         reasons[name] = next(group.locked for group in groups if group.name == "conv") or ""
     assert "cannot be removed (RuntimeError: The size of tensor" in reasons["ImageResidual"]
     assert reasons["ImageResidual"].endswith(", raised in the network's own code)")
+    assert reasons["Buffer"].endswith(", raised in the network's own code, which holds scale [1, 4, 1, 1])")
     assert reasons["SizedLayer"].endswith(", raised in body.sized)")
     assert "changes the result" in reasons["Softmax"]
     assert "weight in common" in reasons["Tied"]
