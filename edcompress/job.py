@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -353,6 +354,7 @@ def _check_size(network: nn.Module, recipe: Recipe) -> None:
 def _check_forward(network: nn.Module, recipe: Recipe) -> None:
     example, model = example_images(recipe), recipe.model
     size, classes = recipe.data.image_size, model.num_classes
+    _require_one_input(network, model.called)
     taken = f"cannot take images of {model.in_channels}x{size}x{size}; see data.image_size and model.stem"
     with (
         users_code(f"{model.factory} {taken}") if model.factory else _library_code(f"{model.arch} {taken}"),
@@ -365,6 +367,20 @@ def _check_forward(network: nn.Module, recipe: Recipe) -> None:
         )
     if (shape := tuple(logits.shape)) != (2, classes):
         raise NetworkError(f"the network gives {shape} for two images, not (2, {classes}); see model.num_classes")
+
+
+def _require_one_input(network: nn.Module, called: str) -> None:
+    """Raise NetworkError for a forward that needs more than a batch of images."""
+    try:
+        parameters = inspect.signature(network.forward).parameters.values()
+    except (TypeError, ValueError):  # compiled code has none
+        return
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) > 1:
+        raise NetworkError(
+            f"{called} takes {len(needed)} inputs ({', '.join(needed)}), and it is given one, a batch of images; have the factory return a "
+            "module whose forward takes the images alone"
+        )
 
 
 @contextmanager

@@ -479,7 +479,7 @@ ZOO = {
         shapes={"conv1.weight": (4, 3, 3, 3), "conv2.weight": (4, 4, 3, 3), "stem.weight": (3, 3, 3, 3), "fc.weight": (3, 4)},
     ),
     "padded_by_code": Wiring(  # the same in the network's own code, where no layer tells which channel goes where
-        lambda: OptionA(Padding()), {"conv1": 6}, {"stem": "part", **_FC}, {"conv1": (0, 3)},
+        lambda: OptionA(Padding()), {"conv1": 6}, {"stem": "pads", **_FC}, {"conv1": (0, 3)},
         zeros={"conv2.weight": (0, 3)},
         shapes={"conv1.weight": (4, 4, 3, 3), "conv2.weight": (6, 4, 3, 3), "stem.weight": (4, 3, 3, 3)},
     ),

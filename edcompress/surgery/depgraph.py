@@ -21,13 +21,16 @@ from edcompress.networks.cifar_resnet import PaddedShortcut
 from edcompress.networks.modes import differentiable, evaluating
 from edcompress.surgery.blocks import Found, united
 from edcompress.surgery.channelwise import channelwise_kinds
-from edcompress.surgery.layers import CONVS, MIXERS, layer_width
+from edcompress.surgery.layers import CONVS, MIXERS, is_depthwise, layer_width
+from edcompress.surgery.operations import channel_fault, goes_over, size_along, taken_over
 from edcompress.surgery.space import Group, Member
 
 Items = dict[tuple[Any, Any], dict[tuple[int, int], None]]
 """What goes with a layer's outputs: for each node of the graph and each way to prune it, pairs (position there, channel here)."""
 
 _MISREAD = "goes through views in the network's code that tracing misreads"
+_STRETCHED = "has a single output channel, which the network's code stretches over many"
+_PARTS = (tp.ops._SplitOp, tp.ops._SliceOp, tp.ops._UnbindOp, tp.ops._ConcatOp)
 _MOST_PAIRS = 1 << 16  # far more than any group has
 
 
@@ -97,11 +100,38 @@ def _quiet() -> Iterator[None]:
 
 
 def _map_splits(graph: Any) -> None:
-    """torch-pruning maps no channels through a split that comes after a class token or positions; the channels are split all the same."""
-    for node in graph.module2node.values():
-        if isinstance(node.module, tp.ops._SplitOp) and not node.enable_index_mapping:
+    """torch-pruning maps no channels through a split that comes after a class token or positions; the channels are split all the same.
+
+    And it maps them through splits, slices and concatenations of rows or tokens, which have all channels in every part.
+    """
+    nodes = [node for node in graph.module2node.values() if isinstance(node.module, _PARTS)]
+    for node in nodes:
+        if isinstance(node.module, tp.ops._SplitOp):
             node.enable_index_mapping = True
-            tp.dependency.index_mapping.update_split_index_mapping(graph, node)
+    whole = [node for node in nodes if _has_whole_parts(graph, node)]
+    for node in whole:
+        node.module, node.type = tp.ops._ElementWiseOp(node.module.id, "Parts"), tp.ops.OPTYPE.ELEMENTWISE
+    for node in graph.module2node.values():
+        for edge in node.dependencies:
+            edge.index_mapping = [None, None]
+    tp.dependency.index_mapping.update_index_mapping(graph)
+
+
+def _has_whole_parts(graph: Any, node: Any) -> bool:
+    """Whether a split or concatenation is known to go along another dimension than that of the channels."""
+    if isinstance(node.module, tp.ops._ConcatOp) and size_along(node.grad_fn) == _out_width(graph, node):
+        return False
+    return goes_over(node.grad_fn, _width(graph, node)) is False
+
+
+def _width(graph: Any, node: Any) -> int | None:
+    """How many channels an operation takes, by the layers before it."""
+    return next((width for before in node.inputs if (width := _out_width(graph, before))), None)
+
+
+def _out_width(graph: Any, node: Any) -> int | None:
+    width: int | None = tp.dependency.shape_infer.infer_out_channels_recursively(graph, node, [0])
+    return width
 
 
 def _all_groups(graph: Any) -> Iterator[Found]:
@@ -112,9 +142,18 @@ def _all_groups(graph: Any) -> Iterator[Found]:
         if isinstance(layer, (*CONVS, nn.Linear)) and layer not in seen:
             way = graph.get_pruner_of_module(layer).prune_out_channels
             items: Items = {(node, way): {_same(channel): None for channel in range(layer_width(layer, "out"))}}
-            misread = not _follow(items, widest)
-            seen |= {node.module for node, way in items if graph.is_out_channel_pruning_fn(way)}
-            yield _read_group(graph, items, _MISREAD if misread else None)
+            misread = not _follow(graph, items, widest)
+            made = {node.module for node, way in items if graph.is_out_channel_pruning_fn(way)}
+            if layer_width(layer, "out") == 1 and any(_makes_many(other) for other in made):
+                made = {layer}
+                yield _read_group(graph, {(node, way): items[node, way]}, _STRETCHED)
+            else:
+                yield _read_group(graph, items, _MISREAD if misread else None)
+            seen |= made
+
+
+def _makes_many(layer: nn.Module) -> bool:
+    return isinstance(layer, (*CONVS, nn.Linear)) and not is_depthwise(layer) and layer_width(layer, "out") > 1
 
 
 def _same(channel: int) -> Any:
@@ -122,7 +161,7 @@ def _same(channel: int) -> Any:
     return tp._helpers._HybridIndex(channel, channel)
 
 
-def _follow(items: Items, widest: int) -> bool:
+def _follow(graph: Any, items: Items, widest: int) -> bool:
     """Add to the items of a root all that goes with them; False, and only a part of it, where pairs multiply without end.
 
     That is so where a position is beyond the `widest` layer, or where there are more of them than any group has.
@@ -132,7 +171,7 @@ def _follow(items: Items, widest: int) -> bool:
         node, way, pairs = stack.pop()
         for edge in node.dependencies:
             if edge.is_triggered_by(way):
-                fresh = _fresh(pairs, edge, items)
+                fresh = _fresh(graph, pairs, edge, items)
                 if len(items.get((edge.target, edge.handler), ())) > _MOST_PAIRS or any(p.idx >= widest for p in fresh):
                     return False
                 if fresh:
@@ -140,16 +179,24 @@ def _follow(items: Items, widest: int) -> bool:
     return True
 
 
-def _fresh(pairs: list[Any], edge: Any, items: Items) -> list[Any]:
-    """Where the pairs come out at the edge's other end, as far as it was not known; they are known from now on."""
+def _fresh(graph: Any, pairs: list[Any], edge: Any, items: Items) -> list[Any]:
+    """Where the pairs come out at the edge's other end, as far as it was not known; they are known from now on.
+
+    Nowhere where many come to the outputs of a layer that has one: the network's code stretches it over all channels.
+    """
     for mapping in edge.index_mapping:
         pairs = pairs if mapping is None else mapping(pairs)
-    if not pairs:
+    if not pairs or (len(pairs) > 1 and graph.is_out_channel_pruning_fn(edge.handler) and _has_one(edge.target.module)):
         return []
     known = items.setdefault((edge.target, edge.handler), {})
     fresh = [pair for pair in pairs if pair not in known]
     known.update(dict.fromkeys(fresh))
     return fresh
+
+
+def _has_one(layer: Any) -> bool:
+    """Whether a layer, which may be a bare parameter, has one output channel."""
+    return not isinstance(layer, nn.Parameter) and layer_width(layer, "out") == 1 and not _one_for_all(layer)
 
 
 def _read_group(graph: Any, items: Items, reason: str | None) -> Found:
@@ -159,19 +206,62 @@ def _read_group(graph: Any, items: Items, reason: str | None) -> Found:
     members = []
     for (node, way), pairs in items.items():
         module = node.module
-        if isinstance(module, tp.ops._OutputOp):
-            reason = reason or "feeds the network's outputs"
-        elif isinstance(module, nn.Parameter):
-            reason = reason or f"uses the bare parameter {graph._param_to_name[module]}"
-        elif _cuts_channels(module):
-            reason = reason or "is split into fixed parts by the network's code"
-        elif isinstance(module, nn.Module) and module in names and not _one_for_all(module):
+        reason = reason or _reason(graph, node)
+        if isinstance(module, nn.Module) and module in names and not _one_for_all(module):
             side = "out" if graph.is_out_channel_pruning_fn(way) else "in"
             placed = sorted({(position, channel_of[channel]) for position, channel in pairs})
             positions, channels = zip(*placed, strict=True)
             members.append(Member(layer=names[module], side=side, positions=positions, channels=channels))
+    beyond = next(filter(None, (_beyond(member, graph.model) for member in members)), None)
+    if beyond and not reason:
+        reason = next(filter(None, (_taken_over(graph, node) for node, _ in items)), beyond)
+    if any(isinstance(node.module, tp.ops._OutputOp) for node, _ in items):
+        reason = reason or "feeds the network's outputs"
     group = Group(name=_first_root(members, names), channels=len(set(channel_of.values())), members=tuple(members))
     return group, reason
+
+
+def _reason(graph: Any, node: Any) -> str | None:
+    """Why channels that come to a node of the graph must all stay, or None."""
+    module = node.module
+    if isinstance(module, nn.Parameter):
+        return f"uses the bare parameter {graph._param_to_name[module]}"
+    if _cuts_channels(module):
+        return "is split into fixed parts by the network's code"
+    if not _is_operation(node):
+        return None
+    if owner := _borrowed(graph, node):
+        return (
+            f"the network's code computes with the weight of {owner} and does not call the layer, so that surgery cannot cut it: call "
+            f"{owner}, and compute its weight in a parametrization"
+        )
+    return None if isinstance(module, tp.ops._OutputOp) else channel_fault(node.grad_fn, _width(graph, node))
+
+
+def _borrowed(graph: Any, node: Any) -> str | None:
+    """The convolution or linear layer whose weight an operation takes that is not its call."""
+    for before, _ in node.grad_fn.next_functions:
+        weight = getattr(before, "variable", None)
+        for name, layer in graph.model.named_modules() if weight is not None else ():
+            if isinstance(layer, (*CONVS, nn.Linear)) and weight is layer.weight and layer not in graph.module2node:
+                return str(name)
+    return None
+
+
+def _beyond(member: Member, network: nn.Module) -> str | None:
+    """Why channels must stay that come to more positions than a layer has."""
+    width = layer_width(network.get_submodule(member.layer), member.side)
+    if max(member.positions) < width or not width:
+        return None
+    return f"{member.layer} has {width} {member.side}put channel{'s' * (width > 1)} and is given all of its channels through views"
+
+
+def _taken_over(graph: Any, node: Any) -> str | None:
+    return taken_over(node.grad_fn, _width(graph, node)) if _is_operation(node) else None
+
+
+def _is_operation(node: Any) -> bool:
+    return type(node.module).__module__ == tp.ops.__name__ and hasattr(node.grad_fn, "name")
 
 
 def _tied(items: Items) -> dict[int, int]:

@@ -50,7 +50,8 @@ class Locks:
                 return f"{member.layer} {reason}"
         for member in group.members:
             if (member.layer, member.side) in self._uneven:
-                return f"couples only a part of the {member.side}put channels of {member.layer} (a padded or sliced shortcut)"
+                half = f"couples only a part of the {member.side}put channels of {member.layer}"
+                return f"{half} (padded, sliced or rearranged by the network's code)"
         return None if any(member.side == "in" for member in group.members) else "feeds the network's outputs"
 
 

@@ -61,8 +61,8 @@ def test_tracing_and_trying_leave_the_network_as_it_was(name: str) -> None:
 
 # Whether `conv` may be cut, by hand. Twice reads each channel at two places, Outer multiplies by a gate that is cut with it,
 # Multiplier has a block of two filters per channel, LearnedInput's gate goes with the channels it multiplies, GroupNorm norms each half
-# by itself.
-MAY_BE_CUT = {"Twice", "Outer", "Multiplier", "Remembering", "LearnedInput", "GroupNorm"}
+# by itself, and all channels of SingleBroadcast are multiplied by the same one.
+MAY_BE_CUT = {"Twice", "Outer", "Multiplier", "Remembering", "LearnedInput", "GroupNorm", "SingleBroadcast"}
 
 
 @pytest.mark.parametrize("name", AWKWARD)
