@@ -93,6 +93,9 @@ def test_test_images_that_are_training_images_are_named(make_folder: MakeFolder)
     (doubt,) = opened(root)
     assert "1 of 6 test images that were compared are training images too" in doubt
     assert f"{root / 'val' / 'dog' / '1.png'} is {root / 'train' / 'dog' / '1.png'}" in doubt
+    (root / "val" / "dog" / "1.png").unlink()
+    (root / "val" / "dog" / "1.png").symlink_to(root / "gone.png")
+    assert opened(root) == ()
 
 
 def test_classes_without_test_images_are_named(make_folder: MakeFolder) -> None:
