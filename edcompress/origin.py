@@ -104,15 +104,15 @@ def reopen_origin(recipe: Recipe, folder: RunFolder, session: Session, images: T
     return origin
 
 
-def resumed_origin(recipe: Recipe, folder: RunFolder, session: Session) -> Origin:
+def resumed_origin(recipe: Recipe, folder: RunFolder, session: Session, images: Tensor | None = None) -> Origin:
     """`reopen_origin` with the step of widths that the run goes by: a run that kept none began with the widest easy one."""
-    origin = reopen_origin(recipe, folder, session)
+    origin = reopen_origin(recipe, folder, session, images)
     kept = parsed(folder.step, int) if folder.step.exists() else origin.budget.easy_steps[0]
     step = recipe.constraints.round_to or kept
     if step == origin.budget.round_to:
         return origin
     constraints = recipe.constraints.model_copy(update={"round_to": step})
-    return reopen_origin(recipe.model_copy(update={"constraints": constraints}), folder, session)
+    return reopen_origin(recipe.model_copy(update={"constraints": constraints}), folder, session, images)
 
 
 def save_origin(origin: Origin, folder: RunFolder) -> None:
