@@ -187,7 +187,7 @@ def run(
 
 
 def evaluate(model: Path, recipe: Recipe, session: Session = DEFAULT, *, ignore_metadata: bool = False) -> Accuracy:
-    """Top-1 and top-5 on the recipe's test images of a checkpoint, a run folder, or an .onnx file, in fp32.
+    """Top-1 and top-5 on the recipe's test images of a checkpoint, a run folder, or an .onnx file, in fp32, and float16 in float16.
 
     Raises InputError where the model says that it is for other classes or other preprocessing, unless `ignore_metadata`, and where it
     gives another number of logits than the recipe has classes.
