@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from io import TextIOWrapper
+from typing import TextIO
 
 from rich.text import Text
 
@@ -13,6 +15,7 @@ from edcompress.cli import app
 from edcompress.display import Terminal, harmless_warnings
 from edcompress.ending import INTERRUPTED, ending_together
 from edcompress.errors import EdcompressError, InputError, StorageError
+from edcompress.files import FEWER_FILES
 from edcompress.plain_text import harmless
 
 
@@ -29,6 +32,7 @@ def main() -> None:
 
 
 def _main() -> None:
+    _open_outputs()
     _write_what_can_be()
     try:
         with harmless_warnings(), ending_together(_say):
@@ -40,12 +44,32 @@ def _main() -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of what is printed, into a file: others are StorageErrors
             _say(f"{error.filename or 'the output'} cannot be written: {error.strerror}; make room on that disk")
             sys.exit(StorageError.exit_code)
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            _say(f"{error.filename or 'a file'} cannot be opened: {error.strerror}; {FEWER_FILES}")
+            sys.exit(StorageError.exit_code)
         if error.errno not in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG):
             raise
         _say(f"{error.filename}: {error.strerror}; give another path, or the permission to read it")
         sys.exit(InputError.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _open_outputs() -> None:
+    """Send nowhere what is written to a stdout or stderr that is closed, or open for reading alone: nobody waits for it."""
+    for name in ("stdout", "stderr"):
+        if not _takes_writes(getattr(sys, name)):
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def _takes_writes(stream: TextIO | None) -> bool:
+    if stream is None or stream.closed:
+        return False
+    try:
+        os.write(stream.fileno(), b"")
+    except OSError as error:  # a stream in memory has no number, and a disk may be full
+        return error.errno != errno.EBADF
+    return True
 
 
 def _write_what_can_be() -> None:

@@ -153,11 +153,11 @@ def gate(run: RunOrReport = None,
     if baseline is None and (beside := sorted(given.keys() & REGRESSIONS)):
         option = f"--{beside[0].replace('_', '-')}"
         views.say(f"warning: {option} is held beside another run; without --baseline it holds nothing", err)
-    target, earlier = _run_or_report(run), baseline and _run_or_report(baseline)
-    if isinstance(target, runs.RunFolder) and not target.writable:
-        views.say(f"warning: {target.path} cannot be written; its report does not keep the verdict", err)
-    views.require_junit_place(junit)
-    verdict = reports.gate(target, reports.limits_of(target, given), baseline=earlier)
+    with views.told_by_junit(junit, str(run or "the newest run")):
+        target, earlier = _run_or_report(run), baseline and _run_or_report(baseline)
+        if isinstance(target, runs.RunFolder) and not target.writable:
+            views.say(f"warning: {target.path} cannot be written; its report does not keep the verdict", err)
+        verdict = reports.gate(target, reports.limits_of(target, given), baseline=earlier)
     _answer(verdict, target, junit, as_json=as_json)
 
 

@@ -17,6 +17,8 @@ from edcompress.errors import InputError, StorageError
 UNFINISHED_FILES = ".*.[0-9]*.[0-9]*.part"
 """What a process leaves that is killed while it writes."""
 
+FEWER_FILES = "raise the limit on open files (ulimit -n), or lower data.workers"
+
 _WAYS_OUT = {
     errno.ENOSPC: "make room on that disk",
     errno.EDQUOT: "make room in your quota",
@@ -24,6 +26,8 @@ _WAYS_OUT = {
     errno.EACCES: "choose a place that you may write",
     errno.ENOENT: "its folder is gone",
     errno.EISDIR: "a folder is in its place",
+    errno.EMFILE: FEWER_FILES,
+    errno.ENFILE: FEWER_FILES,
     errno.ELOOP: "a symbolic link is in its place; delete the link",
     errno.ENXIO: "a pipe or socket is in its place; delete it",
 }

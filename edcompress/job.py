@@ -166,8 +166,10 @@ def open_job(recipe: Recipe, session: Session = DEFAULT) -> Job:
         session.monitor.stage("opening the shards; those that are new or have changed are gone through once")
     if (recipe.data.download or listed) and session.team.size > 1:
         # Else all would download, or go through the shards, at once.
-        session.team.from_first(lambda: bool(open_splits(recipe.data, seed=recipe.seed)))
-    splits = open_splits(recipe.data, seed=recipe.seed)
+        session.team.from_first(
+            lambda: bool(open_splits(recipe.data, seed=recipe.seed, announce=session.monitor.warning))
+        )
+    splits = open_splits(recipe.data, seed=recipe.seed, announce=session.monitor.warning)
     check_fits(splits, recipe.model, recipe.data)
     check_divides(splits, recipe.data, session.team)
     return Job(recipe, splits, precision, session.monitor, session.team).watched_by(session.monitor)
@@ -202,11 +204,33 @@ def memory_told(recipe: Recipe, way_out: str) -> Iterator[None]:
     """A block whose end for want of the device's memory is an EdcompressError that names what it was asked to hold, and the way out."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not _is_of_memory(error):
+            raise
         data = recipe.data
         raise EdcompressError(
             f"the device is out of memory with data.batch_size {data.batch_size} and data.eval_batch_size {data.eval_batch_size}: "
             f"{first_line(error)}; {way_out}"
+        ) from error
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory was asked for that there is not: torch has no class of its own for that of the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+@contextmanager
+def _fitting(recipe: Recipe) -> Iterator[None]:
+    """A block that builds the recipe's network; NetworkError where that takes more memory than there is."""
+    try:
+        yield
+    except (EdcompressError, RuntimeError, MemoryError) as error:
+        if not _is_of_memory(error):
+            raise
+        model = recipe.model
+        raise NetworkError(
+            f"{model.called} with model.num_classes {model.num_classes} and data.image_size {recipe.data.image_size} takes more memory "
+            f"than there is: {first_line(error)}; take a smaller network, or fewer classes"
         ) from error
 
 
@@ -218,7 +242,7 @@ def example_images(recipe: Recipe) -> Tensor:
 
 def new_network(recipe: Recipe, session: Session = DEFAULT) -> nn.Module:
     """The recipe's network with random weights, on the CPU; NetworkError where it cannot take the recipe's images or be exported."""
-    with torch.random.fork_rng(devices=[]):
+    with _fitting(recipe), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = build(recipe.model, trust_code=session.trust_code)
         _check_tensors(network, recipe)

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
+from edcompress.errors import InputError
+
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 """Where Linux shows its control groups, and which of them this process is in."""
 
@@ -119,12 +121,22 @@ def memory_bytes(info: Path = Path("/proc/meminfo"), group: Path = GROUPS) -> tu
 
 def data_home() -> Path:
     """Where data sets are unless the recipe's `data.root` says: $EDCOMPRESS_DATA, else ~/.cache/edcompress."""
-    return Path(os.environ.get("EDCOMPRESS_DATA") or "~/.cache/edcompress").expanduser()
+    return expanded(Path(os.environ.get("EDCOMPRESS_DATA") or "~/.cache/edcompress"), "EDCOMPRESS_DATA or data.root")
 
 
 def cache_home() -> Path:
     """Where edcompress keeps what can be made anew: edcompress/ in $XDG_CACHE_HOME, else in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edcompress"
+    return expanded(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "XDG_CACHE_HOME") / "edcompress"
+
+
+def expanded(path: Path, key: str) -> Path:
+    """The path with ~ replaced by the home folder; InputError where there is none, for `key` to be set to a path without."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: its user has no home folder (no HOME, and no entry of the system's); set {key} to a folder"
+        ) from error
 
 
 def _cpu_groups(root: Path, told: Path) -> list[Path]:

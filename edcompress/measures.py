@@ -6,9 +6,11 @@ Accuracies and ratios are fractions in [0, 1]; units stand in the names; `macs` 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from edcompress.section import require_computable
 
 MOST_WAITED = 0.05
 """Share of the measured time that threads may have waited for their cores: beyond it their times are not to be trusted."""
@@ -25,9 +27,14 @@ Milliseconds = Annotated[float, Field(gt=1e-9, lt=1e12)]
 
 
 class Value(BaseModel):
-    """A frozen value that refuses unknown keys."""
+    """A frozen value that refuses unknown keys, and numbers that figures made of them could not hold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    @field_validator("*")
+    @classmethod
+    def _computable(cls, value: Any) -> Any:
+        return require_computable(value)
 
 
 class Rate(Value):

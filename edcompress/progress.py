@@ -247,7 +247,11 @@ class _Record:
 
     def _close_line(self) -> None:
         path = self._folder / "log.jsonl"
-        if path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n"):
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read() == b"\n":
+                    return
             append(path, "")
 
 

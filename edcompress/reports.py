@@ -16,11 +16,12 @@ from edcompress.report.shipping import recommend
 from edcompress.report.verdict import judge
 from edcompress.results import Report, Verdict
 from edcompress.runs import RunFolder, parsed, read_report, write_text
+from edcompress.section import MOST_INTEGER
 
 
 class _Group(BaseModel):
     name: str
-    channels: int = Field(gt=0)
+    channels: int = Field(gt=0, le=MOST_INTEGER)
     kept: list[int]
 
 
@@ -33,7 +34,7 @@ class _Plan(BaseModel):
 class _Generation(BaseModel):
     """What the page shows of a line of search.jsonl."""
 
-    generation: int
+    generation: int = Field(ge=0, le=MOST_INTEGER)
     budget: float | None = None
     energy_best: float | None = None
     energy_mean: float | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import reprlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.j
 _SNAPSHOT = "snapshot-{}.safetensors"
 UNFINISHED_EXPORTS = ".export-"
 """How folders begin in which an export writes its files before they take their places."""
+MOST_BYTES = 100_000_000
+"""Of a file of text in a run folder; space.json of a network of a thousand layers has 7 000 000."""
+
 LOCK_SECONDS = 6.0
 """How long to wait for another process to leave a folder: the data workers of one that was killed live on for 5 s."""
 
@@ -263,11 +267,12 @@ def sole_writer(output: Path, *more: Path) -> Iterator[None]:
     path = output.parent / f".{output.name}.lock"
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"-o {output}: {output.parent} cannot be made a folder: {error.strerror}") from error
+    try:
         lock = _acquired(path, f"-o {output} is being written by another process; {_WAIT} another file with -o")
     except OSError as error:
-        raise RunFolderError(
-            f"-o {output}: {output.parent} cannot be used: {error.strerror} ({error.filename})"
-        ) from error
+        raise RunFolderError(f"-o {output}: {path} cannot be opened: {error.strerror}") from error
     try:
         for file in (output, *more):
             remove_unfinished(output.parent.glob(f".{escape(file.name)}{UNFINISHED_FILES.removeprefix('.*')}"))
@@ -289,7 +294,7 @@ def read_report(path: Path) -> Report:
         first = error.errors()[0]
         if first["loc"] == ("schema_version",):
             raise RunFolderError(
-                f"{path} has schema_version {first['input']!r}, this edcompress reads another; use the version that wrote it"
+                f"{path} has schema_version {reprlib.repr(first['input'])}, this edcompress reads another; use the version that wrote it"
             ) from error
         raise RunFolderError(f"{path} is not a report of edcompress: {_first_fault(error)}; {_WHOLE_REPORT}") from error
     except UnicodeDecodeError as error:
@@ -321,6 +326,8 @@ def _first_fault(error: ValidationError) -> str:
 def _text(path: Path) -> str:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is no file", str(path))  # opening a pipe would wait for its other end
+    if path.exists() and (size := path.stat().st_size) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it has {size} bytes, and none of a run has more than {MOST_BYTES}", str(path))
     return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
 
 

@@ -62,7 +62,7 @@ class Model(Section):
     arch: Arch | None = Field(None, description="torchvision name, resnet20 ... resnet110 (CIFAR), or timm:NAME")
     factory: Factory | None = Field(None, description="your own network: package.module:callable (needs --trust-code)")
     stem: Literal["imagenet", "cifar"] = Field("imagenet", description="cifar: 3x3 stride-1 first layer, no max-pool")
-    num_classes: int = Field(..., ge=2, description="width of the classifier")
+    num_classes: int = Field(..., ge=2, le=1_000_000, description="width of the classifier")
     in_channels: int = Field(3, ge=1, le=16, description="channels of the network's input")
     ema: bool = Field(False, description="take the averaged weights of a training checkpoint that holds both")
     reset_head: bool = Field(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from edcompress.files import require_file_place
 from edcompress.measures import Accuracy, Latency
 from edcompress.report import github, tables
 from edcompress.report.checks import check_notes
-from edcompress.report.junit import junit
+from edcompress.report.junit import junit, junit_of_failure
 from edcompress.report.rows import point_doubts, ship_line
 from edcompress.report.sanity import alarms
 from edcompress.report.wording import calls, disturbed, human, measured_with, setting
@@ -146,6 +148,18 @@ def require_junit_place(path: Path | None) -> None:
         raise InputError(f"--junit {path}: there is no folder {path.parent}; make it first")
 
 
+@contextmanager
+def told_by_junit(junit_file: Path | None, name: str) -> Iterator[None]:
+    """A block that judges; where it fails the JUnit file says so, for CI servers would read an older one that passed."""
+    require_junit_place(junit_file)
+    try:
+        yield
+    except BaseException as error:
+        if junit_file:
+            runs.write_text(junit_file, junit_of_failure(str(error) or type(error).__name__, name))
+        raise
+
+
 def tell_ci(verdict: Verdict, name: str, junit_file: Path | None) -> None:
     """The verdict as a JUnit file, where one is asked for, and in GitHub Actions as annotations (stderr) and the step's summary."""
     if junit_file:
@@ -180,9 +194,17 @@ def show_value(value: BaseModel, as_json: bool, *lines: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """A value of plain types, alone on stdout."""
+    """A value of plain types, alone on stdout: JSON has no NaN and no infinity, which become null."""
     try:
-        sys.stdout.write(json.dumps(value, indent=1) + "\n")
+        sys.stdout.write(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         out.on_broken_pipe()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from edcompress import machine
+from edcompress.errors import InputError
 from edcompress.machine import (
     Watch,
+    cache_home,
     cpu_quota,
     data_home,
+    expanded,
     governor,
     memory_bytes,
     process_mark,
@@ -128,3 +131,16 @@ def test_a_watch_tells_the_share_of_the_time_that_was_waited(monkeypatch: pytest
     watch = Watch()
     assert watch.waited() == 0  # a thread that had waited has ended
     assert watch.waited() is None
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        InputError, match=r"~no-such-user/x: its user has no home folder .*; set data\.root to a folder"
+    ):
+        expanded(Path("~no-such-user/x"), "data.root")
+    for name in ("HOME", "EDCOMPRESS_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # of whom the system knows nothing
+    for home, key in ((data_home, "EDCOMPRESS_DATA or data.root"), (cache_home, "XDG_CACHE_HOME")):
+        with pytest.raises(InputError, match=f"no home folder .*; set {key} to a folder"):
+            home()

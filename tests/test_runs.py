@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import time
@@ -306,3 +307,33 @@ def test_a_run_of_a_version_that_read_image_files_as_stored_still_does(
     assert RunFolder(tmp_path).read_recipe().data.exif_orientation == orientation
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     assert RunFolder(tmp_path).read_recipe() == recipe
+
+
+def test_a_report_of_30_gigabytes_is_named_and_hides_no_other_run(cli, tmp_path: Path) -> None:
+    for name in ("good", "vast"):
+        begun(tmp_path / name)
+    with (tmp_path / "vast" / "report.json").open("wb") as file:
+        file.truncate(30 * 2**30)  # a hole: it takes no room
+    with pytest.raises(
+        RunFolderError, match=r"report\.json: it has 32212254720 bytes, and none of a run has more than 100000000"
+    ):
+        RunFolder(tmp_path / "vast").read_report()
+    listed = cli("runs", tmp_path, "--json")
+    assert listed.code == 0
+    assert {Path(run["run"]).name: run["state"] for run in json.loads(listed.out)} == {
+        "good": "unknown",
+        "vast": "damaged",
+    }
+
+
+def test_too_few_files_that_may_be_open_are_told(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+        with pytest.raises(
+            StorageError, match=r"log cannot be written: Too many open files; raise the limit .*ulimit -n"
+        ):
+            append(tmp_path / "log", "line")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

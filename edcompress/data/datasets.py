@@ -19,7 +19,7 @@ from edcompress.data.image_folder import interleaved, open_image_folder
 from edcompress.data.images import FileImages, ImageSet, MemoryImages, Warn, unheard
 from edcompress.data.shards import open_shards
 from edcompress.errors import DataError
-from edcompress.machine import data_home
+from edcompress.machine import data_home, expanded
 from edcompress.sources import Data
 
 Opened = tuple[ImageSet, ImageSet, tuple[str, ...]]
@@ -37,10 +37,10 @@ FOLDERS = {
 DIGITS_TEST_EVERY = 5
 
 
-def open_dataset(data: Data, warn: Warn = unheard) -> Opened:
+def open_dataset(data: Data, warn: Warn = unheard, announce: Warn = unheard) -> Opened:
     """Training and test images of `data.dataset`, whole and in the data set's order; DataError where that fails.
 
-    `warn` hears of what lies there and is not read.
+    `warn` hears of what lies there and is not read, and `announce` of a download before it begins.
     """
     if data.dataset == "digits":
         return _open_digits(data)
@@ -54,13 +54,13 @@ def open_dataset(data: Data, warn: Warn = unheard) -> Opened:
     _require_present(root, data)
     openers = {"fashion_mnist": tv.FashionMNIST, "kmnist": tv.KMNIST, "cifar10": tv.CIFAR10, "cifar100": tv.CIFAR100}
     if data.dataset == "flowers102":
-        return _open_flowers(root, data)
-    return _open_in_memory(openers[data.dataset], root, data)
+        return _open_flowers(root, data, announce)
+    return _open_in_memory(openers[data.dataset], root, data, announce)
 
 
 def data_root(data: Data) -> Path:
     """`data.root`, else $EDCOMPRESS_DATA, else ~/.cache/edcompress; DataError where this locale has not its letters."""
-    root = data.root.expanduser() if data.root else data_home()
+    root = expanded(data.root, "data.root") if data.root else data_home()
     try:
         os.fsencode(root)
     except UnicodeEncodeError as error:
@@ -78,22 +78,41 @@ def _require_present(root: Path, data: Data) -> None:
         )
 
 
-def _torchvision(opener: Callable[..., Any], root: Path, data: Data, **part: Any) -> Any:
+def as_it_lies(opener: Callable[..., Any], root: Path, data: Data, announce: Warn, **part: Any) -> Any:
+    """A data set as it lies under `root`; where it does not and may be downloaded, that is announced first."""
+    there = root / FOLDERS[data.dataset]
     try:
-        with warnings.catch_warnings():
-            # CIFAR's files were pickled by a NumPy that wrote dtype(..., align=0); newer ones warn about the number.
-            warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
-            return opener(root, download=data.download, **part)
-    except (RuntimeError, OSError, ValueError, TypeError, EOFError, AssertionError, pickle.UnpicklingError) as error:
-        doing = "cannot be downloaded to or read from" if data.download else "is incomplete or damaged in"
-        raise DataError(
-            f"data.dataset: {data.dataset} {doing} {root / FOLDERS[data.dataset]}: {error}; remove the folder and "
-            "fetch it again (data.download=true), or point data.root or EDCOMPRESS_DATA to a good copy"
-        ) from error
+        return _opened(opener, root, download=False, **part)
+    except _UNREADABLE as error:
+        if not data.download:
+            raise _unusable(data, there, "is incomplete or damaged in", error) from error
+    announce(f"data.download: {data.dataset} is not whole in {there}; torchvision downloads it to there")
+    try:
+        return _opened(opener, root, download=True, **part)
+    except _UNREADABLE as error:
+        raise _unusable(data, there, "cannot be downloaded to or read from", error) from error
 
 
-def _open_in_memory(opener: Callable[..., Any], root: Path, data: Data) -> Opened:
-    train, test = (_torchvision(opener, root, data, train=train) for train in (True, False))
+def _opened(opener: Callable[..., Any], root: Path, **how: Any) -> Any:
+    with warnings.catch_warnings():
+        # CIFAR's files were pickled by a NumPy that wrote dtype(..., align=0); newer ones warn about the number.
+        warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
+        return opener(root, **how)
+
+
+_UNREADABLE = (RuntimeError, OSError, ValueError, TypeError, EOFError, AssertionError, pickle.UnpicklingError)
+"""What torchvision raises of files that are missing, cut, or of another kind."""
+
+
+def _unusable(data: Data, there: Path, doing: str, error: Exception) -> DataError:
+    return DataError(
+        f"data.dataset: {data.dataset} {doing} {there}: {error}; remove the folder and "
+        "fetch it again (data.download=true), or point data.root or EDCOMPRESS_DATA to a good copy"
+    )
+
+
+def _open_in_memory(opener: Callable[..., Any], root: Path, data: Data, announce: Warn) -> Opened:
+    train, test = (as_it_lies(opener, root, data, announce, train=train) for train in (True, False))
     return _decoded(train, data), _decoded(test, data), tuple(train.classes)
 
 
@@ -119,8 +138,8 @@ def _open_digits(data: Data) -> Opened:
     return everything.subset(number[~is_test]), everything.subset(number[is_test]), tuple("0123456789")
 
 
-def _open_flowers(root: Path, data: Data) -> Opened:
-    parts = [_torchvision(tv.Flowers102, root, data, split=split) for split in ("train", "val", "test")]
+def _open_flowers(root: Path, data: Data, announce: Warn) -> Opened:
+    parts = [as_it_lies(tv.Flowers102, root, data, announce, split=split) for split in ("train", "val", "test")]
     train, val, test = (
         [(str(path), label) for path, label in zip(p._image_files, p._labels, strict=True)] for p in parts
     )

@@ -65,10 +65,13 @@ class Splits:
         return replace(self, train=train, search=search, test=test)
 
 
-def open_splits(data: Data, *, seed: int) -> Splits:
-    """The splits that `data` and `seed` fix; DataError where the data is missing, broken or too little."""
+def open_splits(data: Data, *, seed: int, announce: Warn = unheard) -> Splits:
+    """The splits that `data` and `seed` fix; DataError where the data is missing, broken or too little.
+
+    `announce` is told of a download before it begins.
+    """
     notes: list[str] = []
-    everything, test, classes = open_dataset(data, notes.append)
+    everything, test, classes = open_dataset(data, notes.append, announce)
     C = everything.channels
     if len(data.mean) not in (1, C):
         values = "one value" if C == 1 else f"one value or {C}"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
+from edcompress.section import MOST_FLOAT
+
 NAME = (16.0, 9.0)
 """About the width and height of a dot's name, in per cent of a chart as wide as a desktop shows it."""
 
@@ -88,12 +90,12 @@ def _nice_step(rough: float) -> float:
 def _bounds(values: Sequence[float]) -> tuple[float, float]:
     """The smallest and the largest value, spread a little where they are the same, but perhaps for rounding."""
     low, high = min(values), max(values)
-    spread = abs(low) * 0.05 or 0.5 if math.isclose(low, high, rel_tol=1e-12) else 0.0
+    spread = abs(low) * 0.05 or 0.5 if math.isclose(low, high, rel_tol=1e-12, abs_tol=1e-300) else 0.0
     return low - spread, high + spread
 
 
 def _visible(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    finite = [(x, y) for x, y in points if math.isfinite(y)]
+    finite = [(x, y) for x, y in points if abs(y) <= MOST_FLOAT]  # and of infinities and NaN none
     stride = max(1, math.ceil(len(finite) / MOST_POINTS))
     kept = finite[::stride]
     return kept if not finite or kept[-1] == finite[-1] else [*kept, finite[-1]]

@@ -28,6 +28,21 @@ def junit(verdict: Verdict, name: str) -> str:
         ElementTree.SubElement(_case(suite, skip.name, name), "skipped", message=_text(skip.reason))
     notes = ElementTree.SubElement(suite, "system-out")
     notes.text = _text("\n".join([*sentences, *check_notes(verdict)]))
+    return _document(root)
+
+
+def junit_of_failure(message: str, name: str) -> str:
+    """The document of a gate that came to no answer: one test case with the error."""
+    counts = {"tests": "1", "failures": "0", "errors": "1", "time": "0"}
+    root = ElementTree.Element("testsuites", {"name": "edcompress gate", **counts})
+    suite = ElementTree.SubElement(
+        root, "testsuite", {"name": _text(f"edcompress gate {name}"), "skipped": "0", **counts}
+    )
+    ElementTree.SubElement(_case(suite, "gate", name), "error", type="input", message=_text(message))
+    return _document(root)
+
+
+def _document(root: ElementTree.Element) -> str:
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 

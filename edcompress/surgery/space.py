@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from edcompress.measures import Value
@@ -47,6 +48,15 @@ class Group(Value):
     members: tuple[Member, ...]
     locked: str | None = None
     block: int = 1
+
+    @model_validator(mode="after")
+    def _of_its_channels(self) -> Self:
+        for member in self.members:
+            if len(member.positions) != len(member.channels) or min(member.positions, default=0) < 0:
+                raise ValueError(f"{self.name}: {member.layer} has positions that are not each of one channel")
+            if not all(0 <= channel < self.channels for channel in member.channels):
+                raise ValueError(f"{self.name}: {member.layer} has channels beyond the {self.channels} of the group")
+        return self
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 from scipy.io import savemat
 from torchvision.datasets import Flowers102
 
-from edcompress.data.datasets import data_root, open_dataset
+from edcompress.data.datasets import as_it_lies, data_root, open_dataset
 from edcompress.data.image_folder import imagenet_wnids
 from edcompress.data.images import DECODED, Member, decode
 from edcompress.data.splits import eval_batches
@@ -221,3 +221,25 @@ def test_real_imagenette(real_root: Path) -> None:
     train, test, classes = open_dataset(folder(real_root, folder="imagenette", class_index="imagenet"))
     assert (len(train), len(test), len(classes)) == (1000, 500, 1000)
     assert sorted(set(train.labels.tolist())) == sorted(IMAGENETTE.values())
+
+
+def test_a_download_is_announced_before_it_begins_and_only_where_it_is_needed(tmp_path: Path) -> None:
+    def opener(root: Path, *, download: bool, train: bool) -> str:
+        told.append(f"opened with {download}")
+        if not (download or whole):
+            raise RuntimeError("Dataset not found")
+        return f"{root.name} {train}"
+
+    told: list[str] = []
+    data = Data(dataset="kmnist", image_size=28, download=True, root=tmp_path)
+    whole = False
+    assert as_it_lies(opener, tmp_path, data, told.append, train=True) == f"{tmp_path.name} True"
+    announced = f"data.download: kmnist is not whole in {tmp_path / 'KMNIST/raw'}; torchvision downloads it to there"
+    assert told == ["opened with False", announced, "opened with True"]
+    whole = True
+    as_it_lies(opener, tmp_path, data, told.append, train=True)
+    assert told[3:] == ["opened with False"]
+    whole = False
+    with pytest.raises(DataError, match=r"kmnist is incomplete or damaged in .*Dataset not found"):
+        as_it_lies(opener, tmp_path, data.model_copy(update={"download": False}), told.append, train=True)
+    assert told[4:] == ["opened with False"]

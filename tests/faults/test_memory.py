@@ -1,5 +1,6 @@
 """A device without enough memory."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 from digits import ONE_EPOCH, digits, pruned
 
-from edcompress.errors import EdcompressError
+from edcompress.errors import EdcompressError, NetworkError
+from edcompress.job import memory_told, new_network
 from edcompress.monitor import Silent
+from edcompress.networks.limits import bounded_memory
 
 
 class Full(Silent):
@@ -30,3 +33,26 @@ def test_too_little_memory_is_told_with_a_smaller_batch(dense: Path, tmp_path: P
     with pytest.raises(EdcompressError, match=message) as caught:
         pruned(dense, tmp_path / "full", digits(*ONE_EPOCH), Full())
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count no memory")
+def test_too_little_memory_of_the_cpu_is_told_too() -> None:
+    vast = digits("model.num_classes=1000000")
+    with (
+        pytest.raises(
+            NetworkError,
+            match=r"resnet8 with model.num_classes 1000000 .* takes more memory than there is: .*fewer classes",
+        ),
+        bounded_memory(50_000_000),
+    ):
+        new_network(vast)
+    for take in (lambda: torch.empty(100_000_000), lambda: bytearray(100_000_000)):
+        with (
+            pytest.raises(EdcompressError, match=r"out of memory with data.batch_size 64 .*; lower it") as caught,
+            memory_told(digits(), "lower it"),
+            bounded_memory(50_000_000),
+        ):
+            take()
+        assert caught.value.exit_code == 3
+    with pytest.raises(RuntimeError, match="another"), memory_told(vast, ""):
+        raise RuntimeError("another")

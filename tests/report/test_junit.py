@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -77,3 +78,23 @@ def test_any_name_of_a_run_gives_xml_that_can_be_read(verdict: Verdict, name: st
     root = read(junit(verdict, name))
     assert len(root.findall(".//testcase")) == 7
     assert str(root.find(".//testcase").get("classname")).isprintable() or "\n" in name  # type: ignore[union-attr]
+
+
+def test_a_gate_that_comes_to_no_answer_replaces_the_file_of_one_that_passed(cli, tmp_path: Path) -> None:
+    path = tmp_path / "gate.xml"
+    (tmp_path / "report.json").write_text("{}")
+    for command in (
+        (tmp_path / "gone",),
+        (tmp_path / "report.json",),
+        (tmp_path / "report.json", "--min-speedup", "-1"),
+    ):
+        path.write_text('<testsuites tests="1" failures="0" errors="0"/>')
+        ended = cli("gate", *command, "--junit", path)
+        assert ended.code == 2
+        root = ElementTree.fromstring(path.read_text())
+        case = root.find("testsuite/testcase")
+        assert case is not None
+        assert (root.get("tests"), root.get("errors"), case.get("name")) == ("1", "1", "gate")
+        told = case.find("error")
+        assert told is not None
+        assert str(told.get("message")) in ended.err.replace("\n", "")

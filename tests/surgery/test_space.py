@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 import torchvision
+from pydantic import ValidationError
 from states import random_state
 from torch import Generator, nn
 from torch.nn import functional as F
@@ -248,3 +249,25 @@ def test_one_wrong_group_does_not_lock_its_neighbours() -> None:
     traced = trace_space(network, images(2))
     assert [group.name for group in traced.free] == ["near", "far", "join"]
     assert [group.name for group in lock_untrue(network, traced, images(2)).free] == ["near", "join"]
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"positions": [0, 1], "channels": [0, 2]},
+        {"positions": [0, 1], "channels": [-1, 0]},
+        {"positions": [0], "channels": [0, 1]},
+        {"positions": [-1, 0], "channels": [0, 1]},
+        {"positions": [0, 10**30], "channels": [0, 1]},
+    ],
+)
+def test_a_group_that_does_not_fit_together_is_refused(member: dict[str, list[int]]) -> None:
+    group = {
+        "name": "g",
+        "channels": 2,
+        "members": [{"layer": "conv", "side": "out", "positions": [0, 1], "channels": [0, 1]}],
+    }
+    assert Space.model_validate({"groups": [group]}).genes == 2
+    group["members"][0] |= member  # type: ignore[index]
+    with pytest.raises(ValidationError, match=r"g: conv has|is too large"):
+        Space.model_validate({"groups": [group]})
