@@ -175,6 +175,11 @@ class Attending(Wide):
     def between(self, x):
         return x + self.mix(x.flatten(2).transpose(1, 2)).transpose(1, 2).view_as(x)
 
+def prepared():
+    network = Plain()
+    network.qconfig = torch.ao.quantization.get_default_qat_qconfig()
+    return torch.ao.quantization.prepare_qat(network.train())
+
 class Deciding(Plain):
     def forward(self, x):
         return super().forward(x if x.sum() > -1e9 else -x)
@@ -225,6 +230,17 @@ def test_a_network_whose_logits_depend_on_the_rest_of_the_batch_is_refused(
         NetworkError, match=rf"odd:{name}: in eval mode the logits of an image depend({through}).*eval_batch_size"
     ):
         built(name, tmp_path, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_a_network_that_is_prepared_for_quantisation_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch.ao.quantization")
+    with pytest.raises(
+        NetworkError, match=r"odd:prepared\(\) returned .* \(conv is a Conv2d\); prune before preparing"
+    ):
+        built("prepared", tmp_path, monkeypatch)
 
 
 def test_a_network_that_computes_in_another_precision_is_refused(

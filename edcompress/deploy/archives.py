@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from edcompress.deploy.quiet import EXPORTERS, cause_of, quiet
 from edcompress.errors import EdcompressError
 from edcompress.files import replacing
 from edcompress.measures import Proof
@@ -39,15 +39,12 @@ def save_archive(network: nn.Module, example: Tensor, path: Path, form: Form) ->
     except EdcompressError:
         raise
     except Exception as error:
-        raise EdcompressError(
-            f"{path}: torch cannot write this network as {form}: {type(error).__name__}: {error}"
-        ) from error
+        raise EdcompressError(f"{path}: torch cannot write this network as {form}: {cause_of(error)}") from error
     return proof
 
 
 def _write(form: Form, network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchscript is deprecated, and still asked for
+    with quiet(*EXPORTERS):
         return _WRITERS[form](network, example, path)
 
 

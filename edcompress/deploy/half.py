@@ -11,8 +11,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from edcompress.deploy.onnx_export import first_lines, write_model
-from edcompress.deploy.quiet import quiet
+from edcompress.deploy.onnx_export import write_model
+from edcompress.deploy.quiet import first_lines, quiet
 from edcompress.deploy.sessions import session
 from edcompress.errors import EdcompressError, InputError
 

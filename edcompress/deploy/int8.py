@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edcompress.deploy.onnx_export import INPUT, first_lines, write_model
+from edcompress.deploy.onnx_export import INPUT, write_model
 from edcompress.deploy.parity import CHUNK, fixed_batch
-from edcompress.deploy.quiet import quiet
+from edcompress.deploy.quiet import first_lines, quiet
 from edcompress.deploy.sessions import session
 from edcompress.errors import EdcompressError
 

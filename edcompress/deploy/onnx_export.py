@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edcompress.delivery import Batch
 from edcompress.deploy.flat_attention import FlatAttention
-from edcompress.deploy.quiet import quiet
+from edcompress.deploy.quiet import EXPORTERS, cause_of, first_lines, quiet
 from edcompress.errors import EdcompressError
 from edcompress.files import replacing
 from edcompress.networks.modes import on_cpu
@@ -22,7 +22,6 @@ INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 FLUSHED_KEY = "edcompress.denormals_flushed"
 TINY = 1e-30  # dead channels decay towards denormals, which CPUs multiply many times slower than zero
 OLDEST_USEFUL_IR = 10  # what onnxruntime 1.23, the oldest we declare, loads up to 11 of
-_NOISY_LOGGERS = ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")
 
 
 def export_onnx(
@@ -86,7 +85,7 @@ def to_onnx(network: nn.Module, example: Tensor, opset: int, batch: Batch = "dyn
     symbolic = batch == "dynamic"
     images = _images(example, 2 if symbolic else int(batch))  # torch.export fixes a dimension that it sees as 1
     try:
-        with quiet(*_NOISY_LOGGERS), FlatAttention():
+        with quiet(*EXPORTERS), FlatAttention():
             program = torch.onnx.export(
                 network,
                 (images,),
@@ -101,24 +100,9 @@ def to_onnx(network: nn.Module, example: Tensor, opset: int, batch: Batch = "dyn
             assert program is not None  # dynamo=True always returns a program
             model = program.model_proto
     except Exception as error:  # the exporter runs the network and raises whatever that raises
-        cause = _root_cause(error)
-        raise EdcompressError(
-            f"{type(network).__name__} cannot be exported to ONNX: {type(cause).__name__}: {first_lines(cause)}"
-        ) from error
+        raise EdcompressError(f"{type(network).__name__} cannot be exported to ONNX: {cause_of(error)}") from error
     _verify(model, opset, batch)
     return model
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def first_lines(error: BaseException, limit: int = 4) -> str:
-    """What a foreign error says, on one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:limit]) or "no message"
 
 
 def _flush_initializers(model: onnx.ModelProto) -> int:
@@ -176,7 +160,8 @@ def _verify_interface(graph: onnx.GraphProto, batch: Batch) -> None:
         if batch == "dynamic" and (not dimensions or not dimensions[0].dim_param):
             raise EdcompressError(
                 f"the batch dimension of {value.name!r} is {fixed} in the ONNX model, not symbolic; "
-                "the network's forward must not depend on the number of images, or the batch be fixed with --batch N"
+                "the network's forward fixes the number of images, as len(x), int(x.shape[0]) and loops over images do; write x.shape[0], "
+                "or fix the batch with --batch N"
             )
         if batch not in ("dynamic", fixed):
             raise EdcompressError(f"the batch dimension of {value.name!r} is {fixed} in the ONNX model, not {batch}")

@@ -80,7 +80,7 @@ _IMPORTS = (
     ("from pathlib import Path", "Path"), ("from typing import Any", "Any"), ("", ""),
     ("import timm", "timm.create_model"), ("import torch", "torch"), ("import torch.nn.functional as F", "F"),
     ("import torchvision", "torchvision"), ("from safetensors.torch import load_file", "load_file"),
-    ("from torch import Tensor, nn", "nn"), ("from torch.nn.utils import parametrize", "parametrize"),
+    ("from torch import Tensor, nn", "nn"), ("from torch.nn.utils import parametrize, prune", "parametrize"),
     ("from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm", "SpectralNorm"),
     ("from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm", "WeightNorm"),
     ("from torch.overrides import TorchFunctionMode", "TorchFunctionMode"), ("", ""),

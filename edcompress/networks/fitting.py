@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,13 @@ AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 PREFIX = re.compile(r"^(module\.)+|_orig_mod\.")
 # torchvision's own DenseNet files still hold names of before PyTorch 0.4.
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
+
+_MARKS = {
+    "fake_quant": "the checkpoint is of a network that is prepared for quantisation: prune before preparing, from the weights before it",
+    "activation_post_process": "the checkpoint is of a network with observers: prune before preparing it for quantisation",
+    "parametrizations.": "the checkpoint holds parametrized weights: call torch.nn.utils.parametrize.remove_parametrizations before saving",
+}
+"""What a part of a name that the network lacks says of the checkpoint."""
 
 Shape = tuple[int, ...]
 Misfits = dict[str, tuple[Shape, Shape]]
@@ -35,7 +43,7 @@ def load_into(
     has, and so may a profiler's counts.
     """
     state = network.state_dict()  # torch's own dictionary: it carries the version of each layer's layout
-    named = _unprefixed(_as_named(tensors, state), state, source)
+    named = _unprefixed(_as_named(_multiplied_out(tensors, state), state), state, source)
     given = {key: tensor for key, tensor in named.items() if not _is_unused_head(network, key)}
     kept = _other_head(given, state) if reset_head else frozenset()
     given = {
@@ -62,6 +70,25 @@ def plain_name(key: str) -> str:
     while (shorter := PREFIX.sub("", key)) != key:
         key = shorter
     return OLD_DENSENET.sub(r"\1\2.", key)
+
+
+def _multiplied_out(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors with NAME for each pair NAME_orig and NAME_mask of torch.nn.utils.prune, unless the network holds such pairs itself."""
+    if any(key.endswith("_orig") for key in state):
+        return tensors
+    pairs = {
+        key.removesuffix("_orig"): (key, key.removesuffix("_orig") + "_mask")
+        for key in tensors
+        if key.endswith("_orig")
+    }
+    pairs = {
+        name: pair
+        for name, pair in pairs.items()
+        if tensors[pair[0]].shape == getattr(tensors.get(pair[1]), "shape", None)
+    }
+    halves = set(chain.from_iterable(pairs.values()))
+    rest = {key: tensor for key, tensor in tensors.items() if key not in halves}
+    return rest | {name: tensors[weight] * tensors[mask] for name, (weight, mask) in pairs.items()}
 
 
 def _as_named(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -151,6 +178,7 @@ def _explain(missing: list[str], unexpected: list[str], misfits: Misfits, shared
         parts.append(f"missing {_listed(missing)}")
     if unexpected:
         parts.append(f"unexpected {_listed(unexpected)}")
+        parts += [said for mark, said in _MARKS.items() if any(mark in key for key in unexpected)]
     if misfits:
         parts.append(f"of another shape {_listed(f'{key} {_pair(pair)}' for key, pair in misfits.items())}")
     return "; ".join(parts)

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 from torch.overrides import TorchFunctionMode
 
 
 def with_plain_weights(network: nn.Module) -> nn.Module:
-    """The network itself, with plain convolutions for those that compute their weight, and without torch's parametrizations and norms.
+    """The network itself, with plain convolutions for those that compute their weight, without torch's parametrizations, norms and masks.
 
     What was changed has an attribute `weight_was_computed`.
     """
@@ -32,6 +32,9 @@ def with_plain_weights(network: nn.Module) -> nn.Module:
             if isinstance(hook, (WeightNorm, SpectralNorm)):
                 (remove_weight_norm if isinstance(hook, WeightNorm) else remove_spectral_norm)(layer, hook.name)
                 layer.weight_was_computed = True  # type: ignore[assignment]
+            elif isinstance(hook, prune.BasePruningMethod):
+                prune.remove(layer, hook._tensor_name)  # type: ignore[no-untyped-call]
+                layer.weight_was_computed = True  # type: ignore[assignment]
     plain: dict[nn.Module, nn.Module] = {}  # one for each, by whatever names the network has it
     for name, layer in list(network.named_modules(remove_duplicate=False)):
         if isinstance(layer, nn.Conv2d) and type(layer).forward is not nn.Conv2d.forward:
@@ -39,6 +42,10 @@ def with_plain_weights(network: nn.Module) -> nn.Module:
                 plain[layer] = _plain(layer)
             network.set_submodule(name, plain[layer])
     return network
+
+
+_CONV2D = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+"""The arguments of torch.conv2d in their order, and what they are where they are left out."""
 
 
 class _Watched(TorchFunctionMode):
@@ -50,7 +57,8 @@ class _Watched(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func is torch.conv2d:
-            self.calls.append(args)
+            given = dict(zip(_CONV2D, args, strict=False)) | (kwargs or {})
+            self.calls.append(tuple((_CONV2D | given).values()))
         return func(*args, **(kwargs or {}))
 
 
@@ -82,7 +90,7 @@ def _convolution_in(layer: nn.Conv2d) -> nn.Conv2d | None:
         images = list(_images(layer))
         for image in images:
             layer(image)
-    if any(len(call) != 7 or call[1] is layer.weight for call in watched.calls) or len(watched.calls) != len(images):
+    if any(call[1] is layer.weight for call in watched.calls) or len(watched.calls) != len(images):
         return None
     as_given = all(call[0].shape == image.shape for call, image in zip(watched.calls, images, strict=True))
     _, weight, bias, stride, padding, dilation, groups = watched.calls[0]

@@ -10,6 +10,7 @@ import difflib
 import importlib
 import inspect
 import os
+import re
 import reprlib
 import sys
 import traceback
@@ -33,6 +34,11 @@ SAME = 1e-4
 """Largest difference of the logits of one network, relative to their largest magnitude."""
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)
+
+QUANTISED = re.compile(
+    r"torch\.ao\.nn\.(intrinsic\.)?(qat|quantized)\b|torch\.ao\.quantization\.(fake_quantize|observer)\b|torchao\."
+)
+"""Where the layers of networks are defined that are prepared for quantisation, or converted; fused layers of floats are not."""
 
 
 @contextmanager
@@ -75,6 +81,12 @@ def call_factory(spec: str, *, trust_code: bool) -> nn.Module:
             f"model.factory: {spec}() returned a {type(network).__name__} around the network; return the network itself "
             "(recipes have `compile`, and several GPUs are docs/scale.md)"
         )
+    if prepared := _prepared(network):
+        name, kind = prepared
+        raise NetworkError(
+            f"model.factory: {spec}() returned a network that is prepared for quantisation ({name} is a {kind}); prune before preparing: "
+            "return the network as it is before that, and prepare what edcompress.load gives"
+        )
     return network
 
 
@@ -114,6 +126,14 @@ def require_trainable(network: nn.Module, spec: str, images: Tensor, *, in_part:
             f"model.factory: {spec}: the backward pass runs layers again (torch.utils.checkpoint), with all their channels, while the "
             "search trains a part of them; let the factory turn that off"
         )
+
+
+def _prepared(network: nn.Module) -> tuple[str, str] | None:
+    """The name and the kind of a layer that observes, fakes or computes quantised values; None where there is none."""
+    for name, layer in network.named_modules():
+        if any(QUANTISED.match(kind.__module__) for kind in type(layer).__mro__):
+            return name, type(layer).__name__
+    return None
 
 
 def _find(spec: str) -> Callable[..., Any]:

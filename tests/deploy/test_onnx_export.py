@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edcompress.deploy import onnx_export
+from edcompress.deploy.archives import save_archive
 from edcompress.deploy.onnx_export import export_onnx, flush_denormals
 from edcompress.deploy.parity import compare_with_onnx, run_onnx
 from edcompress.errors import EdcompressError
@@ -99,6 +100,39 @@ def test_exporter_failure_names_the_network_and_the_cause(
         export_onnx(Refusing(), images, tmp_path / "net.onnx", opset=20, metadata={})
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out == ""
+
+
+class Deciding(nn.Sequential):
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = super().forward(images)
+        return logits if logits.softmax(1).amax() > 0.9 else -logits
+
+
+class Counting(nn.Sequential):
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = super().forward(images)
+        return logits.view(len(images), -1)
+
+
+def test_a_forward_that_decides_by_values_is_told_in_one_line(
+    images: Tensor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    network = Deciding(nn.Flatten(), nn.Linear(images[0].numel(), 3)).eval()
+    with pytest.raises(
+        EdcompressError, match=r"Deciding cannot be .* its forward decides by what tensors hold"
+    ) as told:
+        onnx_export.to_onnx(network, images, 20)
+    assert len(str(told.value).splitlines()) == 1
+    with pytest.raises(EdcompressError, match=r"as pt2: its forward decides by what tensors hold") as told:
+        save_archive(network, images, tmp_path / "net.pt2", "pt2")
+    assert len(str(told.value).splitlines()) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_batch_that_the_forward_fixes_is_told_with_its_way_out(images: Tensor) -> None:
+    network = Counting(nn.Flatten(), nn.Linear(images[0].numel(), 3)).eval()
+    with pytest.raises(EdcompressError, match=r"as len\(x\), .* write x\.shape\[0\], or fix the batch with --batch N"):
+        onnx_export.to_onnx(network, images, 20)
 
 
 def test_another_opset_than_asked_is_an_error(onnx_file: Path) -> None:

@@ -133,6 +133,7 @@ def test_a_network_with_lazy_layers_and_computed_weights_is_rebuilt(
     text = """
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
 class Standardised(nn.Conv2d):
@@ -140,7 +141,8 @@ class Standardised(nn.Conv2d):
         return F.conv2d(x, self.weight / self.weight.std(), self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 def net():
-    convs = (weight_norm(nn.Conv2d(3, 8, 3)), Standardised(8, 8, 3), nn.LazyConv2d(6, 3))
+    masked = prune.l1_unstructured(nn.Conv2d(6, 6, 1), "weight", amount=0.5)
+    convs = (weight_norm(nn.Conv2d(3, 8, 3)), Standardised(8, 8, 3), nn.LazyConv2d(6, 3), masked)
     return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
 """
     monkeypatch.syspath_prepend(tmp_path)

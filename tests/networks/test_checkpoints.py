@@ -9,6 +9,7 @@ import pytest
 import safetensors
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from edcompress.errors import CheckpointError, StorageError
 from edcompress.networks.checkpoints import load_into, read_metadata, read_state_dict, save_tensors
@@ -370,3 +371,34 @@ def test_equal_tensors_and_metadata_make_equal_bytes(tmp_path: Path) -> None:
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
     assert read_metadata(tmp_path / "0.safetensors") == metadata
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number}.safetensors" for number in range(5)]
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.net."])
+def test_masks_of_torchs_own_pruning_are_multiplied_out(prefix: str) -> None:
+    sparse, plain = (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)) for _ in range(2))
+    prune.l1_unstructured(sparse[0], "weight", amount=0.5)
+    prune.l1_unstructured(sparse[2], "bias", amount=1)
+    load_into(plain, {prefix + key: tensor for key, tensor in sparse.state_dict().items()}, source="sparse.pt")
+    prune.remove(sparse[0], "weight")
+    prune.remove(sparse[2], "bias")
+    assert all(torch.equal(tensor, sparse.state_dict()[key]) for key, tensor in plain.state_dict().items())
+
+
+def test_a_network_with_masks_of_its_own_takes_them() -> None:
+    one, other = (prune.random_unstructured(nn.Conv2d(3, 4, 3), "weight", amount=9) for _ in range(2))
+    load_into(other, one.state_dict(), source="sparse.pt")
+    assert torch.equal(one.weight_mask, other.weight_mask)
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("0.weight_fake_quant.scale", "prune before preparing"),
+        ("activation_post_process_0.min_val", "prune before preparing"),
+        ("0.parametrizations.weight.original0", "remove_parametrizations before saving"),
+    ],
+)
+def test_what_names_say_of_a_checkpoint(key: str, says: str) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    with pytest.raises(CheckpointError, match=says):
+        load_into(network, {**network.state_dict(), key: torch.ones(1)}, source="other.pt")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 from zoo import images, randomised
 
 from edcompress.networks.plain_weights import with_plain_weights
@@ -38,6 +38,66 @@ def test_standardised_weights_become_plain_ones() -> None:
     assert torch.equal(plain(images()), before)
     assert [name for name, _ in plain.named_parameters()] == ["0.weight", "0.bias", "2.weight"]
     assert all(parameter.is_leaf and parameter.requires_grad for parameter in plain.parameters())
+
+
+class Halving(nn.Conv2d):
+    """A convolution with half of its weight, called as it is written."""
+
+    def __init__(self, call: Callable[[Tensor, Tensor, nn.Conv2d], Tensor]) -> None:
+        super().__init__(4, 4, 3, stride=2, groups=2)
+        self.call = call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x, self.weight / 2, self)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, weight, own: F.conv2d(x, weight, own.bias, own.stride, groups=2),
+        lambda x, weight, own: F.conv2d(x, weight, None, own.stride[0], 1, 1, 2),
+        lambda x, weight, own: F.conv2d(x, weight=weight, groups=own.groups, stride=(2, 2)),
+        lambda x, weight, own: F.conv2d(input=x, weight=weight, bias=own.bias, stride=own.stride, groups=2),
+    ],
+)
+def test_a_convolution_may_leave_out_or_name_arguments(call: Callable[[Tensor, Tensor, nn.Conv2d], Tensor]) -> None:
+    network = randomised(nn.Sequential(nn.Conv2d(3, 4, 3), Halving(call)))
+    before = network(images())
+    plain = with_plain_weights(network)
+    assert type(plain[1]) is nn.Conv2d  # type: ignore[index]
+    assert torch.equal(plain(images()), before)
+
+
+def test_a_convolution_with_the_fewest_arguments_becomes_a_plain_one() -> None:
+    class Fewest(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, self.weight - self.weight.mean())
+
+    network = randomised(nn.Sequential(Fewest(3, 4, 3, bias=False)))
+    before = network(images())
+    plain = with_plain_weights(network)
+    assert type(plain[0]) is nn.Conv2d  # type: ignore[index]
+    assert torch.equal(plain(images()), before)
+
+
+def test_masks_of_torchs_own_pruning_are_multiplied_out() -> None:
+    network = randomised(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3)))
+    prune.l1_unstructured(network[0], "weight", amount=0.5)  # type: ignore[index]
+    prune.random_unstructured(network[0], "bias", amount=1)  # type: ignore[index]
+    prune.ln_structured(network[1], "weight", amount=2, n=2, dim=0)  # type: ignore[index]
+    prune.l1_unstructured(network[1], "weight", amount=0.1)  # type: ignore[index]
+    before = network(images())
+    plain = with_plain_weights(network)
+    assert torch.equal(plain(images()), before)
+    assert [name for name, _ in plain.named_parameters()] == [
+        "0.weight",
+        "0.bias",
+        "1.bias",
+        "1.weight",
+        "3.weight",
+        "3.bias",
+    ]
+    assert not list(plain.buffers())
 
 
 def test_a_convolution_that_the_network_has_twice_stays_one() -> None:
