@@ -197,7 +197,7 @@ def test_a_run_that_stopped_at_a_broken_image_goes_on_without_it(
 ) -> None:
     folder = make_folder(TEN, train=2, val=1, mode="L")
     options = quick("data.dataset=image_folder", f"data.root={folder}", "data.channels=1", "data.batch_size=4")
-    broken = cut_off(folder / "train" / "elk" / "1.png")
+    broken = cut_off(folder / "train" / "dog" / "1.png")  # which trains
     begin = ("prune", dense, *options, "-o", folder / "run", "--quiet")
     stopped = cli(*begin)
     assert (stopped.code, f"error: {broken}: cannot be read" in stopped.err) == (2, True)
