@@ -168,12 +168,16 @@ def _checkpoint_age(folder: RunFolder) -> float | None:
 
 
 def _way_on(folder: RunFolder, recipe: Recipe, progress: Progress | None) -> str:
-    """The command that goes on with a run; of a checkpoint it needs the name alone, for the run has kept the weights."""
+    """The command that continues a run, or starts it over where it has lost its state/.
+
+    To continue, it needs of the checkpoint the name alone: the run has kept the weights.
+    """
     verb: Verb = progress.verb if progress else "prune"
     if verb == "export":
         return shlex.join(["edcompress", "export", str(folder.path), *recipe.model.flags])
     checkpoint = (progress.checkpoint if progress else None) or "CHECKPOINT"
-    of = ["--recipe", str(folder / "recipe.yaml"), "-o", str(folder.path), "--resume"]
+    how = "--resume" if folder.state.is_dir() else "--force"
+    of = ["--recipe", str(folder / "recipe.yaml"), "-o", str(folder.path), how]
     return shlex.join(["edcompress", "prune", checkpoint, *of, *recipe.model.flags])
 
 

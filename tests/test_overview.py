@@ -42,7 +42,7 @@ with recording(RunFolder(Path(sys.argv[1])), Silent(), read_recipe("digits"), "p
 
 def begun(path: Path, **progress: Any) -> RunFolder:
     """A run folder, and what it says of itself; by default this process runs it."""
-    path.mkdir(parents=True)
+    (path / "state").mkdir(parents=True)
     (path / "recipe.yaml").write_text(dump(digits()))
     here = Process(host=platform.node(), pid=os.getpid(), mark=process_mark(os.getpid()))
     now = datetime.now(UTC)
@@ -57,7 +57,7 @@ def begun(path: Path, **progress: Any) -> RunFolder:
 def at_work(tmp_path: Path) -> Iterator[tuple[RunFolder, subprocess.Popen[bytes]]]:
     """A run folder in which another process is in its first epoch."""
     folder = RunFolder(tmp_path / "runs" / "run")
-    folder.path.mkdir(parents=True)
+    folder.state.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(dump(digits()))
     with subprocess.Popen([sys.executable, "-c", WORKER, str(folder.path)]) as process:
         deadline = time.monotonic() + 60
@@ -124,6 +124,8 @@ def test_what_failed_says_why_and_how_to_go_on(cli, finished: Path, tmp_path: Pa
     pruning = begun(tmp_path / "run", state="failed", error="the loss became [nan]")
     assert "failed 0 s ago: the loss became [nan]" in cli("status", pruning.path).out
     assert "--resume" in cli("status", pruning.path).out
+    pruning.state.rmdir()  # without it --resume refuses the run
+    assert "--force" in cli("status", pruning.path).out
     done = json.loads((finished / "progress.json").read_text())
     (finished / "progress.json").write_text(json.dumps(done | {"state": "failed", "error": "no room"}))
     said = cli("status", finished).out
@@ -150,7 +152,6 @@ def test_a_finished_run_says_what_it_came_to_also_one_of_an_earlier_version(cli,
 def test_a_trial_is_told_inside_its_run(cli, tmp_path: Path) -> None:
     outer = begun(tmp_path / "run", stage="trial 1: at most 50.0% of the MACs, from the dense network")
     begun(outer.trials / "1-macs=0.5", phase="search", epoch=2, epochs=3, loss=0.5)
-    (outer.trials / "1-macs=0.5" / "state").mkdir()
     (outer.trials / "1-macs=0.5" / "state" / "snapshot-000000001.safetensors").touch()
     status = status_of(outer)
     assert status.trial is not None

@@ -200,6 +200,11 @@ def test_a_file_that_is_no_recipe_says_why(written, text: str, word: str) -> Non
     assert word in said
 
 
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(SMALL, encoding="utf-8-sig")
+    assert read_recipe(str(tmp_path / "mine.yaml")).model.arch == "resnet8"
+
+
 def test_bytes_that_are_no_text_are_no_recipe(tmp_path: Path) -> None:
     (tmp_path / "image.yaml").write_bytes(b"\x89PNG\xff\xfe\x00")
     assert "not valid YAML" in faults(str(tmp_path / "image.yaml"))
