@@ -1,4 +1,4 @@
-"""Whether a network knows anything of its images: a drop from one that does not says nothing, however small it is."""
+"""Results that must not be overlooked: networks at chance level, files that score otherwise, targets missed by far."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ CONFIDENCE = 0.95
 
 NOISE_IMAGES, NOISE_SHARE = 2, 0.005
 """Images, or their share where that is more, that a network and its file may answer differently by rounding."""
+
+SHORT, SHORT_SHARE = 0.05, 0.2
+"""How far below its target a run may end: of the dense network's cost, and of the target where that is less."""
 
 
 def lower_bound(count: Count) -> float:
@@ -42,8 +45,8 @@ def at_chance(accuracy: Accuracy, whose: str) -> str | None:
 
 
 def alarms(report: Report) -> tuple[str, ...]:
-    """What to say of an exported run whose accuracies, or drops of them, say nothing; what earlier versions did not measure is not said."""
-    return (*_untrained(report), *_weak(report), *_moved(report), *class_alarms(report))
+    """What to say loudly of a run's results, and what to try; what earlier versions did not measure is not said."""
+    return (*_untrained(report), *_weak(report), *_moved(report), *class_alarms(report), *_short(report))
 
 
 def chance_checks(report: Report, limits: Gate) -> tuple[Check, ...]:
@@ -82,6 +85,19 @@ def _moved(report: Report) -> Iterator[str]:
                 f"{name}.onnx has {now.correct} of {now.total} test images right, and `prune` measured {before.correct} of {before.total} "
                 "of the same network: the test images or their classes changed since; restore them and export again, or prune again"
             )
+
+
+def _short(report: Report) -> Iterator[str]:
+    """What to say of a run that removed far more than its target asks for; a plan that was given is as it is."""
+    target = report.target
+    if target.kind in ("none", "max_top1_drop") or report.search.method == "plan":
+        return
+    if target.achieved < target.asked - min(SHORT, SHORT_SHARE * target.asked):
+        finer = f"lower constraints.round_to ({target.round_to}), " if target.round_to > 1 else ""
+        yield (
+            f"{target.achieved:.1%} of the {target.kind} are left where up to {target.asked:.1%} may stay, so that accuracy is lost for "
+            f"nothing: {finer}search longer, or try another seed"
+        )
 
 
 def _decisive(report: Report) -> tuple[str, Accuracy | None]:

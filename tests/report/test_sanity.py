@@ -123,3 +123,22 @@ def test_terminal_page_and_card_say_it(
     assert "**Warning: dense.onnx is at chance" in render_card(report, recipe, as_told(recipe.data, 3), ())
     show_report(report, RunFolder(tmp_path), as_json=False)
     assert "WARNING: dense.onnx is at chance level" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "achieved", "method", "said"),
+    [
+        (0.5, 0.28, "edropout", True),
+        (0.5, 0.46, "edropout", False),
+        (0.1, 0.07, "edropout", True),
+        (0.1, 0.09, "edropout", False),
+        (0.5, 0.28, "plan", False),
+    ],
+)
+def test_a_run_far_below_its_target_says_so(
+    content: dict[str, Any], asked: float, achieved: float, method: str, said: bool
+) -> None:
+    target = content["target"] | {"kind": "macs", "asked": asked, "achieved": achieved, "round_to": 32}
+    report = Report.model_validate(content | {"target": target, "search": content["search"] | {"method": method}})
+    words = f"{achieved:.1%} of the macs are left where up to {asked:.1%} may stay"
+    assert any(words in text and "lower constraints.round_to (32)" in text for text in alarms(report)) == said
