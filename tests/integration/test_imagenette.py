@@ -19,7 +19,8 @@ def squeezenet(data_folder: Path) -> Path:
 
 def test_the_published_squeezenet_has_its_accuracy(answer, squeezenet: Path) -> None:
     accuracy = answer("evaluate", squeezenet, *RECIPE)
-    assert accuracy == {"top1": {"correct": 267, "total": 500}, "top5": {"correct": 392, "total": 500}}
+    assert accuracy["top1"] == {"correct": 267, "total": 500}
+    assert accuracy["top5"] == {"correct": 392, "total": 500}
 
 
 def test_run_prunes_exports_and_gates_and_benchmark_measures_the_pair(
