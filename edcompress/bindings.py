@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from edcompress.errors import RunFolderError
+from edcompress.recipebook import changes
 from edcompress.results import FileRecord, Report
 from edcompress.runs import RunFolder
 
@@ -64,20 +64,12 @@ def _changed_settings(folder: RunFolder, report: Report) -> Iterator[str]:
     found = folder.read_recipe()
     if report.settings is None:
         return
-    if changed := list(_differing(report.settings, found.of_pruning, ())):
+    if changed := changes(report.settings, found.of_pruning):
+        listed = ", ".join(f"{key} was {told!r} and is {now!r}" for key, told, now in changed)
         yield (
-            f"{folder / 'report.json'} is of another recipe than {folder / 'recipe.yaml'}: {', '.join(changed)}; put back the one that "
+            f"{folder / 'report.json'} is of another recipe than {folder / 'recipe.yaml'}: {listed}; put back the one that "
             "belongs to it, or prune again with --force"
         )
-
-
-def _differing(told: Any, now: Any, path: tuple[str, ...]) -> Iterator[str]:
-    """Dotted keys whose values differ, of those that both versions of edcompress know."""
-    if isinstance(told, dict) and isinstance(now, dict):
-        for key in sorted(told.keys() & now.keys()):
-            yield from _differing(told[key], now[key], (*path, key))
-    elif told != now:
-        yield f"{'.'.join(path)} was {told!r} and is {now!r}"
 
 
 def _difference(path: Path, told: FileRecord) -> str:

@@ -50,8 +50,8 @@ def _of_file(path: Path) -> Mapping[str, Any]:
     """The preprocessing that an ONNX file asks for, but for what is in its own graph, and for what earlier versions do not say."""
     about = told_by(path)
     found = _read(about.metadata, PREPROCESSING, dict) or {}
-    without = {"mean", "std"} if about.takes_pixels else set()
-    without |= {key for key in ("exif_orientation",) if found.get(key) is None}
+    unsaid = {"exif_orientation"} if found.get("exif_orientation") is None else set()
+    without = unsaid | ({"mean", "std"} if about.takes_pixels else set())
     return {key: value for key, value in found.items() if key not in without}
 
 

@@ -141,8 +141,7 @@ def gate(run: RunOrReport = None,
          max_top1_drop: Drop = None, max_top5_drop: Drop5 = None, min_agreement: Agreement = None, min_speedup: Speedup = None,
          max_latency_ms: LatencyMs = None, max_size_ratio: SizeRatio = None, max_size_bytes: SizeBytes = None,
          max_parity: Parity = None, confidence: Confidence = None, level: Level = None, disturbed: Disturbed = None,
-         allow_weak_dense: AllowWeakDense = None,
-         allow_unheld: Unheld = None,
+         allow_weak_dense: AllowWeakDense = None, allow_unheld: Unheld = None,
          baseline: Baseline = None, max_top1_regression: Top1Regression = None, max_latency_regression: LatencyRegression = None,
          max_size_regression: SizeRegression = None, junit: JUnit = None, as_json: AsJson = False) -> None:  # fmt: skip
     """Hold a run to its limits: exit code 0 when all hold, 1 when one fails.

@@ -258,9 +258,8 @@ class Proof(Value):
     @model_validator(mode="after")
     def _of_magnitudes(self) -> Self:
         for name in ("max_abs_diff", "scale", "mean_abs_diff"):
-            if (
-                value := getattr(self, name)
-            ) is not None and value < 0:  # NaN is what logits of NaN give, and a proof of them fails
+            value = getattr(self, name)
+            if value is not None and value < 0:  # NaN is what logits of NaN give, and a proof of them fails
                 raise ValueError(f"{name} is {value:g}, and no magnitude is negative")
         return self
 

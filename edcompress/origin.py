@@ -18,6 +18,7 @@ from edcompress.job import costs_and_target, find_space, latency_table, open_bud
 from edcompress.measures import MOST_WAITED
 from edcompress.networks.checkpoints import read_state_dict, save_tensors
 from edcompress.networks.fitting import load_into
+from edcompress.plain_text import few
 from edcompress.recipe import Recipe
 from edcompress.recipebook import differences
 from edcompress.runs import RunFolder, parsed, write_text
@@ -223,7 +224,7 @@ def _require_same_groups(before: Space, found: Space, source: Path) -> None:
     now = {group.name: group.members for group in found.groups}
     if other := [group.name for group in before.free if now.get(group.name) != group.members]:
         raise NetworkError(
-            f"{source}: its space.json and what is traced here differ in {', '.join(other[:8])}; prune with the versions of its "
+            f"{source}: its space.json and what is traced here differ in {few(other)}; prune with the versions of its "
             "report.json, or start from the checkpoint again"
         )
 
@@ -233,7 +234,7 @@ def _require_same_genes(before: Space, found: Space, folder: RunFolder) -> None:
     then, now = ({group.name: group.members for group in space.free} for space in (before, found))
     if other := [name for name in {**then, **now} if then.get(name) != now.get(name)]:
         raise NetworkError(
-            f"{folder.path}: its space.json and what is traced here differ in {', '.join(other[:8])}; resume with the version of "
+            f"{folder.path}: its space.json and what is traced here differ in {few(other)}; resume with the version of "
             "edcompress that began the run, or start over with --force"
         )
 

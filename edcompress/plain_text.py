@@ -1,8 +1,12 @@
-"""Text from files and from other programs, made safe to show: on a terminal, and in the log of a CI server."""
+"""Text from files and from other programs, made safe and short enough to show: on a terminal, and in the log of a CI server."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+SHOWN = 8
+"""Names in a message; the others are counted."""
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but for tabs and line ends, signs that turn the direction of text, and halves of characters."""
@@ -19,6 +23,11 @@ def harmless(text: str) -> str:
 def one_line(text: str) -> str:
     """`harmless` text whose line ends are written out too."""
     return harmless(text.replace("\n", "\\n").replace("\t", " "))
+
+
+def few(names: Sequence[str], shown: int = SHOWN) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def _written_out(found: re.Match[str]) -> str:

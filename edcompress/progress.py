@@ -186,7 +186,7 @@ class _Record:
     def epoch_done(self, figures: dict[str, Any]) -> None:
         """An epoch is done; its figures go into the log."""
         now = self._progress
-        self.tell("epoch", phase=now.phase, epoch=now.epoch, epochs=now.epochs, **_finite(figures))
+        self.tell("epoch", phase=now.phase, epoch=now.epoch, epochs=now.epochs, **finite(figures))
         self._save(**self._stepped(), accuracy=figures.get("accuracy"))
 
     def warning(self, text: str) -> None:
@@ -213,7 +213,7 @@ class _Record:
         return {
             "step": step,
             "steps": steps,
-            **_finite(known),
+            **finite(known),
             **self._speed(steps, figures),
             **self._left(step, steps),
         }
@@ -271,12 +271,13 @@ def _warnings_told(record: _Record) -> Iterator[None]:
         warnings.showwarning = show
 
 
-def _finite(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures, with None for those that JSON has no number for."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in figures.items()
-    }
+def finite(value: Any) -> Any:
+    """The value of plain types, with None for numbers in it that JSON has not: NaN and infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _readable(fields: Mapping[str, Any]) -> dict[str, Any]:

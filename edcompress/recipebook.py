@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import product, takewhile
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -98,14 +98,14 @@ def locate(name: str) -> Path:
     )
 
 
-def read_recipe(name: str, overrides: Sequence[str] = (), *, unsaid: Tree | None = None) -> Recipe:
+def read_recipe(name: str, overrides: Sequence[str] = (), *, unsaid: Callable[[Tree], Tree] = lambda _: {}) -> Recipe:
     """The checked recipe of a path or name, with overrides such as `search.epochs=2`; RecipeError lists every fault.
 
-    `unsaid` holds what keys are that the file does not have, where they are not the defaults.
+    `unsaid` gives, for the file's tree, values of keys that the file may lack, where they are not the defaults.
     """
     path = locate(name)
     tree = _with_preset(_load(path), path)
-    tree = _merge({"name": path.stem, **(unsaid or {})}, tree)
+    tree = _merge({"name": path.stem, **unsaid(tree)}, tree)
     command_line = _override_tree(overrides)
     tree = _merge(tree, _with_preset(command_line, Path("--set")))
     return check(tree, str(path) if not overrides else f"{path} with --set")
@@ -158,8 +158,16 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
 
 
 def changed_keys(one: Tree, other: Tree) -> list[str]:
-    """Dotted keys in which two trees of plain values differ; those that one lacks were no keys yet when it was written."""
-    return sorted(_changed(one, other, ()))
+    """The dotted keys of `changes`."""
+    return [key for key, _, _ in changes(one, other)]
+
+
+def changes(one: Tree, other: Tree) -> list[tuple[str, Any, Any]]:
+    """Dotted keys in which two trees of plain values differ, sorted, each with both values.
+
+    Keys that one of them lacks were no keys yet when it was written.
+    """
+    return sorted(_changed(one, other, ()), key=lambda change: change[0])
 
 
 def headline(path: Path) -> str:
@@ -282,12 +290,12 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _changed(one: Any, other: Any, path: tuple[str, ...]) -> Iterable[str]:
+def _changed(one: Any, other: Any, path: tuple[str, ...]) -> Iterable[tuple[str, Any, Any]]:
     if isinstance(one, dict) and isinstance(other, dict):
         for key in one.keys() & other.keys():
             yield from _changed(one[key], other[key], (*path, str(key)))
     elif one != other:
-        yield ".".join(path)
+        yield ".".join(path), one, other
 
 
 def _flow(value: Any) -> str:

@@ -64,7 +64,7 @@ def gate(target: RunFolder | Path, limits: Gate | None = None, *, baseline: RunF
 def _judged(target: RunFolder | Path, limits: Gate, baseline: Report | None) -> tuple[Report, Verdict]:
     report, files = _evidence(target)
     verdict = judge(report, limits, baseline)
-    warnings = (*_filled_in(target, limits), *verdict.warnings)
+    warnings = (*_filled_in(target, report, limits), *verdict.warnings)
     return report, verdict.model_copy(update={"files": files, "warnings": warnings})
 
 
@@ -88,16 +88,20 @@ def limits_of(target: RunFolder | Path, given: dict[str, Any]) -> Gate:
         raise InputError("\n".join(faults)) from None
 
 
+def _folder_of(target: RunFolder | Path) -> RunFolder:
+    return target if isinstance(target, RunFolder) else RunFolder(target.parent)
+
+
 def _recipes_limits(target: RunFolder | Path) -> Gate | None:
-    folder = target if isinstance(target, RunFolder) else RunFolder(target.parent)
+    folder = _folder_of(target)
     if folder.exists:
         return folder.read_recipe().gate
     return None if isinstance(target, RunFolder) else read_report(target).limits
 
 
-def _filled_in(target: RunFolder | Path, limits: Gate) -> tuple[str, ...]:
+def _filled_in(target: RunFolder | Path, report: Report, limits: Gate) -> tuple[str, ...]:
     """The warning that defaults took the place of limits that are not known; empty where they are."""
-    if _recipes_limits(target):
+    if report.limits or _folder_of(target).exists:
         return ()
     held = ", ".join(
         f"{key} {value}" for key, value in limits if key.startswith(("max_", "min_")) and value is not None

@@ -22,6 +22,7 @@ from edcompress.errors import RunFolderError
 from edcompress.files import UNFINISHED_FILES, remove_unfinished, replacing, require_utf8, special_kind
 from edcompress.recipe import Recipe
 from edcompress.results import Report
+from edcompress.sources import IN_FILES
 
 T = TypeVar("T")
 FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.json", "plan.json",
@@ -236,13 +237,18 @@ class RunFolder:
 
     def read_recipe(self) -> Recipe:
         """The resolved recipe of the run; where an earlier version wrote it, image files are read as that one read them."""
-        path = str(self / "recipe.yaml")
-        recipe = recipebook.read_recipe(path, unsaid={"data": {"exif_orientation": "ignore"}})
-        return recipe if recipe.data.in_files else recipebook.read_recipe(path)
+        return recipebook.read_recipe(str(self / "recipe.yaml"), unsaid=_exif_unsaid)
 
     def read_report(self) -> Report:
         """The report of the run."""
         return read_report(self / "report.json")
+
+
+def _exif_unsaid(tree: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe without data.exif_orientation means: image files were read as stored before there was the key."""
+    data = tree.get("data")
+    in_files = isinstance(data, dict) and data.get("dataset") in IN_FILES
+    return {"data": {"exif_orientation": "ignore"}} if in_files else {}
 
 
 _WAIT = "wait for it, stop it, or choose"

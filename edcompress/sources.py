@@ -16,6 +16,9 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lan
 Orientation = Literal["apply", "ignore"]
 """What is done about the orientation that cameras note in EXIF."""
 
+IN_FILES = ("flowers102", "image_folder", "webdataset")
+"""Data sets whose every image is a file of its own, with the EXIF of a camera perhaps."""
+
 DEFAULT_BATCH = 128
 """Images per training step where nothing is said, and of `auto` where there is no CUDA device."""
 
@@ -147,11 +150,6 @@ class Data(Section):
         description="leave out image files that cannot be decoded, and name them, up to ten or 1 % of the images, whichever is more; else"
         " the first stops the run",
     )
-
-    @property
-    def in_files(self) -> bool:
-        """Whether each image is a file of its own, with the EXIF of a camera perhaps."""
-        return self.dataset in ("flowers102", "image_folder", "webdataset")
 
     @property
     def step_images(self) -> int:

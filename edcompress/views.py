@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from edcompress.display import Terminal
 from edcompress.errors import InputError
 from edcompress.files import require_file_place
 from edcompress.measures import Accuracy, Latency
+from edcompress.progress import finite
 from edcompress.report import github, tables
 from edcompress.report.checks import check_notes
 from edcompress.report.junit import junit, junit_of_failure
@@ -196,15 +196,7 @@ def show_value(value: BaseModel, as_json: bool, *lines: str) -> None:
 def print_json(value: Any) -> None:
     """A value of plain types, alone on stdout: JSON has no NaN and no infinity, which become null."""
     try:
-        sys.stdout.write(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         out.on_broken_pipe()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from edcompress.data.images import FileImages, ImageSet
-from edcompress.data.listing import few
 from edcompress.errors import DataError
+from edcompress.plain_text import few
 from edcompress.sources import Data, Model
 
 COMPARED = 32

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision import datasets as tv
 
 from edcompress.data.image_folder import interleaved, open_image_folder
-from edcompress.data.images import FileImages, ImageSet, MemoryImages, Warn, unheard
+from edcompress.data.images import FileImages, ImageSet, MemoryImages, Warn, how_read, unheard
 from edcompress.data.shards import open_shards
 from edcompress.errors import DataError
 from edcompress.machine import data_home, expanded
@@ -148,5 +148,4 @@ def _open_flowers(root: Path, data: Data, announce: Warn) -> Opened:
 
 def _files(samples: list[tuple[str, int]], data: Data) -> FileImages:
     labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-    how = (data.channels or 3, data.skip_broken, data.exif_orientation)
-    return FileImages(tuple(path for path, _ in samples), labels, *how)
+    return FileImages(tuple(path for path, _ in samples), labels, *how_read(data))

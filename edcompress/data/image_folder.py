@@ -12,10 +12,11 @@ from typing import TypeVar
 import torch
 
 from edcompress.data.class_folders import require_distinct
-from edcompress.data.images import SUFFIXES, FileImages, ImageSet, Warn, unheard
-from edcompress.data.listing import ClassFiles, Unread, class_files, few, is_hidden, unread_note
+from edcompress.data.images import SUFFIXES, FileImages, ImageSet, Warn, how_read, unheard
+from edcompress.data.listing import ClassFiles, Unread, class_files, is_hidden, unread_note
 from edcompress.errors import DataError, InputError
 from edcompress.files import require_utf8
+from edcompress.plain_text import few
 from edcompress.sources import Data
 
 PARTS = ("train", "val")
@@ -107,8 +108,7 @@ def _listed(part: Path, classes: list[str], index: dict[str, int], data: Data, w
             warn(text)
     paths = tuple(chain.from_iterable(found.images for found in files.values()))
     labels = [index[name] for name, found in files.items() for _ in found.images]
-    how = (data.channels or 3, data.skip_broken, data.exif_orientation)
-    return FileImages(paths, torch.tensor(labels, dtype=torch.int64), *how)
+    return FileImages(paths, torch.tensor(labels, dtype=torch.int64), *how_read(data))
 
 
 def _is_beside(path: Path) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edcompress.data.transforms import Geometry, pictured, with_channels
 from edcompress.errors import DataError
-from edcompress.sources import Orientation
+from edcompress.sources import Data, Orientation
 
 FORMATS = {
     ".jpg": "JPEG",
@@ -192,6 +192,11 @@ class FileImages(StoredImages):
     def place(self, index: int) -> Path:
         """The path of a file."""
         return Path(self.paths[index])
+
+
+def how_read(data: Data) -> tuple[int, bool, Orientation]:
+    """The `channels`, `skip_broken` and `orientation` of StoredImages, by the recipe's data."""
+    return data.channels or 3, data.skip_broken, data.exif_orientation
 
 
 def decode(place: Path | Member, channels: int, orientation: Orientation = "apply") -> Image.Image:

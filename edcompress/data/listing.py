@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import NamedTuple
 
 from edcompress.data.images import SUFFIXES
 from edcompress.errors import DataError
+from edcompress.plain_text import few
 
 SPECIAL = "pipe, socket or device"
-
-SHOWN = 8
-"""Names in a message; the others are counted."""
 
 Unread = tuple[str, int, str]
 """A kind of file that is not read, how many of it there are, and the first."""
@@ -71,11 +69,6 @@ def unread_note(where: str, found: Iterable[Unread]) -> str | None:
     told = few([f"{number} {kind} (first: {name})" for kind, number, name in kinds])
     total = sum(number for _, number, _ in kinds)
     return f"{where}: {total} {'file is' if total == 1 else 'files are'} not read: {told}; images are {', '.join(SUFFIXES)}"
-
-
-def few(names: Sequence[str], shown: int = SHOWN) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def suffix_kind(name: str) -> str:

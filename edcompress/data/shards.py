@@ -24,12 +24,13 @@ from torch import Tensor
 
 from edcompress.data.braces import MOST_CHARACTERS, require_few_names
 from edcompress.data.image_folder import imagenet_wnids
-from edcompress.data.images import SUFFIXES, Member, StoredImages, Warn, unheard
-from edcompress.data.listing import Unread, counted, few, is_hidden, suffix_kind, unread_note
+from edcompress.data.images import SUFFIXES, Member, StoredImages, Warn, how_read, unheard
+from edcompress.data.listing import Unread, counted, is_hidden, suffix_kind, unread_note
 from edcompress.errors import DataError
 from edcompress.files import replacing, writing
 from edcompress.machine import cache_home
 from edcompress.measures import Value
+from edcompress.plain_text import few
 from edcompress.sources import Data, Orientation
 
 KINDS = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
@@ -148,10 +149,7 @@ def _expanded(key: str, specification: str) -> list[str]:
     try:
         require_few_names(specification.split("::"))
         names: list[str] = expand_urls(specification)
-    except (
-        ValueError,
-        AssertionError,
-    ) as error:  # too many names, braces that do not match, a variable that is not set
+    except (ValueError, AssertionError) as error:  # too many names, wrong braces, a variable that is not set
         raise DataError(f"{key}: {specification[:MOST_CHARACTERS]}: {error}") from error
     return names
 
@@ -162,8 +160,7 @@ def _images(shards: Sequence[Path], listings: Sequence[Listing], data: Data) -> 
         raise DataError(f"{few([str(shard) for shard in shards])}: no images in these shards")
     places = [(number, *place) for number, listing in enumerate(listings) for place in listing.places]
     labels = [label for listing in listings for label in listing.labels]
-    how = (data.channels or 3, data.skip_broken, data.exif_orientation)
-    return ShardImages(tuple(shards), names, torch.tensor(places), torch.tensor(labels), *how)
+    return ShardImages(tuple(shards), names, torch.tensor(places), torch.tensor(labels), *how_read(data))
 
 
 def _listing(shard: Path) -> Listing:

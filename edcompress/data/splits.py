@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from edcompress.data.class_folders import doubts, require_all_classes
 from edcompress.data.datasets import data_root, open_dataset
 from edcompress.data.images import ImageSet, Warn, unheard
-from edcompress.data.listing import few
 from edcompress.data.transforms import (
     Geometry,
     as_tested,
@@ -32,6 +31,7 @@ from edcompress.data.transforms import (
 )
 from edcompress.errors import DataError, EdcompressError, InputError
 from edcompress.machine import usable_cores
+from edcompress.plain_text import few
 from edcompress.sources import Data, Model
 from edcompress.team import ALONE, Team
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from edcompress.errors import CheckpointError
+from edcompress.plain_text import few
 
 MOST_NAMES = 8
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
@@ -76,19 +76,14 @@ def _multiplied_out(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) 
     """The tensors with NAME for each pair NAME_orig and NAME_mask of torch.nn.utils.prune, unless the network holds such pairs itself."""
     if any(key.endswith("_orig") for key in state):
         return tensors
-    pairs = {
-        key.removesuffix("_orig"): (key, key.removesuffix("_orig") + "_mask")
-        for key in tensors
-        if key.endswith("_orig")
+    names = [key.removesuffix("_orig") for key in tensors if key.endswith("_orig")]
+    masked = {
+        name: tensors[f"{name}_orig"] * mask
+        for name in names
+        if (mask := tensors.get(f"{name}_mask")) is not None and mask.shape == tensors[f"{name}_orig"].shape
     }
-    pairs = {
-        name: pair
-        for name, pair in pairs.items()
-        if tensors[pair[0]].shape == getattr(tensors.get(pair[1]), "shape", None)
-    }
-    halves = set(chain.from_iterable(pairs.values()))
-    rest = {key: tensor for key, tensor in tensors.items() if key not in halves}
-    return rest | {name: tensors[weight] * tensors[mask] for name, (weight, mask) in pairs.items()}
+    halves = {f"{name}_{half}" for name in masked for half in ("orig", "mask")}
+    return {key: tensor for key, tensor in tensors.items() if key not in halves} | masked
 
 
 def _as_named(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -219,6 +214,4 @@ def _pair(shapes: tuple[Shape, Shape]) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    known = list(names)
-    rest = len(known) - MOST_NAMES
-    return ", ".join(known[:MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+    return few(list(names), MOST_NAMES)

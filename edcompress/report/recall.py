@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from edcompress.measures import Count, ModelResult
+from edcompress.plain_text import few
 from edcompress.results import Report
 
 MOST_NAMED = 5
@@ -58,8 +59,7 @@ def class_alarms(report: Report) -> Iterator[str]:
     files = {"pruned.onnx": report.pruned, **{one.file: one.measured for one in report.variants.values()}}
     for file, model in files.items():
         if lost := lost_classes(report, model):
-            more = f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
             yield (
-                f"{file} gives none of the test images the class {', '.join(lost[:MOST_NAMED])}{more}, which dense.onnx gives to some: "
+                f"{file} gives none of the test images the class {few(lost, MOST_NAMED)}, which dense.onnx gives to some: "
                 "prune less, fine-tune longer, or hold it with gate.max_class_drop"
             )

@@ -23,10 +23,7 @@ _STEPS = (32, 16, 8, 4, 2, 1)
 _ROOM = 0.7  # of the target: what the floors alone may cost, so that three tenths are the search's to give
 _MOST_NAMED = 3
 _USUAL_TARGET = 0.5  # stands for the target where there is none
-_NEAR, _NEAR_SMALL = (
-    0.03,
-    0.1,
-)  # how near to the target the states of a step must come: of the dense cost, and of the target
+_NEAR, _NEAR_SMALL = 0.03, 0.1  # how near to the target a step's states must come: of the dense cost, of the target
 _MOST_COMBINATIONS, _WISHES = 1 << 12, 64
 
 

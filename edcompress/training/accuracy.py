@@ -40,7 +40,12 @@ def count_correct(logits: Tensor, labels: Tensor) -> tuple[int, int]:
     With fewer than five classes the second count is over all of them; an image with a NaN or infinite logit counts
     as wrong in both.
     """
-    hits = top_classes(logits) == labels.unsqueeze(1)
+    return _count_hits(top_classes(logits), labels)
+
+
+def _count_hits(classes: Tensor, labels: Tensor) -> tuple[int, int]:
+    """`count_correct` of top classes [N, K]."""
+    hits = classes == labels.unsqueeze(1)
     return int(hits[:, 0].sum()), int(hits.sum())
 
 
@@ -64,10 +69,10 @@ def measure_accuracy(
     right1 = right5 = 0
     labelled, answered = torch.zeros(2, classes, dtype=torch.int64)
     for images, labels in batches:
-        logits = forward(sent(images, device)).float().cpu()
-        top1, top5 = count_correct(logits, labels)
+        answers = top_classes(forward(sent(images, device)).float().cpu())
+        top1, top5 = _count_hits(answers, labels)
         right1, right5 = right1 + top1, right5 + top5
         labelled += by_class(labels, classes)
-        answered += by_class(top_classes(logits)[:, 0], classes)
+        answered += by_class(answers[:, 0], classes)
     right1, right5, *counts = team.sum(right1, right5, *labelled.tolist(), *answered.tolist())
     return accuracy_of(right1, right5, *torch.tensor(counts).view(2, classes))
