@@ -28,15 +28,18 @@ import torch_pruning as tp
 import yaml
 from torch.nn import functional as F
 
-from edcompress.data.splits import open_splits, train_batches
-from edcompress.job import example_images, find_space, open_budget, pick_device, read_network
-from edcompress.machine import usable_cores
-from edcompress.recipe import Recipe
-from edcompress.recipebook import read_recipe
-from edcompress.stages import TAYLOR_BATCHES
-from edcompress.surgery.depgraph import PRUNERS
-from edcompress.surgery.plan import plan_of
+from edcompress.core.recipe.loading import read_recipe
+from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.system.devices import pick_device
+from edcompress.core.system.machine import usable_cores
+from edcompress.data.batches import train_batches
+from edcompress.data.splits import open_splits
+from edcompress.networks.build import example_images, read_network
+from edcompress.pruning.space.plan import plan_of
+from edcompress.pruning.tracing.depgraph import PRUNERS
 from edcompress.training.precision import choose_precision
+from edcompress.workflows.stages.feasibility import find_space, open_budget
+from edcompress.workflows.stages.one_shot import TAYLOR_BATCHES
 
 HERE = Path(__file__).parent
 LOG = HERE / "compare.jsonl"

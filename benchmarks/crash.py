@@ -25,7 +25,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from edcompress.machine import processor, versions
+from edcompress.core.system.machine import processor, versions
 
 HERE = Path(__file__).parent
 LOG = HERE / "crash.jsonl"

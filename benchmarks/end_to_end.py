@@ -18,12 +18,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from edcompress.measures import Interval
-from edcompress.pipeline import unfinished
-from edcompress.recipebook import read_recipe
-from edcompress.report.shipping import recommend
-from edcompress.report.wording import speedup
-from edcompress.results import Report
+from edcompress.core.recipe.loading import read_recipe
+from edcompress.core.results.measures import Interval
+from edcompress.core.results.report import Report
+from edcompress.report.gate.recommendation import recommend
+from edcompress.report.render.formatting import speedup
+from edcompress.workflows.train import unfinished
 
 HERE = Path(__file__).parent
 LOG = HERE / "results.jsonl"

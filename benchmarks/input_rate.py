@@ -26,15 +26,16 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms.v2 import functional as v2f
 
+from edcompress.core.recipe.loading import read_recipe
+from edcompress.core.system.devices import pick_device
+from edcompress.core.system.machine import processor, usable_cores
+from edcompress.data.batches import train_batches
 from edcompress.data.images import FileImages, decode
-from edcompress.data.rates import input_rate
-from edcompress.data.splits import open_splits, train_batches
-from edcompress.data.transforms import as_trained
-from edcompress.job import new_network, pick_device
-from edcompress.machine import processor, usable_cores
-from edcompress.recipebook import read_recipe
+from edcompress.data.splits import open_splits
+from edcompress.data.transforms import train_geometry
+from edcompress.networks.build import new_network
 from edcompress.training.precision import choose_precision
-from edcompress.training.rates import training_rate
+from edcompress.workflows.throughput import input_rate, training_rate
 
 PAGE = Path(__file__).parent.parent / "docs" / "input-rate.md"
 RECIPES = ("digits", "resnet20_cifar10", "squeezenet1_1_imagenette")
@@ -74,7 +75,7 @@ def spread(values: list[float]) -> str:
 def read_rows(name: str, repeats: int) -> list[str]:
     """Milliseconds of processor time per image file on one thread, from path to augmented uint8 pixels, by who does what."""
     data = read_recipe(name, ()).data
-    images, crop = open_splits(data, seed=0).train.subset(torch.arange(FILES)), as_trained(data).varied
+    images, crop = open_splits(data, seed=0).train.subset(torch.arange(FILES)), train_geometry(data).varied
     assert isinstance(images, FileImages)
     assert crop is not None
     ways: dict[str, Callable[[str], Tensor]] = {

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from edcompress import RunFolder, benchmark, read_recipe
-from edcompress.delivery import Benchmark
-from edcompress.job import new_network
-from edcompress.networks.checkpoints import save_tensors
+from edcompress.core.recipe.deployment import Benchmark
+from edcompress.core.system.tensor_files import save_tensors
+from edcompress.networks.build import new_network
 
 HERE = Path(__file__).parent
 LOG = HERE / "latency.json"

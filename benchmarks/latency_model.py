@@ -24,17 +24,19 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from edcompress.delivery import Benchmark
-from edcompress.deploy.latency import measure
-from edcompress.deploy.latency_table import measure_table
-from edcompress.deploy.onnx_export import export_onnx
-from edcompress.job import example_images, find_space, plain_network
-from edcompress.machine import processor
-from edcompress.recipe import Constraints, Recipe, Target
-from edcompress.search.budget import Budget
-from edcompress.surgery.costs import CostModel
-from edcompress.surgery.plan import plan_of
-from edcompress.surgery.remove import remove
+from edcompress.core.recipe.deployment import Benchmark
+from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.recipe.target import Constraints, Target
+from edcompress.core.system.machine import processor
+from edcompress.deploy.export.onnx_export import export_onnx
+from edcompress.deploy.latency.benchmark import measure
+from edcompress.deploy.latency.layer_table import measure_table
+from edcompress.networks.build import example_images, plain_network
+from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.cost_model import CostModel
+from edcompress.pruning.space.plan import plan_of
+from edcompress.pruning.surgery.remove import remove
+from edcompress.workflows.stages.feasibility import find_space
 
 HERE = Path(__file__).parent
 LOG = HERE / "latency_model.jsonl"

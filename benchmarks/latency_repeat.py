@@ -30,17 +30,18 @@ from typing import Any
 
 import torch
 
-from edcompress.delivery import Benchmark
-from edcompress.deploy.latency import measure
-from edcompress.deploy.onnx_export import export_onnx
-from edcompress.job import example_images, find_space, open_budget, plain_network
-from edcompress.measures import Interval, Latency
-from edcompress.recipe import Recipe
-from edcompress.report.wording import measured_with
-from edcompress.search.controls import uniform_state
-from edcompress.search.importance import magnitude
-from edcompress.surgery.plan import plan_of
-from edcompress.surgery.remove import remove
+from edcompress.core.recipe.deployment import Benchmark
+from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.results.measures import Interval, Latency
+from edcompress.deploy.export.onnx_export import export_onnx
+from edcompress.deploy.latency.benchmark import measure
+from edcompress.networks.build import example_images, plain_network
+from edcompress.pruning.search.importance import magnitude
+from edcompress.pruning.search.one_shot import uniform_state
+from edcompress.pruning.space.plan import plan_of
+from edcompress.pruning.surgery.remove import remove
+from edcompress.report.render.formatting import measured_with
+from edcompress.workflows.stages.feasibility import find_space, open_budget
 
 HERE = Path(__file__).parent
 LOG = HERE / "latency_repeat.jsonl"

@@ -33,32 +33,39 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from edcompress.interrupt import Interrupt
-from edcompress.job import open_job, read_network
-from edcompress.machine import processor
-from edcompress.monitor import Silent
+from edcompress.core.recipe.data import DEFAULT_BATCH
+from edcompress.core.recipe.loading import read_recipe
+from edcompress.core.recipe.model import Model
+from edcompress.core.recipe.search import Search
+from edcompress.core.recipe.target import Constraints, Target
+from edcompress.core.recipe.training import TrainingConfig
+from edcompress.core.system.context import RunOptions
+from edcompress.core.system.machine import processor
+from edcompress.core.system.monitor import NullMonitor
+from edcompress.core.system.signals import Interrupt
+from edcompress.networks.build import read_network
 from edcompress.networks.modes import on_cpu
 from edcompress.networks.registry import build
-from edcompress.pipeline import prune
-from edcompress.recipe import Constraints, Fit, Search, Target
-from edcompress.recipebook import read_recipe
-from edcompress.runs import RunFolder
-from edcompress.search.alternation import Alternation
-from edcompress.search.budget import Budget
-from edcompress.search.controls import uniform_state
-from edcompress.search.edropout import converged, diversity
-from edcompress.search.evolution import Evolution
-from edcompress.search.importance import magnitude, ranks
-from edcompress.session import Session
-from edcompress.sources import DEFAULT_BATCH, Model
-from edcompress.stages import train_dense
-from edcompress.surgery.costs import CostModel
-from edcompress.surgery.plan import plan_of
-from edcompress.surgery.remove import remove
-from edcompress.surgery.tracing import trace_space
-from edcompress.training.loop import Objective, Plain, Regime, Repeated, Report, Span, Trainer, train_epoch
+from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.cost_model import CostModel
+from edcompress.pruning.search.edropout import converged, diversity
+from edcompress.pruning.search.edropout_regime import EDropoutRegime
+from edcompress.pruning.search.evolution import Evolution
+from edcompress.pruning.search.importance import magnitude, ranks
+from edcompress.pruning.search.one_shot import uniform_state
+from edcompress.pruning.space.plan import plan_of
+from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.tracing.tracing import trace_space
+from edcompress.runs.folder import RunFolder
+from edcompress.training.loop import Repeated, Report, Trainer, train_epoch
+from edcompress.training.objective import Objective
+from edcompress.training.optimizers import make_optimizer
+from edcompress.training.position import ScheduleSpan
 from edcompress.training.precision import choose_precision
-from edcompress.training.schedule import make_optimizer
+from edcompress.training.regime import DenseRegime, Regime
+from edcompress.workflows.prune import prune
+from edcompress.workflows.stages.job import open_job
+from edcompress.workflows.stages.plain_training import train_dense
 
 HERE = Path(__file__).parent
 LOG = HERE / "search_cost.json"
@@ -103,7 +110,7 @@ class Bench:
         self.space = trace_space(network, example, ())
         self.costs = CostModel(self.space, network, example)
         self.network = self.precision.place(network)
-        self.optimizer = make_optimizer(Fit(), self.network.parameters())
+        self.optimizer = make_optimizer(TrainingConfig(), self.network.parameters())
         self.images = torch.randn(case.batch(device), 3, case.size, case.size)
         self.labels = torch.randint(0, 100, (case.batch(device),))
         if device.type == "cuda":
@@ -115,16 +122,16 @@ class Bench:
         dense, other = on_cpu(self.network), copy.copy(self)
         state = uniform_state(self.space, budget, magnitude(self.space, dense), share, share)
         other.network = self.precision.place(remove(dense, plan_of(state, self.space), self.space))
-        other.optimizer = make_optimizer(Fit(), other.network.parameters())
+        other.optimizer = make_optimizer(TrainingConfig(), other.network.parameters())
         return other
 
     def plain(self) -> Regime:
-        return Plain(self.network)
+        return DenseRegime(self.network)
 
-    def searching(self, mode: str) -> Alternation:
+    def searching(self, mode: str) -> EDropoutRegime:
         search, share = MODES[mode][0].for_batches_of(len(self.labels)), MODES[mode][1]
         budget = Budget(self.space, self.costs, Target(macs=share) if share else None, Constraints())
-        return Alternation(
+        return EDropoutRegime(
             self.network,
             self.space,
             budget,
@@ -149,8 +156,8 @@ class Bench:
 
     def run(self, regime: Regime, n: int, report: Report) -> None:
         """n training steps, each of which is told to `report`."""
-        trainer = Trainer(self.network, self.optimizer, Objective(Fit()), self.precision, regime, report)
-        train_epoch(trainer, Repeated((self.images, self.labels), n), Span(0, 1000, 0, 1000), seed=0)
+        trainer = Trainer(self.network, self.optimizer, Objective(TrainingConfig()), self.precision, regime, report)
+        train_epoch(trainer, Repeated((self.images, self.labels), n), ScheduleSpan(0, 1000, 0, 1000), seed=0)
 
 
 def clock(device: torch.device) -> Callable[[], float]:
@@ -280,7 +287,7 @@ def _status(key: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-class Clock(Silent):
+class Clock(NullMonitor):
     """When each stage of a run began."""
 
     def __init__(self) -> None:
@@ -299,16 +306,16 @@ def prune_cost(checkpoint: Path, images: int, search: int, finetune: int) -> dic
     overrides = [f"data.limit={images}", f"search.epochs={search}", "finetune.distill=0", f"finetune.epochs={finetune}"]
     recipe = read_recipe("resnet20_cifar10", overrides)
     epochs = search + finetune
-    dense = recipe.model_copy(update={"train": Fit(epochs=epochs, lr=recipe.finetune.lr)})
-    job = open_job(dense, Session())
-    network = read_network(dense, checkpoint, Session())
+    dense = recipe.model_copy(update={"train": TrainingConfig(epochs=epochs, lr=recipe.finetune.lr)})
+    job = open_job(dense, RunOptions())
+    network = read_network(dense, checkpoint, RunOptions())
     started = time.process_time()
     train_dense(job, network, saved={}, save=lambda _: None, interrupt=Interrupt())
     plain = time.process_time() - started
     watch = Clock()
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
-        prune(checkpoint, recipe, RunFolder(Path(folder) / "run"), session=Session(monitor=watch))
+        prune(checkpoint, recipe, RunFolder(Path(folder) / "run"), session=RunOptions(monitor=watch))
         whole = time.process_time() - started
     marks = [*watch.began, ("end", started + whole)]
     parts = {text: after - at for (text, at), (_, after) in pairwise(marks)}

@@ -32,10 +32,10 @@ from typing import Any
 import torch
 from search_cost import MODES, Bench, Case, as_ratio, machine, spread
 
-from edcompress.recipe import Search
-from edcompress.search.alternation import Alternation
+from edcompress.core.recipe.search import Search
+from edcompress.pruning.search.edropout_regime import EDropoutRegime
 from edcompress.training.compiled import Compiled
-from edcompress.training.loop import Regime
+from edcompress.training.regime import Regime
 
 HERE = Path(__file__).parent
 LOG = HERE / "training_rate.jsonl"
@@ -62,7 +62,7 @@ class Way:
     def stretch(self, steps: int) -> None:
         """Train for so many steps."""
         cuda = self.bench.precision.device.type == "cuda"
-        if isinstance(self.regime, Alternation):
+        if isinstance(self.regime, EDropoutRegime):
             self.begin = self.begin or self.regime.snapshot()
             self.regime.restore(self.begin)
         held = _settled() if cuda else 0

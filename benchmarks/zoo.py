@@ -31,20 +31,23 @@ import torch
 import torchvision
 from torch import Generator, Tensor, nn
 
-from edcompress.deploy.onnx_export import export_onnx
-from edcompress.deploy.parity import compare_with_onnx
-from edcompress.errors import BudgetError, EdcompressError
-from edcompress.job import plain_network
-from edcompress.machine import processor
-from edcompress.measures import TOLERANCE, Proof
-from edcompress.recipe import Constraints, Recipe, Target
-from edcompress.search.budget import Budget
-from edcompress.surgery.costs import CostModel, measure_size
-from edcompress.surgery.masks import masked_call
-from edcompress.surgery.plan import plan_of
-from edcompress.surgery.probe import lock_untrue
-from edcompress.surgery.remove import compare_logits, remove
-from edcompress.surgery.tracing import trace_space
+from edcompress.core.errors import BudgetError, EdcompressError
+from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.recipe.target import Constraints, Target
+from edcompress.core.results.measures import TOLERANCE, Proof
+from edcompress.core.system.machine import processor
+from edcompress.deploy.export.onnx_export import export_onnx
+from edcompress.deploy.runtime.parity import compare_with_onnx
+from edcompress.networks.build import plain_network
+from edcompress.networks.equality import compare_logits
+from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.cost_model import CostModel
+from edcompress.pruning.cost.network_size import measure_size
+from edcompress.pruning.space.plan import plan_of
+from edcompress.pruning.surgery.masks import masked_forward
+from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.tracing.probe import lock_inexact
+from edcompress.pruning.tracing.tracing import trace_space
 
 HERE = Path(__file__).parent
 LOG = HERE / "zoo.jsonl"
@@ -167,7 +170,7 @@ def measure(name: str) -> dict[str, Any]:
     """What became of the network."""
     try:
         network, images = build(name)
-        space = lock_untrue(network, trace_space(network, images[:2]), images[:2])
+        space = lock_inexact(network, trace_space(network, images[:2]), images[:2])
         costs = CostModel(space, network, images[:2])
         budget, target = open_budget(space, costs)
     except EdcompressError as error:
@@ -244,7 +247,7 @@ def prove(network: nn.Module, images: Tensor, space: Any, state: Tensor) -> tupl
     """How far the pruned, the reloaded and the ONNX network are from what they must equal, and the dense one from the masked."""
     plan = plan_of(state, space)
     pruned = remove(network, plan, space)
-    masked = masked_call(network, space, state, images)
+    masked = masked_forward(network, space, state, images)
     logits = pruned(images)
     again = remove(network, plan, space)
     again.load_state_dict(pruned.state_dict())

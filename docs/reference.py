@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from edcompress.recipe import Recipe
+from edcompress.core.recipe.recipe import Recipe
 
 PAGE = Path(__file__).with_name("recipes.md")
 HEAD = """# Recipes

@@ -1,45 +1,67 @@
-"""edcompress: a trained image classifier in, a smaller and faster ONNX file out, and the proof.
+"""edcompress: turn a trained image classifier into a smaller, faster ONNX file, and prove it.
 
-The functions are those of the command line; they are imported on first use, so that `import edcompress` loads no torch.
+The functions are the verbs of the command line. They are imported on first use, so that `import edcompress` loads no torch.
 """
 
 from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edcompress.core.errors import EdcompressError as EdcompressError
+    from edcompress.core.recipe.loading import read_recipe as read_recipe
+    from edcompress.runs.folder import RunFolder as RunFolder
+    from edcompress.workflows.convert import convert as convert
+    from edcompress.workflows.evaluate import benchmark as benchmark
+    from edcompress.workflows.evaluate import evaluate as evaluate
+    from edcompress.workflows.export import export as export
+    from edcompress.workflows.gate import gate as gate
+    from edcompress.workflows.inspect import inspect as inspect
+    from edcompress.workflows.load import load as load
+    from edcompress.workflows.prune import prune as prune
+    from edcompress.workflows.run import run as run
+    from edcompress.workflows.sweep import sweep as sweep
+    from edcompress.workflows.train import train as train
+
+    __version__: str
 
 _NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-"""What keeps onnxruntime and MLflow from reporting to their makers, in this process and those that it starts; both read it when they are
-imported, which here is later. A value that the user has set stays."""
+"""Keep onnxruntime and MLflow from reporting to their makers, in this process and those that it starts. Both read these variables when
+they are imported, which is later than this. A value that the user has set stays."""
 
 os.environ.update({name: value for name, value in _NO_TELEMETRY.items() if name not in os.environ})
 
 _HOMES = {
-    "prune": "pipeline",
-    "export": "pipeline",
-    "convert": "pipeline",
-    "run": "pipeline",
-    "sweep": "sweeps",
-    "evaluate": "pipeline",
-    "benchmark": "pipeline",
-    "inspect": "pipeline",
-    "train": "pipeline",
-    "load": "pipeline",
-    "gate": "reports",
-    "read_recipe": "recipebook",
-    "RunFolder": "runs",
-    "EdcompressError": "errors",
+    "prune": "workflows.prune",
+    "export": "workflows.export",
+    "convert": "workflows.convert",
+    "run": "workflows.run",
+    "sweep": "workflows.sweep",
+    "evaluate": "workflows.evaluate",
+    "benchmark": "workflows.evaluate",
+    "inspect": "workflows.inspect",
+    "train": "workflows.train",
+    "load": "workflows.load",
+    "gate": "workflows.gate",
+    "read_recipe": "core.recipe.loading",
+    "RunFolder": "runs.folder",
+    "EdcompressError": "core.errors",
 }
 
 __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("edcompress")
     if name not in _HOMES:
         raise AttributeError(f"module 'edcompress' has no attribute {name!r}")
     return getattr(import_module(f"edcompress.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])

@@ -11,12 +11,12 @@ from typing import TextIO
 
 from rich.text import Text
 
-from edcompress.cli import app
-from edcompress.display import Terminal, harmless_warnings
-from edcompress.ending import INTERRUPTED, ending_together
-from edcompress.errors import EdcompressError, InputError, StorageError
-from edcompress.files import FEWER_FILES
-from edcompress.plain_text import harmless
+from edcompress.cli.app import app
+from edcompress.cli.console import Terminal, harmless_warnings
+from edcompress.core.errors import EdcompressError, InputError, StorageError
+from edcompress.core.plain_text import harmless
+from edcompress.core.system.files import FEWER_FILES
+from edcompress.core.system.rank_failure import INTERRUPTED, ending_together
 
 
 def main() -> None:

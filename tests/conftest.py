@@ -27,6 +27,8 @@ os.environ.update(
 
 from edcompress.__main__ import main
 
+pytest_plugins = ["reports"]
+
 QUICK = ("train.epochs=2", "search.epochs=1", "finetune.epochs=1", "benchmark.runs=20", "gate.disturbed=allow")
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edcompress.monitor import Silent
-from edcompress.pipeline import prune
-from edcompress.recipe import Recipe
-from edcompress.recipebook import read_recipe
-from edcompress.results import Report
-from edcompress.runs import RunFolder
-from edcompress.session import Session
+from edcompress.core.recipe.loading import read_recipe
+from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.results.report import Report
+from edcompress.core.system.context import RunOptions
+from edcompress.core.system.monitor import NullMonitor
+from edcompress.runs.folder import RunFolder
+from edcompress.workflows.prune import prune
 
 TWO_EPOCHS = ("search.epochs=2", "finetune.epochs=2", "search.evolve_every=2", "data.limit=600")
 ONE_EPOCH = ("search.epochs=1", "finetune.epochs=1", "search.evolve_every=2", "data.limit=600")
 
 
-class Interrupter(Silent):
+class Interrupter(NullMonitor):
     """Presses Ctrl-C in a phase, at a step of an epoch, or where a stage begins."""
 
     def __init__(self, phase: str, epoch: int = -1, step: int = 1) -> None:
@@ -39,8 +39,12 @@ def digits(*overrides: str) -> Recipe:
     return read_recipe("digits", overrides)
 
 
-def pruned(dense: Path, folder: Path, recipe: Recipe, monitor: Silent | None = None, *, resume: bool = False) -> Report:
-    return prune(dense, recipe, RunFolder(folder), resume=resume, session=Session("cpu", monitor=monitor or Silent()))
+def pruned(
+    dense: Path, folder: Path, recipe: Recipe, monitor: NullMonitor | None = None, *, resume: bool = False
+) -> Report:
+    return prune(
+        dense, recipe, RunFolder(folder), resume=resume, session=RunOptions("cpu", monitor=monitor or NullMonitor())
+    )
 
 
 def outcome(folder: Path) -> tuple[bytes, bytes, bytes]:

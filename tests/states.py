@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from edcompress.surgery.space import Group, Member, Space
+from edcompress.pruning.space.space import Group, Member, PruningSpace
 
 
-def space_of(*widths: int, block: int = 1) -> Space:
+def space_of(*widths: int, block: int = 1) -> PruningSpace:
     """A space of free groups without a network."""
-    return Space(
+    return PruningSpace(
         groups=tuple(
             Group(
                 name=f"g{i}",
@@ -23,7 +23,7 @@ def space_of(*widths: int, block: int = 1) -> Space:
     )
 
 
-def random_state(space: Space, seed: int) -> Tensor:
+def random_state(space: PruningSpace, seed: int) -> Tensor:
     """Every channel kept with a chance of one half; seed 0 keeps one channel per group, seed 1 all but one."""
     generator = Generator().manual_seed(seed)
     state = torch.rand(space.genes, generator=generator) < 0.5

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from edcompress.cli import app
-from edcompress.delivery import Gate
+from edcompress.cli.app import app
+from edcompress.core.recipe.deployment import Gate
 
 ROOT = Path(__file__).parents[1]
 ACTION = yaml.safe_load((ROOT / ".github/actions/gate/action.yml").read_text())

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from edcompress.cli import app
-from edcompress.recipebook import read_recipe
+from edcompress.cli.app import app
+from edcompress.core.recipe.loading import read_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

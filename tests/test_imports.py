@@ -10,50 +10,25 @@ import edcompress
 
 ROOT = Path(edcompress.__file__).parent
 LAYERS = (
-    ("errors", "plain_text"),
-    ("digests",),
-    ("team",),
-    ("monitor", "files", "machine", "section", "interrupt", "ending", "transfer"),
-    ("delivery",),
-    ("sources", "measures"),
-    ("recipe", "results"),
-    ("session", "recipebook"),
-    ("networks", "data"),
-    ("surgery",),
-    ("snapshot",),
+    ("core",),
+    ("networks", "data", "runs", "report"),
     ("training",),
-    ("search", "deploy"),
-    ("points",),
-    ("report",),
-    ("runs",),
-    ("bindings",),
-    ("reports", "job", "loggers", "progress", "claims"),
-    ("inspection", "origin", "onnx_files"),
-    ("confirmation", "epochs"),
-    ("stages",),
-    ("sizing",),
     ("pruning",),
-    ("trials",),
-    ("pipeline",),
-    ("sweeps",),
-    ("display",),
-    ("views", "overview", "doctor"),
-    ("panels",),
-    ("cli_options",),
-    ("cli_observe", "cli_recipes"),
+    ("deploy",),
+    ("workflows",),
     ("cli",),
     ("__main__",),
-)  # fmt: skip
+)
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 HOMES = {
-    "torch_pruning": "surgery/depgraph.py",
+    "torch_pruning": "pruning/tracing/depgraph.py",
     "onnx": "deploy/",
     "onnxruntime": "deploy/",
-    "typer": "cli",
+    "typer": "cli/",
     "timm": "networks/",
-    "mlflow": "loggers.py",
-    "webdataset": "data/shards.py",
-    "torch.distributed": "team.py",
+    "mlflow": "runs/trackers.py",
+    "webdataset": "data/tar_shards.py",
+    "torch.distributed": "core/system/distributed.py",
 }
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
@@ -86,6 +61,20 @@ def is_below(imported: str, importer: str) -> bool:
 
 def test_every_part_of_the_package_has_its_layer() -> None:
     assert {part(file) for file in MODULES} - {"__init__"} == set(HEIGHT)
+
+
+def test_the_package_has_at_most_ten_rooms() -> None:
+    rooms = {path.name for path in ROOT.iterdir()} - {"__pycache__", "__init__.py", "__main__.py", "py.typed"}
+    assert rooms == set(HEIGHT) - {"__main__"}
+    assert len(rooms) <= 10
+
+
+def test_tests_mirror_the_package() -> None:
+    tests = Path(__file__).parent
+    packages = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py")}
+    beside = {"integration", "faults", "hostile"}  # whole runs, and what goes wrong around them
+    folders = {path.parent.relative_to(tests).as_posix() for path in tests.rglob("test_*.py")} - {"."}
+    assert folders - beside <= packages
 
 
 @pytest.mark.parametrize("framework", HOMES)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
+from edcompress.core.errors import DataError
+from edcompress.core.plain_text import few
+from edcompress.core.recipe.data import Data
+from edcompress.core.recipe.model import Model
 from edcompress.data.images import FileImages, ImageSet
-from edcompress.errors import DataError
-from edcompress.plain_text import few
-from edcompress.sources import Data, Model
 
 COMPARED = 32
 """Test images, spread over the split, that are looked for among the training images."""

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torchvision import datasets as tv
 
+from edcompress.core.errors import DataError
+from edcompress.core.recipe.data import Data
+from edcompress.core.system.machine import data_home, expanded
 from edcompress.data.image_folder import interleaved, open_image_folder
-from edcompress.data.images import FileImages, ImageSet, MemoryImages, Warn, how_read, unheard
-from edcompress.data.shards import open_shards
-from edcompress.errors import DataError
-from edcompress.machine import data_home, expanded
-from edcompress.sources import Data
+from edcompress.data.images import FileImages, ImageSet, MemoryImages, Warn, how_read, ignore_warnings
+from edcompress.data.tar_shards import open_shards
 
 Opened = tuple[ImageSet, ImageSet, tuple[str, ...]]
 """Training images, test images, class names in index order."""
@@ -37,7 +37,7 @@ FOLDERS = {
 DIGITS_TEST_EVERY = 5
 
 
-def open_dataset(data: Data, warn: Warn = unheard, announce: Warn = unheard) -> Opened:
+def open_dataset(data: Data, warn: Warn = ignore_warnings, announce: Warn = ignore_warnings) -> Opened:
     """Training and test images of `data.dataset`, whole and in the data set's order; DataError where that fails.
 
     `warn` hears of what lies there and is not read, and `announce` of a download before it begins.

@@ -11,20 +11,22 @@ from typing import TypeVar
 
 import torch
 
+from edcompress.core.errors import DataError, InputError
+from edcompress.core.plain_text import few
+from edcompress.core.recipe.data import Data
+from edcompress.core.system.files import require_utf8
 from edcompress.data.class_folders import require_distinct
-from edcompress.data.images import SUFFIXES, FileImages, ImageSet, Warn, how_read, unheard
+from edcompress.data.images import SUFFIXES, FileImages, ImageSet, Warn, how_read, ignore_warnings
 from edcompress.data.listing import ClassFiles, Unread, class_files, is_hidden, unread_note
-from edcompress.errors import DataError, InputError
-from edcompress.files import require_utf8
-from edcompress.plain_text import few
-from edcompress.sources import Data
 
 PARTS = ("train", "val")
 
 Images = TypeVar("Images", bound=ImageSet)
 
 
-def open_image_folder(folder: Path, data: Data, warn: Warn = unheard) -> tuple[FileImages, FileImages, tuple[str, ...]]:
+def open_image_folder(
+    folder: Path, data: Data, warn: Warn = ignore_warnings
+) -> tuple[FileImages, FileImages, tuple[str, ...]]:
     """Train images, test images and class names in index order; DataError for a layout that is not as it must be.
 
     `warn` hears what lies in the folders and is not read, and which images are links to elsewhere.

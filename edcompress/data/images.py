@@ -14,9 +14,9 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
+from edcompress.core.errors import DataError
+from edcompress.core.recipe.data import Data, Orientation
 from edcompress.data.transforms import Geometry, pictured, with_channels
-from edcompress.errors import DataError
-from edcompress.sources import Data, Orientation
 
 FORMATS = {
     ".jpg": "JPEG",
@@ -42,7 +42,7 @@ Warn = Callable[[str], None]
 """Hears of each image that is left out, as often as it is: its path, and what is wrong with it."""
 
 
-def unheard(fault: str) -> None:
+def ignore_warnings(fault: str) -> None:
     """Nobody wants to know."""
 
 
@@ -100,7 +100,7 @@ class MemoryImages:
     pixels: Tensor
     labels: Tensor
     channels: int
-    warn: Warn = unheard
+    warn: Warn = ignore_warnings
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -122,7 +122,7 @@ class MemoryImages:
         return Read(images, chosen)
 
 
-class Member(NamedTuple):
+class TarMember(NamedTuple):
     """A file inside an uncompressed tar: its name there, at which byte its content begins, and how many bytes it has."""
 
     tar: Path
@@ -148,7 +148,7 @@ class StoredImages(ABC):
     orientation: Orientation
 
     @abstractmethod
-    def place(self, index: int) -> Path | Member:
+    def place(self, index: int) -> Path | TarMember:
         """Where the image at `index` is stored."""
 
     def read(self, indices: Sequence[int], geometry: Geometry) -> Read:
@@ -176,7 +176,7 @@ class FileImages(StoredImages):
     channels: int
     skip_broken: bool = False
     orientation: Orientation = "apply"
-    warn: Warn = unheard
+    warn: Warn = ignore_warnings
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -199,10 +199,10 @@ def how_read(data: Data) -> tuple[int, bool, Orientation]:
     return data.channels or 3, data.skip_broken, data.exif_orientation
 
 
-def decode(place: Path | Member, channels: int, orientation: Orientation = "apply") -> Image.Image:
+def decode(place: Path | TarMember, channels: int, orientation: Orientation = "apply") -> Image.Image:
     """The file as a grey (1) or RGB (3) Pillow image, `upright` or as stored; DataError with its place where that fails."""
     try:
-        file = BytesIO(place.content()) if isinstance(place, Member) else place
+        file = BytesIO(place.content()) if isinstance(place, TarMember) else place
         with Image.open(file, formats=DECODED) as image:
             # Pillow would cut off all above 255: of most 16-bit images white is left.
             if image.mode.startswith(("I", "F")):

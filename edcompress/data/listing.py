@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import NamedTuple
 
+from edcompress.core.errors import DataError
+from edcompress.core.plain_text import few
 from edcompress.data.images import SUFFIXES
-from edcompress.errors import DataError
-from edcompress.plain_text import few
 
 SPECIAL = "pipe, socket or device"
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as v2f
 
-from edcompress.results import Preprocessing
-from edcompress.sources import Data
+from edcompress.core.recipe.data import Data
+from edcompress.core.results.report import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Geometry:
         return pixels
 
 
-def as_tested(data: Data) -> Geometry:
+def eval_geometry(data: Data) -> Geometry:
     """Resize(resize) and CenterCrop where the recipe says `resize`, else Resize to the square that the network sees."""
     size, how = data.image_size, v2.InterpolationMode(data.interpolation)
     if data.resize is None:
@@ -54,7 +54,7 @@ def as_tested(data: Data) -> Geometry:
     return Geometry(steps, kept=size if data.resize == size else None)
 
 
-def as_told(data: Data, channels: int) -> Preprocessing:
+def preprocessing_spec(data: Data, channels: int) -> Preprocessing:
     """What `as_tested` and `normalised` do to images of so many channels, in words and numbers."""
     return Preprocessing(
         channels="L" if channels == 1 else "RGB",
@@ -69,9 +69,9 @@ def as_told(data: Data, channels: int) -> Preprocessing:
     )
 
 
-def as_trained(data: Data) -> Geometry:
+def train_geometry(data: Data) -> Geometry:
     """The recipe's augmentation; all but `resized_crop` start from the image as it is tested."""
-    tested = as_tested(data)
+    tested = eval_geometry(data)
     match data.augment:
         case "none":
             return tested

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edcompress.errors import NetworkError
+from edcompress.core.errors import NetworkError
 from edcompress.networks.modes import evaluating, run_once
 from edcompress.networks.random_weights import in_doubles, with_random_weights
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from typing import Any
 
 import torchvision
 from torch import nn
 
-from edcompress.errors import NetworkError
+from edcompress.core.errors import NetworkError
+from edcompress.core.plain_text import did_you_mean
+from edcompress.core.recipe.model import Model
 from edcompress.networks.attention import with_free_heads
 from edcompress.networks.cifar_resnet import CIFAR_RESNETS, CifarResNet
-from edcompress.networks.user_code import call_factory
-from edcompress.sources import Model
+from edcompress.networks.user_factory import call_factory
 
 TIMM = "timm:"
 WITH_CIFAR_STEM = "torchvision's resnet, resnext, wide_resnet and densenet, and the CIFAR resnet8 ... resnet110"
@@ -48,7 +47,7 @@ def require_known(model: Model) -> None:
         _require_in_timm(arch.removeprefix(TIMM))
     elif model.arch is not None and arch not in architectures():
         raise NetworkError(
-            f"model.arch: there is no {arch!r}{_near(arch, architectures())} "
+            f"model.arch: there is no {arch!r}{did_you_mean(arch, architectures(), 3)} "
             f"(timm's networks are written {TIMM}NAME; torchvision's classifiers go by their own names)"
         )
     has_cifar_stem = arch in CIFAR_RESNETS or (arch in _torchvision_names() and family(arch) in STEMS)
@@ -110,9 +109,8 @@ def _require_in_timm(name: str) -> None:
             f"model.arch: {TIMM}{name} needs timm, which is not installed: pip install 'edcompress[timm]'"
         ) from error
     if not timm.is_model(name):
-        raise NetworkError(
-            f"model.arch: timm {timm.__version__} has no {name!r}{_near(name, timm.list_models(), TIMM)}"
-        )
+        known = [TIMM + model for model in timm.list_models()]
+        raise NetworkError(f"model.arch: timm {timm.__version__} has no {name!r}{did_you_mean(TIMM + name, known, 3)}")
 
 
 def _from_timm(name: str, model: Model) -> nn.Module:
@@ -128,8 +126,3 @@ def _from_timm(name: str, model: Model) -> nn.Module:
             f"in_chans={model.in_channels}: {type(error).__name__}: {error}"
         ) from error
     return network
-
-
-def _near(name: str, known: Sequence[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, known, 3)
-    return f"; did you mean {' or '.join(prefix + n for n in near)}?" if near else ""

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from edcompress.measures import Accuracy, Count
-from edcompress.team import ALONE, Team
-from edcompress.transfer import sent
+from edcompress.core.results.measures import Accuracy, Count
+from edcompress.core.system.device_transfer import to_device
+from edcompress.core.system.distributed import ALONE, ProcessGroup
 
 Forward = Callable[[Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -63,13 +63,13 @@ def by_class(classes: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def measure_accuracy(
-    forward: Forward, batches: Batches, device: torch.device, classes: int, team: Team = ALONE
+    forward: Forward, batches: Batches, device: torch.device, classes: int, team: ProcessGroup = ALONE
 ) -> Accuracy:
     """Top-1 and top-5 counts of `forward` (images [N, C, H, W] to logits [N, classes]) over labelled batches of all ranks, in fp32."""
     right1 = right5 = 0
     labelled, answered = torch.zeros(2, classes, dtype=torch.int64)
     for images, labels in batches:
-        answers = top_classes(forward(sent(images, device)).float().cpu())
+        answers = top_classes(forward(to_device(images, device)).float().cpu())
         top1, top5 = _count_hits(answers, labels)
         right1, right5 = right1 + top1, right5 + top5
         labelled += by_class(labels, classes)

@@ -39,7 +39,7 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def reestimate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: Precision) -> None:
+def recalibrate_batch_norm(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: Precision) -> None:
     """Set the running statistics to their plain average over `batches`; weights stay as they are."""
     momenta = {layer: layer.momentum for layer in _batch_norms(network)}
     with evaluating(network):

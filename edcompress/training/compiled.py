@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edcompress.errors import first_line
-from edcompress.training.loop import Plain
+from edcompress.core.errors import first_line
 from edcompress.training.precision import Precision
+from edcompress.training.regime import DenseRegime
 
 
-class Compiled(Plain):
+class Compiled(DenseRegime):
     """The network as torch.compile makes it; in eval mode, and where it cannot be compiled, the network itself.
 
     Weights and their names stay the network's. Each shape of a batch is compiled and tried before its first step, which finds weights,

@@ -5,25 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from edcompress.errors import EdcompressError
-from edcompress.recipe import Fit
-from edcompress.team import ALONE, Team
-from edcompress.training.accuracy import Forward
-from edcompress.training.exchange import exchanged
+from edcompress.core.errors import EdcompressError
+from edcompress.core.system.device_transfer import DelayedReadback, to_device
+from edcompress.core.system.distributed import ALONE, ProcessGroup
+from edcompress.training.batchnorm import running_statistics
+from edcompress.training.objective import Objective
+from edcompress.training.optimizers import step_if
+from edcompress.training.position import EpochPosition, ScheduleSpan
 from edcompress.training.precision import Precision
-from edcompress.training.schedule import learning_rate, step_if
-from edcompress.transfer import Heard, sent
+from edcompress.training.regime import Regime
+from edcompress.training.schedules import learning_rate
 
 PATIENCE = 8
 """Steps in a row whose loss or gradients are not finite, after which training has diverged."""
@@ -54,125 +55,11 @@ class Repeated:
         return ((number, self.batch) for number in range(done + 1, self.n + 1))
 
 
-class Regime(Protocol):
-    """How the loop reaches the network: before a step, in the forward pass, and around the optimizer."""
-
-    @property
-    def figures(self) -> dict[str, Any]: ...
-    @property
-    def settled(self) -> bool: ...
-    def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None: ...
-    def forward(self, images: Tensor) -> Tensor: ...
-    def guard(self) -> AbstractContextManager[None]: ...
-
-
-class Plain:
-    """Nothing but the network itself."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.forward: Forward = network
-        self.figures: dict[str, Any] = {}
-        self.settled = False
-
-    def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None:
-        """Nothing to do before a step."""
-
-    def guard(self) -> AbstractContextManager[None]:
-        """Nothing to do around the optimizer."""
-        return nullcontext()
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where an epoch stands: `epoch` of this phase's `epochs`, in a schedule of `total` that started `offset` epochs before."""
-
-    epoch: int
-    epochs: int
-    offset: int
-    total: int
-
-    def phase_progress(self, step: int, steps: int) -> float:
-        """Share of this phase that is done, in [0, 1)."""
-        return (self.epoch + step / steps) / self.epochs
-
-    def schedule_progress(self, step: int, steps: int) -> float:
-        """Share of the whole schedule that is done, in [0, 1)."""
-        return (self.offset + self.epoch + step / steps) / self.total
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Cross-entropy with label smoothing, and soft labels of a teacher (G. Hinton et al., "Distilling the Knowledge", 2015)."""
-
-    fit: Fit
-    teacher: Forward | None = None
-
-    def loss(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """(1 - a) CE(logits, labels) + a T^2 KL(teacher / T || logits / T), a scalar; a = 0 without a teacher."""
-        hard = F.cross_entropy(logits.float(), labels, label_smoothing=self.fit.label_smoothing)
-        a, T = self.fit.distill, self.fit.distill_temperature
-        if self.teacher is None or a == 0:
-            return hard
-        with torch.no_grad():
-            wanted = F.softmax(self.teacher(images).float() / T, dim=1)
-        soft = F.kl_div(F.log_softmax(logits.float() / T, dim=1), wanted, reduction="batchmean")
-        return (1 - a) * hard + a * T**2 * soft
-
-
 Report = Callable[[int, int, dict[str, Any]], None]
 """Called after each step with (step, steps, figures)."""
 
 
-@dataclass(frozen=True, eq=False)
-class Place:
-    """Where an epoch stands between two steps: the number of its last batch, the tally of its steps, the states of torch's generators
-    (none: seeded anew), and how many batches made no step.
-
-    The `tally` float64[4] is on the training device: the last loss (NaN: skipped), the sum of losses, how many steps were skipped, and
-    how many of those in a row up to here. Reading it waits for the device.
-    """
-
-    steps: int = 0
-    tally: Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
-    generators: tuple[Tensor, ...] = ()
-    left_out: int = 0
-
-    def after(self, number: int, loss: Tensor, generators: tuple[Tensor, ...]) -> Place:
-        """The place after the step on batch `number`; one whose `loss`, a scalar, is NaN was skipped."""
-        _, total, skipped, in_a_row = self.tally.unbind()
-        loss, lost = loss.double(), loss.isnan()
-        tally = torch.stack([loss, total + loss.masked_fill(lost, 0.0), skipped + lost, (in_a_row + 1) * lost])
-        return Place(number, tally, generators, self.left_out + number - self.steps - 1)
-
-    def next_epoch(self) -> Place:
-        """Where the epoch after the one that ended here begins: it goes on with the count of steps that were skipped in a row."""
-        tally = torch.zeros_like(self.tally)
-        tally[3] = self.tally[3]
-        return Place(tally=tally)
-
-    @property
-    def loss(self) -> float:
-        """Sum over the steps that were not skipped."""
-        return self.tally[1].item()
-
-    @property
-    def skipped(self) -> int:
-        """Steps without a finite loss or gradient."""
-        return int(self.tally[2])
-
-    @property
-    def in_a_row(self) -> int:
-        """Those of them that were the last ones."""
-        return int(self.tally[3])
-
-    @property
-    def mean_loss(self) -> float:
-        """Over the steps that were not skipped; NaN where there is none."""
-        counted = self.steps - self.skipped - self.left_out
-        return self.loss / counted if counted else math.nan
-
-
-Stand = Callable[[Place | None], None]
+Stand = Callable[[EpochPosition | None], None]
 """Called with None when a step begins, and with the place after it; what it raises ends the epoch."""
 
 
@@ -186,7 +73,7 @@ class Trainer:
     precision: Precision
     regime: Regime
     report: Report
-    team: Team = ALONE
+    team: ProcessGroup = ALONE
     section: str = "finetune"
     """Of the recipe, which holds the settings that are trained by."""
 
@@ -197,8 +84,13 @@ class Trainer:
 
 
 def train_epoch(
-    trainer: Trainer, batches: Batches, span: Span, seed: int, place: Place | None = None, stand: Stand | None = None
-) -> Place:
+    trainer: Trainer,
+    batches: Batches,
+    span: ScheduleSpan,
+    seed: int,
+    place: EpochPosition | None = None,
+    stand: Stand | None = None,
+) -> EpochPosition:
     """Train one epoch in place, from `place` on where one is given, and return where it ended.
 
     A step whose loss or gradients are not finite leaves the network as it was; `PATIENCE` of them in a row are an EdcompressError,
@@ -207,9 +99,14 @@ def train_epoch(
     On a CUDA device no step is waited for until the next is on its way: what is reported, and when it ends, is one step late.
     """
     trainer.network.train()
-    place, stand, steps, device = place or Place(), stand or (lambda _: None), len(batches), trainer.precision.device
-    place = replace(place, tally=sent(place.tally, device))
-    started, begun, heard = time.perf_counter(), place.steps, Heard()
+    place, stand, steps, device = (
+        place or EpochPosition(),
+        stand or (lambda _: None),
+        len(batches),
+        trainer.precision.device,
+    )
+    place = replace(place, tally=to_device(place.tally, device))
+    started, begun, heard = time.perf_counter(), place.steps, DelayedReadback()
     with _seeded(seed, span.offset + span.epoch, device, place.generators) as generators:
         for number, (images, labels) in batches.numbered(place.steps):
             stand(None)
@@ -225,7 +122,7 @@ def train_epoch(
     return place
 
 
-def _require_progress(trainer: Trainer, in_a_row: float, span: Span, step: int) -> None:
+def _require_progress(trainer: Trainer, in_a_row: float, span: ScheduleSpan, step: int) -> None:
     """Raise EdcompressError after too many skipped steps."""
     if in_a_row >= PATIENCE:
         raise EdcompressError(
@@ -234,10 +131,10 @@ def _require_progress(trainer: Trainer, in_a_row: float, span: Span, step: int) 
         )
 
 
-def _train_step(trainer: Trainer, images: Tensor, labels: Tensor, span: Span, place: tuple[int, int]) -> Tensor:
+def _train_step(trainer: Trainer, images: Tensor, labels: Tensor, span: ScheduleSpan, place: tuple[int, int]) -> Tensor:
     """The loss of a step, a scalar, NaN where it was skipped. Nothing here waits for a CUDA device (but Adadelta, see `step_if`)."""
     network, precision, optimizer = trainer.network, trainer.precision, trainer.optimizer
-    images, labels = precision.images(images), sent(labels, precision.device)
+    images, labels = precision.images(images), to_device(labels, precision.device)
     rate = learning_rate(trainer.objective.fit, span.schedule_progress(*place), span.offset + span.epoch)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -247,7 +144,7 @@ def _train_step(trainer: Trainer, images: Tensor, labels: Tensor, span: Span, pl
         loss = trainer.objective.loss(trainer.regime.forward(images), images, labels)
     optimizer.zero_grad(set_to_none=True)
     trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    loss = exchanged(trainer.team, network, loss, len(labels))
+    loss = _average_over_ranks(trainer.team, network, loss, len(labels))
     trainer.scaler.unscale_(optimizer)
     gradients = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
     finite = torch.isfinite(loss + gradients)
@@ -280,3 +177,16 @@ def _seeded(
         for state in states[1:]:
             torch.cuda.set_rng_state(state, device)
         yield lambda: (torch.get_rng_state(), *(torch.cuda.get_rng_state(one) for one in devices))
+
+
+def _average_over_ranks(team: ProcessGroup, network: nn.Module, loss: Tensor, images: int) -> Tensor:
+    """The mean loss over the images of all ranks, a scalar, after the backward pass of a step on this rank's `images`.
+
+    The network's gradients become those of that loss, and its batch-norm statistics the mean of the ranks', in one message.
+    """
+    if team.size == 1:
+        return loss.detach()
+    loss = loss.detach().clone()
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    team.average([*gradients, *running_statistics(network), loss], images)
+    return loss

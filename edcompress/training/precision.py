@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from edcompress.transfer import sent
+from edcompress.core.system.device_transfer import to_device
 
 
 def choose_precision(asked: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
@@ -50,4 +50,4 @@ class Precision:
 
     def images(self, images: Tensor) -> Tensor:
         """Images [N, C, H, W] on the device, in the layout of the network."""
-        return sent(images, self.device).contiguous(memory_format=torch.channels_last)
+        return to_device(images, self.device).contiguous(memory_format=torch.channels_last)

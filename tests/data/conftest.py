@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as v2f
 
-from edcompress.sources import Data
+from edcompress.core.recipe.data import Data
 
 MakeFolder = Callable[..., Path]
 

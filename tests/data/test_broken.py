@@ -10,20 +10,22 @@ import torch
 from digits import ONE_EPOCH, Interrupter, digits, outcome, pruned
 from PIL import Image
 
+from edcompress.core.errors import DataError
+from edcompress.core.recipe.data import Data
+from edcompress.core.recipe.model import Model
+from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.system.context import RunOptions
+from edcompress.core.system.monitor import NullMonitor
+from edcompress.data.batches import Batches, eval_batches, train_batches
 from edcompress.data.images import FileImages, decode
-from edcompress.data.splits import Batches, eval_batches, open_splits, train_batches
-from edcompress.errors import DataError
-from edcompress.job import open_job
-from edcompress.monitor import Silent
-from edcompress.recipe import Recipe
-from edcompress.session import Session
-from edcompress.sources import Data, Model
+from edcompress.data.splits import open_splits
+from edcompress.workflows.stages.job import open_job
 
 TEN = ("cat", "dog", "elk", "emu", "fox", "gnu", "hen", "owl", "pig", "rat")
 """As many classes as the digits recipe's network has."""
 
 
-class Listener(Silent):
+class Listener(NullMonitor):
     """Keeps the warnings, and the numbers of the last epoch's steps."""
 
     def __init__(self) -> None:
@@ -129,7 +131,7 @@ def test_nothing_left_stops_the_run(folder_data: Data) -> None:
 def test_a_run_counts_what_it_read_and_names_a_broken_image_once(folder_data: Data) -> None:
     listener = Listener()
     recipe = Recipe(model=Model(arch="resnet8", num_classes=3), data=skipping(folder_data, workers=2))
-    job = open_job(recipe, Session("cpu", monitor=listener))
+    job = open_job(recipe, RunOptions("cpu", monitor=listener))
     broken = cut_off(job.splits.test.paths[0])  # type: ignore[attr-defined]
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 3))
     assert [job.accuracy(network).top1.total for _ in range(2)] == [5, 5]

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from digits import digits
 
+from edcompress.core.errors import DataError
+from edcompress.core.recipe.data import Data
+from edcompress.core.recipe.model import Model
+from edcompress.core.system.context import RunOptions
+from edcompress.core.system.monitor import NullMonitor
 from edcompress.data.splits import check_fits, open_splits
-from edcompress.errors import DataError
-from edcompress.job import open_job
-from edcompress.monitor import Silent
-from edcompress.session import Session
-from edcompress.sources import Data, Model
+from edcompress.workflows.stages.job import open_job
 
 MakeFolder = Callable[..., Path]
 
@@ -105,7 +106,7 @@ def test_classes_without_test_images_are_named(make_folder: MakeFolder) -> None:
 
 
 def test_whoever_watches_a_run_hears_of_doubts_as_alarms(make_folder: MakeFolder) -> None:
-    class Listener(Silent):
+    class Listener(NullMonitor):
         alarms: Sequence[str] = ()
 
         def alarm(self, text: str) -> None:
@@ -113,5 +114,5 @@ def test_whoever_watches_a_run_hears_of_doubts_as_alarms(make_folder: MakeFolder
 
     root, heard = make_folder(("1", "2", "10")), Listener()
     settings = ("data.dataset=image_folder", f"data.root={root}", "model.num_classes=3", "data.channels=1")
-    open_job(digits(*settings, "data.search_fraction=0.25"), Session("cpu", monitor=heard))
+    open_job(digits(*settings, "data.search_fraction=0.25"), RunOptions("cpu", monitor=heard))
     assert ["order of text" in text for text in heard.alarms] == [True]

@@ -9,12 +9,12 @@ from PIL import ExifTags, Image
 from scipy.io import savemat
 from torchvision.datasets import Flowers102
 
+from edcompress.core.errors import DataError
+from edcompress.core.recipe.data import Data
+from edcompress.data.batches import eval_batches
 from edcompress.data.datasets import as_it_lies, data_root, open_dataset
 from edcompress.data.image_folder import imagenet_wnids
-from edcompress.data.images import DECODED, Member, decode
-from edcompress.data.splits import eval_batches
-from edcompress.errors import DataError
-from edcompress.sources import Data
+from edcompress.data.images import DECODED, TarMember, decode
 
 IMAGENETTE = {
     "n01440764": 0, "n02102040": 217, "n02979186": 482, "n03000684": 491, "n03028079": 497,
@@ -122,7 +122,7 @@ def test_a_decoder_whose_kind_is_not_named_never_gets_a_file(tmp_path: Path, kin
     Image.new("RGB", (5, 4)).save(path, kind)
     with pytest.raises(DataError, match=r"cannot be read as an image: it is none of JPEG, PNG, PPM, BMP, TIFF, WEBP"):
         decode(path, 3)
-    member = Member(path, "a.jpg", 0, path.stat().st_size)
+    member = TarMember(path, "a.jpg", 0, path.stat().st_size)
     with pytest.raises(DataError, match="it is none of JPEG"):
         decode(member, 3)
 

@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
+from edcompress.core.errors import DataError
+from edcompress.core.recipe.data import Data
+from edcompress.core.recipe.model import Model
+from edcompress.core.recipe.recipe import Recipe
 from edcompress.data.image_folder import open_image_folder
 from edcompress.data.images import FileImages
 from edcompress.data.listing import class_files
 from edcompress.data.splits import check_fits, open_splits
-from edcompress.errors import DataError
-from edcompress.recipe import Recipe
-from edcompress.sources import Data, Model
 
 MakeFolder = Callable[..., Path]
 
@@ -159,11 +160,11 @@ def test_a_folder_that_is_no_class_is_named(make_folder: MakeFolder) -> None:
 
 
 def test_a_run_says_it(make_folder: MakeFolder) -> None:
-    from edcompress.job import open_job
-    from edcompress.monitor import Silent
-    from edcompress.session import Session
+    from edcompress.core.system.context import RunOptions
+    from edcompress.core.system.monitor import NullMonitor
+    from edcompress.workflows.stages.job import open_job
 
-    class Listener(Silent):
+    class Listener(NullMonitor):
         def __init__(self) -> None:
             self.warnings: list[str] = []
 
@@ -173,5 +174,5 @@ def test_a_run_says_it(make_folder: MakeFolder) -> None:
     root, listener = make_folder(), Listener()
     copied(root / "val" / "cat" / "0.png", root / "val" / "cat" / "0.avif")
     data = Data(dataset="image_folder", root=root, image_size=16)
-    open_job(Recipe(model=Model(arch="resnet8", num_classes=3), data=data), Session("cpu", monitor=listener))
+    open_job(Recipe(model=Model(arch="resnet8", num_classes=3), data=data), RunOptions("cpu", monitor=listener))
     assert [("1 .avif (first: cat/0.avif)" in text) for text in listener.warnings] == [True]

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from edcompress.data.splits import check_fits, eval_batches, open_splits, train_batches
+from edcompress.core.errors import DataError
+from edcompress.core.recipe.data import Data
+from edcompress.core.recipe.model import Model
+from edcompress.data.batches import eval_batches, train_batches
+from edcompress.data.splits import check_fits, open_splits
 from edcompress.data.transforms import normalised
-from edcompress.errors import DataError
-from edcompress.sources import Data, Model
 
 DIGITS = Data(dataset="digits", image_size=8, batch_size=64, augment="crop_flip", crop_padding=1)
 

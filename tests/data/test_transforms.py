@@ -5,10 +5,10 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from edcompress.core.recipe.data import Data
+from edcompress.data.batches import eval_batches, train_batches
 from edcompress.data.images import FileImages, MemoryImages
-from edcompress.data.splits import eval_batches, train_batches
 from edcompress.data.transforms import Geometry, default_generator_seeded, normalised, shift_and_flip, with_channels
-from edcompress.sources import Data
 
 IMAGES = torch.randint(0, 256, (64, 3, 10, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

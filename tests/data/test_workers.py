@@ -10,9 +10,10 @@ from contextlib import contextmanager
 import pytest
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from edcompress.data.splits import Batches, open_splits, train_batches
-from edcompress.errors import EdcompressError
-from edcompress.sources import Data
+from edcompress.core.errors import EdcompressError
+from edcompress.core.recipe.data import Data
+from edcompress.data.batches import Batches, train_batches
+from edcompress.data.splits import open_splits
 
 
 @pytest.fixture

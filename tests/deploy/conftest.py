@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from edcompress.deploy.onnx_export import export_onnx
+from edcompress.deploy.export.onnx_export import export_onnx
 
 
 def tiny_network(width: int, seed: int) -> nn.Sequential:

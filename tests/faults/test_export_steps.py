@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from edcompress import pipeline
-from edcompress.errors import StorageError
-from edcompress.monitor import Silent
-from edcompress.onnx_files import EXPORTED, publish, without_onnx
-from edcompress.reports import gate
-from edcompress.runs import RunFolder
-from edcompress.session import Session
+import edcompress
+from edcompress.core.errors import StorageError
+from edcompress.core.system.context import RunOptions
+from edcompress.core.system.monitor import NullMonitor
+from edcompress.runs.folder import RunFolder
+from edcompress.workflows.gate import gate
+from edcompress.workflows.onnx_files import EXPORTED, publish_files, without_onnx
 
 SYSTEM = ("replace", "unlink", "mkdir", "fsync")
 """Of the `os` module: what puts files in their places."""
@@ -80,7 +80,7 @@ def test_publishing_that_fails_at_any_step_undoes_the_others(
         made = made_for(run, finished / "new")
         faulty.fail_at(len(failures))
         with suppress(StorageError):
-            publish(made, run, completed, without_onnx(report))
+            publish_files(made, run, completed, without_onnx(report))
         failures.append(faulty.failed)
     assert set(failures) == {*SYSTEM, ""}
     assert failures.count("replace") > len(EXPORTED) / 2
@@ -100,12 +100,12 @@ def test_ctrl_c_among_the_last_steps_undoes_the_others(finished: Path, monkeypat
     made = made_for(run, finished / "new")
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        publish(made, run, run.read_report(), without_onnx(run.read_report()))
+        publish_files(made, run, run.read_report(), without_onnx(run.read_report()))
     shutil.rmtree(made)
     assert content(finished) == before
 
 
-class Broken(Silent):
+class Broken(NullMonitor):
     """Fails where a stage begins."""
 
     def __init__(self, stage: str) -> None:
@@ -123,7 +123,7 @@ def test_an_export_that_fails_at_any_stage_changes_nothing(finished: Path, stage
     gate(run)  # which writes its verdict
     before, verdict = content(finished), run.read_report().verdict
     with pytest.raises(StorageError, match="no room for"):
-        pipeline.export(run, opset=19, int8=True, with_preprocessing=True, session=Session(monitor=Broken(stage)))
+        edcompress.export(run, opset=19, int8=True, with_preprocessing=True, session=RunOptions(monitor=Broken(stage)))
     assert content(finished) == before
     assert gate(run) == verdict
 
@@ -142,5 +142,5 @@ def test_an_export_whose_file_cannot_be_written_changes_nothing(
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(StorageError, match="Read-only file system"):
-        pipeline.export(RunFolder(finished), opset=19)
+        edcompress.export(RunFolder(finished), opset=19)
     assert content(finished) == before

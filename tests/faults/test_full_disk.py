@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from digits import ONE_EPOCH, digits, outcome, pruned
 
-from edcompress import pipeline
-from edcompress.errors import StorageError
-from edcompress.runs import RunFolder
+import edcompress
+from edcompress.core.errors import StorageError
+from edcompress.runs.folder import RunFolder
 
 pytestmark = pytest.mark.integration
 
@@ -34,7 +34,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def failed(dense: Path, folder: RunFolder) -> StorageError | None:
     """The error with which pruning ended, if it did."""
     try:
-        pipeline.prune(dense, digits(*ONE_EPOCH), folder, resume=folder.exists, force=not folder.exists)
+        edcompress.prune(dense, digits(*ONE_EPOCH), folder, resume=folder.exists, force=not folder.exists)
     except StorageError as error:
         return error
     return None
@@ -63,7 +63,7 @@ def test_an_export_onto_a_full_disk_leaves_the_run_as_it_was(finished: Path, dis
     assert mount(disk, f"remount,size={taken + 2**17}") == 0
     before = content(folder)
     with pytest.raises(StorageError, match=r"onnx cannot be written: .*No space left on device"):
-        pipeline.export(folder, opset=19)
+        edcompress.export(folder, opset=19)
     assert content(folder) == before
 
 

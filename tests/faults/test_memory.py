@@ -8,13 +8,14 @@ import pytest
 import torch
 from digits import ONE_EPOCH, digits, pruned
 
-from edcompress.errors import EdcompressError, NetworkError
-from edcompress.job import memory_told, new_network
-from edcompress.monitor import Silent
-from edcompress.networks.limits import bounded_memory
+from edcompress.core.errors import EdcompressError, NetworkError
+from edcompress.core.system.devices import oom_as_error
+from edcompress.core.system.monitor import NullMonitor
+from edcompress.networks.build import new_network
+from edcompress.networks.safe_pickles import bounded_memory
 
 
-class Full(Silent):
+class Full(NullMonitor):
     """Raises what torch raises where an allocation on a device fails, after the third step of the search."""
 
     def __init__(self) -> None:
@@ -49,10 +50,10 @@ def test_too_little_memory_of_the_cpu_is_told_too() -> None:
     for take in (lambda: torch.empty(1 << 30), lambda: bytearray(1 << 32)):
         with (
             pytest.raises(EdcompressError, match=r"out of memory with data.batch_size 64 .*; lower it") as caught,
-            memory_told(digits(), "lower it"),
+            oom_as_error(digits(), "lower it"),
             bounded_memory(50_000_000),
         ):
             take()
         assert caught.value.exit_code == 3
-    with pytest.raises(RuntimeError, match="another"), memory_told(vast, ""):
+    with pytest.raises(RuntimeError, match="another"), oom_as_error(vast, ""):
         raise RuntimeError("another")

@@ -11,17 +11,17 @@ import pytest
 import safetensors.torch
 from digits import ONE_EPOCH, Interrupter, digits, outcome, pruned
 
-from edcompress import overview, progress, runs
-from edcompress.epochs import last_snapshot
-from edcompress.errors import CheckpointError, RunFolderError, StorageError
-from edcompress.monitor import Silent
-from edcompress.results import Report
-from edcompress.runs import RunFolder
+from edcompress.core.errors import CheckpointError, RunFolderError, StorageError
+from edcompress.core.results.report import Report
+from edcompress.core.system.monitor import NullMonitor
+from edcompress.runs import progress, status
+from edcompress.runs.folder import RunFolder
+from edcompress.workflows.stages.run_state import last_snapshot
 
 OFTEN = (*ONE_EPOCH, "run.checkpoint_every=2 steps")
 
 
-class Listener(Silent):
+class Listener(NullMonitor):
     """Remembers what was said."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ def torn(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_last_step_is_saved_and_so_is_the_time_before(torn: Path) -> None:
-    kept = [last_snapshot(RunFolder(torn), Silent()), last_snapshot(older(torn), Silent())]
+    kept = [last_snapshot(RunFolder(torn), NullMonitor()), last_snapshot(older(torn), NullMonitor())]
     assert [saved[1]["place"]["steps"] for saved in kept if saved] == [5, 4]
     assert len(RunFolder(torn).snapshots) == 2
 
@@ -79,7 +79,7 @@ def test_a_clock_that_is_set_changes_nothing(
     folder = RunFolder(shutil.copytree(torn, tmp_path / "run"))
     for age, path in enumerate(folder.snapshots):  # the newest was written longest ago, as it seems
         os.utime(path, (1e9 + age, 1e9 + age))
-    for module in (progress, overview):
+    for module in (progress, status):
         monkeypatch.setattr(module, "datetime", Jumping)
     began = time.monotonic()
     pruned(dense, folder.path, digits(*OFTEN), resume=True)
@@ -88,7 +88,7 @@ def test_a_clock_that_is_set_changes_nothing(
     assert outcome(folder.path) == outcome(unbroken)
     ends = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines() if '"end"' in line]
     assert 0 < ends[-1]["seconds"] <= took
-    assert overview.status_of(folder).state == "finished"
+    assert status.status_of(folder).state == "finished"
 
 
 @pytest.mark.parametrize("damage", ["", "half", "flipped"])
@@ -155,7 +155,7 @@ def test_a_file_called_like_a_snapshot_is_none(tmp_path: Path) -> None:
 def test_two_processes_do_not_share_a_run(
     torn: Path, tmp_path: Path, dense: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("edcompress.runs.folder.LOCK_SECONDS", 0.0)
     folder = RunFolder(shutil.copytree(torn, tmp_path / "run"))
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
     with folder.locked(), pytest.raises(RunFolderError, match="is in use by another process; wait for it"):

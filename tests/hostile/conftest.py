@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
+from edcompress.core.recipe.loading import read_recipe
 from edcompress.networks.registry import build
-from edcompress.recipebook import read_recipe
 
 MOST_SECONDS, MOST_BYTES = 20, 2 * 2**30
 

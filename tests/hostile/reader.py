@@ -6,9 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-from edcompress.job import read_network
-from edcompress.networks.checkpoints import read_state_dict
-from edcompress.recipebook import read_recipe
+from edcompress.core.recipe.loading import read_recipe
+from edcompress.networks.build import read_network
+from edcompress.networks.weight_files import read_state_dict
 
 MOST = 5 * 2**30  # enough to be seen above 2 GiB, too little to harm the machine
 

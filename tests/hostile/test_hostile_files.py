@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edcompress.networks.checkpoints import save_tensors
+from edcompress.core.system.tensor_files import save_tensors
 
 Refused = Callable[..., str]
 DAMAGED, TOO_LONG = "is a damaged or truncated safetensors file", "10000000 at most"

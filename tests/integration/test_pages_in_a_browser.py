@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edcompress.report.rows import comparison_rows, proof_rows, stage_rows
-from edcompress.runs import RunFolder
+from edcompress.report.render.rows import comparison_rows, proof_rows, stage_rows
+from edcompress.runs.folder import RunFolder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",

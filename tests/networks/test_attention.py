@@ -5,14 +5,14 @@ from states import random_state
 from torch import nn
 from zoo import images, randomised
 
+from edcompress.core.recipe.model import Model
 from edcompress.networks.attention import SelfAttention, free_heads, with_free_heads
 from edcompress.networks.registry import build
-from edcompress.sources import Model
-from edcompress.surgery.masks import masked_call
-from edcompress.surgery.plan import plan_of
-from edcompress.surgery.probe import lock_untrue
-from edcompress.surgery.remove import remove
-from edcompress.surgery.tracing import trace_space
+from edcompress.pruning.space.plan import plan_of
+from edcompress.pruning.surgery.masks import masked_forward
+from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.tracing.probe import lock_inexact
+from edcompress.pruning.tracing.tracing import trace_space
 
 FORBIDDEN = torch.ones(5, 5, dtype=torch.bool).triu(1)
 
@@ -63,12 +63,12 @@ def test_heads_of_a_network_of_the_user_s_own_are_free_where_they_attend_to_them
     torch.testing.assert_close(network(x), logits, rtol=1e-4, atol=1e-5)
     attentions = {name for name, layer in network.named_modules() if isinstance(layer, SelfAttention)}
     assert attentions == {"attention", "encoder.self_attn"}
-    space = lock_untrue(network, trace_space(network, x), x)
+    space = lock_inexact(network, trace_space(network, x), x)
     reasons = {group.name: group.locked for group in space.groups}
     assert (reasons["attention"], reasons["encoder.self_attn"]) == (None, None)
     state = random_state(space, 0)
     pruned = remove(network, plan_of(state, space), space)
-    torch.testing.assert_close(pruned(x), masked_call(network, space, state, x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pruned(x), masked_forward(network, space, state, x), rtol=1e-4, atol=1e-5)
     assert pruned.get_parameter("encoder.self_attn.out_proj.weight").shape == (8, 4)
 
 

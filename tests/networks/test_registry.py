@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from edcompress.errors import NetworkError
+from edcompress.core.errors import NetworkError
+from edcompress.core.recipe.model import Model
 from edcompress.networks.registry import architectures, build
-from edcompress.sources import Model
 
 
 def logits(model: Model, size: int) -> torch.Size:

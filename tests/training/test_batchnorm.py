@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from zoo import ZOO, images, randomised
 
-from edcompress.training.batchnorm import batch_statistics, reestimate
+from edcompress.training.batchnorm import batch_statistics, recalibrate_batch_norm
 from edcompress.training.precision import Precision
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def test_statistics_are_the_exact_mean_and_variance_of_one_batch() -> None:
     layer = nn.BatchNorm2d(2)
     # channel 0 holds 1, 2, 3, 6: mean 3, unbiased variance (4 + 1 + 0 + 9) / 3; channel 1 holds 0, 0, 4, 4: 2 and 16 / 3
     x = torch.tensor([[[[1.0, 2.0]], [[0.0, 0.0]]], [[[3.0, 6.0]], [[4.0, 4.0]]]])
-    reestimate(layer, batches(x), FP32)
+    recalibrate_batch_norm(layer, batches(x), FP32)
     torch.testing.assert_close(layer.running_mean, torch.tensor([3.0, 2.0]))
     torch.testing.assert_close(layer.running_var, torch.tensor([14 / 3, 16 / 3]))
 
@@ -37,7 +37,7 @@ def test_statistics_are_the_exact_mean_and_variance_of_one_batch() -> None:
 def test_statistics_are_the_plain_average_over_batches_whatever_stood_there() -> None:
     network = randomised(nn.Sequential(nn.BatchNorm2d(3)))
     parts = [images(4, seed) + seed for seed in range(3)]
-    reestimate(network, batches(*parts), FP32)
+    recalibrate_batch_norm(network, batches(*parts), FP32)
     means = torch.stack([part.mean((0, 2, 3)) for part in parts]).mean(0)
     variances = torch.stack([part.transpose(0, 1).flatten(1).var(1) for part in parts]).mean(0)
     torch.testing.assert_close(norm(network[0]).running_mean, means)  # type: ignore[index]
@@ -50,7 +50,7 @@ def test_reestimation_changes_statistics_alone() -> None:
     norm(network.get_submodule("bn1")).momentum = None
     before, were = copy.deepcopy(dict(network.named_parameters())), flags(network)
     old = norm(network.get_submodule("bn")).running_mean.clone()  # type: ignore[union-attr]
-    reestimate(network, batches(images(8)), FP32)
+    recalibrate_batch_norm(network, batches(images(8)), FP32)
     assert all(torch.equal(p, before[key]) for key, p in network.named_parameters())
     assert flags(network) == were
     momenta = [norm(network.get_submodule(name)).momentum for name in ("bn", "bn1", "bn2")]
@@ -60,7 +60,7 @@ def test_reestimation_changes_statistics_alone() -> None:
 
 def test_dropout_is_off_while_statistics_are_estimated() -> None:
     network = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm2d(3))
-    reestimate(network.train(), batches(images(8)), FP32)
+    recalibrate_batch_norm(network.train(), batches(images(8)), FP32)
     torch.testing.assert_close(norm(network[1]).running_mean, images(8).mean((0, 2, 3)))
     assert network[0].training
 
@@ -69,7 +69,7 @@ def test_a_broken_batch_leaves_momenta_and_modes() -> None:
     network = randomised(ZOO["chain"].network())
     were = flags(network)
     with pytest.raises(RuntimeError):
-        reestimate(network, batches(torch.zeros(2, 5, 8, 8)), FP32)
+        recalibrate_batch_norm(network, batches(torch.zeros(2, 5, 8, 8)), FP32)
     assert flags(network) == were
     assert norm(network.get_submodule("bn1")).momentum == 0.1
 
@@ -104,8 +104,8 @@ def test_flags_come_back_even_after_an_error(training: bool) -> None:
 
 def test_statistics_in_bf16_are_near_those_in_fp32() -> None:
     networks = [randomised(ZOO["residual"].network()) for _ in range(2)]
-    reestimate(networks[0], batches(images(8)), FP32)
-    reestimate(networks[1], batches(images(8)), Precision("bf16", CPU))
+    recalibrate_batch_norm(networks[0], batches(images(8)), FP32)
+    recalibrate_batch_norm(networks[1], batches(images(8)), Precision("bf16", CPU))
     exact, near = (norm(n.get_submodule("bn1")).running_mean for n in networks)
     assert exact is not None
     assert near is not None

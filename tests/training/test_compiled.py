@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from zoo import ZOO, conv, randomised
 
 from edcompress.training.compiled import Compiled
-from edcompress.training.loop import Plain, Trainer, train_epoch
+from edcompress.training.loop import Trainer, train_epoch
 from edcompress.training.precision import Precision
+from edcompress.training.regime import DenseRegime
 
 
 class Restless(nn.Module):
@@ -109,7 +110,7 @@ def test_inductor_trains_to_the_same_within_rounding() -> None:
         trainer(randomised(ZOO["residual"].network())),
     )
     assert not isinstance(plain.regime, Compiled)
-    assert isinstance(made.regime, Plain)
+    assert isinstance(made.regime, DenseRegime)
     losses = [train_epoch(each, BATCHES, FIRST, seed=0).mean_loss for each in (made, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     wanted = tensors(plain.network)

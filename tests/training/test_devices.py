@@ -10,15 +10,20 @@ from test_loop import BATCHES, FIRST, Listed, tensors, trainer
 from torch import Tensor, nn
 from zoo import ZOO, images, randomised
 
-from edcompress.recipe import Constraints, Fit, Search, Target
-from edcompress.search.alternation import Alternation
-from edcompress.search.budget import Budget
-from edcompress.snapshot import load_snapshot, save_snapshot
-from edcompress.surgery.costs import CostModel
-from edcompress.surgery.tracing import trace_space
-from edcompress.training.loop import Objective, Place, Plain, Span, Trainer, train_epoch
+from edcompress.core.recipe.search import Search
+from edcompress.core.recipe.target import Constraints, Target
+from edcompress.core.recipe.training import TrainingConfig
+from edcompress.core.system.tensor_files import load_snapshot, save_snapshot
+from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.cost_model import CostModel
+from edcompress.pruning.search.edropout_regime import EDropoutRegime
+from edcompress.pruning.tracing.tracing import trace_space
+from edcompress.training.loop import Trainer, train_epoch
+from edcompress.training.objective import Objective
+from edcompress.training.optimizers import make_optimizer, restore_optimizer
+from edcompress.training.position import EpochPosition, ScheduleSpan
 from edcompress.training.precision import Precision, choose_precision
-from edcompress.training.schedule import make_optimizer, restore_optimizer
+from edcompress.training.regime import DenseRegime
 
 BAD = (torch.full((6, 3, 8, 8), float("nan")), BATCHES[0][1])
 FITS = [{"momentum": 0.9}, {"momentum": 0.0}, {"optimizer": "adamw", "lr": 0.01}]
@@ -132,7 +137,7 @@ class Watch:
     def __init__(self, every: int = 0) -> None:
         self._every, self._step = every, 0
 
-    def __call__(self, place: Place | None) -> None:
+    def __call__(self, place: EpochPosition | None) -> None:
         if place is not None:
             self._step += 1
         chooses = self._every and self._step % self._every == 0
@@ -141,11 +146,11 @@ class Watch:
 
 
 def on_cuda(optimizer: str, precision: str) -> Trainer:
-    fit = Fit.model_validate({"optimizer": optimizer, "lr": 0.01, "warmup": 0.0, "distill": 0.5})
+    fit = TrainingConfig.model_validate({"optimizer": optimizer, "lr": 0.01, "warmup": 0.0, "distill": 0.5})
     where = choose_precision("fp16" if precision == "fp16" else "bf16", CUDA)
     network, teacher = (where.place(small()) for _ in range(2))
     optimizer_ = make_optimizer(fit, network.parameters())
-    return Trainer(network, optimizer_, Objective(fit, teacher.eval()), where, Plain(network), lambda *_: None)
+    return Trainer(network, optimizer_, Objective(fit, teacher.eval()), where, DenseRegime(network), lambda *_: None)
 
 
 @cuda
@@ -154,7 +159,7 @@ def on_cuda(optimizer: str, precision: str) -> Trainer:
 def test_no_step_waits_for_the_device(optimizer: str, precision: str) -> None:
     made, watch = on_cuda(optimizer, precision), Watch()
     try:
-        place = train_epoch(made, Listed([*BATCHES, BAD, *BATCHES]), Span(0, 1, 0, 1), 0, None, watch)
+        place = train_epoch(made, Listed([*BATCHES, BAD, *BATCHES]), ScheduleSpan(0, 1, 0, 1), 0, None, watch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert (place.steps, place.skipped) == (7, 1)
@@ -168,14 +173,14 @@ def test_a_searching_step_waits_twice_per_generation_and_else_never() -> None:
     budget = Budget(
         space, CostModel(space, network, images(2)), Target(macs=0.6), Constraints(round_to=1, min_ratio=0.0)
     )
-    where, fit = Precision("bf16", CUDA), Fit(lr=0.01)
+    where, fit = Precision("bf16", CUDA), TrainingConfig(lr=0.01)
     network = where.place(network)
-    regime = Alternation(network, space, budget, Search(evolve_every=3), precision=where, seed=0, log=lambda _: None)
+    regime = EDropoutRegime(network, space, budget, Search(evolve_every=3), precision=where, seed=0, log=lambda _: None)
     made = Trainer(network, make_optimizer(fit, network.parameters()), Objective(fit), where, regime, lambda *_: None)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         try:
-            train_epoch(made, Listed([*BATCHES, *BATCHES]), Span(0, 1, 0, 1), 0, None, Watch(every=3))
+            train_epoch(made, Listed([*BATCHES, *BATCHES]), ScheduleSpan(0, 1, 0, 1), 0, None, Watch(every=3))
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert regime.generation == 2

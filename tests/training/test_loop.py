@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from zoo import ZOO, images, randomised
 
-from edcompress.errors import EdcompressError
-from edcompress.recipe import Fit
-from edcompress.training.loop import PATIENCE, Objective, Place, Plain, Span, Trainer, train_epoch
+from edcompress.core.errors import EdcompressError
+from edcompress.core.recipe.training import TrainingConfig
+from edcompress.training.loop import PATIENCE, Trainer, train_epoch
+from edcompress.training.objective import Objective
+from edcompress.training.optimizers import make_optimizer
+from edcompress.training.position import EpochPosition, ScheduleSpan
 from edcompress.training.precision import Precision
-from edcompress.training.schedule import make_optimizer
+from edcompress.training.regime import DenseRegime
 
 CPU = torch.device("cpu")
 Batch = tuple[Tensor, Tensor]
@@ -28,18 +31,18 @@ class Listed(list[Batch]):
 
 
 BATCHES = Listed((images(6, seed), torch.tensor([0, 1, 2, 0, 1, 2])) for seed in range(3))
-FIRST = Span(epoch=0, epochs=2, offset=0, total=4)
+FIRST = ScheduleSpan(epoch=0, epochs=2, offset=0, total=4)
 
 
 def trainer(
     network: nn.Module, precision: str = "fp32", **fit: object
 ) -> tuple[Trainer, list[tuple[int, int, dict[str, Any]]]]:
-    settings = Fit.model_validate({"lr": 0.05, "warmup": 0.0, **fit})
+    settings = TrainingConfig.model_validate({"lr": 0.05, "warmup": 0.0, **fit})
     where = Precision("bf16" if precision == "bf16" else "fp32", CPU)
     network = where.place(network)
     seen: list[tuple[int, int, dict[str, Any]]] = []
     made = Trainer(
-        network, make_optimizer(settings, network.parameters()), Objective(settings), where, Plain(network),
+        network, make_optimizer(settings, network.parameters()), Objective(settings), where, DenseRegime(network),
         lambda step, steps, figures: seen.append((step, steps, figures)),
     )  # fmt: skip
     return made, seen
@@ -51,7 +54,7 @@ def tensors(network: nn.Module) -> dict[str, Tensor]:
 
 def test_an_epoch_lowers_the_loss_and_reports_every_step() -> None:
     made, seen = trainer(randomised(ZOO["chain"].network()))
-    losses = [train_epoch(made, BATCHES, Span(epoch, 15, 0, 15), seed=0).mean_loss for epoch in range(15)]
+    losses = [train_epoch(made, BATCHES, ScheduleSpan(epoch, 15, 0, 15), seed=0).mean_loss for epoch in range(15)]
     assert losses[-1] < losses[0] - 0.1
     assert [(step, steps) for step, steps, _ in seen[:3]] == [(1, 3), (2, 3), (3, 3)]
     assert losses[0] == pytest.approx(sum(figures["loss"] for _, _, figures in seen[:3]) / 3)
@@ -79,13 +82,13 @@ def test_one_step_of_plain_sgd_by_hand() -> None:
 
 def test_the_rate_follows_the_whole_schedule() -> None:
     made, _ = trainer(randomised(ZOO["chain"].network()), lr=1.0, schedule="cosine")
-    train_epoch(made, Listed(BATCHES[:2]), Span(epoch=1, epochs=2, offset=2, total=4), seed=0)
+    train_epoch(made, Listed(BATCHES[:2]), ScheduleSpan(epoch=1, epochs=2, offset=2, total=4), seed=0)
     # the last step is step 1 of 2 in epoch 3 of 4: 7/8 of the way, 0.5 (1 + cos(7 pi / 8)) = 0.0380602
     assert [group["lr"] for group in made.optimizer.param_groups] == pytest.approx([0.0380602] * 2, abs=1e-6)
 
 
 def test_progress_of_the_phase_and_of_the_schedule() -> None:
-    span = Span(epoch=1, epochs=4, offset=3, total=10)
+    span = ScheduleSpan(epoch=1, epochs=4, offset=3, total=10)
     assert span.phase_progress(2, 8) == 1.25 / 4
     assert span.schedule_progress(2, 8) == 4.25 / 10
 
@@ -127,7 +130,7 @@ def test_steps_that_fail_in_a_row_end_the_run_with_advice() -> None:
     batches = Listed([bad] * (PATIENCE - 1) + [BATCHES[0]] + [bad] * PATIENCE + [BATCHES[1]])
     message = rf"diverged: no finite loss .* in 8 steps, up to epoch 2, step {2 * PATIENCE}; .* lower finetune\.lr"
     with pytest.raises(EdcompressError, match=message):
-        train_epoch(made, batches, Span(epoch=1, epochs=2, offset=0, total=2), seed=0)
+        train_epoch(made, batches, ScheduleSpan(epoch=1, epochs=2, offset=0, total=2), seed=0)
 
 
 def test_short_epochs_of_steps_that_fail_end_the_run_too() -> None:
@@ -150,9 +153,9 @@ def test_an_epoch_goes_on_from_any_step_bit_for_bit(stop: int) -> None:
     whole = fresh()
     end = train_epoch(whole, BATCHES, FIRST, seed=0)
     half = fresh()
-    places: list[Place] = [Place()]
+    places: list[EpochPosition] = [EpochPosition()]
 
-    def stand(place: Place | None) -> None:
+    def stand(place: EpochPosition | None) -> None:
         if place:
             places.append(place)
         elif len(places) > stop:
@@ -185,7 +188,7 @@ def test_dropout_is_a_function_of_seed_and_epoch_and_the_global_state_is_given_b
         made, _ = trainer(randomised(_Dropping()), schedule="constant")
         torch.manual_seed(disturb)
         state = torch.get_rng_state()
-        train_epoch(made, BATCHES, Span(epoch, 9, 0, 9), seed)
+        train_epoch(made, BATCHES, ScheduleSpan(epoch, 9, 0, 9), seed)
         assert torch.equal(torch.get_rng_state(), state)
         return made.network.state_dict()["fc.weight"]
 
@@ -213,7 +216,7 @@ LOGITS, LABELS = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
 
 def _objective(teacher: Tensor | None = None, **fit: object) -> float:
     teach = None if teacher is None else (lambda _: teacher)
-    return Objective(Fit.model_validate(fit), teach).loss(LOGITS, torch.zeros(1), LABELS).item()
+    return Objective(TrainingConfig.model_validate(fit), teach).loss(LOGITS, torch.zeros(1), LABELS).item()
 
 
 def test_cross_entropy_and_smoothing_by_hand() -> None:
@@ -237,6 +240,6 @@ def test_distillation_by_hand() -> None:
 def test_no_gradient_reaches_the_teacher() -> None:
     teacher = randomised(ZOO["chain"].network())
     student = randomised(ZOO["chain"].network(), 1)
-    Objective(Fit(distill=0.7), teacher).loss(student(images(1)), images(1), LABELS).backward()
+    Objective(TrainingConfig(distill=0.7), teacher).loss(student(images(1)), images(1), LABELS).backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert all(p.grad is not None for p in student.parameters())

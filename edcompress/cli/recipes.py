@@ -1,0 +1,63 @@
+"""Commands about recipes: recipes, check, init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from edcompress.cli.console import out, say
+from edcompress.cli.options import Overrides, Replace
+from edcompress.core.errors import InputError, NetworkError
+from edcompress.core.recipe.loading import read_recipe
+from edcompress.core.recipe.starter import headline, starter
+from edcompress.core.recipe.yaml_files import locate, presets, read_text, shipped
+from edcompress.core.system.files import require_file_place, write_text
+
+
+def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None) -> None:
+    """List the shipped recipes, or print one."""
+    if name:
+        path = presets().get(name) or locate(name)
+        say(read_text(path).rstrip())
+        return
+    table = Table("recipe", "what it is", box=None, pad_edge=False)
+    listed = {f"{stem} (preset)": path for stem, path in presets().items()}
+    for stem, path in (shipped() | listed).items():
+        table.add_row(stem, headline(path))
+    out.print(table)
+
+
+def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Files or names of recipes.")],
+          overrides: Overrides = None) -> None:  # fmt: skip
+    """Check recipes and list every fault at once."""
+    from edcompress.networks.registry import require_known  # torch, which no other of these commands needs
+
+    faults = []
+    for name in recipe:
+        try:
+            checked = read_recipe(name, overrides or ())
+            require_known(checked.model)
+        except InputError as error:
+            faults.append(f"{name}: {error}" if isinstance(error, NetworkError) else str(error))
+        else:
+            say(f"{name}: fine ({checked.model.called} on {checked.data.dataset})")
+    if faults:
+        raise InputError("\n".join(faults))
+
+
+def init(path: Annotated[Path, typer.Argument(help="The recipe file to write.")], force: Replace = False) -> None:
+    """Write a recipe with every key, its default and its meaning."""
+    require_file_place(path, "init")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; choose another path, or overwrite it with --force")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} is not a folder; make it first")
+    write_text(path, starter(path))
+    say(f"wrote {path}; next: edcompress check {quote(str(path))}")
+
+
+COMMANDS = (recipes, check, init)

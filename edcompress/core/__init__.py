@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, recipes, results and the system."""

@@ -1,0 +1,132 @@
+"""What a recipe begins with: the network (`Model`) and the images (`Data`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from edcompress.core.frozen import Section
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+"""How Pillow weighs the pixels around when it resizes; all but nearest smooth what they make smaller."""
+
+Orientation = Literal["apply", "ignore"]
+"""What is done about the orientation that cameras note in EXIF."""
+
+IN_FILES = ("flowers102", "image_folder", "webdataset")
+"""Data sets whose every image is a file of its own, with the EXIF of a camera perhaps."""
+
+DEFAULT_BATCH = 128
+"""Images per training step where nothing is said, and of `auto` where there is no CUDA device."""
+
+
+def _as_batch_size(size: object) -> int | str:
+    text = str(size)
+    if text != "auto" and not (text.isdecimal() and int(text) >= 2):
+        raise ValueError("give auto, or a number of at least 2")
+    return text if text == "auto" else int(text)
+
+
+BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_as_batch_size)]
+
+
+def _on_unit_scale(value: object) -> object:
+    if isinstance(value, int | float) and 1 < value <= 255:  # a bool is refused before
+        raise ValueError(f"give it on the 0..1 scale: {value:g} / 255 = {value / 255:.4g}")
+    return value
+
+
+OnUnitScale = BeforeValidator(_on_unit_scale)
+
+
+class Data(Section):
+    """The images: where they are, and what is done to them before the network sees them."""
+
+    dataset: Literal[
+        "digits", "fashion_mnist", "kmnist", "cifar10", "cifar100", "flowers102", "image_folder", "webdataset"
+    ] = Field(..., description="which data set")
+    root: Path | None = Field(
+        None, description="folder in torchvision's layout; else $EDCOMPRESS_DATA, else ~/.cache/edcompress"
+    )
+    folder: str = Field("", description="image_folder: the folder under root that holds train/ and val/")
+    train_shards: str = Field(
+        "", description="webdataset: tars under root to train on; braces expand, e.g. train-{000..146}.tar"
+    )
+    test_shards: str = Field("", description="webdataset: tars under root to test on")
+    class_index: Literal["position", "imagenet"] = Field(
+        "position",
+        description="image_folder: number classes by position, or by ImageNet wnid (0..999), which webdataset names them by",
+    )
+    download: bool = Field(False, description="let torchvision download what is missing under root")
+    image_size: int = Field(..., ge=4, le=1024, description="height and width the network sees, in pixels")
+    resize: int | None = Field(
+        None, ge=4, le=2048, description="test images: short side before the centre crop, in pixels"
+    )
+    interpolation: Interpolation = Field("bilinear", description="how images are resized, as in Pillow")
+    exif_orientation: Orientation = Field(
+        "apply",
+        description="image files: turn them as their EXIF orientation says, as viewers do, or read them as stored, as torchvision does",
+    )
+    channels: Literal[1, 3] | None = Field(None, description="turn images to grey (1) or RGB (3); default: as they are")
+    mean: tuple[Annotated[float, Field(ge=0, le=1), OnUnitScale], ...] = Field(
+        (0.5,), description="per channel, of pixels in [0, 1]"
+    )
+    std: tuple[Annotated[float, Field(gt=0, le=1), OnUnitScale], ...] = Field(
+        (0.5,), description="per channel, of pixels in [0, 1]"
+    )
+    augment: Literal["none", "crop", "crop_flip", "resized_crop"] = Field(
+        "none",
+        description="training images: padded random crop, the same with flips, or random resized crop with flips",
+    )
+    crop_padding: int = Field(4, ge=0, le=64, description="pixels of zero padding for crop and crop_flip")
+    search_fraction: float = Field(
+        0.1, gt=0.0, lt=0.9, description="share of the images of search_from that is held out to judge states"
+    )
+    search_from: Literal["train", "test"] = Field(
+        "train",
+        description="training images judge states, or test images (for a checkpoint that was trained on all training images); the"
+        " others train, or report",
+    )
+    limit: int | None = Field(None, ge=8, description="use the first N training images only (quick runs)")
+    batch_size: BatchSize = Field(
+        DEFAULT_BATCH,
+        description="images per training step, at least 2; auto: as many as fit the memory of a CUDA device, 128 on a CPU",
+    )
+    eval_batch_size: int = Field(250, ge=1, description="images per batch when measuring accuracy")
+    workers: int = Field(0, ge=0, le=64, description="processes that load images; 0 loads in the training process")
+    skip_broken: bool = Field(
+        False,
+        description="leave out image files that cannot be decoded, and name them, up to ten or 1 % of the images, whichever is more; else"
+        " the first stops the run",
+    )
+
+    @property
+    def step_images(self) -> int:
+        """`batch_size` as a number."""
+        assert isinstance(self.batch_size, int), "edcompress.sizing finds a number for auto"
+        return self.batch_size
+
+    @model_validator(mode="after")
+    def _shards_named(self) -> Self:
+        if self.dataset == "webdataset" and not (self.train_shards and self.test_shards):
+            raise ValueError("dataset webdataset needs train_shards and test_shards; give both")
+        return self
+
+    @model_validator(mode="after")
+    def _crop_inside(self) -> Self:
+        if self.resize is not None and self.resize < self.image_size:
+            raise ValueError(
+                f"resize {self.resize} is below image_size {self.image_size}, so that test images would get black borders; give at least "
+                f"{self.image_size}, or null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stats_match(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean has {len(self.mean)} values and std has {len(self.std)}; give one per channel in both"
+            )
+        return self

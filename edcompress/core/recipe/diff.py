@@ -1,0 +1,35 @@
+"""Which keys differ between two recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.recipe.yaml_files import Tree
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """Dotted keys in which two recipes differ."""
+    return changed_keys(one.model_dump(mode="json"), other.model_dump(mode="json"))
+
+
+def changed_keys(one: Tree, other: Tree) -> list[str]:
+    """The dotted keys of `changes`."""
+    return [key for key, _, _ in changes(one, other)]
+
+
+def changes(one: Tree, other: Tree) -> list[tuple[str, Any, Any]]:
+    """Dotted keys in which two trees of plain values differ, sorted, each with both values.
+
+    Keys that one of them lacks were no keys yet when it was written.
+    """
+    return sorted(_changed(one, other, ()), key=lambda change: change[0])
+
+
+def _changed(one: Any, other: Any, path: tuple[str, ...]) -> Iterable[tuple[str, Any, Any]]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one.keys() & other.keys():
+            yield from _changed(one[key], other[key], (*path, str(key)))
+    elif one != other:
+        yield ".".join(path), one, other

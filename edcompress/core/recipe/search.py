@@ -1,0 +1,119 @@
+"""Recipe section: the search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from edcompress.core.frozen import Fraction, Section, Unit
+
+TRAINED_PER_SCORED = 16
+"""Images that train for each that scores states, where a recipe does not say how often: a step costs about a third more."""
+
+Energy = Literal["margin", "normalised", "cross_entropy"]
+
+
+class Search(Section):
+    """How the channels to remove are found."""
+
+    method: Literal[
+        "edropout",
+        "gradual_magnitude",
+        "magnitude",
+        "taylor",
+        "random",
+        "global_magnitude",
+        "global_taylor",
+        "lamp",
+        "plan",
+    ] = Field(
+        "edropout",
+        description="edropout; or a control: gradual_magnitude tightens the budget over the search epochs too, the others choose once"
+        " and spend the search epochs on fine-tuning (global ones choose widths too; plan: the channels of search.plan)",
+    )
+    plan: Path | None = Field(None, description="plan only: a plan.json made for this network")
+    epochs: int = Field(4, ge=0, description="training epochs under the search")
+    population: int = Field(8, ge=4, le=256, description="S, states that compete")
+    genes: Literal["widths", "channels"] = Field(
+        "widths",
+        description="what evolves: the widths of groups, whose channels importance chooses, or channel bits (the paper)",
+    )
+    init: Literal["importance", "bernoulli"] = Field(
+        "importance",
+        description="the first channel bits; where they evolve, also which channels the repair drops or takes back: those of least or"
+        " most importance, or any",
+    )
+    keep_probability: Fraction = Field(
+        0.5, description="p of the Bernoulli start; the share kept where there is no target"
+    )
+    mutation_factor: Unit = Field(0.9, description="F of the evolution of channel bits")
+    crossover_rate: Unit = Field(0.9, description="CR of either evolution")
+    width_factor: float = Field(0.3, ge=0.0, le=2.0, description="F of the evolution of widths, on their logarithms")
+    width_prior: Unit = Field(
+        0.0,
+        description="the first widths vary as (parameters / cost of the group) to this power: where channels are cheap more are kept;"
+        " 0: the same share of every group",
+    )
+    width_spread: float = Field(
+        0.4, ge=0.0, le=2.0, description="standard deviation of the logarithm of the first widths"
+    )
+    width_noise: float = Field(
+        0.1,
+        ge=0.0,
+        le=2.0,
+        description="standard deviation of the noise on the logarithm of a child's widths; it falls to 0 by when the target is reached",
+    )
+    energy: Energy = Field(
+        "margin",
+        description="what states compete by: best wrong logit minus right one, the same over the logits' spread, or the loss",
+    )
+    evolve_every: int | None = Field(
+        None,
+        ge=1,
+        description="training steps per generation; null: as many as train 16 images for each that scores"
+        " (with `score_batch` 32, 4 steps of 128 images or 16 of 32)",
+    )
+    score_batch: int | None = Field(
+        32, ge=2, description="images of a step's batch that score states, at most all of them; null: all, as published"
+    )
+    parent_energies: Literal["rescored", "stored"] = Field(
+        "rescored",
+        description="a child competes with its parent's energy on the same batch, or with the one stored when the parent was"
+        " born (as published: half the scoring, but of older weights)",
+    )
+    anneal: Unit = Field(
+        0.45,
+        description="share of the search that each halving of the budget takes, at most 0.85 in all; 0: at once",
+    )
+
+    @model_validator(mode="after")
+    def _searches(self) -> Self:
+        if self.trains and self.epochs == 0:
+            raise ValueError(
+                f"method {self.method} needs epochs of at least 1; for a one-shot ranking take method magnitude"
+            )
+        if (self.method == "plan") != (self.plan is not None):
+            raise ValueError("method plan and a file in plan go together; give both or neither")
+        return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains the network while it searches; the others choose once."""
+        return self.method in ("edropout", "gradual_magnitude")
+
+    def scored(self, batch: int) -> int:
+        """How many of the `batch` images of a step score states."""
+        return min(self.score_batch or batch, batch)
+
+    @property
+    def period(self) -> int:
+        """`evolve_every` as a number."""
+        assert self.evolve_every is not None, "for_batches_of finds a number"
+        return self.evolve_every
+
+    def for_batches_of(self, batch: int) -> Self:
+        """The same with a number for `evolve_every`: its own, or the one that suits steps of `batch` images."""
+        steps = self.evolve_every or max(1, round(TRAINED_PER_SCORED * self.scored(batch) / batch))
+        return self.model_copy(update={"evolve_every": steps})

@@ -1,0 +1,49 @@
+"""Recipe sections: optimisation and checkpoint interval."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from edcompress.core.frozen import Fraction, Section, Unit
+
+
+class TrainingConfig(Section):
+    """How weights are trained; in `finetune` the schedule spans the search epochs too."""
+
+    epochs: int = Field(8, ge=0, description="epochs after surgery (finetune) or in all (train)")
+    optimizer: Literal["sgd", "adamw", "adadelta"] = Field("sgd", description="")
+    lr: float = Field(0.05, gt=0.0, description="peak learning rate")
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="sgd only; Nesterov where above 0")
+    weight_decay: float = Field(5e-4, ge=0.0, description="")
+    schedule: Literal["cosine", "onecycle", "step", "constant"] = Field("cosine", description="")
+    warmup: Unit = Field(
+        0.05, description="share of the steps in which the rate rises (cosine; onecycle: this, but at least 0.3)"
+    )
+    step_epochs: int = Field(50, ge=1, description="step only: epochs between drops")
+    step_gamma: Fraction = Field(0.1, description="step only: factor of each drop")
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="")
+    distill: Unit = Field(0.0, description="weight of the dense network's soft labels in the loss (finetune only)")
+    distill_temperature: float = Field(4.0, gt=0.0, description="softmax temperature of the soft labels")
+
+
+def _as_interval(text: str) -> str:
+    if not re.fullmatch(r"[1-9]\d{0,8} (steps|min)", text):
+        raise ValueError("give a number of steps or minutes, such as '500 steps' or '10 min'")
+    return text
+
+
+class Running(Section):
+    """How a run goes its way; nothing here changes its result."""
+
+    checkpoint_every: Annotated[str, AfterValidator(_as_interval)] = Field(
+        "10 min",
+        description="how often training is saved within an epoch, '500 steps' or '10 min'; it is after every epoch",
+    )
+
+    def due(self, steps: int, seconds: float) -> bool:
+        """Whether so many steps and seconds after the last time it is time to save again."""
+        number, unit = self.checkpoint_every.split()
+        return steps >= int(number) if unit == "steps" else seconds >= 60 * int(number)

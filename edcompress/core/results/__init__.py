@@ -1,0 +1,1 @@
+"""Schemas of measured values, reports and verdicts."""

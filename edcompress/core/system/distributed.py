@@ -1,0 +1,183 @@
+"""The processes of one run, as torchrun starts them: each trains on its part of every batch, and the first one alone writes.
+
+Nothing else imports torch.distributed, and nothing does where a process is alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from edcompress.core.errors import EdcompressError, InputError, RankLostError, first_line
+from edcompress.core.system.hashing import digest_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.distributed.distributed_c10d import Store
+
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for the others before it gives up: longer than what the first one measures alone."""
+
+_ANNOUNCED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """This process is number `rank` of `size`, and number `local` on its machine. All methods but properties are called by all ranks."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes, evolves and speaks."""
+        return self.rank == 0
+
+    def device(self, chosen: torch.device) -> torch.device:
+        """The device of this rank where `chosen` is the kind; InputError where a machine has more ranks than CUDA devices."""
+        import torch
+
+        if self.size == 1 or chosen.type != "cuda":
+            return chosen
+        if self.local >= (count := torch.cuda.device_count()):
+            raise InputError(
+                f"torchrun: {self.local + 1} ranks or more, {count} CUDA devices; set --nproc-per-node {count}"
+            )
+        torch.cuda.set_device(self.local)
+        return torch.device("cuda", self.local)
+
+    def average(self, tensors: Sequence[Tensor], weight: int) -> None:
+        """Put into the tensors, of one device, their mean over the ranks, each rank's weighted by its `weight` (a number of images)."""
+        import torch
+
+        if self.size == 1:
+            return
+        with torch.no_grad():
+            flat = torch.cat([*(tensor.reshape(-1) for tensor in tensors), tensors[0].new_ones(1)]) * weight
+            self._reduce(flat)
+            flat /= flat[-1].clone()
+            for tensor, mean in zip(
+                tensors, torch.split(flat[:-1], [tensor.numel() for tensor in tensors]), strict=True
+            ):
+                tensor.copy_(mean.view(tensor.shape))
+
+    def sum(self, *numbers: int) -> tuple[int, ...]:
+        """Each number summed over the ranks."""
+        import torch
+
+        if self.size == 1:
+            return numbers
+        return tuple(self._reduce(torch.tensor(numbers)).tolist())
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on some rank."""
+        return self.sum(int(flag)) != (0,)
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives on the first rank, on all of them; the others do not call it."""
+        if self.size == 1:
+            return make()
+        import torch.distributed as dist
+
+        values: list[Any] = [make() if self.first else None]
+        with _connected():
+            dist.broadcast_object_list(values)
+        given: T = values[0]
+        return given
+
+    def adopt(self, tensors: Sequence[Tensor]) -> None:
+        """Put into the tensors the first rank's."""
+        if self.size == 1:
+            return
+        import torch
+        import torch.distributed as dist
+
+        for tensor in tensors:
+            values = tensor.detach().clone(memory_format=torch.contiguous_format)
+            data = values.reshape(-1).view(torch.uint8)  # gloo does not know all types
+            with _connected():
+                dist.broadcast(data, 0)
+            tensor.copy_(values)
+
+    def require_same(self, what: str, *parts: Tensor | str) -> None:
+        """Raise EdcompressError, on all ranks, where the parts of `what` are not the same bytes on all of them."""
+        import torch
+
+        if self.size == 1:
+            return
+        digests = torch.zeros(self.size, dtype=torch.int64)
+        digests[self.rank] = int.from_bytes(digest_of(parts, size=7))  # fits an int64
+        found = self._reduce(digests).tolist()
+        if others := [str(rank) for rank, digest in enumerate(found) if digest != found[0]]:
+            raise EdcompressError(f"{what} is another on rank {', '.join(others)} than on rank 0")
+
+    def _reduce(self, tensor: Tensor) -> Tensor:
+        import torch.distributed as dist
+
+        with _connected():
+            dist.all_reduce(tensor)
+        return tensor
+
+
+ALONE = ProcessGroup()
+
+
+def from_environment() -> ProcessGroup:
+    """What torchrun says in the environment of this process; ALONE where there is no torchrun."""
+    if not all(os.environ.get(name) for name in _ANNOUNCED):
+        return ALONE
+    rank, size, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    return ProcessGroup(rank, size, local) if size > 1 else ALONE
+
+
+def require_alone(verb: str) -> None:
+    """Raise InputError under torchrun."""
+    if (team := from_environment()).size > 1:
+        raise InputError(f"edcompress {verb} runs in one process, not in {team.size}; start it without torchrun")
+
+
+def init_process_group(device: str) -> ProcessGroup:
+    """The team of this process, connected: by gloo on the CPU, and by NCCL too where it trains on CUDA devices."""
+    team = from_environment()
+    if team.size > 1:
+        import torch
+        import torch.distributed as dist
+
+        cuda = device != "cpu" and torch.cuda.is_available()
+        with _connected():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+    return team
+
+
+def open_store() -> Store:
+    """Where the ranks of this process's team leave each other notes, connected or not."""
+    from torch.distributed.rendezvous import rendezvous
+
+    store: Store = next(rendezvous("env://"))[0]
+    return store
+
+
+def destroy() -> None:
+    """Disconnect, which ends what other ranks wait for."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    """torch.distributed raises RuntimeErrors alone, whatever happens to another rank."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankLostError(
+            f"another rank is gone or does not answer; torchrun tells how each ended ({first_line(error)})"
+        ) from error

@@ -1,0 +1,73 @@
+"""A network as one file for PyTorch itself, proved equal to the network it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from edcompress.core.errors import EdcompressError
+from edcompress.core.results.measures import Proof
+from edcompress.core.system.files import replacing
+from edcompress.core.system.quiet import EXPORTERS, cause_of, quiet
+from edcompress.core.system.tensor_files import save_tensors
+from edcompress.networks.equality import compare_logits, require_equal
+from edcompress.networks.load_weights import load_into
+from edcompress.networks.modes import on_cpu
+from edcompress.networks.weight_files import read_state_dict
+
+Form = Literal["pt2", "torchscript", "safetensors"]
+SUFFIXES: dict[Form, str] = {"pt2": ".pt2", "torchscript": ".torchscript.pt", "safetensors": ".safetensors"}
+"""pt2 (torch.export) and torchscript hold the network; safetensors holds its tensors alone."""
+
+
+def save_archive(network: nn.Module, example: Tensor, path: Path, form: Form) -> Proof:
+    """Write `path`, and how far what is read back from it is from the network, on the images `example` [N, C, H, W], N at least 2.
+
+    The batch size stays open. Raises EdcompressError where torch cannot write the form, ProofError where the two differ; `path` is
+    complete or as it was.
+    """
+    frozen = on_cpu(network)
+    try:
+        with replacing(path) as part, torch.no_grad():
+            again = _write(form, frozen, example, part)
+            images = torch.cat([example, example[:1]])
+            proof = compare_logits(frozen(images), again(images), f"network and {form} on {len(images)} images")
+            require_equal(proof)
+    except EdcompressError:
+        raise
+    except Exception as error:
+        raise EdcompressError(f"{path}: torch cannot write this network as {form}: {cause_of(error)}") from error
+    return proof
+
+
+def _write(form: Form, network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    with quiet(*EXPORTERS):
+        return _WRITERS[form](network, example, path)
+
+
+def _pt2(network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    shapes: Any = ({0: torch.export.Dim.AUTO},)
+    program = torch.export.export(network, (example,), dynamic_shapes=shapes)
+    with path.open("wb") as file:
+        torch.export.save(program, file)
+    with path.open("rb") as file:
+        return torch.export.load(file).module()
+
+
+def _torchscript(network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    torch.jit.save(torch.jit.trace(network, example), str(path))  # type: ignore[no-untyped-call]
+    return torch.jit.load(str(path))  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _safetensors(network: nn.Module, _: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    save_tensors(path, network.state_dict())
+    again = on_cpu(network)
+    load_into(again, read_state_dict(path), source=str(path))
+    return again
+
+
+_WRITERS = {"pt2": _pt2, "torchscript": _torchscript, "safetensors": _safetensors}

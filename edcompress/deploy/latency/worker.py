@@ -1,0 +1,178 @@
+"""The process that measures latency: a specification (JSON) on stdin, what was measured (JSON) on stdout.
+
+It imports no torch, whose thread pool would fight onnxruntime's. `edcompress.deploy.latency` starts it, for one task: `probe` opens and
+runs each model alone, `time` times them all.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from edcompress.core.errors import InputError
+from edcompress.core.system.machine import Watch, governor, processor, resident_bytes, throttling, usable_cores
+from edcompress.deploy.runtime.dummy_inputs import made_inputs
+from edcompress.deploy.runtime.sessions import ORT_ERRORS, session
+
+WINDOW = 10  # calls per warm-up window, and the least of a measured block of one model
+BLOCKS = 50  # about so many of one model at most: calls of microseconds come in longer ones
+MIN_WARMUP, MAX_WARMUP, MAX_WARMUP_SECONDS = 2 * WINDOW, 20 * WINDOW, 5.0
+STEADY = 0.05  # relative difference of two successive windows' medians
+PROBES = 3  # calls after which a model's memory has been seen
+
+
+class TimedModel:
+    """One open model, its fixed input, and the nanoseconds of its measured calls, block by block."""
+
+    def __init__(self, path: Path, batch_size: int, threads: int, provider: str) -> None:
+        """Open `path` and make its inputs; raises InputError where it cannot be opened or its inputs not be made."""
+        # The process that started this one has checked the file; here, that would count as memory of the model's.
+        self.session = session(path, threads, provider, checked=True)
+        self.feed = made_inputs(self.session, path, batch_size)
+        self.typical = 0.0  # nanoseconds of a call, by the end of the warm-up
+        self.blocks: list[list[int]] = []
+
+    def call(self) -> int:
+        """Run the model once; returns the nanoseconds it took, with the copies to and from the provider."""
+        started = time.perf_counter_ns()
+        self.session.run(None, self.feed)
+        return time.perf_counter_ns() - started
+
+    def warm_up(self) -> None:
+        """Call until two successive windows agree, at least 20 times; but stop at 200 calls or 5 seconds."""
+        deadline = time.perf_counter() + MAX_WARMUP_SECONDS
+        times = [self.call()]
+        while not _steady(times) and len(times) < MAX_WARMUP and time.perf_counter() < deadline:
+            times.append(self.call())
+        self.typical = float(np.median(times[-WINDOW:]))
+
+    def run_block(self, calls: int) -> None:
+        """Measure a block of calls, after one unmeasured call that refills the caches."""
+        self.call()
+        self.blocks.append([self.call() for _ in range(calls)])
+
+
+def probe(specification: dict[str, Any]) -> dict[str, Any]:
+    """{"peak_bytes": for each setting {name: bytes or None}}; each model is opened and run in a process that holds no other."""
+    provider, models = specification["provider"], specification["models"].items()
+    return {
+        "peak_bytes": [
+            {name: _peak_of(Path(path), batch_size, threads, provider) for name, path in models}
+            for batch_size, threads in specification["settings"]
+        ]
+    }
+
+
+def _peak_of(path: Path, batch_size: int, threads: int, provider: str) -> int | None:
+    """What `_peak` says in a fork of this process, so that it starts without the memory of the models before."""
+    if resident_bytes("VmHWM") is None:
+        return _peak(path, batch_size, threads, provider)
+    with ProcessPoolExecutor(1, get_context("fork")) as alone:
+        return alone.submit(_peak, path, batch_size, threads, provider).result()
+
+
+def _peak(path: Path, batch_size: int, threads: int, provider: str) -> int | None:
+    """The most memory in bytes that this process held while it opened and ran the model, less what it held before."""
+    before = resident_bytes("VmRSS")
+    contestant = TimedModel(path, batch_size, threads, provider)
+    try:
+        for _ in range(PROBES):
+            contestant.call()
+    except ORT_ERRORS as error:
+        raise InputError(f"{path}: onnxruntime cannot run it on made-up inputs: {error}") from error
+    most = resident_bytes("VmHWM")
+    return None if before is None or most is None else most - before
+
+
+def time_all(specification: dict[str, Any]) -> dict[str, Any]:
+    """{"provider", "environment", "waited", "throttled", "blocks": {name: nanoseconds}}; who goes first of a block alternates."""
+    cores = _pin(specification["threads"])
+    options = [specification[key] for key in ("batch_size", "threads", "provider")]
+    contestants = {name: TimedModel(Path(path), *options) for name, path in specification["models"].items()}
+    for contestant in contestants.values():
+        contestant.warm_up()
+    watch, stopped_before = Watch(), throttling()
+    interleave(list(contestants.values()), specification["runs"], specification["seconds"])
+    waited, stopped = watch.waited(specification["threads"]), throttling()
+    return {
+        "provider": next(iter(contestants.values())).session.get_providers()[0],
+        "environment": _environment(cores),
+        "waited": waited,
+        "throttled": None if stopped_before is None or stopped is None else _share_between(stopped_before, stopped),
+        "blocks": {name: contestant.blocks for name, contestant in contestants.items()},
+    }
+
+
+def _share_between(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """The share of the periods between two readings of `throttling` in which a quota stopped this process; 0 of no periods."""
+    stopped, periods = (later - earlier for earlier, later in zip(before, after, strict=True))
+    return min(1.0, stopped / periods) if periods else 0.0
+
+
+def interleave(contestants: Sequence[TimedModel], runs: int, seconds: float) -> None:
+    """Measure blocks of all in turn: just `runs` calls of each, or where seconds are given at least so many and so long in all."""
+    order, done, spent = list(contestants), 0, 0.0
+    expected = max(runs, seconds * 1e9 / sum(contestant.typical for contestant in order))
+    window = max(WINDOW, int(expected / BLOCKS))
+    gc.disable()
+    while done < runs or spent < seconds:
+        calls = window if seconds else min(window, runs - done)
+        for contestant in order:
+            contestant.run_block(calls)
+            spent += sum(contestant.blocks[-1]) / 1e9
+        order.reverse()
+        done += calls
+
+
+def _pin(threads: int) -> tuple[int, ...]:
+    """Bind this process to the first cores that it may use, one for each thread; none where the system cannot."""
+    if not hasattr(os, "sched_setaffinity"):
+        return ()
+    cores = tuple(usable_cores()[:threads])
+    os.sched_setaffinity(0, cores)
+    return cores
+
+
+def _environment(cores: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "processor": processor(),
+        "cores": cores,
+        "governor": governor(cores or usable_cores()),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def _steady(times: Sequence[int]) -> bool:
+    if len(times) < MIN_WARMUP or len(times) % WINDOW:
+        return False
+    before, after = np.median(times[-2 * WINDOW : -WINDOW]), np.median(times[-WINDOW:])
+    return bool(abs(after - before) <= STEADY * before)
+
+
+def main() -> None:
+    """Answer one specification; what the user can mend is {"input_error": message}, all else a traceback."""
+    specification = json.load(sys.stdin)
+    tasks = {"probe": probe, "time": time_all}
+    try:
+        answer = tasks[specification["task"]](specification)
+    except InputError as error:
+        answer = {"input_error": str(error)}
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

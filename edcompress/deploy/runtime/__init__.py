@@ -1,0 +1,1 @@
+"""ONNX files in onnxruntime: sessions, parity and predictions."""

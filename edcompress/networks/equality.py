@@ -1,0 +1,28 @@
+"""Proof that two networks give the same logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edcompress.core.errors import ProofError
+from edcompress.core.results.measures import TOLERANCE, Proof
+
+
+def compare_logits(reference: Tensor, other: Tensor, of: str) -> Proof:
+    """The largest absolute difference of two logits tensors [N, classes], and the scale of the first."""
+    if not torch.isfinite(reference).all():
+        raise ProofError(
+            f"{of}: the logits hold NaN or infinity; the weights are broken or the learning rate is too high"
+        )
+    difference = (reference - other).abs().max().item()
+    return Proof(max_abs_diff=difference, scale=reference.abs().max().item(), of=of)
+
+
+def require_equal(proof: Proof, tolerance: float = TOLERANCE) -> Proof:
+    """The proof itself, when it is within the relative tolerance; raises ProofError otherwise."""
+    if not proof.relative <= tolerance:
+        raise ProofError(
+            f"{proof.of}: largest logit difference {proof.max_abs_diff:.3g} at scale {proof.scale:.3g} is above {tolerance:g} relative"
+        )
+    return proof

@@ -1,0 +1,217 @@
+"""Tensors into a network, all or nothing, with a message that says which key does not fit and probably why."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from edcompress.core.errors import CheckpointError
+from edcompress.core.plain_text import few
+
+MOST_NAMES = 8
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+"""Training-only heads in torchvision's GoogLeNet and Inception files."""
+
+# A wrapped network (DataParallel, torch.compile) prefixes its keys; compile does so for submodules too.
+PREFIX = re.compile(r"^(module\.)+|_orig_mod\.")
+# torchvision's own DenseNet files still hold names of before PyTorch 0.4.
+OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
+
+_MARKS = {
+    "fake_quant": "the checkpoint is of a network that is prepared for quantisation: prune before preparing, from the weights before it",
+    "activation_post_process": "the checkpoint is of a network with observers: prune before preparing it for quantisation",
+    "parametrizations.": "the checkpoint holds parametrized weights: call torch.nn.utils.parametrize.remove_parametrizations before saving",
+}
+"""What a part of a name that the network lacks says of the checkpoint."""
+
+Shape = tuple[int, ...]
+Misfits = dict[str, tuple[Shape, Shape]]
+
+
+def load_into(
+    network: nn.Module, tensors: Mapping[str, Tensor], *, source: str, reset_head: bool = False
+) -> frozenset[str]:
+    """Copies `tensors` into `network`, every one of them; CheckpointError (naming `source`) where they do not fit.
+
+    Where all names have a prefix in common that the network's lack (a Lightning module's `model.`), it is dropped, and with it what
+    stands outside of it. With `reset_head` a classifier for another number of classes stays as it is in the network, and the names of its
+    tensors are returned. Counters, tables of indices and masks may be missing, as the network makes its own, and be more than the network
+    has, and so may a profiler's counts.
+    """
+    state = network.state_dict()  # torch's own dictionary: it carries the version of each layer's layout
+    named = _unprefixed(_as_named(_multiplied_out(tensors, state), state), state, source)
+    given = {key: tensor for key, tensor in named.items() if not _is_unused_head(network, key)}
+    kept = _other_head(given, state) if reset_head else frozenset()
+    given = {
+        key: tensor for key, tensor in given.items() if key not in kept and (key in state or not _is_aside(key, tensor))
+    }
+    missing = [key for key in state if key not in given and key not in kept and not _is_aside(key, state[key])]
+    unexpected = [key for key in given if key not in state]
+    misfits: Misfits = {
+        key: (tuple(given[key].shape), tuple(old.shape))
+        for key, old in state.items()
+        if key in given and given[key].shape != old.shape
+    }
+    if missing or unexpected or misfits:
+        raise CheckpointError(f"{source}: {_explain(missing, unexpected, misfits, len(state.keys() & given))}")
+    _require_kinds(given, state, source)
+    _require_finite(given, source)
+    state.update(given)
+    network.load_state_dict(state, strict=True)
+    return kept
+
+
+def plain_name(key: str) -> str:
+    """A parameter's name without what wrappers put before it."""
+    while (shorter := PREFIX.sub("", key)) != key:
+        key = shorter
+    return OLD_DENSENET.sub(r"\1\2.", key)
+
+
+def _multiplied_out(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors with NAME for each pair NAME_orig and NAME_mask of torch.nn.utils.prune, unless the network holds such pairs itself."""
+    if any(key.endswith("_orig") for key in state):
+        return tensors
+    names = [key.removesuffix("_orig") for key in tensors if key.endswith("_orig")]
+    masked = {
+        name: tensors[f"{name}_orig"] * mask
+        for name in names
+        if (mask := tensors.get(f"{name}_mask")) is not None and mask.shape == tensors[f"{name}_orig"].shape
+    }
+    halves = {f"{name}_{half}" for name in masked for half in ("orig", "mask")}
+    return {key: tensor for key, tensor in tensors.items() if key not in halves} | masked
+
+
+def _as_named(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors under the network's own names, which may hold what files are read without, such as a block called `module`."""
+    own = {plain_name(key): key for key in state}
+    return {key if key in state else own.get(key, key): tensor for key, tensor in tensors.items()}
+
+
+def _unprefixed(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+    """The tensors under the prefix that makes most of their names the network's; all, where some name is one already.
+
+    CheckpointError where two prefixes do so, as of a teacher and a student, and their tensors differ.
+    """
+    if tensors.keys() & state.keys():
+        return tensors
+    cuts = ((key[:end], key[end:]) for key in tensors for end in (i + 1 for i, c in enumerate(key) if c == "."))
+    prefixes = Counter(prefix for prefix, name in cuts if name in state)
+    if not prefixes:
+        return tensors
+    most = max(prefixes.values())
+    first, *others = (prefix for prefix, names in prefixes.items() if names == most)
+    found = _under(first, tensors)
+    for other in others if most > len(state) / 2 else []:
+        if not _same(found, _under(other, tensors)):
+            raise CheckpointError(
+                f"{source} holds weights for the network twice, under {first} and under {other}; save those that you mean by themselves"
+            )
+    return found
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[key].dtype == other[key].dtype and torch.equal(one[key], other[key]) for key in one
+    )
+
+
+def _other_head(given: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> frozenset[str]:
+    """The tensors that differ in their number of outputs alone, of one layer or of several with as many each; or none."""
+    differ = {key for key, old in state.items() if key in given and given[key].shape != old.shape}
+    pairs = [(tuple(given[key].shape), tuple(state[key].shape)) for key in differ]
+    return frozenset(differ) if _of_other_classes(pairs) else frozenset()
+
+
+def _of_other_classes(pairs: Collection[tuple[Shape, Shape]]) -> bool:
+    """Whether shapes differ as those of classifiers do: in the first axis alone, and all from one number to one other."""
+    return all(_differing(*pair) == (0,) for pair in pairs) and len({(a[0], b[0]) for a, b in pairs}) == 1
+
+
+def _is_unused_head(network: nn.Module, key: str) -> bool:
+    return key.startswith(AUXILIARY) and getattr(network, "aux_logits", True) is False
+
+
+def _is_aside(key: str, tensor: Tensor) -> bool:
+    """Whether a tensor is beside the weights: none of whole numbers or truth values is one, nor what thop leaves in a network."""
+    return not tensor.is_floating_point() or key.rpartition(".")[2] in ("total_ops", "total_params")
+
+
+def _require_kinds(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    for key, tensor in tensors.items():
+        if state[key].is_floating_point() and not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{source}: {key} holds {tensor.dtype} values, the network's are {state[key].dtype}; "
+                "save the weights before any quantising"
+            )
+
+
+def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            bad = int((~tensor.isfinite()).sum())
+            raise CheckpointError(f"{source}: {key} holds {bad} NaN or infinite values of {tensor.numel()}")
+
+
+def _explain(missing: list[str], unexpected: list[str], misfits: Misfits, shared: int) -> str:
+    if not missing and not unexpected and (reason := _known_cause(misfits)):
+        return reason
+    fits = shared - len(misfits)
+    total = shared + len(missing) + len(unexpected)
+    parts = ["the weights do not fit the recipe's network"]
+    if fits < total / 2:
+        parts.append(f"only {fits} of {total} tensors match, so this is probably another architecture: see model.arch")
+    if missing:
+        parts.append(f"missing {_listed(missing)}")
+    if unexpected:
+        parts.append(f"unexpected {_listed(unexpected)}")
+        parts += [said for mark, said in _MARKS.items() if any(mark in key for key in unexpected)]
+    if misfits:
+        parts.append(f"of another shape {_listed(f'{key} {_pair(pair)}' for key, pair in misfits.items())}")
+    return "; ".join(parts)
+
+
+def _known_cause(misfits: Misfits) -> str | None:
+    """The recipe's field that explains shapes which differ in one layer only, or in classifiers."""
+    key, (theirs, ours) = next(iter(misfits.items()))
+    if _of_other_classes(misfits.values()):
+        return (
+            f"the checkpoint has {theirs[0]} classes, the recipe's model.num_classes is {ours[0]} ({key}); "
+            "model.reset_head: true begins a new classifier"
+        )
+    layers = {key.rpartition(".")[0] for key in misfits}
+    differ = {_differing(*pair) for pair in misfits.values()}
+    if len(layers) != 1 or len(differ) != 1:
+        return None
+    match differ.pop(), len(ours):
+        case (1,), 4:
+            return (
+                f"the checkpoint takes {theirs[1]} input channels, the recipe's model.in_channels is {ours[1]} ({key})"
+            )
+        case (2, 3), 4:
+            return (
+                f"the checkpoint's {key} is {theirs[2]}x{theirs[3]}, the network's {ours[2]}x{ours[3]}: see model.stem"
+            )
+    return None
+
+
+def _differing(theirs: Shape, ours: Shape) -> Shape | None:
+    if len(theirs) != len(ours):
+        return None
+    return tuple(axis for axis, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
+
+
+def _pair(shapes: tuple[Shape, Shape]) -> str:
+    return f"{list(shapes[0])} instead of {list(shapes[1])}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return few(list(names), MOST_NAMES)

@@ -1,0 +1,1 @@
+"""What a network costs at any widths, and states within a budget."""

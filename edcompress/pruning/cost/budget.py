@@ -1,0 +1,266 @@
+"""The repair step: every state is put inside the budget, on rounded group widths, above the floors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from edcompress.core.errors import BudgetError
+from edcompress.core.recipe.target import Constraints, Target
+from edcompress.pruning.cost.cost_model import CostModel, Kind, RemainingCosts
+from edcompress.pruning.space.space import PruningSpace
+
+MOST_ANNEALED = 0.85
+"""Share of a search in which the budget may tighten: the rest is for the target itself."""
+
+_SECTIONS, _ROUNDS = 16, 10  # 16^-10: the factor is found to 1e-12
+_TINY = 1e-6
+_PRIORITY_BITS, _GENE_BITS, _KEY_BITS = 30, 20, 63
+_STEPS = (32, 16, 8, 4, 2, 1)
+_ROOM = 0.7  # of the target: what the floors alone may cost, so that three tenths are the search's to give
+_MOST_NAMED = 3
+_USUAL_TARGET = 0.5  # stands for the target where there is none
+_NEAR, _NEAR_SMALL = 0.03, 0.1  # how near to the target a step's states must come: of the dense cost, of the target
+_MOST_COMBINATIONS, _WISHES = 1 << 12, 64
+
+
+class Budget:
+    """What states are feasible, and the feasible state nearest to a wish.
+
+    A wish has two parts. `shares` [S, G], above 0, says which share of its channels each group would like to keep; one common factor
+    per member, found by nested intervals, brings them to the budget: groups keep their proportions however tight it becomes.
+    `priority` [S, D] in [0, 1) says which channels a group keeps first.
+    `channels` float64[G] are the widths to begin with, and `largest` is what they cost; `dense` [G] are those of the dense network,
+    where they are others: all ratios are of these.
+    """
+
+    def __init__(
+        self,
+        space: PruningSpace,
+        costs: CostModel | RemainingCosts,
+        target: Target | None,
+        constraints: Constraints,
+        dense: Tensor | None = None,
+    ) -> None:
+        self._space, self._costs, self._target = space, costs, target
+        self.channels = torch.tensor(space.widths, dtype=torch.float64)
+        whole = self.channels if dense is None else dense.to(torch.float64)
+        self._least = torch.clamp(torch.ceil(whole * constraints.min_ratio), min=constraints.min_channels)
+        self._blocks = torch.tensor([group.block for group in space.free], dtype=torch.float64)
+        self._given = constraints.round_to
+        self.largest = self.share(self.channels).item()
+        self._go_by(self._given or 1)
+        self._check_reachable()
+        if not self._given:
+            self._go_by(self._widest_step())
+
+    @property
+    def target(self) -> Target | None:
+        """What was asked for, as a share."""
+        return self._target
+
+    @property
+    def round_to(self) -> int:
+        """Kept channels per group are a multiple of this, or all; where a channel is a block of several, together they are."""
+        return self._round_to
+
+    @property
+    def smallest(self) -> float:
+        """The least share of the dense network that the constraints allow, in the target's kind."""
+        return self.share(self._floor).item()
+
+    def share(self, widths: Tensor) -> Tensor:
+        """Cost of widths [..., G] as a share of the dense network, in the target's kind (macs without a target)."""
+        return self._costs.share(self._target.kind if self._target else "macs", widths)
+
+    def widths(self, state: Tensor) -> Tensor:
+        """Kept channels per group, float64[..., G], of states bool[..., D]."""
+        sums = torch.zeros(*state.shape[:-1], len(self._space.free), dtype=torch.float64)
+        return sums.index_add_(-1, self._space.group_of_gene, state.to(torch.float64))
+
+    def limit(self, progress: float, anneal: float) -> float | None:
+        """The budget in force when `progress` in [0, 1] of a search is done, as a share of the dense cost; None without a target.
+
+        It falls from what there is to the target along a cubic (M. Zhu and S. Gupta, "To Prune, or Not to Prune", 2017), over `anneal`
+        of the search for each halving, and at most over MOST_ANNEALED of it. What remains of the search is under the target itself.
+        """
+        if self._target is None:
+            return None
+        left = self.tightening_left(progress, anneal)
+        return self._target.fraction + (self.largest - self._target.fraction) * left**3
+
+    def tightening_left(self, progress: float, anneal: float) -> float:
+        """Share in [0, 1] of the time of tightening that is still to come (see `limit`); 0 without a target."""
+        if self._target is None:
+            return 0.0
+        span = min(MOST_ANNEALED, anneal * math.log2(self.largest / self._target.fraction))
+        return max(0.0, 1.0 - progress / span) if span > 0 else 0.0
+
+    def bargains(self) -> Tensor:
+        """By how much more parameters than the mean each group has for what it costs, as logarithms float64[G]; 0 without a target.
+
+        It is the half of each group's channels that is priced. Under a target in parameters all groups are equal.
+        """
+        if self._target is None:
+            return torch.zeros_like(self.channels)
+        halves = self.channels - torch.diag(self.channels / 2)
+        parameters = self._costs.share("params", self.channels) - self._costs.share("params", halves)
+        saved = self.largest - self.share(halves)
+        ratios = (parameters.clamp_min(_TINY) / saved.clamp_min(_TINY)).log()
+        return ratios - ratios.mean()
+
+    def repair(self, shares: Tensor, priority: Tensor, budget: float | None) -> Tensor:
+        """Feasible states bool[S, D] for the wish; with a budget in (0, 1] they fill it and cost no more, else as wished."""
+        wish = shares.to(torch.float64)
+        widths = self.allowed(wish * self.channels) if budget is None else self._fit(wish, budget)
+        return self._choose(widths, priority)
+
+    def _fit(self, wish: Tensor, budget: float) -> Tensor:
+        """The widths float64[S, G] nearest to the proportions of the wish that cost at most `budget`."""
+        wish = wish.clamp_min(_TINY)
+        low = -(2 * self.channels.max() * wish.amax(-1, keepdim=True)).log()  # every group at its floor
+        step = ((2 / wish.amin(-1, keepdim=True)).log() - low) / _SECTIONS  # to every group whole
+        inner = torch.arange(1, _SECTIONS, dtype=torch.float64)
+        for _ in range(_ROUNDS):
+            trials = self._scaled(wish.unsqueeze(1), (low + step * inner).unsqueeze(-1))  # [S, factors, G]
+            # The larger the factor the more it costs, but for measured times, which may fall again: up to the first that costs too much.
+            fitting = self._affordable(trials, budget).cumprod(1).sum(1)
+            low, step = low + step * fitting, step / _SECTIONS
+        return self._fill(self._scaled(wish, low), wish, budget)
+
+    def _fill(self, widths: Tensor, wish: Tensor, budget: float) -> Tensor:
+        """Groups go one width up while the budget allows it, in the order in which a larger factor would come to them.
+
+        In the end no group can step up, so that a repaired state is its own repair.
+        """
+        while True:
+            before = widths
+            wider = torch.where(widths >= self._last, self.channels, widths + self._round)
+            due = (widths + wider) / 2 / self.channels / wish
+            for group in due.argsort(dim=-1, stable=True).unsqueeze(-1).unbind(-2):
+                trial = widths.scatter(-1, group, wider.gather(-1, group))
+                widths = torch.where(self._affordable(trial, budget), trial, widths)
+            if torch.equal(widths, before):
+                return widths
+
+    def _scaled(self, wish: Tensor, log_factor: Tensor) -> Tensor:
+        return self.allowed(wish * log_factor.exp() * self.channels)
+
+    def _affordable(self, widths: Tensor, budget: float) -> Tensor:
+        return (self.share(widths) <= budget).unsqueeze(-1)
+
+    def allowed(self, widths: Tensor) -> Tensor:
+        """The nearest allowed widths float64[..., G]: multiples of `round_to` from the floor on, or all channels of the group."""
+        multiple = torch.minimum(torch.round(widths / self._round) * self._round, self._last)
+        nearest = torch.where(widths > (self._last + self.channels) / 2, self.channels, multiple)
+        return torch.maximum(nearest, self._floor)
+
+    def _choose(self, widths: Tensor, priority: Tensor) -> Tensor:
+        """In each group the `widths` channels of highest priority, bool[S, D]."""
+        group = self._space.group_of_gene
+        gene_bits = max(_GENE_BITS, len(group).bit_length())
+        priority_bits = min(_PRIORITY_BITS, _KEY_BITS - gene_bits - len(self.channels).bit_length())
+        behind = ((1 - priority.to(torch.float64).clamp(0, 1 - 1e-9)) * ((1 << priority_bits) - 1)).long()
+        gene = torch.arange(len(group))
+        keys = (((group << priority_bits) + behind) << gene_bits) + gene  # numpy sorts whole numbers ten times faster
+        order = torch.from_numpy(np.sort(keys.numpy(), axis=-1)) & ((1 << gene_bits) - 1)
+        starts = torch.cumsum(self.channels, 0) - self.channels
+        rank = gene - starts[group]
+        kept = rank < widths[:, group]
+        return torch.zeros_like(kept).scatter_(-1, order, kept)
+
+    def _go_by(self, round_to: int) -> None:
+        """From here on channels go up and down by this step, from floors that are rounded up to it."""
+        self._round_to = round_to
+        self._round = self._steps(round_to)
+        self._floor = self._floors(round_to)
+        self._last = torch.div(self.channels - 1, self._round, rounding_mode="floor") * self._round
+
+    def _steps(self, round_to: int) -> Tensor:
+        """How many channels each group goes up and down by, float64[G]."""
+        return torch.ceil(round_to / self._blocks)
+
+    def _floors(self, round_to: int) -> Tensor:
+        step = self._steps(round_to)
+        return torch.minimum(torch.ceil(self._least / step) * step, self.channels)
+
+    def _widest_step(self) -> int:
+        """The widest easy step whose states come near to the target; where none does, the widest of those that come nearest.
+
+        onnxruntime's convolutions work on 8 (AVX2) or 16 (AVX-512) channels at a time and fetch each input for up to 4 such blocks of
+        outputs: 32 full outputs take 1.0, 16 take 0.7 and 8 take 0.6 of the time of 32 (measured, docs/latency.md).
+        """
+        reached: dict[int, float] = {}
+        for step in self.easy_steps:
+            self._go_by(step)
+            reached[step] = self._reach()
+            if self._is_near(reached[step]):
+                return step
+        return max(reached, key=lambda step: reached[step])
+
+    @property
+    def easy_steps(self) -> list[int]:
+        """The steps, widest first, whose floors leave the search room below the target; 1 where none does."""
+        room = _ROOM * (self._target.fraction if self._target else _USUAL_TARGET)
+        return [step for step in _STEPS if self.share(self._floors(step)).item() <= room] or [1]
+
+    def _is_near(self, share: float) -> bool:
+        if self._target is None:
+            return True
+        goal = min(self._target.fraction, self.largest)
+        return share >= goal - min(_NEAR, _NEAR_SMALL * goal)
+
+    def _reach(self) -> float:
+        """The largest share up to the target that states have in the steps in force: of all widths or, where these are many, of some."""
+        if self._target is None:
+            return self.largest
+        every = torch.arange(1, int(self.channels.max()) + 1, dtype=torch.float64).unsqueeze(1).minimum(self.channels)
+        levels = [torch.unique(column) for column in self.allowed(every).unbind(1)]
+        if math.prod(len(level) for level in levels) <= _MOST_COMBINATIONS:
+            widths = torch.cartesian_prod(*levels).reshape(-1, len(levels))
+        else:
+            wishes = torch.rand(_WISHES, len(levels), generator=Generator().manual_seed(0), dtype=torch.float64)
+            widths = self._fit(wishes, self._target.fraction)
+        shares = self.share(widths)
+        return shares[shares <= self._target.fraction].max().item()
+
+    @property
+    def warnings(self) -> list[str]:
+        """One with the way out where no state comes near to the target in these steps, or none."""
+        if self._target is None or self._is_near(reach := self._reach()):
+            return []
+        way_out = "the network has few groups, or their channels go many at a time, so that the next width costs more"
+        if self._given and self._given > 1:
+            way_out = f"lower constraints.round_to from {self._given}, or set it to null"
+        kind = self._target.kind
+        return [
+            f"target.{kind} = {self._target.fraction:g}: the largest network within it has {reach:.1%} of the {kind}; {way_out}"
+        ]
+
+    def _check_reachable(self) -> None:
+        if not self._space.free:
+            reasons = "; ".join(f"{group.name}: {group.locked}" for group in self._space.groups[:4])
+            raise BudgetError(f"no channel of this network can be removed ({reasons})")
+        if self._target and self.smallest > self._target.fraction:
+            raise BudgetError(
+                f"target.{self._target.kind} = {self._target.fraction:g} is below {self.smallest:.3f}, the least that the constraints "
+                "leave; raise the target, or lower constraints.min_ratio, constraints.round_to or shorten constraints.ignore"
+                f"{self._what_binds(self._target.kind)}"
+            )
+
+    def _what_binds(self, kind: Kind) -> str:
+        """The layers that cost most when every group is at its floor, and why they cannot cost less."""
+        left = sorted(self._costs.by_layer(kind, self._floor).items(), key=lambda item: -item[1])[:_MOST_NAMED]
+        named = (f"{name} {share:.1%} ({self._why_not_less(name)})" for name, share in left)
+        return f" (most of what is left: {', '.join(named)})" if left else ""
+
+    def _why_not_less(self, layer: str) -> str:
+        for group in self._space.groups:
+            if group.locked and any(member.layer == layer and member.side == "out" for member in group.members):
+                return group.locked
+        if any(layer in group.layers for group in self._space.free):
+            return "at its floor"
+        return "surgery does not cut it"

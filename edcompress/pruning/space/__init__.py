@@ -1,0 +1,1 @@
+"""The pruning space, plans in it, and where its genes sit in tensors."""

@@ -1,0 +1,50 @@
+"""Where the genes of a space sit in the tensors of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from edcompress.pruning.space.layers import layer_width
+from edcompress.pruning.space.space import PruningSpace
+
+GeneIndex = dict[str, dict[int, Tensor]]
+"""For each tensor's name and each of its dimensions that genes sit in: the gene of every position, int64[n]; D where there is none."""
+
+
+def gene_index(space: PruningSpace, network: nn.Module) -> GeneIndex:
+    """The genes of all parameters and buffers with a value per channel (weights, batch-norm statistics, gains); not of a scalar slope."""
+    layers = dict(network.named_modules())
+    index: GeneIndex = {}
+    for (name, dim), genes in side_index(space, network).items():
+        for tensor_name, _ in tensors_along(layers[name], dim, len(genes)):
+            index.setdefault(f"{name}.{tensor_name}", {})[dim] = genes
+    return index
+
+
+def tensors_along(layer: nn.Module, dim: int, width: int) -> Iterator[tuple[str, Tensor]]:
+    """The layer's own parameters and buffers that have `width` positions along `dim`, by name."""
+    for name, tensor in chain(layer.named_parameters(recurse=False), layer.named_buffers(recurse=False)):
+        if dim < tensor.dim() and tensor.shape[dim] == width:
+            yield name, tensor
+
+
+def side_index(space: PruningSpace, network: nn.Module) -> dict[tuple[str, int], Tensor]:
+    """For each layer's name and side (0 out, 1 in) that genes sit on: the gene of every position, int64[n]; D where there is none."""
+    layers = dict(network.named_modules())
+    index: dict[tuple[str, int], Tensor] = {}
+    for group, part in space.slices():
+        for member in group.members:
+            width = layer_width(layers[member.layer], member.side)
+            side = (member.layer, 0 if member.side == "out" else 1)
+            genes = index.setdefault(side, torch.full((width,), space.genes))
+            genes[member.position_index] = member.channel_index + part.start
+    return index
+
+
+def padded(state: Tensor) -> Tensor:
+    """bool[D + 1]: the state, and a last element that is always kept, for positions which belong to no gene."""
+    return torch.cat([state, state.new_ones(1)])

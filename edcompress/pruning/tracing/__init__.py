@@ -1,0 +1,1 @@
+"""From a network to its pruning space, and why groups are locked."""

@@ -1,0 +1,1 @@
+"""The gate: figures against limits."""

@@ -1,0 +1,1 @@
+"""Reports as text, HTML, Markdown, SVG and CI formats."""

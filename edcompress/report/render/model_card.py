@@ -1,0 +1,140 @@
+"""model_card.md: what the exported network is, what it was measured at, and how to feed it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from edcompress.core.recipe.deployment import Batch
+from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.results.report import Preprocessing, Report, TargetResult
+from edcompress.report.gate.noise import noise_warning
+from edcompress.report.gate.sanity import alarms
+from edcompress.report.render.formatting import calls, measured_with, setting
+from edcompress.report.render.markdown import code, literal, table_row
+from edcompress.report.render.rows import VARIANT_HEADINGS, comparison_rows, proof_rows, variant_rows
+
+MOST_CLASSES = 20
+"""More names than that are left to the file's metadata."""
+
+
+def render_card(report: Report, recipe: Recipe, preprocessing: Preprocessing, classes: Sequence[str]) -> str:
+    """The card as Markdown, of an exported run, its images' preprocessing, and the class names in index order."""
+    parts = [
+        f"# {literal(report.network)}, pruned",
+        _what(report, recipe),
+        "## Figures",
+        _figures(report, recipe),
+        "## Input and output",
+        _interface(report, recipe, preprocessing, classes),
+        "## Use it",
+        "With `numpy`, `pillow` and `onnxruntime`, in this folder:",
+        f"```python\n{snippet(preprocessing, recipe.export.batch)}```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def snippet(preprocessing: Preprocessing, batch: Batch = "dynamic") -> str:
+    """A Python program that prints the logits and the top class of image.png by pruned.onnx."""
+    size, channels = preprocessing.image_size, len(preprocessing.mean)
+    count, repeated = (1, "") if batch == "dynamic" else (batch, f".repeat({batch}, 0)")
+    turned = preprocessing.exif_orientation == "apply"
+    opened = 'ImageOps.exif_transpose(Image.open("image.png"))' if turned else 'Image.open("image.png")'
+    return f"""import numpy as np
+import onnxruntime
+from PIL import Image{", ImageOps" if turned else ""}
+
+image = {opened}.convert("{preprocessing.channels}")
+{_resizing(preprocessing)}
+pixels = np.asarray(image, np.float32).reshape({size}, {size}, {channels}) * np.float32(1 / 255)
+pixels = (pixels - np.float32({list(preprocessing.mean)})) / np.float32({list(preprocessing.std)})
+images = pixels.transpose(2, 0, 1)[None]{repeated}  # [{count}, {channels}, {size}, {size}]
+logits = onnxruntime.InferenceSession("pruned.onnx").run(None, {{"images": images}})[0]
+print(logits[0].tolist(), logits[0].argmax())
+"""
+
+
+def _resizing(preprocessing: Preprocessing) -> str:
+    size, short, how = preprocessing.image_size, preprocessing.resize, preprocessing.interpolation.upper()
+    if short is None:
+        return f"image = image.resize(({size}, {size}), Image.Resampling.{how})"
+    return f"""w, h = (int({short} * side / min(image.size)) for side in image.size)
+left, top = (round(d / 2) if d > 0 else -(-d // 2) for d in (w - {size}, h - {size}))
+image = image.resize((w, h), Image.Resampling.{how}).crop((left, top, left + {size}, top + {size}))"""
+
+
+def _what(report: Report, recipe: Recipe) -> str:
+    return (
+        f"{code(report.network)} on {recipe.data.dataset}, {recipe.model.num_classes} classes, pruned by edcompress with the recipe "
+        f"{code(report.recipe)} ({literal(report.search.method)}, {_asked(report.target)}) from the weights of {code(report.checkpoint)}. "
+        "`dense.onnx` is the network before, `pruned.onnx` the one after; `report.json` holds all that was measured."
+    )
+
+
+def _asked(target: TargetResult) -> str:
+    if target.kind == "max_top1_drop":
+        return f"asked to lose at most {100 * target.asked:.2f} points of top-1, {100 * target.achieved:.2f} lost on the held-out images"
+    if target.kind == "none":
+        return f"no target, {target.achieved:.1%} of its macs left"
+    return f"asked to keep at most {target.asked:.1%} of its {target.kind}, {target.achieved:.1%} left"
+
+
+def _figures(report: Report, recipe: Recipe) -> str:
+    measured = report.pruned.latency_ms
+    assert measured is not None, "a card is written of an exported run"
+    total, warning = report.pruned.accuracy.top1.total, noise_warning(report.latencies)
+    return (
+        f"Accuracies are on the {total} test images of {recipe.data.dataset}, and say nothing about other images. Latencies were "
+        f"measured at {setting(measured)}, in {calls(measured)}, with {literal(measured_with(measured))}."
+        + (f" Warning: {warning}.\n\n" if warning else "\n\n")
+        + "".join(f"**Warning: {literal(text)}.**\n\n" for text in alarms(report))
+        + _table(("", "dense", "pruned", "change"), comparison_rows(report))
+        + "\n\n"
+        + (_table(VARIANT_HEADINGS, variant_rows(report)) + "\n\n" if report.variants else "")
+        + _table(("proof", "largest difference", "relative", "of"), proof_rows(report))
+    )
+
+
+def _interface(report: Report, recipe: Recipe, preprocessing: Preprocessing, classes: Sequence[str]) -> str:
+    size, channels = preprocessing.image_size, len(preprocessing.mean)
+    batch = "batch" if recipe.export.batch == "dynamic" else recipe.export.batch
+    lines = [
+        f"Input `images`: float32 [{batch}, {channels}, {size}, {size}], channels {preprocessing.channels}.",
+        f"Before: {_turned(preprocessing)}{_geometry(preprocessing)}, {_interpolation(preprocessing)} as Pillow does it; then "
+        f"(pixels / 255 - mean) / std with mean {list(preprocessing.mean)} and std {list(preprocessing.std)}.",
+        f"Output `logits`: float32 [{batch}, {recipe.model.num_classes}]; softmax makes them probabilities.",
+        f"Classes: {_named(classes)}.",
+        "The same is in the metadata of the ONNX files, as JSON: `edcompress.preprocessing` and `edcompress.classes`.",
+    ]
+    if report.proof.onnx_vs_pixels:
+        lines.append(
+            f"`pruned.pixels.onnx` takes `pixels` instead: uint8 [{batch}, {size}, {size}, {channels}], resized and cropped as above, "
+            "which it normalises itself."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _named(classes: Sequence[str]) -> str:
+    names = ", ".join(f"{number} {literal(name)}" for number, name in enumerate(classes[:MOST_CLASSES]))
+    more = len(classes) - MOST_CLASSES
+    return names + (f", and {more} more in the metadata" if more > 0 else "")
+
+
+def _geometry(preprocessing: Preprocessing) -> str:
+    size = preprocessing.image_size
+    if preprocessing.resize is None:
+        return f"resized to {size} x {size}"
+    return f"resized to a short side of {preprocessing.resize}, centre crop of {size} x {size}"
+
+
+def _turned(preprocessing: Preprocessing) -> str:
+    return {"apply": "turned as EXIF says, ", "ignore": "as stored, whatever EXIF says, ", None: ""}[
+        preprocessing.exif_orientation
+    ]
+
+
+def _interpolation(preprocessing: Preprocessing) -> str:
+    return preprocessing.interpolation + (" with antialiasing" if preprocessing.antialias else "")
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join([table_row(headings), table_row(["---"] * len(headings)), *map(table_row, rows)])

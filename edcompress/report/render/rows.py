@@ -1,0 +1,302 @@
+"""The figures of a report as rows of short texts: the terminal's tables and the page show the same words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from edcompress.core.results.inspection import Inspection
+from edcompress.core.results.measures import Accuracy, Count, Latency, ModelResult, Proof
+from edcompress.core.results.report import Point, Report
+from edcompress.report.gate.class_recall import worst_class
+from edcompress.report.render.formatting import (
+    MISSING,
+    human,
+    milliseconds,
+    percent,
+    points,
+    setting,
+    speedup,
+    times,
+    tiny,
+)
+
+PERCENTILES = ("p50", "p90", "p99")
+POINT_HEADINGS = ("", "MACs", "params", "p50", "speed-up", "top-1", "test", "held out", "gate", "which")
+"""Of `PointRow`: `test` and `held out` are the changes of top-1 on those images."""
+VARIANT_HEADINGS = ("file", "top-1", "size", "p50", "than dense", "off PyTorch")
+
+
+class Comparison(NamedTuple):
+    """One figure of the dense and of the pruned network, and what changed."""
+
+    name: str
+    dense: str
+    pruned: str
+    change: str
+
+
+class VariantRow(NamedTuple):
+    """A file to ship: what it scores, how large and how fast it is."""
+
+    file: str
+    top1: str
+    size: str
+    p50: str
+    change: str
+    relative: str
+
+
+class Stage(NamedTuple):
+    """The accuracy after one stage: per cent, and the counts behind it."""
+
+    name: str
+    top1: str
+    top5: str
+    counts: str
+
+
+class Equality(NamedTuple):
+    """One proof: what was compared, and by how much the logits differ."""
+
+    name: str
+    difference: str
+    relative: str
+    of: str
+
+
+class LatencyRow(NamedTuple):
+    """One model of some that were measured side by side."""
+
+    name: str
+    p50: str
+    p90: str
+    p99: str
+    peak: str
+    speedup: str
+
+
+class SettingRow(NamedTuple):
+    """The dense and the pruned network at one batch size and number of threads."""
+
+    setting: str
+    dense: str
+    pruned: str
+    speedup: str
+
+
+class PointRow(NamedTuple):
+    """One of several networks of one dense network."""
+
+    name: str
+    macs: str
+    params: str
+    p50: str
+    speedup: str
+    top1: str
+    change: str
+    judged: str
+    gate: str
+    which: str
+
+
+class GroupRow(NamedTuple):
+    """One group of channels that go together."""
+
+    name: str
+    channels: str
+    layers: str
+    macs: str
+    params: str
+    state: str
+
+
+def comparison_rows(report: Report) -> list[Comparison]:
+    """Accuracy, cost and latency of the dense and the pruned network; what is not measured yet is an en dash."""
+    dense, pruned = report.dense, report.pruned
+    return [
+        _accuracy_row("top-1", dense.accuracy.top1, pruned.accuracy.top1),
+        _top5_row(report),
+        *_onnx_accuracy_rows(dense.onnx_accuracy, pruned.onnx_accuracy),
+        *_class_rows(report),
+        _cost_row("parameters", dense.size.params, pruned.size.params, "", "fewer/more"),
+        _cost_row("MACs", dense.size.macs, pruned.size.macs, "", "fewer/more"),
+        _cost_row("ONNX size", dense.size.onnx_bytes, pruned.size.onnx_bytes, "B", "smaller/larger"),
+        *(_latency_row(kind, dense.latency_ms, pruned.latency_ms) for kind in PERCENTILES),
+        _cost_row("peak memory", _peak_of(dense.latency_ms), _peak_of(pruned.latency_ms), "B", "smaller/larger"),
+    ]
+
+
+def latency_rows(latency: Mapping[str, Latency]) -> list[LatencyRow]:
+    """A row per model, by name."""
+    return [
+        LatencyRow(
+            name,
+            milliseconds(found.p50),
+            milliseconds(found.p90),
+            milliseconds(found.p99),
+            MISSING if found.peak_bytes is None else human(found.peak_bytes, "B"),
+            speedup(found.speedup),
+        )
+        for name, found in latency.items()
+    ]
+
+
+def setting_rows(report: Report) -> list[SettingRow]:
+    """A row per batch size and number of threads that was measured."""
+    pairs = zip(report.dense.latencies, report.pruned.latencies, strict=False)
+    return [
+        SettingRow(setting(dense), milliseconds(dense.p50), milliseconds(pruned.p50), speedup(pruned.speedup))
+        for dense, pruned in pairs
+    ]
+
+
+def variant_rows(report: Report) -> list[VariantRow]:
+    """pruned.onnx and its variants, where there are any; how much faster is against the dense file, and the difference PyTorch's."""
+    if not report.variants:
+        return []
+    proof = report.proof.pruned_vs_onnx
+    assert proof is not None, "a variant is made of an exported network"
+    variants = [(variant.file, variant.measured, variant.parity) for variant in report.variants.values()]
+    return [_variant_row(report, *row) for row in (("pruned.onnx", report.pruned, proof), *variants)]
+
+
+def _variant_row(report: Report, file: str, measured: ModelResult, parity: Proof) -> VariantRow:
+    top1 = (measured.onnx_accuracy or measured.accuracy).top1
+    latency = _latency_row("p50", report.dense.latency_ms, measured.latency_ms)
+    size = human(measured.size.onnx_bytes or 0, "B")
+    return VariantRow(file, percent(top1), size, latency.pruned, latency.change, tiny(parity.relative))
+
+
+def ship_line(report: Report) -> str:
+    """What to ship and why; "" before the export."""
+    if report.ship is None:
+        return ""
+    return f"ship {report.ship.file}: {report.ship.why}" if report.ship.file else f"ship nothing: {report.ship.why}"
+
+
+def stages(report: Report) -> list[tuple[str, ModelResult]]:
+    """The four stages in their order, each with its measured result."""
+    return [
+        ("dense", report.dense),
+        ("masked", report.masked),
+        ("after surgery", report.after_surgery),
+        ("after fine-tuning", report.pruned),
+    ]
+
+
+def stage_rows(report: Report) -> list[Stage]:
+    """The accuracy after each stage."""
+    accuracies = ((name, result.accuracy) for name, result in stages(report))
+    return [
+        Stage(
+            name,
+            percent(found.top1),
+            MISSING if report.top5_without_use else percent(found.top5),
+            f"{found.top1.correct}/{found.top1.total}",
+        )
+        for name, found in accuracies
+    ]
+
+
+def proof_rows(report: Report) -> list[Equality]:
+    """The equalities of the run; those of ONNX files are an en dash until the export."""
+    proof = report.proof
+    return [
+        _equality("masked = pruned", proof.masked_vs_pruned),
+        _equality("pruned = reloaded", proof.pruned_vs_reloaded),
+        _equality("dense = ONNX", proof.dense_vs_onnx),
+        _equality("pruned = ONNX", proof.pruned_vs_onnx),
+        *([_equality("ONNX = from pixels", proof.onnx_vs_pixels)] if proof.onnx_vs_pixels else []),
+    ]
+
+
+def group_rows(found: Inspection) -> list[GroupRow]:
+    """A row per group."""
+    return [
+        GroupRow(
+            group.name, str(group.channels) if group.block == 1 else f"{group.channels} x {group.block}", str(group.layers),
+            f"{group.macs:.1%}", f"{group.params:.1%}", f"locked: {group.locked}" if group.locked else "free")
+        for group in found.groups
+    ]  # fmt: skip
+
+
+def layer_rows(found: Inspection) -> list[tuple[str, str, str]]:
+    """Name, share of the time and share of the multiply-accumulates of each layer."""
+    return [(layer.name or "(between layers)", f"{layer.time:.1%}", f"{layer.macs:.1%}") for layer in found.layers]
+
+
+def point_columns(found: Sequence[Point], left_out: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of points, without the columns `left_out` and those in which nothing stands."""
+    rows = [_point_row(point) for point in found]
+    empty = [all(cell in ("", MISSING) for cell in column) for column in zip(*rows, strict=True)]
+    kept = [place for place, name in enumerate(POINT_HEADINGS) if name not in left_out and not empty[place]]
+    return [POINT_HEADINGS[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
+def point_doubts(found: Sequence[Point]) -> list[str]:
+    """What is wrong with the times of points, by the points that it is wrong with."""
+    causes = dict.fromkeys(point.distrusted for point in found if point.distrusted)
+    named = {cause: ", ".join(point.name for point in found if point.distrusted == cause) for cause in causes}
+    return [f"{names}: {cause}: speed-ups and front are not to be trusted" for cause, names in named.items()]
+
+
+def _point_row(point: Point) -> PointRow:
+    return PointRow(
+        point.name, f"{point.macs:.1%}", f"{point.params:.1%}", milliseconds(point.p50_ms), f"{point.speedup:.2f}x",
+        percent(point.top1), points(-point.top1_drop), MISSING if point.judged_drop is None else points(-point.judged_drop),
+        "" if point.passed is None else "pass" if point.passed else "FAIL",
+        "chosen" if point.chosen else "front" if point.front else "")  # fmt: skip
+
+
+def _accuracy_row(name: str, dense: Count, pruned: Count) -> Comparison:
+    known = dense.total and pruned.total
+    change = points(pruned.fraction - dense.fraction) if known else MISSING
+    return Comparison(name, percent(dense), percent(pruned), change)
+
+
+def _top5_row(report: Report) -> Comparison:
+    if why := report.top5_without_use:
+        return Comparison("top-5", MISSING, MISSING, why)
+    return _accuracy_row("top-5", report.dense.accuracy.top5, report.pruned.accuracy.top5)
+
+
+def _class_rows(report: Report) -> list[Comparison]:
+    found = worst_class(report, report.pruned)
+    return [_accuracy_row(f"worst class: {found.name}", found.dense, found.other)] if found else []
+
+
+def _onnx_accuracy_rows(dense: Accuracy | None, pruned: Accuracy | None) -> list[Comparison]:
+    return [_accuracy_row("top-1 of the files", dense.top1, pruned.top1)] if dense and pruned else []
+
+
+def _cost_row(name: str, dense: int | None, pruned: int | None, unit: str, words: str) -> Comparison:
+    texts = [MISSING if value is None else human(value, unit) for value in (dense, pruned)]
+    better, worse = words.split("/")
+    return Comparison(name, texts[0], texts[1], times(dense or 0, pruned or 0, better, worse))
+
+
+def _latency_row(kind: str, dense: Latency | None, pruned: Latency | None) -> Comparison:
+    values = [math.nan if latency is None else float(getattr(latency, kind)) for latency in (dense, pruned)]
+    texts = [milliseconds(value) if math.isfinite(value) else MISSING for value in values]
+    change = times(values[0], values[1], "faster", "slower")
+    if kind == "p50" and pruned and pruned.speedup:
+        change = speedup(pruned.speedup)
+    return Comparison(f"latency {kind}", texts[0], texts[1], change)
+
+
+def _peak_of(latency: Latency | None) -> int | None:
+    return latency.peak_bytes if latency else None
+
+
+def _equality(name: str, proof: Proof | None) -> Equality:
+    if proof is None:
+        return Equality(name, MISSING, MISSING, "not exported yet")
+    return Equality(name, tiny(proof.max_abs_diff), tiny(proof.relative), proof.of + _agreement(proof))
+
+
+def _agreement(proof: Proof) -> str:
+    if proof.mean_abs_diff is None or proof.agreeing is None:
+        return ""
+    return f"; mean {tiny(proof.mean_abs_diff)}, same top-1 on {proof.agreeing.correct} of {proof.agreeing.total}"

@@ -1,0 +1,291 @@
+"""The run folder: its files by name, written atomically; none of them is a pickle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from edcompress.core.errors import RunFolderError
+from edcompress.core.recipe.data import IN_FILES
+from edcompress.core.recipe.loading import read_recipe
+from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.results.report import Report
+from edcompress.core.system.files import UNFINISHED_FILES, remove_unfinished, require_utf8, special_kind
+from edcompress.runs.reading import read_report
+
+FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.json", "plan.json",
+         "dense.safetensors", "pruned.safetensors", "load_pruned.py", "dense.onnx", "pruned.onnx",
+         "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx", "pruned.pt2", "pruned.torchscript.pt", "model_card.md",
+         "report.json", "report.html", "progress.json", "log.jsonl")  # fmt: skip
+_SNAPSHOT = "snapshot-{}.safetensors"
+UNFINISHED_EXPORTS = ".export-"
+"""How folders begin in which an export writes its files before they take their places."""
+
+
+LOCK_SECONDS = 6.0
+"""How long to wait for another process to leave a folder: the data workers of one that was killed live on for 5 s."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk."""
+
+    path: Path
+
+    def __truediv__(self, name: str) -> Path:
+        """The path of one of the run's files."""
+        assert name in FILES, name
+        return self.path / name
+
+    @property
+    def state(self) -> Path:
+        """The folder of what only an unfinished run needs."""
+        return self.path / "state"
+
+    @property
+    def snapshots(self) -> list[Path]:
+        """What a resumed run goes on from, newest first: the newest that is whole."""
+        found = self.state.glob(_SNAPSHOT.format("*"))
+        return sorted((path for path in found if path.stem.rpartition("-")[2].isdecimal()), reverse=True)
+
+    def next_snapshot(self) -> Path:
+        """Where to save the next one."""
+        last = self.snapshots[0].stem.rpartition("-")[2] if self.snapshots else "0"
+        return self.state / _SNAPSHOT.format(f"{int(last) + 1:09}")
+
+    @property
+    def start(self) -> Path:
+        """What a run that prunes another one further started from."""
+        return self.state / "start.safetensors"
+
+    @property
+    def step(self) -> Path:
+        """The step of widths that an unfinished run goes by."""
+        return self.state / "round_to.json"
+
+    @property
+    def trials(self) -> Path:
+        """The runs among which a target in accuracy chose."""
+        return self.path / "trials"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The event files of `--log tensorboard`."""
+        return self.path / "tensorboard"
+
+    @property
+    def _parts(self) -> tuple[Path, ...]:
+        return self.state, self.trials, self.tensorboard
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / ".lock"
+
+    @property
+    def resumable(self) -> bool:
+        """Whether anything is saved that a resumed run goes on from."""
+        return (
+            bool(self.snapshots)
+            or any(self.trials.glob("*/report.json"))
+            or any(RunFolder(trial).snapshots for trial in self.trials.glob("*"))
+        )
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self / "recipe.yaml").is_file()
+
+    @property
+    def began(self) -> int | None:
+        """When a run was begun or gone on with here last, in nanoseconds; None where none was."""
+        return (self / "recipe.yaml").stat().st_mtime_ns if self.exists else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether pruning came to its end here."""
+        return (self / "report.json").is_file() and (self / "pruned.safetensors").is_file()
+
+    @property
+    def writable(self) -> bool:
+        """Whether this process may write in it."""
+        return os.access(self.path, os.W_OK)
+
+    def require_absent(self, *, force: bool) -> None:
+        """Raise RunFolderError when something is in the way; with `force` the files of an earlier run are not.
+
+        Raise InputError for a name that is not UTF-8.
+        """
+        require_utf8(self.path)
+        if self.path.exists() and not force:
+            raise RunFolderError(
+                f"{self.path} exists; go on with --resume, start over with --force, or choose another with -o"
+            )
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path} is a file; choose another run folder with -o")
+        theirs = [f"{part.name}/" for part in self._parts if part.exists()]
+        theirs += [name for name in FILES if (self / name).exists()]
+        # Test tools and others write a report.json too.
+        if theirs and not self._lock.exists() and not (self / "progress.json").exists():
+            raise RunFolderError(
+                f"{self.path} holds {theirs[0]} and no run, which --force would remove; choose another with -o"
+            )
+
+    def create(self, *, force: bool) -> None:
+        """Make the folder; with `force` it may be there."""
+        self.require_absent(force=force)
+        with self._usable():
+            self.path.mkdir(parents=True, exist_ok=force)
+
+    def clear(self) -> None:
+        """Remove the files of an earlier run, and only those."""
+        with self._usable():
+            for file in FILES:
+                (self.path / file).unlink(missing_ok=True)
+            for part in self._parts:
+                if part.is_dir():
+                    shutil.rmtree(part)
+            self.state.mkdir()
+
+    def clear_state(self) -> None:
+        """Remove what only an unfinished run needs."""
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """A block in which no other process may write here; RunFolderError where one does already.
+
+        What a process that was killed had not finished writing, or had not removed any more, is removed.
+        """
+        with self._usable():
+            self._require_own_files()
+            lock = _acquired(self._lock, f"{self.path} is in use by another process; {_WAIT} another folder with -o")
+        try:
+            with self._usable():
+                self._remove_unfinished()
+            yield
+        finally:
+            lock.release()
+
+    def _require_own_files(self) -> None:
+        """Raise RunFolderError for a link, pipe or device among the run's files: it would be written where it leads, or waited for.
+
+        The folder itself may be a link.
+        """
+        entries = [self.path / name for name in FILES] + [
+            self._lock,
+            *self._parts,
+            *self.path.glob(UNFINISHED_EXPORTS + "*"),
+        ]
+        entries += [path for part in self._parts if special_kind(part) is None for path in part.glob("*")]
+        for path in entries:
+            if kind := special_kind(path):
+                raise RunFolderError(
+                    f"{path} is a {kind}, and a run writes only to files of its own; delete it, or put the file itself in its place"
+                )
+        for trial in self.trials.glob("*"):
+            RunFolder(trial)._require_own_files()
+
+    def _remove_unfinished(self) -> None:
+        remove_unfinished(self.path.glob(UNFINISHED_EXPORTS + "*"))
+        remove_unfinished(self.path.glob(f"**/{UNFINISHED_FILES}"))  # after the folders above, in which some are
+        if self.finished:
+            self.clear_state()
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path} cannot be used as run folder: {error.strerror} ({error.filename})"
+            ) from error
+
+    def require_begun(self) -> None:
+        """Raise RunFolderError unless a run was begun here."""
+        if not self.path.is_dir():
+            raise RunFolderError(f"no run folder {self.path}; {_known_runs(self.path.parent)}")
+        if not self.exists:
+            raise RunFolderError(f"{self.path} is not a run folder (it has no recipe.yaml)")
+
+    def require_whole(self) -> None:
+        """Raise RunFolderError where a run that was finished has lost its network: nothing is left that it could go on from."""
+        if (self / "report.json").is_file() and not self.finished:
+            raise RunFolderError(f"{self / 'pruned.safetensors'} is missing; prune again with --force")
+
+    def require_finished(self, need: str) -> None:
+        """Raise RunFolderError unless pruning came to its end here; `need` says what for."""
+        self.require_begun()
+        self.require_whole()
+        if not self.finished:
+            raise RunFolderError(
+                f"{self.path} has not finished pruning, which {need} needs; go on with: "
+                f"edcompress prune CHECKPOINT --recipe {quote(str(self / 'recipe.yaml'))} -o {quote(str(self.path))} --resume"
+            )
+
+    def read_recipe(self) -> Recipe:
+        """The resolved recipe of the run; where an earlier version wrote it, image files are read as that one read them."""
+        return read_recipe(str(self / "recipe.yaml"), unsaid=_exif_unsaid)
+
+    def read_report(self) -> Report:
+        """The report of the run."""
+        return read_report(self / "report.json")
+
+
+def _exif_unsaid(tree: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe without data.exif_orientation means: image files were read as stored before there was the key."""
+    data = tree.get("data")
+    in_files = isinstance(data, dict) and data.get("dataset") in IN_FILES
+    return {"data": {"exif_orientation": "ignore"}} if in_files else {}
+
+
+_WAIT = "wait for it, stop it, or choose"
+
+
+def _acquired(path: Path, busy: str) -> FileLock:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise RunFolderError(busy) from None
+    return lock
+
+
+@contextmanager
+def sole_writer(output: Path, *more: Path) -> Iterator[None]:
+    """A block in which no other process of ours writes `output` and the files `more` beside it; RunFolderError where one does already.
+
+    Their folder is made. What a process that was killed had not finished writing is removed. Nothing else is left where the block fails.
+    """
+    made = not output.parent.exists()
+    path = output.parent / f".{output.name}.lock"
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"-o {output}: {output.parent} cannot be made a folder: {error.strerror}") from error
+    try:
+        lock = _acquired(path, f"-o {output} is being written by another process; {_WAIT} another file with -o")
+    except OSError as error:
+        raise RunFolderError(f"-o {output}: {path} cannot be opened: {error.strerror}") from error
+    try:
+        for file in (output, *more):
+            remove_unfinished(output.parent.glob(f".{escape(file.name)}{UNFINISHED_FILES.removeprefix('.*')}"))
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held
+        lock.release()
+        if made and not any(output.parent.iterdir()):
+            output.parent.rmdir()
+
+
+def _known_runs(root: Path) -> str:
+    names: list[Any] = sorted(path.parent.name for path in root.glob("*/recipe.yaml"))
+    return f"{root} has {', '.join(names)}" if names else f"there is no run in {root}"

@@ -1,0 +1,170 @@
+"""How runs stand, read off their folders by any process at any time: one run, or all in a folder. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import platform
+import shlex
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import AwareDatetime
+
+from edcompress.core.errors import EdcompressError, RunFolderError
+from edcompress.core.frozen import Value
+from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.results.report import Report
+from edcompress.core.system.machine import process_mark
+from edcompress.runs.finding import latest_of, run_folders
+from edcompress.runs.folder import RunFolder
+from edcompress.runs.progress import Process, Progress, Verb, read_progress
+
+T = TypeVar("T")
+State = Literal["running", "interrupted", "failed", "finished", "unknown", "damaged"]
+
+
+class Outcome(Value):
+    """What a finished run came to: top-1 on the test images and the share of the MACs left in [0, 1]; None where it was not measured."""
+
+    top1_dense: float
+    top1_pruned: float
+    macs: float
+    speedup: float | None
+    passed: bool | None
+
+
+class Status(Value):
+    """How a run stands. `running`: its process is alive; `interrupted`: it is not, and the run can go on, by `command`.
+
+    `unknown`: it was begun on another host or by another version, or this system cannot tell, so it may still run; `damaged`: `faults`
+    says of what files. `when` is its last sign of life, `checkpoint_age_s` the age of what a resumed run would go on from. `trial` is
+    the run inside this one, for a target in accuracy, that is not finished.
+    """
+
+    run: str
+    recipe: str | None
+    state: State
+    when: AwareDatetime
+    progress: Progress | None
+    checkpoint_age_s: float | None
+    command: str | None
+    outcome: Outcome | None
+    faults: tuple[str, ...]
+    trial: Status | None = None
+
+
+def list_runs(root: Path) -> list[Status]:
+    """How the runs in `root` stand, the last sign of life first; RunFolderError where `root` is no folder."""
+    if not root.is_dir():
+        raise RunFolderError(f"no folder {root}; name one that holds runs")
+    return sorted((status_of(folder) for folder in run_folders(root)), key=lambda status: status.when, reverse=True)
+
+
+def status_of(folder: RunFolder) -> Status:
+    """How the run in `folder` stands; what cannot be read of it is among the faults."""
+    faults: list[str] = []
+    recipe = _read(lambda: _recipe(folder), faults)
+    progress = _read(lambda: read_progress(folder), faults)
+    report = _read(folder.read_report, faults) if (folder / "report.json").exists() else None
+    faults += _missing(folder, progress)
+    state = "damaged" if faults else _state(folder, progress)
+    trial = None if state == "finished" else _trial(folder)
+    return Status(
+        run=str(folder.path),
+        recipe=recipe.name if recipe else None,
+        state=state,
+        when=progress.updated if progress else _touched(folder),
+        progress=progress,
+        checkpoint_age_s=_checkpoint_age(folder) or (trial and trial.checkpoint_age_s),
+        command=_way_on(folder, recipe, progress) if recipe and state in ("interrupted", "failed") else None,
+        outcome=_outcome(report) if report else None,
+        faults=tuple(faults),
+        trial=trial,
+    )
+
+
+def is_here(process: Process) -> bool:
+    """Whether this system can tell if the process is alive."""
+    return process.host == platform.node() and process.mark is not None
+
+
+def _read(read: Callable[[], T], faults: list[str]) -> T | None:
+    try:
+        return read()
+    except EdcompressError as error:
+        faults.append(str(error))
+        return None
+
+
+def _recipe(folder: RunFolder) -> Recipe:
+    folder.require_begun()
+    return folder.read_recipe()
+
+
+def _missing(folder: RunFolder, progress: Progress | None) -> list[str]:
+    """What a run that came to its end should have, and has not."""
+    if progress is None or (progress.verb == "prune" and progress.state != "finished"):
+        return []
+    names = [name for name in ("report.json", "pruned.safetensors") if not (folder / name).is_file()]
+    return [f"{folder / name} is missing; prune again with --force" for name in names]
+
+
+def _state(folder: RunFolder, progress: Progress | None) -> State:
+    if progress is None:
+        return "finished" if folder.finished else "unknown"
+    if progress.state != "running":
+        return progress.state
+    if not is_here(progress.process):
+        return "unknown"
+    if process_mark(progress.process.pid) == progress.process.mark:
+        return "running"
+    return "finished" if folder.finished and progress.verb == "prune" else "interrupted"
+
+
+def _trial(folder: RunFolder) -> Status | None:
+    trial = latest_of(map(RunFolder, folder.trials.glob("*/")))
+    if trial is None:
+        return None
+    last = status_of(trial)
+    return None if last.state == "finished" else last.model_copy(update={"command": None})
+
+
+def _checkpoint_age(folder: RunFolder) -> float | None:
+    try:
+        written = [path.stat().st_mtime for path in folder.snapshots]
+    except FileNotFoundError:  # the run has just finished, or replaced it
+        return None
+    return max(0.0, datetime.now(UTC).timestamp() - max(written)) if written else None
+
+
+def _way_on(folder: RunFolder, recipe: Recipe, progress: Progress | None) -> str:
+    """The command that continues a run, or starts it over where it has lost its state/.
+
+    To continue, it needs of the checkpoint the name alone: the run has kept the weights.
+    """
+    verb: Verb = progress.verb if progress else "prune"
+    if verb == "export":
+        return shlex.join(["edcompress", "export", str(folder.path), *recipe.model.flags])
+    checkpoint = (progress.checkpoint if progress else None) or "CHECKPOINT"
+    how = "--resume" if folder.state.is_dir() else "--force"
+    of = ["--recipe", str(folder / "recipe.yaml"), "-o", str(folder.path), how]
+    return shlex.join(["edcompress", "prune", checkpoint, *of, *recipe.model.flags])
+
+
+def _outcome(report: Report) -> Outcome:
+    dense, pruned = report.dense, report.pruned
+    return Outcome(
+        top1_dense=dense.accuracy.top1.fraction,
+        top1_pruned=pruned.accuracy.top1.fraction,
+        macs=pruned.size.macs / dense.size.macs if dense.size.macs else math.nan,
+        speedup=report.speedup.estimate if report.speedup else None,
+        passed=report.verdict.passed if report.verdict else None,
+    )
+
+
+def _touched(folder: RunFolder) -> datetime:
+    """When a run that keeps no progress was last written to."""
+    files = [folder / name for name in ("recipe.yaml", "report.json") if (folder / name).is_file()]
+    return datetime.fromtimestamp(max(path.stat().st_mtime for path in [folder.path, *files]), UTC)

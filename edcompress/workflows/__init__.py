@@ -1,0 +1,1 @@
+"""The verbs: each reads its input, runs stages, and returns what it measured."""

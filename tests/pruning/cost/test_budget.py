@@ -1,0 +1,384 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from states import space_of
+from torch import Generator, Tensor, nn
+from zoo import ZOO, conv, images
+
+from edcompress.core.errors import BudgetError
+from edcompress.core.recipe.target import Constraints, Target
+from edcompress.pruning.cost.budget import MOST_ANNEALED, Budget
+from edcompress.pruning.cost.cost_model import CostModel
+from edcompress.pruning.space.space import PruningSpace
+from edcompress.pruning.tracing.tracing import trace_space
+
+
+class Scripted(CostModel):
+    """Costs written down: a share of each kind linear in the widths, so that a state can be checked by hand."""
+
+    def __init__(self, prices: list[float], widths: tuple[int, ...]) -> None:
+        self.prices, self.full = torch.tensor(prices, dtype=torch.float64), torch.tensor(widths, dtype=torch.float64)
+
+    def share(self, kind: str, widths: Tensor) -> Tensor:
+        assert kind in ("macs", "params", "channels")
+        return (widths.to(torch.float64) @ self.prices) / (self.full @ self.prices)
+
+    def by_layer(self, kind: str, widths: Tensor) -> dict[str, float]:
+        assert kind == "macs"
+        return {
+            str(place): price for place, price in enumerate((widths * self.prices / (self.full @ self.prices)).tolist())
+        }
+
+
+class Chained(CostModel):
+    """A chain of convolutions written down: group i costs price_i x its width x the width before it (3 before the first)."""
+
+    def __init__(self, prices: list[int], widths: tuple[int, ...]) -> None:
+        self.prices, self.full = torch.tensor(prices, dtype=torch.float64), torch.tensor(widths, dtype=torch.float64)
+
+    def share(self, kind: str, widths: Tensor) -> Tensor:
+        assert kind in ("macs", "params", "channels")
+        return self._cost(widths.to(torch.float64)) / self._cost(self.full)
+
+    def _cost(self, widths: Tensor) -> Tensor:
+        before = torch.cat([torch.full_like(widths[..., :1], 3), widths[..., :-1]], -1)
+        return (widths * before) @ self.prices
+
+
+class Measured(Scripted):
+    """Times, of which those of odd widths are half as long again."""
+
+    def share(self, kind: str, widths: Tensor) -> Tensor:
+        widths = widths.to(torch.float64)
+        return super().share(kind, widths + 0.5 * (widths % 2) * widths)
+
+
+Case = tuple[Budget, Constraints]
+PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Case, float]:
+    """A random chain of one to four groups under random constraints, and a limit that they can meet."""
+    widths = tuple(draw(st.lists(st.integers(1, 24), min_size=1, max_size=4)))
+    prices = draw(st.lists(st.integers(1, 100), min_size=len(widths), max_size=len(widths)))
+    constraints = Constraints(
+        round_to=draw(st.integers(1, 8)), min_channels=draw(st.integers(1, 4)), min_ratio=draw(st.floats(0, 0.6))
+    )
+    budget = Budget(space_of(*widths), Chained(prices, widths), Target(macs=1.0), constraints)
+    return (budget, constraints), budget.smallest + (1 - budget.smallest) * draw(st.floats(0, 1))
+
+
+def scripted(
+    widths: tuple[int, ...], prices: list[float], target: Target | None, **constraints: float | None
+) -> Budget:
+    limits = Constraints.model_validate({"round_to": 1, "min_ratio": 0.0, **constraints})
+    return Budget(space_of(*widths), Scripted(prices, widths), target, limits)
+
+
+def kept(budget: Budget, shares: list[float], limit: float | None) -> list[int]:
+    """Group widths of the repaired state of one wish."""
+    wish = torch.tensor([shares])
+    D = int(budget.channels.sum())
+    state = budget.repair(wish, torch.rand(1, D, generator=Generator().manual_seed(0)), limit)
+    return [int(n) for n in budget.widths(state)[0]]
+
+
+def test_the_wish_is_met_where_it_is_the_budget() -> None:
+    budget = scripted((8, 8), [1.0, 1.0], Target(channels=0.5))
+    assert kept(budget, [0.25, 0.75], 0.5) == [2, 6]
+
+
+def test_one_factor_brings_all_groups_to_the_budget() -> None:
+    budget = scripted((10, 10), [1.0, 1.0], Target(channels=0.5))
+    assert kept(budget, [0.9, 0.6], 0.5) == [6, 4]  # two thirds of both
+    assert kept(budget, [0.1, 0.4], 0.5) == [2, 8]  # twice both
+    assert kept(budget, [0.1, 0.9], 0.5) == [1, 9]
+    assert kept(budget, [0.1, 9.0], 0.55) == [1, 10]  # a group that is whole takes no more
+
+
+def test_groups_keep_their_proportions_however_tight_the_budget() -> None:
+    budget = scripted((100, 100), [1.0, 1.0], Target(channels=0.05))
+    for limit in (0.6, 0.3, 0.15, 0.06):
+        assert kept(budget, [0.5, 0.25], limit) == [round(400 * limit / 3), round(200 * limit / 3)]
+
+
+def test_the_budget_decides_in_the_order_of_the_wish_who_steps_up() -> None:
+    budget = scripted((10, 10), [1.0, 1.0], Target(channels=0.55))
+    # of 11 channels the first wish is the greater one at 0.5 + 0.5: it takes the odd one
+    assert kept(budget, [0.52, 0.5], 0.55) == [6, 5]
+    assert kept(budget, [0.5, 0.52], 0.55) == [5, 6]
+
+
+def test_what_a_dear_group_cannot_spend_goes_to_a_cheap_one() -> None:
+    # 4 x 10 + 4 x 1 = 44. Scaled alike, the groups go 2, 2 (22) and then 3, 3 (33); with 24 to spend the dear one stays at 2 and
+    # the cheap one takes the rest, so that the state is its own repair
+    budget = scripted((4, 4), [10.0, 1.0], Target(macs=24 / 44))
+    assert kept(budget, [0.5, 0.5], 24 / 44) == [2, 4]
+    assert kept(budget, [0.5, 1.0], 24 / 44) == [2, 4]
+
+
+def test_groups_that_step_together_step_one_by_one() -> None:
+    budget = scripted((8, 8, 8), [1.0, 1.0, 1.0], Target(channels=17 / 24), round_to=1)
+    assert sorted(kept(budget, [0.5, 0.5, 0.5], 17 / 24)) == [5, 6, 6]
+
+
+def test_blocks_are_rounded_by_what_they_hold() -> None:
+    limits = Constraints(round_to=8, min_ratio=0.0)
+    budget = Budget(space_of(12, 12, block=4), Scripted([1.0, 1.0], (12, 12)), None, limits)
+    assert kept(budget, [0.4, 0.6], None) == [4, 8]  # 4.8 and 7.2 blocks of 4 channels, by multiples of 8 channels
+    assert budget.round_to == 8
+    budget = Budget(space_of(12, 12, block=16), Scripted([1.0, 1.0], (12, 12)), None, limits)
+    assert kept(budget, [0.4, 0.6], None) == [5, 7]
+
+
+def test_no_budget_keeps_what_is_wished_on_rounded_widths_above_the_floors() -> None:
+    budget = scripted((16, 12, 3), [1.0, 1.0, 1.0], None, round_to=8, min_ratio=0.1)
+    assert kept(budget, [0.5, 0.5, 0.0], None) == [8, 8, 3]  # 3 is below one multiple: all of it
+    assert kept(budget, [1.0, 1.0, 1.0], None) == [16, 12, 3]
+    assert kept(budget, [0.0, 0.0, 0.0], None) == [8, 8, 3]
+    assert kept(budget, [0.74, 0.84, 0.0], None) == [8, 12, 3]  # 11.8 is nearer to 8; 10.1 is nearer to 12 than to 8
+
+
+def test_floors_are_the_greater_of_share_and_count_rounded_up() -> None:
+    budget = scripted((40, 40), [1.0, 1.0], None, round_to=4, min_ratio=0.26, min_channels=3)
+    assert kept(budget, [0.0, 0.0], None) == [12, 12]  # 10.4 -> 11 -> 12
+    assert budget.smallest == 24 / 80
+    budget = scripted((40, 2), [1.0, 1.0], None, min_channels=3)
+    assert kept(budget, [0.0, 0.0], None) == [3, 2]  # no more than there are
+
+
+def test_times_that_fall_again_end_inside_the_budget_too() -> None:
+    limits = Constraints(round_to=1, min_ratio=0.0)
+    budget = Budget(space_of(16, 16), Measured([1.0, 1.0], (16, 16)), Target(macs=0.2), limits)
+    wish, priority = torch.rand(64, 2, generator=Generator().manual_seed(0)), torch.rand(64, 32)
+    for limit in (0.2, 0.5, 0.7):
+        assert (budget.share(budget.widths(budget.repair(wish, priority, limit))) <= limit).all()
+
+
+def test_everything_fits_a_budget_of_one() -> None:
+    budget = scripted((16, 12), [3.0, 1.0], Target(macs=1.0), round_to=8)
+    assert kept(budget, [0.1, 0.1], 1.0) == [16, 12]
+
+
+def test_a_target_below_the_floors_is_refused_with_the_way_out() -> None:
+    message = r"target\.macs = 0\.2 is below 0\.250, the least that the constraints leave; raise the target, or lower constraints"
+    with pytest.raises(BudgetError, match=message):
+        scripted((8, 8), [1.0, 1.0], Target(macs=0.2), round_to=2, min_ratio=0.2)
+    scripted((8, 8), [1.0, 1.0], Target(macs=0.25), round_to=2, min_ratio=0.2)
+
+
+def test_an_unreachable_target_names_the_layers_that_bind() -> None:
+    network = ZOO["chain"].network()  # conv1 (3 to 4) is locked, conv2 (4 to 6) may fall to one channel of six
+    space = trace_space(network, images(2), ["conv1"])
+    costs = CostModel(space, network, images(2))
+    macs = [64 * 9 * 3 * 4, 64 * 9 * 4 * 6, 6 * 3]
+    share = [f"{100 * part / sum(macs):.1f}%" for part in (macs[0], macs[1] / 6, macs[2] / 6)]
+    message = rf"left: conv1 {share[0]} \(constraints.ignore .*\), conv2 {share[1]} \(at its floor\), fc {share[2]} "
+    with pytest.raises(BudgetError, match=message):
+        Budget(space, costs, Target(macs=0.1), Constraints(round_to=1, min_ratio=0.1))
+
+
+class WithLstm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.lstm, self.fc = conv(3, 4), conv(4, 4), nn.LSTM(4, 9), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps, _ = self.lstm(self.conv2(self.conv1(x)).flatten(2).permute(2, 0, 1))
+        logits: Tensor = self.fc(steps[-1])
+        return logits
+
+
+def test_an_unreachable_target_names_a_recurrent_layer_that_binds() -> None:
+    network = WithLstm()
+    space = trace_space(network, images(2))
+    share = 100 * 64 * 4 * 9 * (4 + 9) / (64 * (27 * 4 + 36 * 4 + 4 * 9 * 13) + 27)
+    message = rf"left: lstm {share:.1f}% \(surgery does not cut it\), conv2 [\d.]+% \(lstm is a LSTM"
+    with pytest.raises(BudgetError, match=message):
+        Budget(space, CostModel(space, network, images(2)), Target(macs=0.1), Constraints(round_to=1, min_ratio=0.1))
+
+
+def test_a_network_without_free_groups_is_refused_with_the_reasons() -> None:
+    space = trace_space(ZOO["chain"].network(), images(2), ["conv*"])
+    costs = CostModel(space, ZOO["chain"].network(), images(2))
+    with pytest.raises(BudgetError, match=r"no channel of this network can be removed \(fc: .*; conv1: constraints"):
+        Budget(space, costs, Target(macs=0.5), Constraints())
+
+
+def test_the_channels_of_highest_priority_stay() -> None:
+    budget = scripted((4, 3), [1.0, 1.0], None)
+    priority = torch.tensor([[0.1, 0.9, 0.3, 0.8, 0.2, 0.999999, 0.0]])
+    states = budget.repair(torch.tensor([[0.5, 1 / 3]]), priority, None)
+    assert states.int().tolist() == [[0, 1, 0, 1, 0, 1, 0]]
+
+
+@pytest.mark.parametrize("kind", ["macs", "params", "channels"])
+@pytest.mark.parametrize("name", ["residual", "concat", "squeeze_excite", "flatten", "depthwise"])
+def test_random_wishes_end_inside_every_limit(name: str, kind: str) -> None:
+    network = ZOO[name].network()
+    space = trace_space(network, images(2))
+    costs = CostModel(space, network, images(2))
+    channels = torch.tensor(space.widths, dtype=torch.float64)
+    for seed in range(12):
+        generator = Generator().manual_seed(seed)
+        round_to, min_ratio = 1 + seed % 3, 0.1 * (seed % 4)
+        constraints = Constraints(round_to=round_to, min_ratio=min_ratio)
+        budget = Budget(space, costs, Target.model_validate({kind: 1.0}), constraints)
+        limit = budget.smallest + (1 - budget.smallest) * torch.rand((), generator=generator).item()
+        shares = torch.rand(6, len(space.free), generator=generator) * 1.4 - 0.2
+        priority = torch.rand(6, space.genes, generator=generator)
+        states = budget.repair(shares, priority, limit)
+        widths = budget.widths(states)
+        assert (costs.share(kind, widths) <= limit).all()
+        assert ((widths % round_to == 0) | (widths == channels)).all()
+        assert (widths >= torch.minimum(torch.ceil(channels * min_ratio).clamp(min=1), channels)).all()
+        assert _keeps_the_first(space, states, priority)
+        assert _nothing_can_step_up(costs, kind, budget, widths, limit, round_to)
+
+
+@given(case=cases(), data=st.data())
+@settings(PROPERTY)
+def test_no_wish_breaks_a_floor_a_multiple_or_the_budget(case: tuple[Case, float], data: st.DataObject) -> None:
+    (budget, constraints), limit = case
+    groups, channels = len(budget.channels), budget.channels
+    wish = torch.tensor([data.draw(st.lists(st.floats(-1, 2), min_size=groups, max_size=groups)) for _ in range(2)])
+    priority = torch.rand(2, int(channels.sum()), generator=Generator().manual_seed(data.draw(st.integers(0, 99))))
+    floor = torch.ceil(channels * constraints.min_ratio).clamp(min=constraints.min_channels).minimum(channels)
+    for allowed in (limit, None):
+        states = budget.repair(wish, priority, allowed)
+        widths = budget.widths(states)
+        assert ((widths % constraints.round_to == 0) | (widths == channels)).all()
+        assert (widths >= floor).all()
+        assert allowed is None or (budget.share(widths) <= allowed).all()
+        assert torch.equal(states, budget.repair(wish, priority, allowed))
+
+
+def _keeps_the_first(space: PruningSpace, states: Tensor, priority: Tensor) -> bool:
+    """No dropped channel has a higher priority than a kept one of its group."""
+    return all(
+        priority[i, part][states[i, part]].min() > priority[i, part][~states[i, part]].max()
+        for _, part in space.slices()
+        for i in range(len(states))
+        if not states[i, part].all()
+    )
+
+
+def _nothing_can_step_up(
+    costs: CostModel, kind: str, budget: Budget, widths: Tensor, limit: float, round_to: int
+) -> bool:
+    """No group has a next width that fits the limit."""
+    for width in widths:
+        wider = torch.where(width + round_to > budget.channels - 1, budget.channels, width + round_to)
+        for group in range(len(width)):
+            trial = width.clone()
+            trial[group] = wider[group]
+            if width[group] < budget.channels[group] and costs.share(kind, trial).item() <= limit:
+                return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("widths", "target", "step"),
+    [
+        ((128, 256), Target(macs=0.5), 32),
+        ((16, 128), Target(macs=0.9), 32),  # in steps of 32 five eighths of the cost stay, or seven
+        ((16, 128), Target(macs=0.5), 8),
+        ((16, 16), Target(macs=0.3), 1),  # 8 of 32 channels in steps of 2, 9 in steps of 1
+        ((16, 16), Target(macs=0.08), 1),
+        ((16, 128), None, 8),
+    ],
+)
+def test_without_a_given_rounding_it_is_the_widest_that_keeps_the_target_in_easy_reach(
+    widths: tuple[int, ...], target: Target | None, step: int
+) -> None:
+    prices = [1 / width for width in widths]
+    assert scripted(widths, prices, target, round_to=None, min_ratio=0.01).round_to == step
+
+
+def few_groups(widths: tuple[int, ...], **constraints: int) -> Budget:
+    """A chain of convolutions that is to keep half of its cost."""
+    costs = Chained([1] * len(widths), widths)
+    return Budget(space_of(*widths), costs, Target(macs=0.5), Constraints.model_validate(constraints))
+
+
+@pytest.mark.parametrize(
+    ("widths", "easy", "step"),
+    [
+        ((24, 40), 16, 4),  # 16 and 24: 3 x 16 + 16 x 24 = 432 of 3 x 24 + 24 x 40 = 1032; 12 and 40 are 516
+        ((48, 48), 16, 8),  # 32 and 32: 1120 of 2448; 24 and 48 are 1224
+        ((16, 32, 64), 16, 8),
+        ((64, 64, 64), 32, 32),
+        ((16, 32, 64) * 8, 16, 16),  # more combinations than can be tried: some are
+    ],
+)
+def test_a_step_is_as_wide_as_some_state_comes_near_to_the_target(
+    widths: tuple[int, ...], easy: int, step: int
+) -> None:
+    budget = few_groups(widths)
+    assert (budget.easy_steps[0], budget.round_to, budget.warnings) == (easy, step, [])
+    wishes = torch.rand(40, len(widths), generator=Generator().manual_seed(0))
+    states = budget.repair(wishes, torch.rand(40, sum(widths)), 0.5)
+    assert 0.47 <= budget.share(budget.widths(states)).max().item() <= 0.5
+
+
+def test_a_given_step_is_kept_and_warned_of_where_no_state_comes_near_to_the_target() -> None:
+    budget = few_groups((24, 40), round_to=16)
+    assert budget.round_to == 16
+    (warning,) = budget.warnings
+    assert warning == (
+        "target.macs = 0.5: the largest network within it has 44.2% of the macs; lower constraints.round_to from 16, or set it to null"
+    )
+    assert few_groups((24, 40), round_to=4).warnings == []
+    assert "few groups" in few_groups((3, 2)).warnings[0]
+
+
+def test_genes_of_many_groups_keep_apart() -> None:
+    widths = (1,) + (2,) * 9000  # more than thirteen bits of groups
+    budget = scripted(widths, [1.0] * len(widths), None)
+    priority = torch.cat([torch.zeros(1), torch.tensor([0.0, 0.5]).repeat(9000)]).unsqueeze(0)
+    states = budget.repair(torch.full((1, len(widths)), 0.5), priority, None)
+    assert states[0].tolist() == [True] + [False, True] * 9000
+
+
+def test_the_sooner_the_target_is_reached_the_less_has_to_go() -> None:
+    def last(target: float, anneal: float = 0.4) -> float:
+        """The share of a search, in hundredths, from which on the target holds."""
+        budget = scripted((100,), [1.0], Target(macs=target))
+        found = [budget.limit(step / 100, anneal) for step in range(101)]
+        assert found[0] == (1.0 if anneal else target)
+        assert found == sorted(found, key=lambda limit: -limit)
+        return found.index(target) / 100
+
+    assert last(0.5) == 0.4
+    assert last(0.25) == 0.8
+    assert last(0.05) == MOST_ANNEALED
+    assert last(0.5, anneal=0.0) == last(1.0) == 0.0
+
+
+class Priced(Scripted):
+    """A channel of the second group has as many parameters as one of the first, and costs a fourth."""
+
+    def share(self, kind: str, widths: Tensor) -> Tensor:
+        prices = torch.tensor([1.0, 1.0] if kind == "params" else [4.0, 1.0], dtype=torch.float64)
+        return (widths.to(torch.float64) @ prices) / (self.full @ prices)
+
+
+def test_a_bargain_is_a_group_of_many_parameters_for_what_it_costs() -> None:
+    def bargains(target: Target | None) -> list[float]:
+        costs, limits = Priced([], (10, 30)), Constraints(round_to=1, min_ratio=0.0)
+        return Budget(space_of(10, 30), costs, target, limits).bargains().exp().tolist()
+
+    assert bargains(Target(macs=0.5)) == pytest.approx([0.5, 2.0])  # four times as many, about a geometric mean of 1
+    assert bargains(Target(params=0.5)) == pytest.approx([1.0, 1.0])
+    assert bargains(None) == [1.0, 1.0]
+
+
+def test_what_is_left_of_the_tightening_falls_from_one_to_nothing_by_the_target() -> None:
+    budget = scripted((100,), [1.0], Target(macs=0.5))
+    assert [budget.tightening_left(progress, 0.4) for progress in (0.0, 0.1, 0.4, 1.0)] == pytest.approx(
+        [1, 0.75, 0, 0]
+    )
+    assert budget.tightening_left(0.0, 0.0) == 0.0
+    assert scripted((100,), [1.0], None).tightening_left(0.0, 0.4) == 0.0

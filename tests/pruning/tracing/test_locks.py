@@ -1,0 +1,118 @@
+"""What a network's own code does to channels: free where they can go, and else locked with a reason that is true."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from zoo import Tail, conv, images, randomised
+
+from edcompress.pruning.tracing.probe import lock_inexact
+from edcompress.pruning.tracing.tracing import trace_space
+
+
+class Between(Tail):
+    """conv(3, 4), the given code, conv2(`width`, 5) and the classifier."""
+
+    def __init__(self, code: Callable[["Between", Tensor], Tensor], width: int = 4) -> None:
+        super().__init__(5)
+        self.code, self.conv, self.conv2 = code, conv(3, 4), conv(width, 5)
+        self.gate, self.spatial, self.along = conv(4, 1), conv(2, 1), nn.Conv1d(1, 1, 3, padding=1)
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(F.relu(self.conv2(self.code(self, F.relu(self.conv(x))))))
+
+
+def reason(network: nn.Module, group: str = "conv") -> str | None:
+    """Why the group is locked."""
+    network = randomised(network)
+    groups = lock_inexact(network, trace_space(network, images(2)), images(2)).groups
+    return next(g.locked for g in groups if g.name == group)
+
+
+def tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
+def swapped(parts: tuple[Tensor, ...], dim: int) -> Tensor:
+    return torch.cat(parts[::-1], dim)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        lambda _, x: sum(x.split(4, 2)),
+        lambda _, x: swapped(x.split([6, 2], 2), 2),
+        lambda _, x: swapped(x.split([3, 5], -2), 2),
+        lambda _, x: sum(x.chunk(2, -1)),
+        lambda _, x: torch.stack(x.unbind(2)[::-1], 2),
+        lambda _, x: swapped(tokens(x).split([1, 63], 1), 1).transpose(1, 2).view_as(x),
+        lambda _, x: swapped((tokens(x)[:, :5], tokens(x)[:, 5:]), 1).transpose(1, 2).reshape(x.shape),
+        lambda net, x: x * torch.sigmoid(net.gate(x)),
+    ],
+)
+def test_rows_and_tokens_may_be_split_and_one_channel_stretched(code: Callable[[Between, Tensor], Tensor]) -> None:
+    assert reason(Between(code)) is None
+
+
+def coordinates(x: Tensor) -> Tensor:
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    return torch.stack([rows, columns]).expand(len(x), 2, 8, 8)
+
+
+def along_channels(net: Between, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(net.along(x.mean((2, 3)).unsqueeze(1))).transpose(1, 2).unsqueeze(-1)
+
+
+def over_channels(net: Between, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(net.spatial(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)))
+
+
+@pytest.mark.parametrize(
+    ("code", "width", "words"),
+    [
+        (lambda _, x: x[:, :2] * x[:, 2:], 2, "is split into fixed parts"),
+        (
+            lambda _, x: torch.cat([x, coordinates(x)], 1),
+            6,
+            r"some that no layer makes \(the image, coordinates, a constant\)",
+        ),
+        (lambda _, x: torch.cat([coordinates(x), x], 1), 6, "some that no layer makes"),
+        (lambda _, x: F.pixel_unshuffle(x, 2), 16, "rearranges its channels by pixel_unshuffle"),
+        (lambda _, x: F.pixel_shuffle(x, 2), 1, "by pixel_shuffle"),
+        (lambda _, x: x.repeat(1, 2, 1, 1), 8, "by repeat"),
+        (lambda _, x: F.pad(x, (0, 0, 0, 0, 1, 1)), 6, "pads its channels by a fixed number"),
+        (over_channels, 4, "takes the m(ean|aximum) over all of its channels"),
+        (along_channels, 4, "along has 1 input channel and is given all of its channels"),
+        (
+            lambda net, x: F.linear(x.transpose(1, 3), 2 * net.linear.weight).transpose(1, 3),
+            4,
+            "the weight of linear and does",
+        ),
+    ],
+)
+def test_a_reason_names_the_layer_or_the_operation(
+    code: Callable[[Between, Tensor], Tensor], width: int, words: str
+) -> None:
+    assert re.search(words, reason(Between(code, width)) or "free")
+
+
+class Cosine(Between):
+    """The classifier's weight is used without the classifier."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _, x: x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        return F.linear(x.mean((2, 3)), F.normalize(self.fc.weight))
+
+
+def test_a_layer_whose_weight_the_code_borrows_is_named() -> None:
+    found = reason(Cosine(), "conv2")
+    assert found == (
+        "the network's code computes with the weight of fc and does not call the layer, so that surgery cannot cut it: call fc, and "
+        "compute its weight in a parametrization"
+    )

@@ -1,0 +1,126 @@
+"""A target in time, from the recipe to the report."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from digits import ONE_EPOCH, Interrupter, digits, pruned
+
+from edcompress.core.errors import BudgetError, RunFolderError
+from edcompress.core.system.context import RunOptions
+from edcompress.core.system.monitor import NullMonitor
+from edcompress.pruning.cost.latency_model import LatencyTable
+from edcompress.runs.folder import RunFolder
+from edcompress.workflows.inspect import inspect
+from edcompress.workflows.load import load
+from edcompress.workflows.stages.job import open_job
+from edcompress.workflows.stages.latency_target import match_latency_target
+from edcompress.workflows.stages.starting_point import open_starting_point
+
+IN_TIME = (*ONE_EPOCH, "target.macs=null", "constraints.round_to=2", "benchmark.runs=40")
+
+
+def test_a_share_of_the_time_is_predicted_measured_and_reported(dense: Path, tmp_path: Path) -> None:
+    report = pruned(dense, tmp_path / "run", digits(*IN_TIME, "target.latency=0.7"))
+    target = report.target
+    assert (target.kind, target.asked) == ("latency", 0.7)
+    assert target.predicted is not None
+    assert 0.2 < target.predicted < 1
+    assert (
+        0.2 < target.achieved < 1
+    )  # as measured, on a network of a tenth of a millisecond and a machine with other work
+    assert report.pruned.size.macs < report.dense.size.macs
+    table = LatencyTable.model_validate_json((tmp_path / "run" / "latency.json").read_text())
+    origin = open_starting_point(digits(*IN_TIME, "target.latency=0.7"), dense, RunOptions("cpu"))
+    assert origin.table is not None
+    assert [layer.name for layer in table.layers] == [layer.name for layer in origin.table.layers]
+    kept = json.loads((tmp_path / "run" / "search.jsonl").read_text().splitlines()[-1])["budget"]
+    assert kept == 0.7
+    load(tmp_path / "run")
+
+
+def test_milliseconds_become_a_share(dense: Path) -> None:
+    whole = open_starting_point(digits(*IN_TIME, "target.latency=1.0"), dense, RunOptions("cpu")).table
+    assert whole is not None
+    asked = 0.6 * whole.milliseconds
+    origin = open_starting_point(digits(*IN_TIME, f"target.latency_ms={asked}"), dense, RunOptions("cpu"))
+    assert origin.table is not None
+    assert origin.budget.target is not None
+    assert origin.budget.target.fraction == pytest.approx(asked / origin.table.milliseconds)
+    with pytest.raises(BudgetError, match=r"target\.latency_ms = 1000: the network takes \d\.\d+ ms as it is; lower"):
+        open_starting_point(digits(*IN_TIME, "target.latency_ms=1000"), dense, RunOptions("cpu"))
+
+
+def test_an_unreachable_time_names_what_binds() -> None:
+    warnings = inspect(None, digits(*IN_TIME, "target.latency=0.001"), RunOptions("cpu")).warnings
+    (warning,) = (warning for warning in warnings if "target.latency = 0.001 is below" in warning)
+    shares = [float(share) for share in re.findall(r"([\d.]+)% \(", warning)]
+    assert len(shares) == 3
+    assert 0 < sum(shares) < 100
+
+
+@pytest.mark.integration
+def test_a_run_goes_on_with_the_times_it_began_with(dense: Path, tmp_path: Path) -> None:
+    recipe = digits(*IN_TIME, "target.latency=0.7")
+    with pytest.raises(KeyboardInterrupt):
+        pruned(dense, tmp_path / "run", recipe, Interrupter("finetune", 0))
+    before = (tmp_path / "run" / "latency.json").read_bytes()
+    assert pruned(dense, tmp_path / "run", recipe, resume=True).target.kind == "latency"
+    assert (tmp_path / "run" / "latency.json").read_bytes() == before
+
+
+def test_a_run_by_time_is_not_resumed_with_other_threads(dense: Path, tmp_path: Path) -> None:
+    recipe = digits(*IN_TIME, "target.latency=0.7")
+    with pytest.raises(KeyboardInterrupt):
+        pruned(dense, tmp_path / "run", recipe, Interrupter("search", 0))
+    with pytest.raises(RunFolderError, match=r"begun with another benchmark\.batch_size"):
+        pruned(dense, tmp_path / "run", digits(*IN_TIME, "target.latency=0.7", "benchmark.batch_size=2"), resume=True)
+
+
+class Told(NullMonitor):
+    """Keeps what is said of times."""
+
+    def __init__(self) -> None:
+        self.times: list[str] = []
+
+    def stage(self, text: str) -> None:
+        if text.startswith("latency:"):
+            self.times.append(text)
+
+
+def test_no_state_is_timed_twice(dense: Path) -> None:
+    """The least that the constraints allow takes more than the target's share of the time: there is nothing else to try."""
+    recipe, told = digits("target.macs=0.1", "constraints.round_to=2", "benchmark.runs=20"), Told()
+    job, origin = (
+        open_job(recipe, RunOptions("cpu", monitor=told)),
+        open_starting_point(recipe, dense, RunOptions("cpu")),
+    )
+    origin = replace(origin, table=LatencyTable(layers=(), milliseconds=1.0))
+    budget, space = origin.budget, origin.space
+    state = budget.repair(torch.full((1, len(space.free)), 0.5), torch.full((1, space.genes), 0.5), budget.smallest)[0]
+    found, share = match_latency_target(job, origin, origin.network, state)
+    assert (torch.equal(found, state), len(told.times)) == (True, 1)
+    assert f"latency: {share:.1%} of the dense network's measured" in told.times[0]
+
+
+@pytest.mark.integration
+def test_a_given_plan_is_timed_and_not_corrected(dense: Path, tmp_path: Path) -> None:
+    quick = ("search.epochs=0", "finetune.epochs=0", "data.limit=200", "constraints.round_to=2", "benchmark.runs=40")
+    pruned(dense, tmp_path / "first", digits(*quick, "search.method=magnitude", "target.macs=0.2"))
+    plan = tmp_path / "first" / "plan.json"
+    given = (*quick, "search.method=plan", f"search.plan={plan}", "target.macs=null", "target.latency=0.99")
+    report = pruned(dense, tmp_path / "second", digits(*given))
+    assert (tmp_path / "second" / "plan.json").read_text() == plan.read_text()
+    assert report.target.predicted is not None
+
+
+@pytest.mark.integration
+def test_a_run_is_pruned_again_by_time(dense: Path, tmp_path: Path) -> None:
+    first = pruned(dense, tmp_path / "first", digits(*ONE_EPOCH, "target.macs=0.6", "constraints.round_to=2"))
+    second = pruned(tmp_path / "first", tmp_path / "second", digits(*IN_TIME, "target.latency=0.5"))
+    assert second.dense == first.dense
+    assert second.pruned.size.macs < first.pruned.size.macs
+    assert (RunFolder(tmp_path / "second") / "latency.json").is_file()
