@@ -220,7 +220,7 @@ def torch_pruning_plan(cell: Cell, checkpoint: Path, output: Path) -> Path:
         pruner = tp.pruner.BasePruner(
             network, example, importance=IMPORTANCE[cell.method](), pruning_ratio=ratio, ignored_layers=locked,
             round_to=budget.round_to, customized_pruners=PRUNERS)  # fmt: skip
-        state = space.everything()
+        state = space.full_state()
         for group in pruner.step(interactive=True):
             dependency, positions = group[0]
             state[[gene[names[dependency.target.module], position] for position in positions]] = False

@@ -51,7 +51,7 @@ from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.search.edropout import converged, diversity
 from edcompress.pruning.search.edropout_regime import EDropoutRegime
 from edcompress.pruning.search.evolution import Evolution
-from edcompress.pruning.search.importance import magnitude, ranks
+from edcompress.pruning.search.importance import channel_ranks, magnitude
 from edcompress.pruning.search.one_shot import uniform_state
 from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.surgery.remove import remove
@@ -221,11 +221,11 @@ def evolution_cost(S: int, layers: int, width: int = 960, repeats: int = 5) -> d
     search, target = Search(population=S).for_batches_of(DEFAULT_BATCH), Target(macs=0.5)
     budget = Budget(space, CostModel(space, network, example), target, Constraints())
     evolution = Evolution(search, budget, Generator().manual_seed(0))
-    importance = ranks(space, magnitude(space, network))
+    importance = channel_ranks(space, magnitude(space, network))
     population = evolution.start(importance, len(space.free), 0.5)
 
     def ranking() -> Tensor:
-        return ranks(space, magnitude(space, network))
+        return channel_ranks(space, magnitude(space, network))
 
     def evolving() -> object:
         parents = evolution.repair(population, importance, 0.5)
@@ -315,7 +315,7 @@ def prune_cost(checkpoint: Path, images: int, search: int, finetune: int) -> dic
     watch = Clock()
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
-        prune(checkpoint, recipe, RunFolder(Path(folder) / "run"), session=RunOptions(monitor=watch))
+        prune(checkpoint, recipe, RunFolder(Path(folder) / "run"), options=RunOptions(monitor=watch))
         whole = time.process_time() - started
     marks = [*watch.began, ("end", started + whole)]
     parts = {text: after - at for (text, at), (_, after) in pairwise(marks)}

@@ -27,7 +27,7 @@ os.environ.update(
 
 from edcompress.__main__ import main
 
-pytest_plugins = ["reports"]
+pytest_plugins = ["resnet56_report"]
 
 QUICK = ("train.epochs=2", "search.epochs=1", "finetune.epochs=1", "benchmark.runs=20", "gate.disturbed=allow")
 

@@ -43,7 +43,7 @@ def pruned(
     dense: Path, folder: Path, recipe: Recipe, monitor: NullMonitor | None = None, *, resume: bool = False
 ) -> Report:
     return prune(
-        dense, recipe, RunFolder(folder), resume=resume, session=RunOptions("cpu", monitor=monitor or NullMonitor())
+        dense, recipe, RunFolder(folder), resume=resume, options=RunOptions("cpu", monitor=monitor or NullMonitor())
     )
 
 

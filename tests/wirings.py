@@ -16,7 +16,7 @@ def chosen(name: str) -> tuple[nn.Module, PruningSpace, Tensor]:
     """A network of the zoo with its space and its chosen state."""
     network = randomised(ZOO[name].network())
     space = trace_space(network, images(2))
-    state = space.everything()
+    state = space.full_state()
     for group, part in space.slices():
         state[part][list(ZOO[name].drops[group.name])] = False
     return network, space, state

@@ -43,15 +43,15 @@ def prune(checkpoint: Weights, recipe: RecipeName, output: Output = None, overri
           log: Log = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
     """Compress a trained network: search, remove channels, fine-tune, prove, report."""
     require_trackers(log or ())
-    checked, team = read_recipe(recipe, overrides or ()), init_process_group(device)
-    folder = team.from_first(lambda: run_folder(output, checked.name, resume=resume, force=force))
+    checked, ranks = read_recipe(recipe, overrides or ()), init_process_group(device)
+    folder = ranks.run_on_rank0(lambda: run_folder(output, checked.name, resume=resume, force=force))
     with (
-        Display(err, quiet=quiet or not team.first) as monitor,
-        resumable(folder, team, resume=resume, force=force) as interrupt,
+        Display(err, quiet=quiet or not ranks.is_main) as monitor,
+        resumable(folder, ranks, resume=resume, force=force) as interrupt,
     ):
-        session = RunOptions(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt, team)
-        report = edcompress.prune(checkpoint, checked, folder, resume=resume, force=force, session=session)
-    if team.first:
+        options = RunOptions(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt, ranks)
+        report = edcompress.prune(checkpoint, checked, folder, resume=resume, force=force, options=options)
+    if ranks.is_main:
         show_report(report, folder, as_json=as_json)
 
 
@@ -71,8 +71,8 @@ def train(recipe: RecipeName, output: Trained, overrides: Overrides = None, devi
         return "nothing was saved yet" + (f"; {kept} is as it was" if before else "")
 
     with Display(err, quiet=quiet) as monitor, saying_how_to_resume(ALONE, kept.exists, saved) as interrupt:
-        session = RunOptions(device, trust_code, monitor=monitor, interrupt=interrupt)
-        accuracy = edcompress.train(checked, output, resume=resume, force=force, session=session)
+        options = RunOptions(device, trust_code, monitor=monitor, interrupt=interrupt)
+        accuracy = edcompress.train(checked, output, resume=resume, force=force, options=options)
     top1 = accuracy.top1
     show_value(accuracy, as_json, f"{output}: top-1 {top1.correct} of {top1.total} ({top1.fraction:.2%})")
 
@@ -82,15 +82,15 @@ def run(recipe: RecipeName, checkpoint: OptionalWeights = None,
         trust_code: TrustCode = False, trust_pickle: TrustPickle = False, log: Log = None, quiet: Quiet = False) -> None:  # fmt: skip
     """prune, export --onnx and gate in one go."""
     require_trackers(log or ())
-    checked, team = read_recipe(recipe, overrides or ()), init_process_group(device)
-    folder = team.from_first(lambda: run_folder(output, checked.name, resume=resume, force=force))
+    checked, ranks = read_recipe(recipe, overrides or ()), init_process_group(device)
+    folder = ranks.run_on_rank0(lambda: run_folder(output, checked.name, resume=resume, force=force))
     with (
-        Display(err, quiet=quiet or not team.first) as monitor,
-        resumable(folder, team, resume=resume, force=force) as interrupt,
+        Display(err, quiet=quiet or not ranks.is_main) as monitor,
+        resumable(folder, ranks, resume=resume, force=force) as interrupt,
     ):
-        session = RunOptions(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt, team)
-        edcompress.run(checked, folder, checkpoint, resume=resume, force=force, session=session)
-    if team.first:
+        options = RunOptions(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt, ranks)
+        edcompress.run(checked, folder, checkpoint, resume=resume, force=force, options=options)
+    if ranks.is_main:
         finish_with_gate(folder)
 
 
@@ -105,8 +105,8 @@ def sweep(recipe: RecipeName, checkpoint: OptionalWeights = None,
     interrupt = Interrupt()
     with Display(err, quiet=quiet) as monitor, interrupt.listening():
         try:
-            session = RunOptions(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt)
-            found = edcompress.sweep(recipes, folder, checkpoint, session)
+            options = RunOptions(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt)
+            found = edcompress.sweep(recipes, folder, checkpoint, options)
         except KeyboardInterrupt:
             say(f"\ninterrupted: go on with the same command; what is finished stays in {folder}", err)
             raise
@@ -119,5 +119,5 @@ def demo(output: Output = None, overrides: Overrides = None, force: Force = Fals
     checked = read_recipe("digits", ["gate.disturbed=allow", *(overrides or ())])
     folder = run_folder(output, "demo", resume=False, force=force)
     with Display(err, quiet=quiet) as monitor, Interrupt().listening():
-        edcompress.run(checked, folder, force=force, session=RunOptions("cpu", monitor=monitor))
+        edcompress.run(checked, folder, force=force, options=RunOptions("cpu", monitor=monitor))
     finish_with_gate(folder)

@@ -74,7 +74,7 @@ def export(run: RunPath = None, onnx: OnnxFlag = True, opset: Opset = None, batc
     folder = finished(run, "export")
     with Display(err, quiet=quiet) as monitor, Interrupt().listening():
         report = edcompress.export(folder, opset=opset, batch=batch, fp16=fp16, int8=int8, with_preprocessing=with_preprocessing,
-                                 session=RunOptions(trust_code=trust_code, monitor=monitor))  # fmt: skip
+                                 options=RunOptions(trust_code=trust_code, monitor=monitor))  # fmt: skip
     show_report(report, folder, as_json=as_json)
 
 
@@ -83,8 +83,8 @@ def convert(run: RunPath = None, to: Annotated[str, typer.Option("--to", help="p
     """Write the pruned network of a run as one file for PyTorch, proved equal."""
     folder = finished(run, "convert")
     with Display(err, quiet=True) as monitor, Interrupt().listening():
-        session = RunOptions(trust_code=trust_code, monitor=monitor)
-        path, proof = edcompress.convert(folder, to, output, force=force, session=session)  # type: ignore[arg-type]
+        options = RunOptions(trust_code=trust_code, monitor=monitor)
+        path, proof = edcompress.convert(folder, to, output, force=force, options=options)  # type: ignore[arg-type]
     say(f"{path}: largest difference {proof.max_abs_diff:.1e} at scale {proof.scale:.1e}, {proof.of}")
 
 
@@ -118,8 +118,8 @@ def evaluate(model: Annotated[Path, typer.Argument(help="A checkpoint, a run fol
     """Top-1 and top-5 accuracy on the recipe's test images."""
     checked = read_recipe(recipe, overrides or ())
     with Display(err, quiet=True) as monitor:
-        session = RunOptions(device, trust_code, trust_pickle, monitor)
-        accuracy = edcompress.evaluate(model, checked, session, ignore_metadata=ignore_metadata)
+        options = RunOptions(device, trust_code, trust_pickle, monitor)
+        accuracy = edcompress.evaluate(model, checked, options, ignore_metadata=ignore_metadata)
     show_accuracy(accuracy, checked.model.num_classes, as_json=as_json)
 
 

@@ -16,27 +16,29 @@ from edcompress.runs.folder import RunFolder
 
 @contextmanager
 def saying_how_to_resume(
-    team: ProcessGroup, resumable: Callable[[], bool], saved: Callable[[], str]
+    ranks: ProcessGroup, resumable: Callable[[], bool], saved: Callable[[], str]
 ) -> Iterator[Interrupt]:
     """A block that Ctrl-C and the signals of schedulers end with what it computed `saved`; the first rank says so, and how to go on."""
-    interrupt = Interrupt(team)
+    interrupt = Interrupt(ranks)
     try:
         with interrupt.listening():
             yield interrupt
     except KeyboardInterrupt:
-        if team.first:
+        if ranks.is_main:
             say(f"\ninterrupted: {saved()}", err)
         raise
     except (StorageError, DataError, RankLostError):
-        if team.first and resumable():
+        if ranks.is_main and resumable():
             say(saved(), err)
         raise
 
 
-def resumable(folder: RunFolder, team: ProcessGroup, *, resume: bool, force: bool) -> AbstractContextManager[Interrupt]:
+def resumable(
+    folder: RunFolder, ranks: ProcessGroup, *, resume: bool, force: bool
+) -> AbstractContextManager[Interrupt]:
     """`_telling` of a run."""
     before = None if resume else folder.began
-    return saying_how_to_resume(team, lambda: folder.resumable, lambda: saved(folder, before, force=force))
+    return saying_how_to_resume(ranks, lambda: folder.resumable, lambda: saved(folder, before, force=force))
 
 
 def how_to_go_on(*, force: bool) -> str:

@@ -60,6 +60,6 @@ def inspect(recipe: RecipeName, model: Annotated[Path | None, typer.Argument(hel
     """What can be pruned, and what is locked and why, before any training."""
     checked = read_recipe(recipe, overrides or ())
     with Display(err, quiet=True) as monitor:
-        session = RunOptions("cpu", trust_code, trust_pickle, monitor)
-        found = edcompress.inspect(model, checked, session, onnx_latency=onnx_latency)
+        options = RunOptions("cpu", trust_code, trust_pickle, monitor)
+        found = edcompress.inspect(model, checked, options, onnx_latency=onnx_latency)
     show_inspection(found, as_json=as_json)

@@ -8,7 +8,7 @@
     │   ├── DataError            a data set on disk
     │   ├── BudgetError          a target outside what the constraints allow
     │   └── RunFolderError       a run folder that exists, is missing, or is not that far yet
-    ├── LostError                another process of a run on several is gone
+    ├── RankLostError            another process of a run on several is gone
     ├── ProofError               two models that must be equal are not
     └── StorageError             a file cannot be written: the disk is full, read-only or gone
 

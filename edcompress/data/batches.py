@@ -67,9 +67,9 @@ class Batches:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def of(self, team: ProcessGroup) -> Batches:
+    def of(self, ranks: ProcessGroup) -> Batches:
         """This rank's part of the batches: every `size`-th."""
-        numbers = self._numbers[team.rank :: team.size]
+        numbers = self._numbers[ranks.rank :: ranks.size]
         return Batches(self._work, self._workers, self._warn, numbers, pinned=self._pinned)
 
     def towards(self, device: torch.device) -> Batches:
@@ -133,14 +133,14 @@ class Batches:
             ) from error
 
 
-def train_batches(images: ImageSet, data: Data, *, seed: int, epoch: int, team: ProcessGroup = ALONE) -> Batches:
+def train_batches(images: ImageSet, data: Data, *, seed: int, epoch: int, ranks: ProcessGroup = ALONE) -> Batches:
     """One epoch in random order and augmented, this rank's part of each batch.
 
     A batch with fewer than two images per rank is left out: batch norm cannot train on one.
     """
     order = torch.randperm(len(images), generator=generator_for(seed, "order", epoch))
     geometry, seeds = train_geometry(data), (seed, epoch)
-    return _batches(_Work(images, data, geometry, order, data.step_images, FEWEST_TRAINING_IMAGES, seeds, team))
+    return _batches(_Work(images, data, geometry, order, data.step_images, FEWEST_TRAINING_IMAGES, seeds, ranks))
 
 
 def eval_batches(images: ImageSet, data: Data, *, as_pixels: bool = False) -> Batches:
@@ -153,7 +153,7 @@ def eval_batches(images: ImageSet, data: Data, *, as_pixels: bool = False) -> Ba
 def _batches(work: _Work) -> Batches:
     """Worker processes get no `warn`: it may hold what cannot be sent to them."""
     images = work.images
-    return Batches(replace(work, images=images.heard_by(ignore_warnings)), work.data.workers, images.warn)
+    return Batches(replace(work, images=images.with_warn(ignore_warnings)), work.data.workers, images.warn)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,18 +167,18 @@ class _Work(Dataset[_Made]):
     batch_size: int
     fewest: int
     seeds: tuple[int, ...]
-    team: ProcessGroup = ALONE
+    ranks: ProcessGroup = ALONE
     as_pixels: bool = False
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.order), self.batch_size)
-        return whole + (rest >= self.fewest * self.team.size)
+        return whole + (rest >= self.fewest * self.ranks.size)
 
     def __getitem__(self, k: int) -> _Made:
         whole = self.order[k * self.batch_size : (k + 1) * self.batch_size]
         # So divided, the first images of a batch are the first ones of all ranks.
-        part = slice(self.team.rank, None, self.team.size)
-        varied = ("varied", k) if self.team.first else ("varied", k, self.team.rank)
+        part = slice(self.ranks.rank, None, self.ranks.size)
+        varied = ("varied", k) if self.ranks.is_main else ("varied", k, self.ranks.rank)
         try:
             with default_generator_seeded(derived_seed(*self.seeds, *varied)):
                 read = self.images.read(whole[part].tolist(), self.geometry)

@@ -83,7 +83,7 @@ class ImageSet(Protocol):
 
     def __len__(self) -> int: ...
 
-    def heard_by(self, warn: Warn) -> Self:
+    def with_warn(self, warn: Warn) -> Self:
         """The same images with another `warn`."""
 
     def subset(self, indices: Tensor) -> Self:
@@ -105,7 +105,7 @@ class MemoryImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def heard_by(self, warn: Warn) -> Self:
+    def with_warn(self, warn: Warn) -> Self:
         """The same images with another `warn`."""
         return replace(self, warn=warn)
 
@@ -181,7 +181,7 @@ class FileImages(StoredImages):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def heard_by(self, warn: Warn) -> Self:
+    def with_warn(self, warn: Warn) -> Self:
         """The same images with another `warn`."""
         return replace(self, warn=warn)
 

@@ -33,9 +33,9 @@ class Splits:
     doubts: tuple[str, ...] = ()
     """What makes their labels or accuracies doubtful, though they can be used."""
 
-    def heard_by(self, warn: Warn) -> Splits:
+    def with_warn(self, warn: Warn) -> Splits:
         """The same splits; `warn` is told of every image that is left out, each time that it is."""
-        train, search, test = (images.heard_by(warn) for images in (self.train, self.search, self.test))
+        train, search, test = (images.with_warn(warn) for images in (self.train, self.search, self.test))
         return replace(self, train=train, search=search, test=test)
 
 
@@ -100,15 +100,15 @@ def _rarest(splits: Splits) -> str:
     return few([f"{name}: {count}" for count, name in sorted(zip(counts, splits.classes, strict=True))])
 
 
-def check_divides(splits: Splits, data: Data, team: ProcessGroup) -> None:
+def check_divides(splits: Splits, data: Data, ranks: ProcessGroup) -> None:
     """InputError where ranks cannot share the batches: each needs two images of each for batch norm, and the same number of batches."""
-    if team.size == 1:
+    if ranks.size == 1:
         return
     asked = len(splits.train) if data.batch_size == "auto" else data.batch_size
-    most, fewest = min(asked, len(splits.train)), FEWEST_TRAINING_IMAGES * team.size
+    most, fewest = min(asked, len(splits.train)), FEWEST_TRAINING_IMAGES * ranks.size
     if most < fewest:
         raise InputError(
-            f"data.batch_size: {team.size} ranks share a batch of {most} images, and each needs {FEWEST_TRAINING_IMAGES}; "
+            f"data.batch_size: {ranks.size} ranks share a batch of {most} images, and each needs {FEWEST_TRAINING_IMAGES}; "
             f"set it to {fewest} or more, or start fewer processes"
         )
     if data.skip_broken:

@@ -84,7 +84,7 @@ class ShardImages(StoredImages):
     def __len__(self) -> int:
         return len(self.names)
 
-    def heard_by(self, warn: Warn) -> Self:
+    def with_warn(self, warn: Warn) -> Self:
         """The same images with another `warn`."""
         return replace(self, warn=warn)
 

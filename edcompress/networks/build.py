@@ -50,11 +50,11 @@ def example_images(recipe: Recipe) -> Tensor:
     return torch.randn(2, recipe.model.in_channels, size, size, generator=Generator().manual_seed(0))
 
 
-def new_network(recipe: Recipe, session: RunOptions = DEFAULT) -> nn.Module:
+def new_network(recipe: Recipe, options: RunOptions = DEFAULT) -> nn.Module:
     """The recipe's network with random weights, on the CPU; NetworkError where it cannot take the recipe's images or be exported."""
     with _fitting(recipe), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        network = build(recipe.model, trust_code=session.trust_code)
+        network = build(recipe.model, trust_code=options.trust_code)
         _check_tensors(network, recipe)
         _check_size(network, recipe)
         network.float()  # as it is trained, proved and exported
@@ -68,17 +68,17 @@ def new_network(recipe: Recipe, session: RunOptions = DEFAULT) -> nn.Module:
     return network
 
 
-def plain_network(recipe: Recipe, session: RunOptions = DEFAULT) -> nn.Module:
+def plain_network(recipe: Recipe, options: RunOptions = DEFAULT) -> nn.Module:
     """`new_network` in the form that is pruned, and that run folders hold: every layer holds its weight as it uses it."""
-    return with_plain_weights(new_network(recipe, session))
+    return with_plain_weights(new_network(recipe, options))
 
 
-def read_network(recipe: Recipe, checkpoint: Path, session: RunOptions = DEFAULT) -> nn.Module:
+def read_network(recipe: Recipe, checkpoint: Path, options: RunOptions = DEFAULT) -> nn.Module:
     """The recipe's network with the checkpoint's weights, on the CPU, in the form that is pruned."""
-    tensors = read_state_dict(checkpoint, trust_pickle=session.trust_pickle, ema=recipe.model.ema)
-    network = new_network(recipe, session)
+    tensors = read_state_dict(checkpoint, trust_pickle=options.trust_pickle, ema=recipe.model.ema)
+    network = new_network(recipe, options)
     if begun := load_into(network, tensors, source=str(checkpoint), reset_head=recipe.model.reset_head):
-        _warn_untrained(recipe, " and ".join(sorted(begun)), session.monitor)
+        _warn_untrained(recipe, " and ".join(sorted(begun)), options.monitor)
     return with_plain_weights(network)
 
 

@@ -63,7 +63,7 @@ def by_class(classes: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def measure_accuracy(
-    forward: Forward, batches: Batches, device: torch.device, classes: int, team: ProcessGroup = ALONE
+    forward: Forward, batches: Batches, device: torch.device, classes: int, ranks: ProcessGroup = ALONE
 ) -> Accuracy:
     """Top-1 and top-5 counts of `forward` (images [N, C, H, W] to logits [N, classes]) over labelled batches of all ranks, in fp32."""
     right1 = right5 = 0
@@ -74,5 +74,5 @@ def measure_accuracy(
         right1, right5 = right1 + top1, right5 + top5
         labelled += by_class(labels, classes)
         answered += by_class(answers[:, 0], classes)
-    right1, right5, *counts = team.sum(right1, right5, *labelled.tolist(), *answered.tolist())
+    right1, right5, *counts = ranks.sum(right1, right5, *labelled.tolist(), *answered.tolist())
     return accuracy_of(right1, right5, *torch.tensor(counts).view(2, classes))

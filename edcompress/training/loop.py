@@ -73,7 +73,7 @@ class Trainer:
     precision: Precision
     regime: Regime
     report: Report
-    team: ProcessGroup = ALONE
+    ranks: ProcessGroup = ALONE
     section: str = "finetune"
     """Of the recipe, which holds the settings that are trained by."""
 
@@ -144,7 +144,7 @@ def _train_step(trainer: Trainer, images: Tensor, labels: Tensor, span: Schedule
         loss = trainer.objective.loss(trainer.regime.forward(images), images, labels)
     optimizer.zero_grad(set_to_none=True)
     trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    loss = _average_over_ranks(trainer.team, network, loss, len(labels))
+    loss = _average_over_ranks(trainer.ranks, network, loss, len(labels))
     trainer.scaler.unscale_(optimizer)
     gradients = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
     finite = torch.isfinite(loss + gradients)
@@ -179,14 +179,14 @@ def _seeded(
         yield lambda: (torch.get_rng_state(), *(torch.cuda.get_rng_state(one) for one in devices))
 
 
-def _average_over_ranks(team: ProcessGroup, network: nn.Module, loss: Tensor, images: int) -> Tensor:
+def _average_over_ranks(ranks: ProcessGroup, network: nn.Module, loss: Tensor, images: int) -> Tensor:
     """The mean loss over the images of all ranks, a scalar, after the backward pass of a step on this rank's `images`.
 
     The network's gradients become those of that loss, and its batch-norm statistics the mean of the ranks', in one message.
     """
-    if team.size == 1:
+    if ranks.size == 1:
         return loss.detach()
     loss = loss.detach().clone()
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    team.average([*gradients, *running_statistics(network), loss], images)
+    ranks.average([*gradients, *running_statistics(network), loss], images)
     return loss

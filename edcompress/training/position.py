@@ -1,4 +1,4 @@
-"""Where an epoch stands: Span and Place."""
+"""Where an epoch stands: ScheduleSpan and EpochPosition."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Series:
     origin: StartingPoint
     dense: Count
     checkpoint: str
-    session: RunOptions
+    options: RunOptions
 
 
 def smallest_within(
@@ -93,7 +93,7 @@ def smallest_within(
     *,
     resume: bool,
     force: bool,
-    session: RunOptions,
+    options: RunOptions,
 ) -> Report:
     """The report of the smallest network within target.max_top1_drop, whose files `folder` then holds, with all trials as points.
 
@@ -102,8 +102,8 @@ def smallest_within(
     if resuming := resume and can_resume(folder, recipe):
         if folder.finished:
             return folder.read_report()
-        begin = partial(reopen_starting_point, folder=folder, session=session)
-    job = open_provable_job(recipe, session)
+        begin = partial(reopen_starting_point, folder=folder, options=options)
+    job = open_provable_job(recipe, options)
     finest = recipe.constraints.model_copy(update={"round_to": recipe.constraints.round_to or 1})
     origin = begin(recipe.model_copy(update={"constraints": finest}), images=job.probe_images)
     job = sized_for_search(job, origin)
@@ -112,11 +112,11 @@ def smallest_within(
         dense = _judged_dense(job, origin)
     with (
         hold_folder(folder, recipe, origin, resuming=resuming, force=True),
-        recording(folder, session.monitor, recipe, "prune", checkpoint=checkpoint, resuming=resuming) as monitor,
+        recording(folder, options.monitor, recipe, "prune", checkpoint=checkpoint, resuming=resuming) as monitor,
     ):
         if folder.finished:  # by another process, while this one waited for it
             return folder.read_report()
-        series = Series(recipe, folder, job.watched_by(monitor), origin, dense, checkpoint, session)
+        series = Series(recipe, folder, job.watched_by(monitor), origin, dense, checkpoint, options)
         return _conclude(series, _tried(series))
 
 
@@ -138,12 +138,12 @@ def _tried(series: Series) -> list[Trial]:
 
 
 def _one(series: Series, number: int, share: float, best: Trial | None) -> Trial:
-    recipe, session = series.recipe.model_copy(update={"target": Target(macs=share)}), series.session
+    recipe, options = series.recipe.model_copy(update={"target": Target(macs=share)}), series.options
     folder = RunFolder(series.folder.trials / f"{number + 1}-macs={share:g}")
-    begin: OpenStart = partial(reopen_starting_point, folder=series.folder, session=session)
+    begin: OpenStart = partial(reopen_starting_point, folder=series.folder, options=options)
     if best:
-        begin = partial(open_starting_point, source=best.folder.path, session=session)
-    report = prune_once(recipe, folder, begin, series.checkpoint, resume=True, force=True, session=session)
+        begin = partial(open_starting_point, source=best.folder.path, options=options)
+    report = prune_once(recipe, folder, begin, series.checkpoint, resume=True, force=True, options=options)
     top1 = check_requirement(series.job, load_pruned(folder, series.origin.dense)).top1
     drop = accuracy_drop(series.dense, top1)
     series.job.monitor.stage(

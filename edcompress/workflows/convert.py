@@ -23,7 +23,7 @@ _OF_THE_RUN = {name for name in FILES if not name.endswith((SUFFIXES["pt2"], SUF
 
 
 def convert(
-    folder: RunFolder, form: Form, output: Path | None = None, *, force: bool = False, session: RunOptions = DEFAULT
+    folder: RunFolder, form: Form, output: Path | None = None, *, force: bool = False, options: RunOptions = DEFAULT
 ) -> tuple[Path, Proof]:
     """Write the pruned network of a finished run as pt2, torchscript or safetensors; the file, and the proof that it is equal.
 
@@ -55,5 +55,5 @@ def convert(
     elsewhere = not output.resolve().is_relative_to(folder.path.resolve())
     # Who locks a run next takes an unfinished file in it for that of a process that was killed.
     with nullcontext() if elsewhere and not folder.writable else folder.locked():
-        network = load(folder.path, trust_code=session.trust_code)
+        network = load(folder.path, trust_code=options.trust_code)
         return output, save_archive(network, example_images(folder.read_recipe()), output, form)

@@ -62,8 +62,8 @@ def examine_rates(recipe: Recipe, monitor: Monitor, *, trust_code: bool = False)
     from edcompress.workflows.stages.job import open_job
     from edcompress.workflows.throughput import input_rates, training_rate
 
-    session = RunOptions(trust_code=trust_code, monitor=monitor)
-    job, network = open_job(recipe, session), new_network(recipe, session)
+    options = RunOptions(trust_code=trust_code, monitor=monitor)
+    job, network = open_job(recipe, options), new_network(recipe, options)
     job = sized_for_training(job, network)
     recipe = job.recipe
     batch = next(iter(train_batches(job.splits.train, recipe.data, seed=recipe.seed, epoch=0)))

@@ -24,23 +24,23 @@ from edcompress.workflows.stages.job import open_job
 from edcompress.workflows.stages.starting_point import require_same_model
 
 
-def evaluate(model: Path, recipe: Recipe, session: RunOptions = DEFAULT, *, ignore_metadata: bool = False) -> Accuracy:
+def evaluate(model: Path, recipe: Recipe, options: RunOptions = DEFAULT, *, ignore_metadata: bool = False) -> Accuracy:
     """Top-1 and top-5 on the recipe's test images of a checkpoint, a run folder, or an .onnx file, in fp32, and float16 in float16.
 
     Raises InputError where the model says that it is for other classes or other preprocessing, unless `ignore_metadata`, and where it
     gives another number of logits than the recipe has classes.
     """
-    job = open_job(recipe, session)
-    require_alike(model, recipe, job.splits.classes, session.monitor, ignored=ignore_metadata)
+    job = open_job(recipe, options)
+    require_alike(model, recipe, job.splits.classes, options.monitor, ignored=ignore_metadata)
     if model.suffix.lower() == ".onnx":
         batches = job.test_batches(model.name, as_pixels=file_interface(model).takes_pixels)
         accuracy = predict({"": model}, batches, recipe.model.num_classes)[""].accuracy
     else:
-        network = network_of(model, recipe, session)
+        network = network_of(model, recipe, options)
         with oom_as_error(recipe, "lower data.eval_batch_size, or take --device cpu"):
             accuracy = job.accuracy(network.to(job.precision.device))
     if text := at_chance(accuracy, str(model)):
-        session.monitor.alarm(text)
+        options.monitor.alarm(text)
     return accuracy
 
 
@@ -58,10 +58,10 @@ def benchmark(models: Sequence[Path], options: Benchmark) -> dict[str, tuple[Lat
     return measure_all(files, options)
 
 
-def network_of(model: Path, recipe: Recipe, session: RunOptions) -> nn.Module:
+def network_of(model: Path, recipe: Recipe, options: RunOptions) -> nn.Module:
     """The network of a checkpoint, or what a run has left of one."""
     if not model.is_dir():
-        return read_network(recipe, model, session)
-    network = load(model, trust_code=session.trust_code)
+        return read_network(recipe, model, options)
+    network = load(model, trust_code=options.trust_code)
     require_same_model(RunFolder(model), recipe)
     return network

@@ -39,7 +39,7 @@ def export(
     fp16: bool | None = None,
     int8: bool | None = None,
     with_preprocessing: bool | None = None,
-    session: RunOptions = DEFAULT,
+    options: RunOptions = DEFAULT,
 ) -> Report:
     """Write dense.onnx and pruned.onnx of a finished run, prove pruned == ONNX, measure the files; the completed report.
 
@@ -51,14 +51,14 @@ def export(
     require_utf8(folder.path)
     asked = {"opset": opset, "batch": batch, "fp16": fp16, "int8": int8, "with_preprocessing": with_preprocessing}
     recipe = _exporting(folder.read_recipe(), asked)
-    with folder.locked(), recording(folder, session.monitor, recipe, "export") as monitor:
-        return _exported(folder, recipe, replace(session, device="cpu", monitor=monitor))
+    with folder.locked(), recording(folder, options.monitor, recipe, "export") as monitor:
+        return _exported(folder, recipe, replace(options, device="cpu", monitor=monitor))
 
 
-def _exported(folder: RunFolder, recipe: Recipe, session: RunOptions) -> Report:
-    report, job = folder.read_report(), open_provable_job(recipe, session)
-    dense = load_dense(recipe, folder / "dense.safetensors", session)
-    pruned = load(folder.path, trust_code=session.trust_code)
+def _exported(folder: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
+    report, job = folder.read_report(), open_provable_job(recipe, options)
+    dense = load_dense(recipe, folder / "dense.safetensors", options)
+    pruned = load(folder.path, trust_code=options.trust_code)
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=UNFINISHED_EXPORTS, ignore_cleanup_errors=True) as made:
         files, proofs = write_onnx(job, Path(made), report, {"dense": dense, "pruned": pruned})
         job.monitor.stage(f"latency in onnxruntime, {', '.join(files)} interleaved")

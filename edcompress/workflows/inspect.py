@@ -112,12 +112,12 @@ def _little_work(network: nn.Module, example: Tensor, size: Size) -> list[str]:
 
 
 def inspect(
-    model: Path | None, recipe: Recipe, session: RunOptions = DEFAULT, *, onnx_latency: bool = False
+    model: Path | None, recipe: Recipe, options: RunOptions = DEFAULT, *, onnx_latency: bool = False
 ) -> Inspection:
     """What of the network of a checkpoint, a run folder or the recipe alone can be pruned, and what is locked and why.
 
     Nothing is trained and no data is read.
     With `onnx_latency` the network is exported, and each layer's share of the time in onnxruntime measured.
     """
-    network = plain_network(recipe, session) if model is None else network_of(model, recipe, session)
+    network = plain_network(recipe, options) if model is None else network_of(model, recipe, options)
     return inspect_network(network, recipe, onnx_latency=onnx_latency)

@@ -29,7 +29,7 @@ def prune(
     *,
     resume: bool = False,
     force: bool = False,
-    session: RunOptions = DEFAULT,
+    options: RunOptions = DEFAULT,
 ) -> Report:
     """Compress the checkpoint's network as the recipe says into `folder`, and return the report.
 
@@ -42,36 +42,36 @@ def prune(
     require_utf8(checkpoint)
     name = checkpoint.name
     if resume:
-        recipe = session.team.from_first(partial(with_resolved_batch_size, recipe, folder))
-        name = session.team.from_first(partial(_resumed, checkpoint, recipe, folder, session))
-    begin = partial(_opened, checkpoint=checkpoint, session=session)
+        recipe = options.ranks.run_on_rank0(partial(with_resolved_batch_size, recipe, folder))
+        name = options.ranks.run_on_rank0(partial(_resumed, checkpoint, recipe, folder, options))
+    begin = partial(_opened, checkpoint=checkpoint, options=options)
     if recipe.target and recipe.target.max_top1_drop is not None:
-        if session.team.size > 1:
+        if options.ranks.size > 1:
             raise InputError(
                 "target.max_top1_drop runs in one process; start it without torchrun, or set another target"
             )
-        return smallest_within(recipe, folder, begin, name, resume=resume, force=force, session=session)
-    return prune_once(recipe, folder, begin, name, resume=resume, force=force, session=session)
+        return smallest_within(recipe, folder, begin, name, resume=resume, force=force, options=options)
+    return prune_once(recipe, folder, begin, name, resume=resume, force=force, options=options)
 
 
-def _opened(recipe: Recipe, checkpoint: Path, session: RunOptions, images: Tensor) -> StartingPoint:
+def _opened(recipe: Recipe, checkpoint: Path, options: RunOptions, images: Tensor) -> StartingPoint:
     """The run's origin; who wants a file for onnxruntime should not learn after the search that there will be none."""
-    origin = open_starting_point(recipe, checkpoint, session, images)
-    if session.team.first:
+    origin = open_starting_point(recipe, checkpoint, options, images)
+    if options.ranks.is_main:
         if found := list(unlike_images(checkpoint, recipe)):
-            session.monitor.alarm(
+            options.monitor.alarm(
                 f"{checkpoint} was made with other preprocessing than the recipe's: {'; '.join(found)}"
             )
         try:
             require_exportable(recipe, origin.dense)
         except NetworkError as error:
-            session.monitor.warning(f"{error}; it is pruned, and `edcompress export` will refuse it")
+            options.monitor.warning(f"{error}; it is pruned, and `edcompress export` will refuse it")
     return origin
 
 
-def _resumed(checkpoint: Path, recipe: Recipe, folder: RunFolder, session: RunOptions) -> str:
+def _resumed(checkpoint: Path, recipe: Recipe, folder: RunFolder, options: RunOptions) -> str:
     """The name of the checkpoint that the run was begun with; the one that is given, where it is there, has to hold the same weights."""
     itself = checkpoint.resolve() == folder.path.resolve()
     if can_resume(folder, recipe) and checkpoint.exists() and not itself:
-        require_same_weights(folder, checkpoint, session)
+        require_same_weights(folder, checkpoint, options)
     return starting_weights(folder) or checkpoint.name

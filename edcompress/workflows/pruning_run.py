@@ -69,42 +69,42 @@ def prune_once(
     *,
     resume: bool,
     force: bool,
-    session: RunOptions,
+    options: RunOptions,
 ) -> Report:
     """Prune what `begin` opens, called `checkpoint` in the report, to the recipe's target, into `folder`.
 
     With `resume` a run goes on from what its folder holds; one that is finished is only read.
     """
-    started, team = time.monotonic(), session.team
-    if resuming := team.from_first(lambda: resume and can_resume(folder, recipe)):
-        if team.from_first(lambda: folder.finished):
-            return team.from_first(folder.read_report)
-        begin = partial(resumed_starting_point, folder=folder, session=session)
-    require_trackers(session.loggers)
-    run = _open_run(open_provable_job(recipe, session), folder, begin, session, started)
+    started, ranks = time.monotonic(), options.ranks
+    if resuming := ranks.run_on_rank0(lambda: resume and can_resume(folder, recipe)):
+        if ranks.run_on_rank0(lambda: folder.finished):
+            return ranks.run_on_rank0(folder.read_report)
+        begin = partial(resumed_starting_point, folder=folder, options=options)
+    require_trackers(options.loggers)
+    run = _open_run(open_provable_job(recipe, options), folder, begin, options, started)
     with (
-        _kept(run, session, checkpoint, resuming=resuming, force=force) as kept,
+        _kept(run, options, checkpoint, resuming=resuming, force=force) as kept,
         oom_as_error(run.job.recipe, _out_of_memory(run.job.recipe)),
     ):
-        if resuming and team.from_first(lambda: folder.finished):  # by another process, while this one waited for it
-            return team.from_first(folder.read_report)
+        if resuming and ranks.run_on_rank0(lambda: folder.finished):  # by another process, while this one waited for it
+            return ranks.run_on_rank0(folder.read_report)
         tuned, measured = _through_stages(kept)
         return _conclude(kept, tuned, measured, checkpoint)
 
 
 @contextmanager
 def _kept(
-    run: PruningRun, session: RunOptions, checkpoint: str, *, resuming: bool, force: bool
+    run: PruningRun, options: RunOptions, checkpoint: str, *, resuming: bool, force: bool
 ) -> Iterator[PruningRun]:
     """The run in a block in which the first rank keeps its folder, its log and the loggers; the others only compute."""
-    if not run.job.team.first:
+    if not run.job.ranks.is_main:
         yield run
         return
     folder, recipe = run.folder, run.job.recipe
     with (
         hold_folder(folder, recipe, run.origin, resuming=resuming, force=force),
-        recording(folder, session.monitor, recipe, "prune", checkpoint=checkpoint, resuming=resuming) as monitor,
-        open_trackers(session.loggers, folder, recipe) as loggers,
+        recording(folder, options.monitor, recipe, "prune", checkpoint=checkpoint, resuming=resuming) as monitor,
+        open_trackers(options.loggers, folder, recipe) as loggers,
     ):
         yield replace(run, job=run.job.watched_by(monitor), loggers=loggers)
 
@@ -118,7 +118,7 @@ def _out_of_memory(recipe: Recipe) -> str:
     )
 
 
-def _open_run(job: RunContext, folder: RunFolder, begin: OpenStart, session: RunOptions, started: float) -> PruningRun:
+def _open_run(job: RunContext, folder: RunFolder, begin: OpenStart, options: RunOptions, started: float) -> PruningRun:
     """The run that `begin` opens, checked."""
     job.monitor.stage("checking the network, its data and its pruning space")
     origin = begin(job.recipe, images=job.probe_images)
@@ -127,11 +127,11 @@ def _open_run(job: RunContext, folder: RunFolder, begin: OpenStart, session: Run
     if job.recipe.search.method == "plan":
         _require_kept(job.recipe.search.plan, folder)
         given_state(job.recipe, origin.space, origin.budget)  # else a bad plan costs the first stage
-    job.team.require_same("the recipe", job.recipe.digest)
-    job.team.require_same(
+    job.ranks.require_same("the recipe", job.recipe.digest)
+    job.ranks.require_same(
         "the checkpoint or its space", origin.space.model_dump_json(), *origin.network.state_dict().values()
     )
-    return PruningRun(job, folder, origin, started, session.interrupt)
+    return PruningRun(job, folder, origin, started, options.interrupt)
 
 
 def _require_kept(plan: Path | None, folder: RunFolder) -> None:
@@ -144,16 +144,16 @@ def _require_kept(plan: Path | None, folder: RunFolder) -> None:
 
 def _through_stages(run: PruningRun) -> tuple[nn.Module, StageResults]:
     """From wherever the last snapshot stands to the fine-tuned network."""
-    team = run.job.team
-    measured, saved = team.from_first(lambda: last_snapshot(run.folder, run.job.monitor)) or (None, {})
+    ranks = run.job.ranks
+    measured, saved = ranks.run_on_rank0(lambda: last_snapshot(run.folder, run.job.monitor)) or (None, {})
     if measured is None:
-        files = team.from_first(lambda: records(saved_starting_point(run.folder)))
+        files = ranks.run_on_rank0(lambda: records(saved_starting_point(run.folder)))
         measured = measure_dense(run).model_copy(update={"files": files})
         run.save(measured, {"stage": "search", "epoch": 0})
-    team.from_first(partial(require_as_written, run.folder, measured.files))
+    ranks.run_on_rank0(partial(require_as_written, run.folder, measured.files))
     if saved.get("stage", "search") == "search":
         network, state, measured = search(run, measured, saved)
-        state, share = team.from_first(partial(match_latency_target, run.job, run.origin, network, state))
+        state, share = ranks.run_on_rank0(partial(match_latency_target, run.job, run.origin, network, state))
         measured = measured.model_copy(update={"latency_share": share})
         smaller, measured = remove_and_verify(run, network, state, measured)
         saved = {}
@@ -167,7 +167,7 @@ def _through_stages(run: PruningRun) -> tuple[nn.Module, StageResults]:
 def _conclude(run: PruningRun, tuned: nn.Module, measured: StageResults, checkpoint: str) -> Report:
     job = run.job
     job.monitor.stage("verification: save, reload, prove, accuracy on the test images")
-    again, proof = _saved(run, tuned, measured) if job.team.first else (tuned, None)
+    again, proof = _saved(run, tuned, measured) if job.ranks.is_main else (tuned, None)
     accuracy = job.accuracy(job.precision.place(on_cpu(again)))
 
     def reported() -> Report:
@@ -178,7 +178,7 @@ def _conclude(run: PruningRun, tuned: nn.Module, measured: StageResults, checkpo
         run.folder.clear_state()
         return report
 
-    return job.team.from_first(reported)
+    return job.ranks.run_on_rank0(reported)
 
 
 def _saved(run: PruningRun, tuned: nn.Module, measured: StageResults) -> tuple[nn.Module, Proof]:
@@ -254,6 +254,6 @@ def measure_dense(run: PruningRun) -> StageResults:
     network = run.job.precision.place(on_cpu(run.origin.dense))
     dense = ModelResult(accuracy=run.job.accuracy(network), size=measure_size(run.origin.dense, run.job.example))
     untrained = run.job.recipe.model.reset_head
-    if run.job.team.first and not untrained and (text := at_chance(dense.accuracy, "the dense network")):
+    if run.job.ranks.is_main and not untrained and (text := at_chance(dense.accuracy, "the dense network")):
         run.job.monitor.alarm(f"{text}. What pruning costs cannot be told from it")
     return StageResults(dense=dense, search_began=run.clock(StageResults()).seconds)

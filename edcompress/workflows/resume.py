@@ -27,13 +27,13 @@ OF_FILES = ("export.", "benchmark.")
 
 
 @contextmanager
-def reserve_folder(folder: RunFolder, *, force: bool, team: ProcessGroup = ALONE) -> Iterator[None]:
+def reserve_folder(folder: RunFolder, *, force: bool, ranks: ProcessGroup = ALONE) -> Iterator[None]:
     """A block at whose begin the run folder is made, so that no other command takes it; it is gone again where the block fails."""
-    team.from_first(partial(folder.create, force=force))
+    ranks.run_on_rank0(partial(folder.create, force=force))
     try:
         yield
     except BaseException:
-        if team.first and not any(folder.path.iterdir()):
+        if ranks.is_main and not any(folder.path.iterdir()):
             folder.path.rmdir()
         raise
 

@@ -28,27 +28,27 @@ def run(
     *,
     resume: bool = False,
     force: bool = False,
-    session: RunOptions = DEFAULT,
+    options: RunOptions = DEFAULT,
 ) -> Report:
     """`prune`, then `export`, which the first rank alone does; without a checkpoint a dense network is trained first, by the recipe's
     `train` section."""
     begins = not (resume and folder.exists)
     require_measurable(recipe.timing)
     if begins:
-        network = plain_network(recipe, session)
+        network = plain_network(recipe, options)
         require_exportable(recipe, network)
     with tempfile.TemporaryDirectory() as scratch:
         if checkpoint is None:
             checkpoint = Path(scratch) / "dense.safetensors"  # as the run folder calls it
             if begins:
-                open_provable_job(recipe, session)
-                table = latency_table(recipe, network, session.team)
+                open_provable_job(recipe, options)
+                table = latency_table(recipe, network, options.ranks)
                 open_budget(recipe, network, find_space(recipe, network), table)  # else a bad budget costs a training
-                with reserve_folder(folder, force=force, team=session.team):
-                    train(recipe, checkpoint, session=session)
+                with reserve_folder(folder, force=force, ranks=options.ranks):
+                    train(recipe, checkpoint, options=options)
                 force = True
-        report = prune(checkpoint, recipe, folder, resume=resume, force=force, session=session)
-    if not session.team.first:
+        report = prune(checkpoint, recipe, folder, resume=resume, force=force, options=options)
+    if not options.ranks.is_main:
         return report
     update_recipe_file(folder, recipe)  # a run that was finished before is exported and gated as is said now
-    return export(folder, session=replace(session, team=ALONE))
+    return export(folder, options=replace(options, ranks=ALONE))

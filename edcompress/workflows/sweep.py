@@ -36,7 +36,7 @@ _DENSE = "dense.safetensors"
 
 
 def sweep(
-    recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None = None, session: RunOptions = DEFAULT
+    recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None = None, options: RunOptions = DEFAULT
 ) -> Sweep:
     """Prune, export and gate the checkpoint's network (or one that is trained first) by each recipe; what came of them, side by side.
 
@@ -44,14 +44,14 @@ def sweep(
     can be called again. sweep.json and sweep.html are written after each. Every recipe is checked before the first run.
     """
     _require_same_sweep(folder, checkpoint, recipes)
-    _check(recipes, folder, checkpoint, session)
+    _check(recipes, folder, checkpoint, options)
     if checkpoint is None:
         _require_same_training(next(iter(recipes.values())), folder)
-    source = checkpoint or _trained(next(iter(recipes.values())), folder, session)
+    source = checkpoint or _trained(next(iter(recipes.values())), folder, options)
     reports: dict[str, Report] = {}
     for name, recipe in recipes.items():
-        session.monitor.stage(f"point {len(reports) + 1} of {len(recipes)}: {name}")
-        reports[name] = _finished(recipe, _point(folder, name), source, session)
+        options.monitor.stage(f"point {len(reports) + 1} of {len(recipes)}: {name}")
+        reports[name] = _finished(recipe, _point(folder, name), source, options)
         found = _side_by_side(reports)
         write_text(folder / "sweep.json", found.model_dump_json(indent=1) + "\n")
         write_text(folder / "sweep.html", render_sweep(found))
@@ -76,7 +76,7 @@ def _require_same_sweep(folder: Path, checkpoint: Path | None, names: Iterable[s
         raise RunFolderError(f"{folder} holds a sweep of {others[0]}, not of {asked}; choose another folder with -o")
 
 
-def _check(recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None, session: RunOptions) -> None:
+def _check(recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None, options: RunOptions) -> None:
     first = next(iter(recipes.values()))
     for name, recipe in recipes.items():
         other = changed_keys(first.of_training, recipe.of_training)
@@ -88,16 +88,16 @@ def _check(recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None,
         require_measurable(recipe.timing)
         _require_same_files(recipe, run)
         if checkpoint and checkpoint.exists():
-            network = open_starting_point(recipe, checkpoint, session).dense
+            network = open_starting_point(recipe, checkpoint, options).dense
             if run.exists:
-                require_same_weights(run, checkpoint, session)
+                require_same_weights(run, checkpoint, options)
         else:
-            network = plain_network(recipe, session)
+            network = plain_network(recipe, options)
             open_budget(recipe, network, find_space(recipe, network))
         require_exportable(recipe, network)
     ahead = [recipe for name, recipe in recipes.items() if not _point(folder, name).finished]
     for recipe in {recipe.model_dump_json(include={"data", "model"}): recipe for recipe in ahead}.values():
-        open_provable_job(recipe, session)
+        open_provable_job(recipe, options)
 
 
 def _require_same_files(recipe: Recipe, run: RunFolder) -> None:
@@ -111,10 +111,10 @@ def _require_same_files(recipe: Recipe, run: RunFolder) -> None:
         )
 
 
-def _trained(recipe: Recipe, folder: Path, session: RunOptions) -> Path:
+def _trained(recipe: Recipe, folder: Path, options: RunOptions) -> Path:
     path = folder / _DENSE
     if not path.is_file():
-        train(recipe, path, resume=unfinished(path).exists(), session=session)
+        train(recipe, path, resume=unfinished(path).exists(), options=options)
     return path
 
 
@@ -132,11 +132,11 @@ def _require_same_training(recipe: Recipe, folder: Path) -> None:
             raise RunFolderError(f"{path} was trained with another {', '.join(changed)}; choose another folder with -o")
 
 
-def _finished(recipe: Recipe, folder: RunFolder, source: Path, session: RunOptions) -> Report:
-    report = prune(source, recipe, folder, resume=True, force=True, session=session)
+def _finished(recipe: Recipe, folder: RunFolder, source: Path, options: RunOptions) -> Report:
+    report = prune(source, recipe, folder, resume=True, force=True, options=options)
     update_recipe_file(folder, recipe)
     if report.pruned.latency_ms is None:
-        export(folder, session=session)
+        export(folder, options=options)
     gate(folder, recipe.gate)
     return folder.read_report()
 

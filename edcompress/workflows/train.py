@@ -24,7 +24,7 @@ from edcompress.workflows.stages.plain_training import train_dense
 
 
 def train(
-    recipe: Recipe, output: Path, *, resume: bool = False, force: bool = False, session: RunOptions = DEFAULT
+    recipe: Recipe, output: Path, *, resume: bool = False, force: bool = False, options: RunOptions = DEFAULT
 ) -> Accuracy:
     """Train the recipe's network from random weights, save it to `output` (.safetensors), and return its test accuracy.
 
@@ -39,10 +39,10 @@ def train(
     with sole_writer(output, unfinished(output)):
         if not (resume or force):
             _require_untrained(output)
-        return _trained(recipe, output, resume=resume, session=session)
+        return _trained(recipe, output, resume=resume, options=options)
 
 
-def _trained(recipe: Recipe, output: Path, *, resume: bool, session: RunOptions) -> Accuracy:
+def _trained(recipe: Recipe, output: Path, *, resume: bool, options: RunOptions) -> Accuracy:
     kept = unfinished(output)
     about = {"edcompress.recipe": recipe.digest, TRAINING: json.dumps(recipe.of_training)}
     asked = {**recipe.of_training, "compile": recipe.compile}
@@ -50,16 +50,16 @@ def _trained(recipe: Recipe, output: Path, *, resume: bool, session: RunOptions)
     if resume:
         saved = _saved_training(kept, asked)
         recipe = with_batch_size(recipe, saved["batch_size"])
-    job, network = open_job(recipe, session), new_network(recipe, session)
+    job, network = open_job(recipe, options), new_network(recipe, options)
     with oom_as_error(recipe, "lower data.batch_size and data.eval_batch_size, or end other processes on it"):
         job = sized_for_training(job, network)
         of = {"recipe": asked, "batch_size": job.recipe.data.batch_size}
         network = train_dense(job, network, saved=saved, save=lambda tree: save_snapshot(kept, {**of, **tree}),
-                                     interrupt=session.interrupt)  # fmt: skip
+                                     interrupt=options.interrupt)  # fmt: skip
         save_tensors(output, network.state_dict(), about)
         accuracy = job.accuracy(network.to(job.precision.device))
     if text := at_chance(accuracy, str(output)):
-        session.monitor.alarm(text)
+        options.monitor.alarm(text)
     kept.unlink(missing_ok=True)
     return accuracy
 

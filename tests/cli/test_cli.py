@@ -579,7 +579,7 @@ def test_init_writes_a_recipe_that_checks_and_does_not_overwrite(cli, tmp_path: 
     assert cli("check", path, "digits", "--set", "seed=3").code == 0
     unknown = cli("check", path, "digits", "--set", "model.arch=resnet-20")
     assert unknown.code == 2
-    assert f"{path}: model.arch: there is no 'resnet-20'; did you mean resnet20" in unknown.err
+    assert f"{path}: model.arch: there is no 'resnet-20'; did you mean 'resnet20'" in unknown.err
     assert "digits: model.arch: there is no 'resnet-20'" in unknown.err
 
 

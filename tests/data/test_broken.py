@@ -68,7 +68,7 @@ def test_a_broken_image_stops_the_run_by_name(folder_data: Data, workers: int) -
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_is_left_out_of_its_batch_and_named(folder_data: Data, workers: int) -> None:
     data, heard = skipping(folder_data, workers=workers, eval_batch_size=4), list[str]()
-    splits = open_splits(data, seed=0).heard_by(heard.append)
+    splits = open_splits(data, seed=0).with_warn(heard.append)
     whole = list(eval_batches(splits.test, data))
     broken = cut_off(splits.test.paths[1])  # type: ignore[attr-defined]
     first, second = eval_batches(splits.test, data)

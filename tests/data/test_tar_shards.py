@@ -92,8 +92,8 @@ def test_an_epoch_is_that_of_the_folder_from_any_batch_on_and_for_any_rank(
     one, two = (Data(**{**data.model_dump(), **varied}) for data in (folder_data, packed))
     two = two.model_copy(update={"workers": workers})
     folder, tars = (open_splits(data, seed=0).train for data in (one, two))
-    for team in (ProcessGroup(), ProcessGroup(1, 2)):
-        whole, again = (train_batches(i, d, seed=0, epoch=2, team=team) for i, d in ((folder, one), (tars, two)))
+    for ranks in (ProcessGroup(), ProcessGroup(1, 2)):
+        whole, again = (train_batches(i, d, seed=0, epoch=2, ranks=ranks) for i, d in ((folder, one), (tars, two)))
         assert equal(whole, again)
         assert equal(*([batch for _, batch in batches.numbered(1)] for batches in (whole, again)))
 
@@ -200,7 +200,7 @@ def test_a_broken_image_is_named_with_its_shard_the_same_each_time(packed: Data)
     with pytest.raises(DataError, match=rf"{where}.*data\.skip_broken=true"):
         list(eval_batches(test, packed))
     skipping, heard = shards(packed, skip_broken=True), list[str]()
-    test = open_splits(skipping, seed=0).heard_by(heard.append).test
+    test = open_splits(skipping, seed=0).with_warn(heard.append).test
     assert [sum(len(labels) for _, labels in eval_batches(test, skipping)) for _ in range(2)] == [5, 5]
     assert len(heard) == 2
     assert len(set(heard)) == 1

@@ -16,7 +16,7 @@ import sys
 opened = []
 sys.addaudithook(lambda event, _: opened.append(event) if event.startswith("socket.") else None)
 from pathlib import Path
-from edcompress.deploy.sessions import session
+from edcompress.deploy.runtime.sessions import session
 session(Path(sys.argv[1])).run(None, {"images": [[1.0]]})
 import json, os, time
 time.sleep(0.3)  # as long as onnxruntime takes to write what it does

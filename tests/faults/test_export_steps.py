@@ -123,7 +123,7 @@ def test_an_export_that_fails_at_any_stage_changes_nothing(finished: Path, stage
     gate(run)  # which writes its verdict
     before, verdict = content(finished), run.read_report().verdict
     with pytest.raises(StorageError, match="no room for"):
-        edcompress.export(run, opset=19, int8=True, with_preprocessing=True, session=RunOptions(monitor=Broken(stage)))
+        edcompress.export(run, opset=19, int8=True, with_preprocessing=True, options=RunOptions(monitor=Broken(stage)))
     assert content(finished) == before
     assert gate(run) == verdict
 

@@ -44,7 +44,7 @@ def test_a_run_folder_is_refused_before_it_is_made(odd: Path, dense: Path) -> No
     """Its network would be trained, and then not be saved."""
     folder = RunFolder(odd / "run")
     with pytest.raises(InputError, match=r"caf\S+/run is not a name in UTF-8; rename it"):
-        edcompress.prune(dense, digits(), folder, session=RunOptions("cpu"))
+        edcompress.prune(dense, digits(), folder, options=RunOptions("cpu"))
     assert not folder.path.exists()
 
 
@@ -59,7 +59,7 @@ def test_a_checkpoint_is_not_called_damaged(odd: Path, dense: Path) -> None:
     with pytest.raises(InputError, match=r"dense.safetensors is not a name in UTF-8; rename it"):
         read_state_dict(path)
     with pytest.raises(InputError, match="is not a name in UTF-8; rename it"):
-        edcompress.prune(path, digits(), RunFolder(odd.parent / "run"), session=RunOptions("cpu"))
+        edcompress.prune(path, digits(), RunFolder(odd.parent / "run"), options=RunOptions("cpu"))
 
 
 def stopped_by_an_image(folder: RunFolder) -> None:

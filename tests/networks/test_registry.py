@@ -140,7 +140,7 @@ def test_factory_needs_trust_and_does_not_run_without() -> None:
         ("factory_user:parallel", "returned a DataParallel around the network; return the network itself", None),
         ("factory_user:compiled", "returned a OptimizedModule around the network", None),
         ("factory_user:number", "is int 3, not a function", None),
-        ("factory_user:goood", "has no 'goood'; did you mean good", None),
+        ("factory_user:goood", "has no 'goood'; did you mean 'good'", None),
         ("factory_broken:good", "importing factory_broken failed in your code: .*no_such_package", ModuleNotFoundError),
         ("factory_syntax:network", "importing factory_syntax failed in your code: SyntaxError", SyntaxError),
         ("factory_absent:good", "no module 'factory_absent' in the working directory", ModuleNotFoundError),

@@ -28,12 +28,12 @@ from edcompress.runs.status import list_runs, status_of
 WORKER = """
 import sys, time
 from pathlib import Path
-from edcompress.monitor import Silent
-from edcompress.progress import recording
-from edcompress.recipebook import read_recipe
-from edcompress.runs import RunFolder
+from edcompress.core.recipe.loading import read_recipe
+from edcompress.core.system.monitor import NullMonitor
+from edcompress.runs.folder import RunFolder
+from edcompress.runs.progress import recording
 
-with recording(RunFolder(Path(sys.argv[1])), Silent(), read_recipe("digits"), "prune", checkpoint="my net.pt") as monitor:
+with recording(RunFolder(Path(sys.argv[1])), NullMonitor(), read_recipe("digits"), "prune", checkpoint="my net.pt") as monitor:
     monitor.epoch("search", 0, 3)
     for step in range(1, 20_000):
         monitor.step(step, 20_000, {"loss": 0.5, "energy": -1.5, "diversity": 0.25, "steps_per_s": 2.0})

@@ -21,7 +21,7 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 
 def test_every_epoch_has_its_line_and_its_point(dense: Path, tmp_path: Path) -> None:
     session = RunOptions("cpu", loggers=("tensorboard",))
-    prune(dense, digits(*TWO_EPOCHS), RunFolder(tmp_path / "run"), session=session)
+    prune(dense, digits(*TWO_EPOCHS), RunFolder(tmp_path / "run"), options=session)
     lines = logged(tmp_path / "run")
     assert [(line["phase"], line["epoch"]) for line in lines] == [
         ("search", 0),
@@ -47,11 +47,11 @@ def test_what_is_trained_again_is_not_logged_twice(dense: Path, tmp_path: Path) 
     folder, recipe = RunFolder(tmp_path / "run"), digits(*TWO_EPOCHS)
     for place in (("search", 1), ("finetune", 1)):
         with pytest.raises(KeyboardInterrupt):
-            prune(dense, recipe, folder, resume=True, session=RunOptions("cpu", monitor=Interrupter(*place)))
+            prune(dense, recipe, folder, resume=True, options=RunOptions("cpu", monitor=Interrupter(*place)))
         (folder / "epochs.jsonl").write_text(
             (folder / "epochs.jsonl").read_text() + json.dumps({"phase": place[0], "epoch": 1}) + "\n"
         )
-    prune(dense, recipe, folder, resume=True, session=RunOptions("cpu", monitor=NullMonitor()))
+    prune(dense, recipe, folder, resume=True, options=RunOptions("cpu", monitor=NullMonitor()))
     lines = logged(folder.path)
     assert [(line["phase"], line["epoch"]) for line in lines] == [
         ("search", 0),

@@ -94,7 +94,7 @@ def test_sgd_without_momentum_is_plain() -> None:
 def test_after_surgery_every_parameter_is_trained(name: str) -> None:
     network = randomised(ZOO["residual"].network())
     space = trace_space(network, images(2))
-    state = space.everything()
+    state = space.full_state()
     state[[0, 5]] = False
     smaller = remove(network, plan_of(state, space), space).train()
     optimizer = make_optimizer(TrainingConfig.model_validate({"optimizer": name, "lr": 0.1}), smaller.parameters())

@@ -42,7 +42,7 @@ def test_it_is_pruned_with_plain_weights(tmp_path: Path, monkeypatch: pytest.Mon
     images = torch.randn(2, 1, 16, 16)
     assert torch.equal(read_network(recipe, Path("normed.pt"), session)(images), network(images))
     assert [group.name for group in inspect(None, recipe, session).groups if not group.locked] == ["0", "2"]
-    report = prune(Path("normed.pt"), recipe, RunFolder(Path("run")), session=session)
+    report = prune(Path("normed.pt"), recipe, RunFolder(Path("run")), options=session)
     pruned = load("run", trust_code=True)
     assert not any(map(parametrize.is_parametrized, pruned.modules()))
     assert 0.2 < report.target.achieved <= 0.4
@@ -50,4 +50,4 @@ def test_it_is_pruned_with_plain_weights(tmp_path: Path, monkeypatch: pytest.Mon
     said = subprocess.run([sys.executable, "run/load_pruned.py"], capture_output=True, text=True, check=True).stdout
     assert said.startswith(f"{report.pruned.size.params} parameters; logits [1, 10]")
     again = digits(*QUICK, "model.arch=null", "model.factory=normed:net", "target.macs=0.2")
-    assert prune(Path("run"), again, RunFolder(Path("again")), session=session).target.achieved <= 0.2
+    assert prune(Path("run"), again, RunFolder(Path("again")), options=session).target.achieved <= 0.2

@@ -41,7 +41,7 @@ class Fault(NullMonitor):
 
 
 def trained(output: Path, monitor: NullMonitor | None = None, *more: str, **how: bool) -> None:
-    train(digits(*QUICK, *more), output, session=RunOptions("cpu", monitor=monitor or NullMonitor()), **how)
+    train(digits(*QUICK, *more), output, options=RunOptions("cpu", monitor=monitor or NullMonitor()), **how)
 
 
 def weights(path: Path) -> dict[str, bytes]:

@@ -280,7 +280,7 @@ def test_a_given_plan_is_replayed_and_a_wrong_one_refused_before_any_compute(
     before = (tmp_path / "run" / "pruned.safetensors").read_bytes()
     own = digits("search.method=plan", f"search.plan={tmp_path}/run/plan.json")
     with pytest.raises(RunFolderError, match=r"plan\.json lies in .*run, which the run begins by emptying; choose"):
-        prune(dense, own, RunFolder(tmp_path / "run"), force=True, session=RunOptions("cpu"))
+        prune(dense, own, RunFolder(tmp_path / "run"), force=True, options=RunOptions("cpu"))
     assert (tmp_path / "run" / "pruned.safetensors").read_bytes() == before
 
 
@@ -523,7 +523,7 @@ def test_an_export_that_fails_leaves_the_run_as_it_was(cli: Callable[..., Any], 
 
 def test_the_public_names_are_ten_or_so_and_all_there() -> None:
     assert edcompress.__all__ == PUBLIC
-    assert dir(edcompress) == sorted(PUBLIC)
+    assert dir(edcompress) == sorted([*PUBLIC, "__version__"])
     assert all(callable(getattr(edcompress, name)) for name in PUBLIC)
     with pytest.raises(AttributeError, match="no attribute 'prun'"):
         _ = edcompress.prun

@@ -20,7 +20,7 @@ class RunOptions:
     monitor: Monitor = field(default_factory=Logged)
     loggers: tuple[str, ...] = ()
     interrupt: Interrupt = field(default_factory=Interrupt)
-    team: ProcessGroup = ALONE
+    ranks: ProcessGroup = ALONE
 
 
 DEFAULT = RunOptions()

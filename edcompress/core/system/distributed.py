@@ -36,7 +36,7 @@ class ProcessGroup:
     local: int = 0
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one that writes, evolves and speaks."""
         return self.rank == 0
 
@@ -80,19 +80,19 @@ class ProcessGroup:
         """Whether the flag is up on some rank."""
         return self.sum(int(flag)) != (0,)
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def run_on_rank0(self, make: Callable[[], T]) -> T:
         """What `make` gives on the first rank, on all of them; the others do not call it."""
         if self.size == 1:
             return make()
         import torch.distributed as dist
 
-        values: list[Any] = [make() if self.first else None]
+        values: list[Any] = [make() if self.is_main else None]
         with _connected():
             dist.broadcast_object_list(values)
         given: T = values[0]
         return given
 
-    def adopt(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
         """Put into the tensors the first rank's."""
         if self.size == 1:
             return
@@ -139,25 +139,25 @@ def from_environment() -> ProcessGroup:
 
 def require_alone(verb: str) -> None:
     """Raise InputError under torchrun."""
-    if (team := from_environment()).size > 1:
-        raise InputError(f"edcompress {verb} runs in one process, not in {team.size}; start it without torchrun")
+    if (ranks := from_environment()).size > 1:
+        raise InputError(f"edcompress {verb} runs in one process, not in {ranks.size}; start it without torchrun")
 
 
 def init_process_group(device: str) -> ProcessGroup:
-    """The team of this process, connected: by gloo on the CPU, and by NCCL too where it trains on CUDA devices."""
-    team = from_environment()
-    if team.size > 1:
+    """The ranks of this process, connected: by gloo on the CPU, and by NCCL too where it trains on CUDA devices."""
+    ranks = from_environment()
+    if ranks.size > 1:
         import torch
         import torch.distributed as dist
 
         cuda = device != "cpu" and torch.cuda.is_available()
         with _connected():
             dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
-    return team
+    return ranks
 
 
 def open_store() -> Store:
-    """Where the ranks of this process's team leave each other notes, connected or not."""
+    """Where the ranks of this process's ranks leave each other notes, connected or not."""
     from torch.distributed.rendezvous import rendezvous
 
     store: Store = next(rendezvous("env://"))[0]

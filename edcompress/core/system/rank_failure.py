@@ -39,17 +39,17 @@ class Failure:
 @contextmanager
 def ending_together(say: Say) -> Iterator[None]:
     """A block that ends on all ranks where it fails on one; `say` is called on rank 0, and each rank leaves with the same code."""
-    team = from_environment()
-    if team.size == 1:
+    ranks = from_environment()
+    if ranks.size == 1:
         yield
         return
-    board = _FailureBoard(team, say)
+    board = _FailureBoard(ranks, say)
     watcher = threading.Thread(target=board.watch, daemon=True)
     watcher.start()
     try:
         yield
     except BaseException as error:
-        end = _end_of(error, team.rank)
+        end = _end_of(error, ranks.rank)
         if end is None:
             raise
         first = board.first(end)
@@ -79,8 +79,8 @@ def _end_of(error: BaseException, rank: int) -> Failure | None:
 class _FailureBoard:
     """Where the ranks write and read that one has failed: torchrun's store."""
 
-    def __init__(self, team: ProcessGroup, say: Say) -> None:
-        self._team, self._say, self.done = team, say, threading.Event()
+    def __init__(self, ranks: ProcessGroup, say: Say) -> None:
+        self._ranks, self._say, self.done = ranks, say, threading.Event()
         self._store = open_store()
 
     def first(self, end: Failure) -> Failure:
@@ -93,7 +93,7 @@ class _FailureBoard:
 
     def close(self, own: Failure, first: Failure) -> None:
         """Rank 0 says what happened; the others wait until it has, for torchrun ends all as soon as one is gone."""
-        if self._team.first or (not self._told(SAVING_SECONDS) and own == first):
+        if self._ranks.is_main or (not self._told(SAVING_SECONDS) and own == first):
             self._speak(first, own)
 
     def watch(self) -> None:
@@ -106,11 +106,11 @@ class _FailureBoard:
             if not self.done.wait(PATIENCE_SECONDS):
                 os.kill(os.getpid(), signal.SIGTERM)  # what torchrun sends when it is told to end
             return
-        first = self.first(Failure(self._team.rank, 1))
+        first = self.first(Failure(self._ranks.rank, 1))
         patience = SAVING_SECONDS if first.code == INTERRUPTED else PATIENCE_SECONDS
-        if first.rank == self._team.rank or self.done.wait(patience):
+        if first.rank == self._ranks.rank or self.done.wait(patience):
             return
-        if self._team.first:
+        if self._ranks.is_main:
             self._speak(first)
         sys.stderr.flush()
         os._exit(first.code)
@@ -118,7 +118,7 @@ class _FailureBoard:
     def _speak(self, first: Failure, own: Failure | None = None) -> None:
         everywhere = own is not None and own.message == first.message  # as a fault of the recipe is
         if first.message and not (everywhere and first.spoken):
-            self._say(first.message if everywhere else f"rank {first.rank} of {self._team.size}: {first.message}")
+            self._say(first.message if everywhere else f"rank {first.rank} of {self._ranks.size}: {first.message}")
         with suppress(RuntimeError):  # torchrun is gone: nobody waits for it
             self._store.set("edcompress/told", "1")
 

@@ -19,8 +19,8 @@ class Interrupt:
     Ranks stop after the same step, whichever was asked: from the first `hold` to `settle` nothing else ends them.
     """
 
-    def __init__(self, team: ProcessGroup = ALONE) -> None:
-        self._team = team
+    def __init__(self, ranks: ProcessGroup = ALONE) -> None:
+        self._ranks = ranks
         self._held = self._asked = self._raised = False
 
     @contextmanager
@@ -46,8 +46,8 @@ class Interrupt:
 
     def release(self) -> None:
         """The step is done; raises the KeyboardInterrupt that was asked for meanwhile."""
-        self._held = self._team.size > 1  # one that left alone would leave the others waiting in the next step
-        if self._team.any(self._asked):
+        self._held = self._ranks.size > 1  # one that left alone would leave the others waiting in the next step
+        if self._ranks.any(self._asked):
             raise KeyboardInterrupt
 
     def settle(self) -> None:

@@ -89,17 +89,17 @@ class Budget:
         """
         if self._target is None:
             return None
-        left = self.tightening_left(progress, anneal)
+        left = self.remaining_anneal(progress, anneal)
         return self._target.fraction + (self.largest - self._target.fraction) * left**3
 
-    def tightening_left(self, progress: float, anneal: float) -> float:
+    def remaining_anneal(self, progress: float, anneal: float) -> float:
         """Share in [0, 1] of the time of tightening that is still to come (see `limit`); 0 without a target."""
         if self._target is None:
             return 0.0
         span = min(MOST_ANNEALED, anneal * math.log2(self.largest / self._target.fraction))
         return max(0.0, 1.0 - progress / span) if span > 0 else 0.0
 
-    def bargains(self) -> Tensor:
+    def log_params_per_cost(self) -> Tensor:
         """By how much more parameters than the mean each group has for what it costs, as logarithms float64[G]; 0 without a target.
 
         It is the half of each group's channels that is priced. Under a target in parameters all groups are equal.
@@ -115,7 +115,7 @@ class Budget:
     def repair(self, shares: Tensor, priority: Tensor, budget: float | None) -> Tensor:
         """Feasible states bool[S, D] for the wish; with a budget in (0, 1] they fill it and cost no more, else as wished."""
         wish = shares.to(torch.float64)
-        widths = self.allowed(wish * self.channels) if budget is None else self._fit(wish, budget)
+        widths = self.round_widths(wish * self.channels) if budget is None else self._fit(wish, budget)
         return self._choose(widths, priority)
 
     def _fit(self, wish: Tensor, budget: float) -> Tensor:
@@ -147,12 +147,12 @@ class Budget:
                 return widths
 
     def _scaled(self, wish: Tensor, log_factor: Tensor) -> Tensor:
-        return self.allowed(wish * log_factor.exp() * self.channels)
+        return self.round_widths(wish * log_factor.exp() * self.channels)
 
     def _affordable(self, widths: Tensor, budget: float) -> Tensor:
         return (self.share(widths) <= budget).unsqueeze(-1)
 
-    def allowed(self, widths: Tensor) -> Tensor:
+    def round_widths(self, widths: Tensor) -> Tensor:
         """The nearest allowed widths float64[..., G]: multiples of `round_to` from the floor on, or all channels of the group."""
         multiple = torch.minimum(torch.round(widths / self._round) * self._round, self._last)
         nearest = torch.where(widths > (self._last + self.channels) / 2, self.channels, multiple)
@@ -218,7 +218,7 @@ class Budget:
         if self._target is None:
             return self.largest
         every = torch.arange(1, int(self.channels.max()) + 1, dtype=torch.float64).unsqueeze(1).minimum(self.channels)
-        levels = [torch.unique(column) for column in self.allowed(every).unbind(1)]
+        levels = [torch.unique(column) for column in self.round_widths(every).unbind(1)]
         if math.prod(len(level) for level in levels) <= _MOST_COMBINATIONS:
             widths = torch.cartesian_prod(*levels).reshape(-1, len(levels))
         else:

@@ -152,7 +152,7 @@ def _changed(
     changed: dict[int, list[Product]] = {}
 
     def search(places: Sequence[int]) -> None:
-        state = space.everything()
+        state = space.full_state()
         state[[ends[place] - 1 for place in places]] = False
         without = measured(remove(network, plan_of(state, space), space))
         if without != found and len(places) == 1:

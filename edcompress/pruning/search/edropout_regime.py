@@ -14,7 +14,7 @@ from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.search import edropout
 from edcompress.pruning.search.evolution import Evolution, Population
-from edcompress.pruning.search.importance import magnitude, ranks
+from edcompress.pruning.search.importance import channel_ranks, magnitude
 from edcompress.pruning.search.regime import SearchRegime
 from edcompress.pruning.search.scoring import score_states
 from edcompress.pruning.space.space import PruningSpace
@@ -30,14 +30,14 @@ class EDropoutRegime(SearchRegime):
     """
 
     def __init__(self, network: nn.Module, space: PruningSpace, budget: Budget, search: Search, *, precision: Precision,
-                 seed: int, log: Callable[[Figures], None], team: ProcessGroup = ALONE) -> None:  # fmt: skip
-        super().__init__(network, space, search.period, team)
+                 seed: int, log: Callable[[Figures], None], ranks: ProcessGroup = ALONE) -> None:  # fmt: skip
+        super().__init__(network, space, search.period, ranks)
         self._budget, self._search, self._precision, self._log = budget, search, precision, log
         self._generator = Generator().manual_seed(seed)
         self._evolution = Evolution(search, budget, self._generator)
         self._in_force = self._limit(0.0)
-        self._population = team.from_first(
-            lambda: self._evolution.start(self._ranks(), len(space.free), self._in_force)
+        self._population = ranks.run_on_rank0(
+            lambda: self._evolution.start(self._channel_ranks(), len(space.free), self._in_force)
         )
         self._best = 0
         self._figures: Figures = {}
@@ -61,19 +61,19 @@ class EDropoutRegime(SearchRegime):
 
     def _choose(self, images: Tensor, labels: Tensor, progress: float) -> None:
         part = slice(self._scoring(len(images)))
-        left = self._budget.tightening_left(progress, self._search.anneal)
+        left = self._budget.remaining_anneal(progress, self._search.anneal)
         self._evolve(images[part], labels[part], self._limit(progress), self._search.width_noise * left)
 
     def _scoring(self, images: int) -> int:
         """How many of this rank's `images` score states: those of them among the first of the whole batch."""
-        rank, size = self._team.rank, self._team.size
-        (whole,) = self._team.sum(images)
+        rank, size = self._ranks.rank, self._ranks.size
+        (whole,) = self._ranks.sum(images)
         return len(range(rank, max(2 * size, self._search.scored(whole)), size))  # batch-norm needs two
 
     def finish(self, images: Tensor, labels: Tensor) -> Tensor:
         """The state bool[D] of lowest energy on held-out images [N, C, H, W], feasible under the final budget."""
-        feasible = self._team.from_first(
-            lambda: self._evolution.repair(self._population, self._ranks(), self._limit(1.0))
+        feasible = self._ranks.run_on_rank0(
+            lambda: self._evolution.repair(self._population, self._channel_ranks(), self._limit(1.0))
         )
         energies = self._score(feasible.states, images, labels)
         self._population, self._best = replace(feasible, energies=energies), int(energies.argmin())
@@ -107,7 +107,7 @@ class EDropoutRegime(SearchRegime):
         With stored parent energies (as published) children alone are scored, once the parents have been under this budget.
         """
         known = self._known(limit)
-        parents, children = self._team.from_first(lambda: self._candidates(limit, noise, repaired=known is not None))
+        parents, children = self._ranks.run_on_rank0(lambda: self._candidates(limit, noise, repaired=known is not None))
         if known is None:
             energies = self._score(torch.cat([parents.states, children.states]), images, labels)
         else:
@@ -128,14 +128,14 @@ class EDropoutRegime(SearchRegime):
 
     def _candidates(self, limit: float | None, noise: float, *, repaired: bool) -> tuple[Population, Population]:
         """Parents and children, feasible under the limit, not yet scored; the parents may be so already."""
-        ranks_now = self._ranks()
+        ranks_now = self._channel_ranks()
         parents = self._population if repaired else self._evolution.repair(self._population, ranks_now, limit)
         return parents, self._evolution.repair(self._evolution.children(parents, noise), ranks_now, limit)
 
     def _require_one_population(self, energies: Tensor) -> None:
         """Raise EdcompressError where the ranks have come apart."""
         population = self._population
-        self._team.require_same(
+        self._ranks.require_same(
             f"the population of generation {self.generation}", population.states, population.shares, energies
         )
 
@@ -159,7 +159,7 @@ class EDropoutRegime(SearchRegime):
         energies = score_states(
             self._network, self._slices, states, images, labels, self._precision, self._search.energy
         )
-        self._team.average([energies], len(images))
+        self._ranks.average([energies], len(images))
         return energies
 
     def _known(self, limit: float | None) -> Tensor | None:
@@ -167,11 +167,11 @@ class EDropoutRegime(SearchRegime):
         stored = self._search.parent_energies == "stored" and limit == self._in_force
         return self._population.energies if stored else None
 
-    def _ranks(self) -> Tensor:
+    def _channel_ranks(self) -> Tensor:
         """Importance of the channels within their groups, float[D]; zeros where it has no say."""
         if self._evolution.by_chance:
             return torch.zeros(self._space.genes)
-        return ranks(self._space, magnitude(self._space, self._network))
+        return channel_ranks(self._space, magnitude(self._space, self._network))
 
     def _limit(self, progress: float) -> float | None:
         return self._budget.limit(progress, self._search.anneal)

@@ -48,7 +48,7 @@ class Evolution:
             return self.repair(Population(self._first_bits(ranks, S, D), torch.ones(S, groups)), ranks, limit)
         noise = torch.randn(S, groups, generator=self._generator, dtype=torch.float64) * search.width_spread
         noise[0] = 0.0  # one member is the ranking under the widths that all others vary
-        wishes = search.keep_probability * (search.width_prior * self._budget.bargains() + noise).exp()
+        wishes = search.keep_probability * (search.width_prior * self._budget.log_params_per_cost() + noise).exp()
         return self.repair(Population(torch.ones(S, D, dtype=torch.bool), wishes), ranks, limit)
 
     def children(self, parents: Population, noise: float = 0.0) -> Population:

@@ -23,11 +23,11 @@ class GradualRegime(SearchRegime):
     """
 
     def __init__(
-        self, network: nn.Module, space: PruningSpace, budget: Budget, search: Search, team: ProcessGroup = ALONE
+        self, network: nn.Module, space: PruningSpace, budget: Budget, search: Search, ranks: ProcessGroup = ALONE
     ) -> None:
-        super().__init__(network, space, search.period, team)
+        super().__init__(network, space, search.period, ranks)
         self._budget, self._search = budget, search
-        self._state = space.everything()
+        self._state = space.full_state()
 
     @property
     def state(self) -> Tensor:
@@ -63,7 +63,7 @@ class GradualRegime(SearchRegime):
 
     @torch.no_grad()
     def _rank(self, progress: float) -> None:
-        self._state = self._team.from_first(lambda: self._ranked(self._budget.limit(progress, self._search.anneal)))
+        self._state = self._ranks.run_on_rank0(lambda: self._ranked(self._budget.limit(progress, self._search.anneal)))
 
     def _ranked(self, limit: float | None) -> Tensor:
         importance = magnitude(self._space, self._network)

@@ -47,7 +47,7 @@ def uniform_noise(space: PruningSpace, generator: Generator) -> Tensor:
     return torch.rand(space.genes, generator=generator)
 
 
-def ranks(space: PruningSpace, importance: Tensor) -> Tensor:
+def channel_ranks(space: PruningSpace, importance: Tensor) -> Tensor:
     """Place of each channel in its group as a share of the group, float[D] in [0, 1): 0 is the least important."""
     group, widths = space.group_of_gene, torch.tensor(space.widths)
     order = importance.argsort(stable=True)

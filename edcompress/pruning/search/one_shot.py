@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edcompress.pruning.cost.budget import Budget
-from edcompress.pruning.search.importance import ranks
+from edcompress.pruning.search.importance import channel_ranks
 from edcompress.pruning.space.space import PruningSpace
 
 _LEAST_COST = 1e-9
@@ -22,7 +22,7 @@ def uniform_state(space: PruningSpace, budget: Budget, importance: Tensor, share
     Without a limit (a share of the dense cost) each group keeps `share` of its channels.
     """
     shares = torch.full((1, len(space.free)), share)
-    return budget.repair(shares, ranks(space, importance).unsqueeze(0), limit)[0]
+    return budget.repair(shares, channel_ranks(space, importance).unsqueeze(0), limit)[0]
 
 
 def global_state(space: PruningSpace, budget: Budget, scores: Tensor, share: float, limit: float | None) -> Tensor:
@@ -34,7 +34,7 @@ def global_state(space: PruningSpace, budget: Budget, scores: Tensor, share: flo
     order = scores.argsort(descending=True, stable=True)
     count = round(share * len(scores)) if limit is None else _most_that_fit(budget, order, limit)
     shares = budget.widths(_first(order, count)) / budget.channels
-    return budget.repair(shares.unsqueeze(0), ranks(space, scores).unsqueeze(0), limit)[0]
+    return budget.repair(shares.unsqueeze(0), channel_ranks(space, scores).unsqueeze(0), limit)[0]
 
 
 def normalised(space: PruningSpace, importance: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def _most_that_fit(budget: Budget, order: Tensor, limit: float) -> int:
     low, high = 0, len(order)
     while low < high:
         middle = (low + high + 1) // 2
-        fits = budget.share(budget.allowed(budget.widths(_first(order, middle)))) <= limit
+        fits = budget.share(budget.round_widths(budget.widths(_first(order, middle)))) <= limit
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
 

@@ -16,8 +16,8 @@ from edcompress.pruning.surgery.sliced_forward import Slices
 class SearchRegime(ABC):
     """A training regime (see `edcompress.training.loop.Regime`) that chooses a state bool[D] every few steps and trains it."""
 
-    def __init__(self, network: nn.Module, space: PruningSpace, every: int, team: ProcessGroup = ALONE) -> None:
-        self._network, self._space, self._every, self._team = network, space, every, team
+    def __init__(self, network: nn.Module, space: PruningSpace, every: int, ranks: ProcessGroup = ALONE) -> None:
+        self._network, self._space, self._every, self._ranks = network, space, every, ranks
         self._slices = Slices(space, network)
         self._step = self.generation = 0
 

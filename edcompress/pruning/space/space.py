@@ -100,6 +100,6 @@ class PruningSpace(Value):
             yield group, slice(start, start + group.channels)
             start += group.channels
 
-    def everything(self) -> Tensor:
+    def full_state(self) -> Tensor:
         """The state that keeps every channel, bool[D]."""
         return torch.ones(self.genes, dtype=torch.bool)

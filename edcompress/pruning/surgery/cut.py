@@ -1,6 +1,6 @@
 """Cuts: what a state leaves of every tensor of a network, and of every layer's width.
 
-A search cuts anew for every state, all layers at once and for the time of a call (`Cutter`); surgery cuts one side of a layer for good
+A search cuts anew for every state, all layers at once and for the time of a call (`StateCutter`); surgery cuts one side of a layer for good
 (`cut_side`).
 """
 

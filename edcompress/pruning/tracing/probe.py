@@ -100,7 +100,7 @@ def untrue_groups(network: nn.Module, space: PruningSpace, state: Tensor, images
     cut = [group for group, part in space.slices() if not state[part].all()]
 
     def fault(groups: Sequence[Group]) -> str | None:
-        partial, names = space.everything(), {group.name for group in groups}
+        partial, names = space.full_state(), {group.name for group in groups}
         for group, part in space.slices():
             if group.name in names:
                 partial[part] = state[part]
@@ -138,7 +138,7 @@ def _probe(space: PruningSpace, names: set[str], share: float, generator: Genera
 
     The last channel stays and the first goes: what sums from the first on would not miss those behind it.
     """
-    state = space.everything()
+    state = space.full_state()
     for group, part in space.slices():
         if group.name in names:
             ranks = torch.rand(group.channels, generator=generator)

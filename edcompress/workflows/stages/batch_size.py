@@ -68,13 +68,13 @@ def _sized(job: RunContext, step: Step) -> RunContext:
     )
     job.monitor.stage(f"data.batch_size: auto takes {size} ({why}); learning rates stay as they are in the recipe")
     recipe = with_batch_size(job.recipe, size)
-    check_divides(job.splits, recipe.data, job.team)
+    check_divides(job.splits, recipe.data, job.ranks)
     return replace(job, recipe=recipe)
 
 
 def _probed(job: RunContext, step: Step) -> int:
     """Images of the whole step of all ranks: as many each as the one with the least memory can take."""
-    team = job.team
+    ranks = job.ranks
 
     def fresh(images: int) -> None:
         gc.collect()  # what the step before has left
@@ -82,14 +82,14 @@ def _probed(job: RunContext, step: Step) -> int:
         step(images)
 
     with _margin_kept(job.precision.device):
-        own = largest_fitting(fresh, most_images(len(job.splits.train), team.size))
-    fitting = min(team.sum(*(own if rank == team.rank else 0 for rank in range(team.size))))
+        own = largest_fitting(fresh, most_images(len(job.splits.train), ranks.size))
+    fitting = min(ranks.sum(*(own if rank == ranks.rank else 0 for rank in range(ranks.size))))
     if not fitting:
         raise EdcompressError(
             "data.batch_size: auto: the device is out of memory with a step of two images; end other processes on it, take one with "
             "more memory, or lower data.image_size"
         )
-    return fitting * team.size
+    return fitting * ranks.size
 
 
 def most_images(training: int, ranks: int = 1) -> int:
@@ -126,7 +126,7 @@ def _margin_kept(device: torch.device) -> Iterator[None]:
 
 def search_step(job: RunContext, origin: StartingPoint, images: int) -> None:
     """Train a copy of the network as the search does, scoring included, and then whole, which no later step exceeds."""
-    alone = replace(job, team=ALONE, recipe=with_batch_size(job.recipe, images))
+    alone = replace(job, ranks=ALONE, recipe=with_batch_size(job.recipe, images))
     network = job.precision.place(on_cpu(origin.network))
     whole = DenseRegime(network)
     searching = make_search_regime(alone, origin, network, _untold) if job.recipe.search.trains else whole

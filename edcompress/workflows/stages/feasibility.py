@@ -56,11 +56,11 @@ def require_exportable(recipe: Recipe, network: nn.Module) -> None:
             raise NetworkError(f"model.factory: {recipe.model.factory}: {error}") from error
 
 
-def latency_table(recipe: Recipe, network: nn.Module, team: ProcessGroup = ALONE) -> LatencyTable | None:
+def latency_table(recipe: Recipe, network: nn.Module, ranks: ProcessGroup = ALONE) -> LatencyTable | None:
     """Where the network's time in onnxruntime goes, measured now by the first rank; None where the recipe's target is no latency."""
     if not recipe.in_time:
         return None
-    return team.from_first(
+    return ranks.run_on_rank0(
         lambda: measure_table(
             on_cpu(network), example_images(recipe), recipe.export.opset, recipe.timing, recipe.export.batch
         )

@@ -40,17 +40,17 @@ class RunContext:
     splits: Splits
     precision: Precision
     monitor: Monitor
-    team: ProcessGroup = ALONE
+    ranks: ProcessGroup = ALONE
 
     def watched_by(self, monitor: Monitor) -> RunContext:
         """The same job under another monitor, which hears what the data's folders hold besides, and once of each image that is left out."""
         once = cache(lambda fault: monitor.warning(f"left out: {fault}"))
-        if self.team.first:
+        if self.ranks.is_main:
             for note in self.splits.notes:
                 monitor.warning(note)
             for doubt in self.splits.doubts:
                 monitor.alarm(doubt)
-        return replace(self, monitor=monitor, splits=self.splits.heard_by(once))
+        return replace(self, monitor=monitor, splits=self.splits.with_warn(once))
 
     @cached_property
     def example(self) -> Tensor:
@@ -86,10 +86,10 @@ class RunContext:
         return normalised(self._spread_over(self.splits.search), self.recipe.data)
 
     @property
-    def judging_batch(self) -> Batch:
+    def scoring_batch(self) -> Batch:
         """Images of the search split, in one batch, on which states are judged: as many as a step or an evaluation takes at once."""
         data = self.recipe.data
-        most = max(data.eval_batch_size, data.step_images // self.team.size)
+        most = max(data.eval_batch_size, data.step_images // self.ranks.size)
         chosen = _spread(self.splits.search, most)
         images = self.splits.search.subset(chosen if len(chosen) > 1 else chosen.repeat(2))  # batch norm needs two
         return self._first_batch(images, most)
@@ -107,10 +107,10 @@ class RunContext:
     def accuracy(self, network: nn.Module, forward: Forward | None = None, images: ImageSet | None = None) -> Accuracy:
         """Top-1 and top-5 of the network (or of `forward`, which uses it) on the test images, or on `images`, in fp32."""
         with evaluating(network):
-            batches = eval_batches(images or self.splits.test, self.recipe.data).of(self.team)
+            batches = eval_batches(images or self.splits.test, self.recipe.data).of(self.ranks)
             batches = batches.towards(self.precision.device)
             return measure_accuracy(
-                forward or network, batches, self.precision.device, self.recipe.model.num_classes, self.team
+                forward or network, batches, self.precision.device, self.recipe.model.num_classes, self.ranks
             )
 
     def test_batches(self, phase: str, seen: Running | None = None, *, as_pixels: bool = False) -> Iterator[Batch]:
@@ -129,10 +129,10 @@ class RunContext:
     def watched_accuracy(self, network: nn.Module, forward: Forward) -> Accuracy:
         """What is shown while training: accuracy of `forward`, which uses the network, on 2000 images spread over the search split."""
         images = self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES))
-        batches = eval_batches(images, self.recipe.data).of(self.team)
+        batches = eval_batches(images, self.recipe.data).of(self.ranks)
         batches = batches.towards(self.precision.device)
         with evaluating(network), self.precision.autocast():
-            return measure_accuracy(forward, batches, self.precision.device, self.recipe.model.num_classes, self.team)
+            return measure_accuracy(forward, batches, self.precision.device, self.recipe.model.num_classes, self.ranks)
 
 
 def _spread(images: ImageSet, most: int) -> Tensor:
@@ -140,26 +140,26 @@ def _spread(images: ImageSet, most: int) -> Tensor:
     return torch.linspace(0, len(images) - 1, min(len(images), most)).long()
 
 
-def open_job(recipe: Recipe, session: RunOptions = DEFAULT) -> RunContext:
+def open_job(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
     """The job of a recipe; DataError or InputError where data or device cannot be used."""
-    precision = choose_precision(recipe.precision, session.team.device(pick_device(session.device)))
+    precision = choose_precision(recipe.precision, options.ranks.device(pick_device(options.device)))
     listed = recipe.data.dataset == "webdataset"
     if listed:
-        session.monitor.stage("opening the shards; those that are new or have changed are gone through once")
-    if (recipe.data.download or listed) and session.team.size > 1:
+        options.monitor.stage("opening the shards; those that are new or have changed are gone through once")
+    if (recipe.data.download or listed) and options.ranks.size > 1:
         # Else all would download, or go through the shards, at once.
-        session.team.from_first(
-            lambda: bool(open_splits(recipe.data, seed=recipe.seed, announce=session.monitor.warning))
+        options.ranks.run_on_rank0(
+            lambda: bool(open_splits(recipe.data, seed=recipe.seed, announce=options.monitor.warning))
         )
-    splits = open_splits(recipe.data, seed=recipe.seed, announce=session.monitor.warning)
+    splits = open_splits(recipe.data, seed=recipe.seed, announce=options.monitor.warning)
     check_fits(splits, recipe.model, recipe.data)
-    check_divides(splits, recipe.data, session.team)
-    return RunContext(recipe, splits, precision, session.monitor, session.team).watched_by(session.monitor)
+    check_divides(splits, recipe.data, options.ranks)
+    return RunContext(recipe, splits, precision, options.monitor, options.ranks).watched_by(options.monitor)
 
 
-def open_provable_job(recipe: Recipe, session: RunOptions = DEFAULT) -> RunContext:
+def open_provable_job(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
     """`open_job` of what is to be exported some day: DataError too where its test images are too few to prove ONNX files on."""
-    job = open_job(recipe, session)
+    job = open_job(recipe, options)
     found = len(job.splits.test)
     if recipe.data.skip_broken and found >= FEWEST_IMAGES:
         found = len(job.parity_pixels)  # those that can be read

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edcompress.deploy.export.onnx_export import export_onnx
 from edcompress.deploy.latency.benchmark import measure
-from edcompress.pruning.search.importance import magnitude, ranks
+from edcompress.pruning.search.importance import channel_ranks, magnitude
 from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.surgery.remove import remove
 from edcompress.report.gate.noise import noise_warning
@@ -73,5 +73,5 @@ def _resized(origin: StartingPoint, network: nn.Module, state: Tensor, share: fl
     """The state with its groups' proportions that is predicted to take another share of the time; kept channels are kept first."""
     budget = origin.budget
     wish = budget.widths(state) / budget.channels
-    order = (ranks(origin.space, magnitude(origin.space, network)) + state) / 2
+    order = (channel_ranks(origin.space, magnitude(origin.space, network)) + state) / 2
     return budget.repair(wish.unsqueeze(0), order.unsqueeze(0), min(max(share, budget.smallest), budget.largest))[0]

@@ -47,9 +47,9 @@ def train(
         job.precision,
         regime,
         job.monitor.step,
-        job.team,
+        job.ranks,
     )
-    if job.team.first:
+    if job.ranks.is_main:
         shorten(run.folder / "epochs.jsonl", offset + int(saved.get("epoch", 0)))
     phase = Phase(
         stage,
@@ -78,7 +78,7 @@ class Phase:
 def train_phase(job: RunContext, trainer: Trainer, phase: Phase, saved: dict[str, Any]) -> int:
     """The epochs of a phase from where `saved` stands, {} for the first; how many there were, fewer where a search settled."""
     first, place = _restore(trainer, saved) if "optimizer" in saved else (0, EpochPosition())
-    job.team.adopt(list(trainer.network.state_dict().values()))
+    job.ranks.broadcast_(list(trainer.network.state_dict().values()))
     epochs = phase.span.epochs
     for epoch in range(first, epochs):
         if trainer.regime.settled and not place.steps:
@@ -89,8 +89,8 @@ def train_phase(job: RunContext, trainer: Trainer, phase: Phase, saved: dict[str
         keeper = _Checkpointer(job, trainer, phase, epoch)
         with keeper.saving():
             place, figures = _train_one(job, trainer, phase.name, replace(phase.span, epoch=epoch), place, keeper)
-        _require_one_network(job.team, trainer.network, epoch)
-        if job.team.first:
+        _require_one_network(job.ranks, trainer.network, epoch)
+        if job.ranks.is_main:
             phase.log(epoch, figures)
         keeper.save(epoch=epoch + 1)
         phase.interrupt.settle()
@@ -103,7 +103,7 @@ def _train_one(
     """Train an epoch, from `place` on; where the next one begins, and what was measured of this one."""
     job.monitor.epoch(name, span.epoch, span.epochs)
     batches = train_batches(
-        job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=span.offset + span.epoch, team=job.team
+        job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=span.offset + span.epoch, ranks=job.ranks
     )
     place = train_epoch(trainer, batches.towards(job.precision.device), span, job.recipe.seed, place, stand)
     accuracy = job.watched_accuracy(trainer.network, trainer.regime.forward).top1.fraction
@@ -166,9 +166,9 @@ def require_finite(trainer: Trainer) -> None:
             )
 
 
-def _require_one_network(team: ProcessGroup, network: nn.Module, epoch: int) -> None:
+def _require_one_network(ranks: ProcessGroup, network: nn.Module, epoch: int) -> None:
     """Raise EdcompressError where a layer keeps statistics of its own, which no rank told the others."""
-    team.require_same(f"the network after epoch {epoch + 1}", *network.state_dict().values())
+    ranks.require_same(f"the network after epoch {epoch + 1}", *network.state_dict().values())
 
 
 def _log(run: PruningRun, stage: str, epoch: int, offset: int, figures: dict[str, Any]) -> None:

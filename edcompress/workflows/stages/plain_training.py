@@ -48,7 +48,7 @@ def train_dense(
         job.precision,
         _plain(job, placed),
         job.monitor.step,
-        job.team,
+        job.ranks,
         section="train",
     )
     train_phase(job, trainer, Phase("train", ScheduleSpan(0, fit.epochs, 0, fit.epochs), save, interrupt), saved)

@@ -56,7 +56,7 @@ class PruningRun:
 
     def save(self, measured: StageResults, tree: dict[str, Any]) -> None:
         """Write the snapshot from which the run can go on, and keep the one before it; the first rank does."""
-        if not self.job.team.first:
+        if not self.job.ranks.is_main:
             return
         for log in ("search.jsonl", "epochs.jsonl"):
             fsync_file(self.folder / log)  # a power cut must not leave fewer lines than the snapshot knows of

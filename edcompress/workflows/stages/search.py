@@ -25,13 +25,13 @@ from edcompress.workflows.stages.starting_point import StartingPoint
 def search(run: PruningRun, measured: StageResults, saved: dict[str, Any]) -> tuple[nn.Module, Tensor, StageResults]:
     """The network as the search leaves it (on the CPU), the state bool[D] it found, and what was measured of it."""
     if not run.job.recipe.search.trains:
-        state = run.job.team.from_first(lambda: rank_one_shot(run))
+        state = run.job.ranks.run_on_rank0(lambda: rank_one_shot(run))
         return run.origin.network, state, _summarised(run, measured, epochs=0, generations=0, states=state.unsqueeze(0))
     network = run.job.precision.place(on_cpu(run.origin.network))
     log = _generation_log(run, saved.get("regime", {}).get("generation", 0))
     regime = make_search_regime(run.job, run.origin, network, log)
     epochs = train(run, measured, regime, network, "search", saved)
-    images, labels = run.job.judging_batch
+    images, labels = run.job.scoring_batch
     precision = run.job.precision
     state = regime.finish(precision.images(images), labels.to(precision.device))
     states = regime.snapshot()["states"]
@@ -48,14 +48,14 @@ def make_search_regime(
     """The regime of a search that trains, on the origin's network where it is placed."""
     search = job.recipe.search.for_batches_of(job.recipe.data.step_images)
     if search.method == "gradual_magnitude":
-        return GradualRegime(network, origin.space, origin.budget, search, job.team)
+        return GradualRegime(network, origin.space, origin.budget, search, job.ranks)
     return EDropoutRegime(network, origin.space, origin.budget, search, precision=job.precision,
-                       seed=job.recipe.seed, log=log, team=job.team)  # fmt: skip
+                       seed=job.recipe.seed, log=log, ranks=job.ranks)  # fmt: skip
 
 
 def _generation_log(run: PruningRun, generation: int) -> Callable[[Figures], None]:
     """Appends figures to search.jsonl, which first loses the lines after `generation` (of epochs that are trained again)."""
-    if not run.job.team.first:
+    if not run.job.ranks.is_main:
         return lambda _: None
     path = run.folder / "search.jsonl"
     shorten(path, generation)

@@ -57,15 +57,15 @@ class StartingPoint:
 
 
 def open_starting_point(
-    recipe: Recipe, source: Path, session: RunOptions, images: Tensor | None = None
+    recipe: Recipe, source: Path, options: RunOptions, images: Tensor | None = None
 ) -> StartingPoint:
     """The origin of a run that starts from a checkpoint or from a finished run; an InputError where that cannot be.
 
     Removals are tried on real `images` [N, C, H, W] too, where they are given.
     """
-    origin = _opened(recipe, source, session, images)
-    if session.team.first and (warning := waiting_warning(origin.table)):
-        session.monitor.warning(warning)
+    origin = _opened(recipe, source, options, images)
+    if options.ranks.is_main and (warning := waiting_warning(origin.table)):
+        options.monitor.warning(warning)
     return origin
 
 
@@ -79,29 +79,29 @@ def waiting_warning(table: LatencyTable | None) -> str | None:
     )
 
 
-def _opened(recipe: Recipe, source: Path, session: RunOptions, images: Tensor | None) -> StartingPoint:
+def _opened(recipe: Recipe, source: Path, options: RunOptions, images: Tensor | None) -> StartingPoint:
     earlier = RunFolder(source)
     if not earlier.exists:
-        dense = read_network(recipe, source, session).eval()
-        return _new(recipe, dense, _tried(recipe, dense, session, images), latency_table(recipe, dense, session.team))
+        dense = read_network(recipe, source, options).eval()
+        return _new(recipe, dense, _tried(recipe, dense, options, images), latency_table(recipe, dense, options.ranks))
     earlier.require_finished("pruning it again")
     require_same_model(earlier, recipe)
-    dense = load_dense(recipe, earlier / "dense.safetensors", session)
-    found, plan = _tried(recipe, dense, session, images), read_plan(earlier)
+    dense = load_dense(recipe, earlier / "dense.safetensors", options)
+    found, plan = _tried(recipe, dense, options, images), read_plan(earlier)
     _require_same_groups(read_space(earlier), found, source)
     tensors = read_state_dict(earlier / "pruned.safetensors")
-    origin = _continued(recipe, dense, found, plan, tensors, latency_table(recipe, dense, session.team))
+    origin = _continued(recipe, dense, found, plan, tensors, latency_table(recipe, dense, options.ranks))
     _require_less(origin, source)
     return origin
 
 
 def reopen_starting_point(
-    recipe: Recipe, folder: RunFolder, session: RunOptions, images: Tensor | None = None
+    recipe: Recipe, folder: RunFolder, options: RunOptions, images: Tensor | None = None
 ) -> StartingPoint:
     """The origin of a run that was begun in `folder`, from what it saved itself; with the `images` that it was begun with."""
-    dense = load_dense(recipe, folder / "dense.safetensors", session)
+    dense = load_dense(recipe, folder / "dense.safetensors", options)
     table = parsed(folder / "latency.json", LatencyTable.model_validate_json) if recipe.in_time else None
-    found = _tried(recipe, dense, session, images)
+    found = _tried(recipe, dense, options, images)
     if folder.start.is_file():
         saved = load_snapshot(folder.start)
         plan = Plan.model_validate(saved["plan"])
@@ -113,16 +113,16 @@ def reopen_starting_point(
 
 
 def resumed_starting_point(
-    recipe: Recipe, folder: RunFolder, session: RunOptions, images: Tensor | None = None
+    recipe: Recipe, folder: RunFolder, options: RunOptions, images: Tensor | None = None
 ) -> StartingPoint:
     """`reopen_origin` with the step of widths that the run goes by: a run that kept none began with the widest easy one."""
-    origin = reopen_starting_point(recipe, folder, session, images)
+    origin = reopen_starting_point(recipe, folder, options, images)
     kept = parsed(folder.step, int) if folder.step.exists() else origin.budget.easy_steps[0]
     step = recipe.constraints.round_to or kept
     if step == origin.budget.round_to:
         return origin
     constraints = recipe.constraints.model_copy(update={"round_to": step})
-    return reopen_starting_point(recipe.model_copy(update={"constraints": constraints}), folder, session, images)
+    return reopen_starting_point(recipe.model_copy(update={"constraints": constraints}), folder, options, images)
 
 
 def save_starting_point(origin: StartingPoint, folder: RunFolder) -> None:
@@ -142,9 +142,9 @@ def saved_starting_point(folder: RunFolder) -> list[Path]:
     return [path for name in ("dense.safetensors", "space.json", "latency.json") if (path := folder / name).is_file()]
 
 
-def load_dense(recipe: Recipe, path: Path, session: RunOptions) -> nn.Module:
+def load_dense(recipe: Recipe, path: Path, options: RunOptions) -> nn.Module:
     """The recipe's network with the weights of a run's own file, on the CPU in eval mode."""
-    network = plain_network(recipe, session)
+    network = plain_network(recipe, options)
     load_into(network, read_state_dict(path), source=str(path))
     return network.eval()
 
@@ -167,15 +167,15 @@ def require_same_model(folder: RunFolder, recipe: Recipe) -> None:
         raise InputError(f"{folder.path} holds another network than the recipe's: {', '.join(changed)} differ")
 
 
-def require_same_weights(folder: RunFolder, source: Path, session: RunOptions) -> None:
+def require_same_weights(folder: RunFolder, source: Path, options: RunOptions) -> None:
     """Raise RunFolderError where a run was begun with other weights than `source`, a checkpoint or a run, holds by now."""
     recipe, earlier = folder.read_recipe(), RunFolder(source)
     if earlier.exists:
         earlier.require_finished("pruning it again")
-        given = [load_dense(recipe, earlier / "dense.safetensors", session).state_dict()]
+        given = [load_dense(recipe, earlier / "dense.safetensors", options).state_dict()]
     else:
-        given = [read_network(recipe, source, session).state_dict()]
-    before = [load_dense(recipe, folder / "dense.safetensors", session).state_dict()]
+        given = [read_network(recipe, source, options).state_dict()]
+    before = [load_dense(recipe, folder / "dense.safetensors", options).state_dict()]
     if not folder.finished:  # a finished one no longer holds what the search began with
         given += [read_state_dict(earlier / "pruned.safetensors")] if earlier.exists else []
         before += [load_snapshot(folder.start)["network"]] if folder.start.is_file() else []
@@ -192,8 +192,8 @@ def _near(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _tried(recipe: Recipe, dense: nn.Module, session: RunOptions, images: Tensor | None) -> PruningSpace:
-    return find_space(recipe, dense, images, session.team.size)
+def _tried(recipe: Recipe, dense: nn.Module, options: RunOptions, images: Tensor | None) -> PruningSpace:
+    return find_space(recipe, dense, images, options.ranks.size)
 
 
 def _new(recipe: Recipe, dense: nn.Module, space: PruningSpace, table: LatencyTable | None) -> StartingPoint:

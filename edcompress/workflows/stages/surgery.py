@@ -35,9 +35,9 @@ def remove_and_verify(
     batches = train_batches(job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=0)
     recalibrate_batch_norm(placed, islice(batches, REESTIMATE_BATCHES), job.precision)
     after = ModelResult(accuracy=job.accuracy(placed), size=measure_size(smaller, job.example))
-    if job.team.first:
+    if job.ranks.is_main:
         write_text(run.folder / "plan.json", plan.model_dump_json(indent=1) + "\n")
-    files = job.team.from_first(lambda: records([run.folder / "plan.json"]))
+    files = job.ranks.run_on_rank0(lambda: records([run.folder / "plan.json"]))
     update = {"files": {**measured.files, **files}, "masked": masked, "after_surgery": after, "masked_vs_pruned": proof}
     return on_cpu(placed), measured.model_copy(update=update)
 

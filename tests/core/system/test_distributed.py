@@ -19,8 +19,8 @@ from torch import nn
 from edcompress.core.errors import InputError
 from edcompress.core.recipe.data import Data
 from edcompress.core.system.distributed import ALONE, ProcessGroup, from_environment, require_alone
-from edcompress.data.batches import check_divides, eval_batches, train_batches
-from edcompress.data.splits import Splits, open_splits
+from edcompress.data.batches import eval_batches, train_batches
+from edcompress.data.splits import Splits, check_divides, open_splits
 from edcompress.runs.folder import RunFolder
 from edcompress.training.batchnorm import running_statistics
 
@@ -88,7 +88,7 @@ def splits() -> Splits:
 def test_the_ranks_parts_of_a_batch_are_the_batch(splits: Splits, size: int) -> None:
     whole = train_batches(splits.train, CROPPED, seed=3, epoch=1)
     parts = [
-        train_batches(splits.train, CROPPED, seed=3, epoch=1, team=ProcessGroup(rank, size)) for rank in range(size)
+        train_batches(splits.train, CROPPED, seed=3, epoch=1, ranks=ProcessGroup(rank, size)) for rank in range(size)
     ]
     for batch, *divided in zip(whole, *parts, strict=True):
         for rank, (images, labels) in enumerate(divided):
@@ -99,7 +99,7 @@ def test_the_ranks_parts_of_a_batch_are_the_batch(splits: Splits, size: int) -> 
 @pytest.mark.parametrize(("size", "batches"), [(1, 3), (2, 3), (3, 2)])
 def test_a_last_batch_with_less_than_two_images_per_rank_is_left_out(splits: Splits, size: int, batches: int) -> None:
     images, data = splits.train.subset(torch.arange(20)), CROPPED.model_copy(update={"batch_size": 8})  # 8, 8, 4
-    made = [train_batches(images, data, seed=0, epoch=0, team=ProcessGroup(rank, size)) for rank in range(size)]
+    made = [train_batches(images, data, seed=0, epoch=0, ranks=ProcessGroup(rank, size)) for rank in range(size)]
     assert [len(one) for one in made] == [batches] * size
     assert min(len(labels) for one in made for _, labels in one) >= 2
 
@@ -176,25 +176,25 @@ def test_what_ranks_tell_each_other(tmp_path: Path) -> None:
         textwrap.dedent("""
         from pathlib import Path
         import torch
-        from edcompress.errors import EdcompressError
-        from edcompress.team import assembled, leave
-        team = assembled("cpu")
-        one, two = torch.full((2, 3), float(team.rank)), torch.tensor(float("inf") if team.rank else 1.0)
-        team.average([one, two], 1 + 2 * team.rank)
+        from edcompress.core.errors import EdcompressError
+        from edcompress.core.system.distributed import destroy, init_process_group
+        ranks = init_process_group("cpu")
+        one, two = torch.full((2, 3), float(ranks.rank)), torch.tensor(float("inf") if ranks.rank else 1.0)
+        ranks.average([one, two], 1 + 2 * ranks.rank)
         assert torch.equal(one, torch.full((2, 3), 0.75)) and two.isinf()
-        assert team.sum(team.rank, 5) == (1, 10)
-        assert team.any(team.rank == 1) and not team.any(False)
-        assert team.from_first(lambda: {"rank": team.rank}) == {"rank": 0}
-        images = torch.full((2, 3, 4, 4), team.rank).contiguous(memory_format=torch.channels_last)
-        point, flag = torch.full((5, 1, 1, 1), team.rank).to(memory_format=torch.channels_last), torch.tensor(team.rank > 0)
-        team.adopt([images, point, flag])
+        assert ranks.sum(ranks.rank, 5) == (1, 10)
+        assert ranks.any(ranks.rank == 1) and not ranks.any(False)
+        assert ranks.run_on_rank0(lambda: {"rank": ranks.rank}) == {"rank": 0}
+        images = torch.full((2, 3, 4, 4), ranks.rank).contiguous(memory_format=torch.channels_last)
+        point, flag = torch.full((5, 1, 1, 1), ranks.rank).to(memory_format=torch.channels_last), torch.tensor(ranks.rank > 0)
+        ranks.broadcast_([images, point, flag])
         assert not any(tensor.any() for tensor in (images, point, flag))
-        team.require_same("it", "text", images)
+        ranks.require_same("it", "text", images)
         try:
-            team.require_same("it", "text", one + team.rank)
+            ranks.require_same("it", "text", one + ranks.rank)
         except EdcompressError as error:
-            Path(f"told by {team.rank}").write_text(str(error))
-        leave()
+            Path(f"told by {ranks.rank}").write_text(str(error))
+        destroy()
     """)
     )
     found = ended(torchrun(tmp_path, "script.py"))

@@ -366,19 +366,21 @@ class Priced(Scripted):
 
 
 def test_a_bargain_is_a_group_of_many_parameters_for_what_it_costs() -> None:
-    def bargains(target: Target | None) -> list[float]:
+    def log_params_per_cost(target: Target | None) -> list[float]:
         costs, limits = Priced([], (10, 30)), Constraints(round_to=1, min_ratio=0.0)
-        return Budget(space_of(10, 30), costs, target, limits).bargains().exp().tolist()
+        return Budget(space_of(10, 30), costs, target, limits).log_params_per_cost().exp().tolist()
 
-    assert bargains(Target(macs=0.5)) == pytest.approx([0.5, 2.0])  # four times as many, about a geometric mean of 1
-    assert bargains(Target(params=0.5)) == pytest.approx([1.0, 1.0])
-    assert bargains(None) == [1.0, 1.0]
+    assert log_params_per_cost(Target(macs=0.5)) == pytest.approx(
+        [0.5, 2.0]
+    )  # four times as many, about a geometric mean of 1
+    assert log_params_per_cost(Target(params=0.5)) == pytest.approx([1.0, 1.0])
+    assert log_params_per_cost(None) == [1.0, 1.0]
 
 
 def test_what_is_left_of_the_tightening_falls_from_one_to_nothing_by_the_target() -> None:
     budget = scripted((100,), [1.0], Target(macs=0.5))
-    assert [budget.tightening_left(progress, 0.4) for progress in (0.0, 0.1, 0.4, 1.0)] == pytest.approx(
+    assert [budget.remaining_anneal(progress, 0.4) for progress in (0.0, 0.1, 0.4, 1.0)] == pytest.approx(
         [1, 0.75, 0, 0]
     )
-    assert budget.tightening_left(0.0, 0.0) == 0.0
-    assert scripted((100,), [1.0], None).tightening_left(0.0, 0.4) == 0.0
+    assert budget.remaining_anneal(0.0, 0.0) == 0.0
+    assert scripted((100,), [1.0], None).remaining_anneal(0.0, 0.4) == 0.0

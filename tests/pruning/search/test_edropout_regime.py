@@ -199,7 +199,7 @@ def test_scores_are_those_of_the_batchs_statistics() -> None:
     network = randomised(ZOO["chain"].network())
     space = trace_space(network, images(2))
     slices, batch = Slices(space, network), images(8)
-    states = torch.stack([space.everything(), space.everything()])
+    states = torch.stack([space.full_state(), space.full_state()])
     energies = score_states(network, slices, states, batch, LABELS, FP32)
     logits = copy.deepcopy(network).train()(batch)  # no dropout: train mode is batch statistics
     right = logits.gather(1, LABELS[:, None])[:, 0]

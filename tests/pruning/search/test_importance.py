@@ -3,7 +3,7 @@ from states import space_of
 from torch import Generator, Tensor, nn
 from zoo import ZOO, images, randomised
 
-from edcompress.pruning.search.importance import magnitude, ranks, taylor, uniform_noise
+from edcompress.pruning.search.importance import channel_ranks, magnitude, taylor, uniform_noise
 from edcompress.pruning.tracing.tracing import trace_space
 
 Batch = list[tuple[Tensor, Tensor]]
@@ -79,8 +79,8 @@ def test_magnitude_of_a_head_counts_its_projections_in_and_out() -> None:
 def test_ranks_are_places_within_the_group() -> None:
     space = space_of(4, 2)
     importance = torch.tensor([3.0, 1.0, 4.0, 2.0, 9.0, 8.0])
-    assert ranks(space, importance).tolist() == [0.5, 0.0, 0.75, 0.25, 0.5, 0.0]
-    assert ranks(space, torch.zeros(6)).tolist() == [0.0, 0.25, 0.5, 0.75, 0.0, 0.5]  # ties in order
+    assert channel_ranks(space, importance).tolist() == [0.5, 0.0, 0.75, 0.25, 0.5, 0.0]
+    assert channel_ranks(space, torch.zeros(6)).tolist() == [0.0, 0.25, 0.5, 0.75, 0.0, 0.5]  # ties in order
 
 
 def test_noise_is_the_generators() -> None:

@@ -30,7 +30,7 @@ def test_masks_are_those_worked_out_by_hand(name: str) -> None:
 @zoo
 def test_everything_kept_is_the_dense_network_bit_for_bit(name: str) -> None:
     network, space, _ = chosen(name)
-    masked = masked_forward(network, space, space.everything(), images())
+    masked = masked_forward(network, space, space.full_state(), images())
     assert torch.equal(masked, network(images()))
 
 

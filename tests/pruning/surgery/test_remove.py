@@ -101,7 +101,7 @@ def test_plans_and_states_are_one_to_one(name: str) -> None:
 def test_a_plan_of_another_network_is_refused() -> None:
     chain, residual = ZOO["chain"].network(), ZOO["residual"].network()
     space, other = trace_space(chain, images(2)), trace_space(residual, images(2))
-    plan = plan_of(other.everything(), other)
+    plan = plan_of(other.full_state(), other)
     with pytest.raises(NetworkError, match="differ in the channels of conv1, conv2, stem"):
         remove(chain, plan, space)
     with pytest.raises(NetworkError, match="differ in the channels of conv1, conv2, stem"):

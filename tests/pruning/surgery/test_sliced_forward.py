@@ -76,7 +76,7 @@ def test_linear_layers_with_millions_of_weights_run_whole_and_mean_the_same() ->
 @zoo
 def test_everything_kept_is_the_dense_network_bit_for_bit(name: str) -> None:
     network, space, _ = chosen(name)
-    assert torch.equal(Slices(space, network).call(space.everything(), images()), network(images()))
+    assert torch.equal(Slices(space, network).call(space.full_state(), images()), network(images()))
 
 
 @zoo
@@ -134,7 +134,7 @@ def test_frozen_steps_leave_dropped_weights_bit_for_bit(name: str, optimizer: st
     network, space, state = chosen(name)
     step = OPTIMIZERS[optimizer](network.parameters())
     slices = Slices(space, network)
-    _train_step(slices, space.everything(), step, frozen=True)  # momentum that wants to go on
+    _train_step(slices, space.full_state(), step, frozen=True)  # momentum that wants to go on
     before = copy.deepcopy(dict(network.named_parameters()))
     _train_step(slices, state, step, frozen=True)
     for (key, parameter), dropped in dropped_by_name(network, space, state):
@@ -149,7 +149,7 @@ def test_frozen_steps_leave_dropped_weights_bit_for_bit(name: str, optimizer: st
 def test_dropped_weights_may_return() -> None:
     network, space, state = chosen("chain")
     slices = Slices(space, network)
-    dense = slices.call(space.everything(), images())
+    dense = slices.call(space.full_state(), images())
     assert not torch.equal(slices.call(state, images()), dense)
     with slices.frozen(state), torch.no_grad():
         for parameter in network.parameters():

@@ -171,7 +171,7 @@ def test_a_proof_that_fails_names_the_groups_and_the_way_out() -> None:
     network, x = randomised(AWKWARD["Softmax"]()), images(4)
     space = trace_space(network, x)
     assert [group.name for group in space.free] == ["conv", "conv2"]
-    state = space.everything()
+    state = space.full_state()
     state[[1, 5]] = False
     with pytest.raises(
         ProofError, match=r"above 0.0001 relative.* removed exactly: conv\. .*constraints\.ignore=\[conv\]"

@@ -188,7 +188,7 @@ def test_genes_lie_group_after_group() -> None:
         ("join", slice(6, 10)),
     ]
     assert space.group_of_gene.tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 2, 2]
-    assert space.everything().tolist() == [True] * 10
+    assert space.full_state().tolist() == [True] * 10
     assert PruningSpace.model_validate_json(space.model_dump_json()) == space
 
 

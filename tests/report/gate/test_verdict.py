@@ -218,7 +218,7 @@ def test_a_verdict_survives_its_json(report: Report) -> None:
 
 def test_the_report_package_loads_no_framework() -> None:
     code = (
-        "import sys, edcompress.report.verdict, edcompress.report.tables, edcompress.report.page;"
+        "import sys, edcompress.report.gate.verdict, edcompress.cli.tables, edcompress.report.render.html_page;"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'onnx', 'onnxruntime', 'numpy'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

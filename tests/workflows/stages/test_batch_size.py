@@ -118,7 +118,7 @@ def test_a_cpu_takes_the_default_and_says_so() -> None:
 
 
 def test_ranks_are_held_against_the_number_that_was_found() -> None:
-    job = replace(open_job(digits(AUTO), RunOptions("cpu")), team=ProcessGroup(0, 100))
+    job = replace(open_job(digits(AUTO), RunOptions("cpu")), ranks=ProcessGroup(0, 100))
     with pytest.raises(InputError, match="100 ranks share a batch of 128 images"):
         sized_for_training(job, new_network(job.recipe))
 

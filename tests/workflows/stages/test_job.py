@@ -345,7 +345,7 @@ def holding(count: int, *overrides: str) -> RunContext:
 
 
 def test_states_are_judged_on_images_of_all_classes() -> None:
-    images, labels = holding(287, "data.eval_batch_size=64").judging_batch
+    images, labels = holding(287, "data.eval_batch_size=64").scoring_batch
     assert len(images) == len(labels) == 64
     assert labels.bincount(minlength=10).min() >= 3
 
@@ -356,8 +356,8 @@ def test_states_are_judged_on_images_of_all_classes() -> None:
 def test_enough_images_judge_for_batch_norm_and_no_more_than_fit(
     held: int, at_once: int, ranks: int, judging: int
 ) -> None:
-    job = replace(holding(held, f"data.eval_batch_size={at_once}"), team=ProcessGroup(0, ranks))
-    assert len(job.judging_batch[1]) == judging
+    job = replace(holding(held, f"data.eval_batch_size={at_once}"), ranks=ProcessGroup(0, ranks))
+    assert len(job.scoring_batch[1]) == judging
 
 
 def test_networks_are_proved_equal_on_eight_images_whatever_an_evaluation_takes_at_once() -> None:

@@ -1,0 +1,49 @@
+"""Registries: what can be one of several is one module in a package, found by its file name.
+
+Looking up names imports nothing, so that a recipe is checked without loading torch. A module is imported when it is used.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import AfterValidator
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+@cache
+def names_in(package: str) -> tuple[str, ...]:
+    """Return the names of the modules in a package of edcompress, such as "pruning.search.methods", in alphabetical order."""
+    folder = _PACKAGE.joinpath(*package.split("."))
+    return tuple(sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")))
+
+
+def load(package: str, name: str) -> ModuleType:
+    """Import and return one module of a package.
+
+    Raises:
+        ValueError: `name` is not in `names_in(package)`.
+    """
+    return import_module(f"edcompress.{package}.{_require_known(package, name)}")
+
+
+def one_of(package: str) -> AfterValidator:
+    """Return a pydantic validator of a text that names a module of a package; its ValueError lists the names there are."""
+
+    def check(name: Any) -> Any:
+        return _require_known(package, name)
+
+    return AfterValidator(check)
+
+
+def _require_known(package: str, name: str) -> str:
+    names = names_in(package)
+    if name not in names:
+        *others, last = map(repr, names)
+        raise ValueError(f"Input should be {', '.join(others)} or {last}" if others else f"Input should be {last}")
+    return name
