@@ -1,4 +1,4 @@
-"""Registries: what can be one of several is one module in a package, found by its file name.
+"""Registries: each entry is one module in a package, found by its file name.
 
 Looking up names imports nothing, so that a recipe is checked without loading torch. A module is imported when it is used.
 """

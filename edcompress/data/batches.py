@@ -154,7 +154,9 @@ def train_batches(images: ImageSet, data: Data, *, seed: int, epoch: int, ranks:
     """
     order = torch.randperm(len(images), generator=generator_for(seed, "order", epoch))
     geometry, seeds = train_geometry(data), (seed, epoch)
-    return _make_batches(_Loading(images, data, geometry, order, data.step_images, FEWEST_TRAINING_IMAGES, seeds, ranks))
+    return _make_batches(
+        _Loading(images, data, geometry, order, data.step_images, FEWEST_TRAINING_IMAGES, seeds, ranks)
+    )
 
 
 def eval_batches(images: ImageSet, data: Data, *, as_pixels: bool = False) -> Batches:

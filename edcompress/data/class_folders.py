@@ -99,9 +99,7 @@ def _wrapped(part: Path, images: ImageSet) -> str | None:
 def _copies(folder: Path, test: FileImages) -> Iterator[str]:
     """Yield a warning where test images are training images too, under the same name."""
     indices = torch.linspace(0, len(test) - 1, min(len(test), COMPARED)).long().tolist()
-    pairs = (
-        (Path(test.paths[i]), folder / "train" / Path(test.paths[i]).relative_to(folder / "val")) for i in indices
-    )
+    pairs = ((Path(test.paths[i]), folder / "train" / Path(test.paths[i]).relative_to(folder / "val")) for i in indices)
     same = [f"{one} is {other}" for one, other in pairs if _equal(one, other)]
     if same:
         yield (

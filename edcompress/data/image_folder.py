@@ -69,7 +69,9 @@ def _classes_in(part: Path) -> list[str]:
     for name in classes:
         _require_name(part, name)
     if not classes:
-        raise DataError(f"data.folder: {part} holds no class folders; put the images of each class into a folder of its own")
+        raise DataError(
+            f"data.folder: {part} holds no class folders; put the images of each class into a folder of its own"
+        )
     return classes
 
 

@@ -142,7 +142,9 @@ def open_shards(
 def _shards(root: Path, key: str, specification: str) -> list[Path]:
     names = _expanded(key, specification)
     if remote := [name for name in names if _REMOTE.match(name)]:
-        raise DataError(f"{key}: {remote[0]} is not a local file; fetch the shards, and give their paths under data.root")
+        raise DataError(
+            f"{key}: {remote[0]} is not a local file; fetch the shards, and give their paths under data.root"
+        )
     shards = [root / name for name in names]
     if missing := [str(shard) for shard in shards if not shard.is_file()]:
         raise DataError(
@@ -221,7 +223,9 @@ def _samples(shard: Path, unread: list[Unread]) -> Iterator[dict[str, Any]]:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             yield from group_by_keys(_members(shard, tar, unread))
             file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged header for the end of the archive
+            if file.read(tarfile.BLOCKSIZE) != bytes(
+                tarfile.BLOCKSIZE
+            ):  # tarfile takes a damaged header for the end of the archive
                 raise tarfile.ReadError(f"no end of the archive at byte {tar.offset}")
     except (tarfile.TarError, OSError, ValueError) as error:
         reason = error.args[0] if isinstance(error, ValueError) else error  # the library adds two None

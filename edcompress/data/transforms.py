@@ -46,7 +46,7 @@ class Geometry:
 
 
 def eval_geometry(data: Data) -> Geometry:
-    """Return the geometry of test images: the short side to `resize` and a centre crop, or without `resize` the whole image to the square."""
+    """Return the geometry of test images: short side to `resize`, then a centre crop; without `resize` the whole image to the square."""
     size, how = data.image_size, v2.InterpolationMode(data.interpolation)
     if data.resize is None:
         return Geometry(v2.Resize((size, size), how), kept=size)

@@ -66,7 +66,9 @@ class Data(Section):
         "apply",
         description="image files: turn them as their EXIF orientation says, like viewers, or read them as stored, like torchvision",
     )
-    channels: Literal[1, 3] | None = Field(None, description="convert images to grey (1) or RGB (3); default: as they are")
+    channels: Literal[1, 3] | None = Field(
+        None, description="convert images to grey (1) or RGB (3); default: as they are"
+    )
     mean: tuple[Annotated[float, Field(ge=0, le=1), OnUnitScale], ...] = Field(
         (0.5,), description="per channel, of pixels in [0, 1]"
     )
@@ -114,7 +116,9 @@ class Data(Section):
     def _required_keys_given(self) -> Self:
         required = self.facts.required_keys
         if not all(getattr(self, key) for key in required):
-            raise ValueError(f"dataset {self.dataset} needs {' and '.join(required)}; give {'both' if len(required) == 2 else 'them'}")
+            raise ValueError(
+                f"dataset {self.dataset} needs {' and '.join(required)}; give {'both' if len(required) == 2 else 'them'}"
+            )
         return self
 
     @model_validator(mode="after")
