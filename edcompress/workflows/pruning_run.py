@@ -204,7 +204,7 @@ def _report(run: PruningRun, measured: StageResults, pruned: ModelResult, reload
     return Report(
         recipe=recipe.name,
         recipe_hash=recipe.digest,
-        network=recipe.model.called,
+        network=recipe.model.name,
         seed=recipe.seed,
         checkpoint=checkpoint,
         dense=measured.dense,
@@ -218,7 +218,7 @@ def _report(run: PruningRun, measured: StageResults, pruned: ModelResult, reload
         machine=_machine(run.job),
         versions=versions(),
         files=records(run.folder / name for name in OF_PRUNING),
-        settings=recipe.of_pruning,
+        settings=recipe.pruning_settings,
         untrained_head=recipe.model.reset_head,
         limits=recipe.gate,
         classes=readable(run.job.splits.classes),

@@ -108,7 +108,7 @@ def standalone_source(model: Model, network: nn.Module, image: Sequence[int]) ->
     )
     needs = ["torch", "safetensors", *([made.package] if made.package else [])]
     text = _TEXT.format(
-        name=model.called,
+        name=model.name,
         writer=f"edcompress {version('edcompress')} with Python {platform.python_version()}",
         needs=", ".join(f"{name} ({version(name)} here)" for name in needs)
         + (", and your code" if model.factory else ""),

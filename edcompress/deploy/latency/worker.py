@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime
 
 from edcompress.core.errors import InputError
-from edcompress.core.system.machine import Watch, governor, processor, resident_bytes, throttling, usable_cores
+from edcompress.core.system.machine import WaitTimer, governor, processor, resident_bytes, throttling, usable_cores
 from edcompress.deploy.runtime.dummy_inputs import made_inputs
 from edcompress.deploy.runtime.sessions import ORT_ERRORS, session
 
@@ -103,7 +103,7 @@ def time_all(specification: dict[str, Any]) -> dict[str, Any]:
     contestants = {name: TimedModel(Path(path), *options) for name, path in specification["models"].items()}
     for contestant in contestants.values():
         contestant.warm_up()
-    watch, stopped_before = Watch(), throttling()
+    watch, stopped_before = WaitTimer(), throttling()
     interleave(list(contestants.values()), specification["runs"], specification["seconds"])
     waited, stopped = watch.waited(specification["threads"]), throttling()
     return {
