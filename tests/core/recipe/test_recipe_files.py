@@ -121,7 +121,7 @@ def test_all_faults_are_said_at_once_each_with_its_dotted_key(written) -> None:
         ("benchmark.batch_size=[1,0]", "benchmark.batch_size.1: Input should be greater than or equal to 1 (got 0)"),
         ("benchmark.batch_size=0", "benchmark.batch_size.0: Input should be greater than or equal to 1 (got 0)"),
         ("benchmark.threads=[]", "benchmark.threads: Tuple should have at least 1 item"),
-        ("benchmark.threads=[2,2]", "benchmark.threads: a number stands twice; give each once (got [2, 2])"),
+        ("benchmark.threads=[2,2]", "benchmark.threads: duplicate value; list each once (got [2, 2])"),
         ("benchmark.runs=19", "benchmark.runs: Input should be greater than or equal to 20 (got 19)"),
         ("search.epochs={", "--set search.epochs={: the value is not valid YAML"),
         ("search.epochs" + 3000 * ".deep" + "=2", "search.epochs: Input should be a valid integer (got a value too large to show)"),
