@@ -26,6 +26,7 @@ from typing import Any
 import torch
 import torch_pruning as tp
 import yaml
+from edcompress.workflows.stages.one_shot import TAYLOR_BATCHES
 from torch.nn import functional as F
 
 from edcompress.core.recipe.loading import read_recipe
@@ -39,7 +40,6 @@ from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.tracing.depgraph import PRUNERS
 from edcompress.training.precision import choose_precision
 from edcompress.workflows.stages.feasibility import find_space, open_budget
-from edcompress.workflows.stages.one_shot import TAYLOR_BATCHES
 
 HERE = Path(__file__).parent
 LOG = HERE / "compare.jsonl"

@@ -21,9 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from edcompress.networks.cifar_resnet import PaddedShortcut
 from edcompress.networks.modes import evaluating, frozen
 from edcompress.pruning.space.layers import is_attention
-from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.space.space import PruningSpace
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import remove_channels
 
 _ATEN = torch.ops.aten
 
@@ -154,7 +153,7 @@ def _changed(
     def search(places: Sequence[int]) -> None:
         state = space.full_state()
         state[[ends[place] - 1 for place in places]] = False
-        without = measured(remove(network, plan_of(state, space), space))
+        without = measured(remove_channels(network, state, space))
         if without != found and len(places) == 1:
             changed[places[0]] = without
         elif without != found:

@@ -15,10 +15,9 @@ from edcompress.core.errors import NetworkError, ProofError, RecipeError
 from edcompress.core.recipe.model import Model
 from edcompress.networks.equality import compare_logits, require_equal
 from edcompress.networks.registry import build
-from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.surgery.masks import masked_forward
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.pruning.tracing.depgraph import traced_groups
 from edcompress.pruning.tracing.probe import lock_inexact
 from edcompress.pruning.tracing.tracing import trace_space
@@ -124,9 +123,7 @@ def test_what_cannot_be_traced_as_a_whole_is_traced_in_parts() -> None:
     }
     state = random_state(space, 3)
     require_equal(
-        compare_logits(
-            masked_forward(network, space, state, x), remove(network, plan_of(state, space), space)(x), "both"
-        )
+        compare_logits(masked_forward(network, space, state, x), remove_channels(network, state, space)(x), "both")
     )
 
 
