@@ -26,8 +26,8 @@ from edcompress.core.system.tensor_files import save_tensors
 from edcompress.deploy.export.standalone import standalone_source
 from edcompress.networks.equality import compare_logits, require_equal
 from edcompress.networks.modes import on_cpu
+from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import measure_size
-from edcompress.pruning.cost.products import uncounted_warnings
 from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.report.gate.sanity import at_chance
 from edcompress.runs.file_records import OF_PRUNING, records, require_as_written

@@ -16,8 +16,8 @@ from zoo_awkward import LearnedInput
 from edcompress.core.recipe.model import Model
 from edcompress.networks.registry import build
 from edcompress.pruning.cost.cost_model import CostModel
+from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import layer_sizes, measure_size
-from edcompress.pruning.cost.products import uncounted_warnings
 from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.pruning.tracing.tracing import trace_space
 
