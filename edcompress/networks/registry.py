@@ -56,7 +56,7 @@ def require_known(model: Model) -> None:
         )
     has_cifar_stem = arch in CIFAR_RESNETS or (arch in _torchvision_names() and family(arch) in STEMS)
     if model.stem == "cifar" and not has_cifar_stem:
-        raise NetworkError(f"model.stem: cifar exists for {WITH_CIFAR_STEM}, not for {model.called}")
+        raise NetworkError(f"model.stem: cifar exists for {WITH_CIFAR_STEM}, not for {model.name}")
 
 
 def _torchvision_names() -> list[str]:

@@ -17,7 +17,7 @@ from edcompress.core.errors import StorageError
 from edcompress.core.recipe.deployment import Batch, Benchmark
 from edcompress.core.results.measures import MOST_WAITED, Latency
 from edcompress.core.system.files import replacing
-from edcompress.core.system.machine import Watch, cache_home, processor
+from edcompress.core.system.machine import WaitTimer, cache_home, processor
 from edcompress.deploy.export.onnx_export import to_onnx
 from edcompress.deploy.latency.benchmark import measure
 from edcompress.deploy.latency.layer_grid import Grid, LayerShape, measure_grid
@@ -119,7 +119,7 @@ class GridCache:
         """Return the grid of a shape, measured now if it was not before."""
         key = json.dumps(shape)
         if key not in self._grids:
-            watch = Watch()
+            watch = WaitTimer()
             self._grids[key] = measure_grid(shape, self._options)
             if (watch.waited() or 0.0) > MOST_WAITED:
                 self._distrusted.add(key)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from edcompress.core.errors import InputError
-from edcompress.core.system.machine import Watch, governor, processor, resident_bytes, throttling, usable_cores
+from edcompress.core.system.machine import WaitTimer, governor, processor, resident_bytes, throttling, usable_cores
 from edcompress.deploy.runtime.dummy_inputs import make_inputs
 from edcompress.deploy.runtime.sessions import load_runtime, open_session
 
@@ -114,7 +114,7 @@ def time_all(specification: dict[str, Any]) -> dict[str, Any]:
     models = {name: TimedModel(Path(path), *options) for name, path in specification["models"].items()}
     for model in models.values():
         model.warm_up()
-    watch, stopped_before = Watch(), throttling()
+    watch, stopped_before = WaitTimer(), throttling()
     interleave(list(models.values()), specification["runs"], specification["seconds"])
     waited, stopped = watch.waited(specification["threads"]), throttling()
     return {

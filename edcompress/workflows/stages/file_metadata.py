@@ -72,7 +72,7 @@ def _of_data(path: Path, recipe: Recipe) -> Mapping[str, Any]:
 def _unlike_classes(path: Path, recipe: Recipe, classes: Sequence[str]) -> Iterator[str]:
     """How the data's classes differ from those that an ONNX file, or that of a run, names; shards have numbers, which are no names."""
     file = path / "pruned.onnx" if path.is_dir() else path
-    numbered = recipe.data.dataset == "webdataset" and recipe.data.class_index == "position"
+    numbered = recipe.data.facts.numbered_classes and recipe.data.class_index == "position"
     theirs = (
         _read(describe_onnx(file).metadata, CLASSES, list)
         if file.suffix.lower() == ".onnx" and file.is_file()

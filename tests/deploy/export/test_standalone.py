@@ -24,7 +24,7 @@ from edcompress.networks.materialize_weights import with_plain_weights
 from edcompress.networks.registry import build
 from edcompress.pruning.space.gene_index import padded, side_index
 from edcompress.pruning.space.plan import plan_of
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.pruning.tracing.tracing import trace_space
 
 ALONE = """
@@ -83,7 +83,7 @@ def written(folder: Path, model: Model, network: nn.Module, x: Tensor) -> nn.Mod
     """What is left of the network in a random state; its files, and its logits of x, are in the folder."""
     space = trace_space(network.eval(), x)
     plan = plan_of(random_state(space, 3), space)
-    pruned = remove(network, plan, space)
+    pruned = apply_plan(network, plan, space)
     folder.mkdir()
     (folder / "space.json").write_text(space.model_dump_json())
     (folder / "plan.json").write_text(plan.model_dump_json())
