@@ -1,4 +1,4 @@
-"""Weights that layers compute anew at every call (standardised, normalised, parametrised), written down as plain ones.
+"""Weights that layers compute at every call (standardised, normalised, parametrised), written down as plain ones.
 
 Such a weight depends on all its channels at once, so none could be removed. The network with plain weights computes the same.
 """
@@ -68,7 +68,7 @@ def _only_convolves(layer: nn.Conv2d) -> bool:
         plain = _convolution_in(other)
         images = [image.normal_(generator=generator) for image in _images(layer)]
         return plain is not None and all(_equal(other(image), plain(image)) for image in images)
-    # Whatever a foreign layer raises that wants other arguments than one image, it is no plain convolution.
+    # Whatever a foreign layer raises that wants other arguments than one image, it is not a plain convolution.
     except Exception:
         return False
 

@@ -175,7 +175,7 @@ def test_calls_that_waited_for_their_core_say_so(onnx_file: Path, dead_onnx_file
     )
 
 
-def test_what_the_system_does_not_tell_is_not_made_up(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_system_does_not_report_is_not_made_up(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_pin", lambda _: ())
     assert 0 <= worker.time_all(asked(onnx_file))["waited"] <= 1
     monkeypatch.setattr(machine, "run_delay", lambda: None)

@@ -120,7 +120,7 @@ def test_what_was_measured_once_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert again.milliseconds[1:] == grid.milliseconds[1:]
     assert GridCache(Benchmark(batch_size=2)).grid(CONV).milliseconds[0][0] < 1000  # another batch is another file
     path.write_text("{")
-    assert GridCache(Benchmark()).grid(CONV).milliseconds[0][0] < 1000  # a broken cache is measured anew
+    assert GridCache(Benchmark()).grid(CONV).milliseconds[0][0] < 1000  # a broken cache is measured again
 
 
 class OtherRuntime:
