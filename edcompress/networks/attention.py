@@ -1,4 +1,4 @@
-"""Self-attention whose heads can be removed, in place of torch's, which ties the heads' width to the embedding's."""
+"""Self-attention whose heads can be removed; torch's own ties the heads' width to that of the embedding."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class SelfAttention(nn.Module):
     """nn.MultiheadAttention of one input, batch first, with the same parameters under the same names.
 
     in_proj_weight [3 x heads x head_dim, embedding] holds queries, keys and values, each head by head. `num_heads` is read at every call,
-    so that fewer rows and fewer heads go together.
+    so that rows and heads can be removed together.
     """
 
-    batch_first = False  # keeps torch's own encoder from its fused path, which reads the tensors past this layer
+    batch_first = False  # keeps torch's encoder off its fused path, which reads the tensors without calling this layer
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor | None]:
-        """The attended tokens [B, N, embedding] of tokens [B, N, embedding], and the weights [B, N, N] where they are needed."""
+        """Return attended tokens [B, N, embedding] of tokens [B, N, embedding], and weights [B, N, N] where they are needed."""
         if key is not query or value is not query or key_padding_mask is not None:
             raise NotImplementedError("only self-attention without padding")
         if query.dim() != 3 or (attn_mask is not None and attn_mask.dim() != 2):
@@ -55,16 +55,21 @@ class SelfAttention(nn.Module):
 
 
 def _bias(mask: Tensor | None, like: Tensor) -> Tensor | None:
-    """What is added to scores for torch's `mask`, in which True stands for what is not attended to."""
+    """Return the term added to the scores for torch's `mask`, in which True excludes a token."""
     if mask is None or mask.dtype != torch.bool:
         return mask
     return like.new_zeros(mask.shape).masked_fill(mask, -torch.inf)
 
 
 def with_free_heads(network: nn.Module, names: list[str] | None = None) -> nn.Module:
-    """The network itself, with SelfAttention wherever it has a torch attention that packs its projections, batch first.
+    """Replace torch's attentions by SelfAttention, in place, where they pack their projections, batch first.
 
-    Where `names` are given, only those are replaced.
+    Args:
+        network: The network to change.
+        names: The attentions to replace; all where it is None.
+
+    Returns:
+        The network itself.
     """
     replaced = {
         layer: SelfAttention(layer).train(layer.training)
@@ -84,7 +89,11 @@ def _packs(attention: nn.MultiheadAttention) -> bool:
 
 @torch.no_grad()
 def free_heads(network: nn.Module, images: Tensor) -> nn.Module:
-    """The network itself with SelfAttention wherever it gives the same logits for images [N, C, H, W] with it."""
+    """Replace torch's attentions by SelfAttention, in place, where that leaves the logits for images [N, C, H, W] unchanged.
+
+    Returns:
+        The network itself.
+    """
     attentions = [name for name, layer in network.named_modules() if isinstance(layer, nn.MultiheadAttention)]
     if not attentions:
         return network
@@ -94,7 +103,7 @@ def free_heads(network: nn.Module, images: Tensor) -> nn.Module:
     def alike(names: list[str]) -> bool:
         try:
             found = with_free_heads(copy.deepcopy(network).eval(), names)(images)
-        except Exception:  # whatever code of others does with another attention
+        except Exception:  # foreign code may do anything with another attention
             return False
         return torch.allclose(found, logits, rtol=1e-4, atol=1e-5)
 

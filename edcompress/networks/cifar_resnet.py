@@ -18,10 +18,10 @@ WIDTHS = (16, 32, 64)
 
 
 class PaddedShortcut(nn.Module):
-    """Option A: subsample by `stride`, and put zero channels before and after the input's channels.
+    """Option A: subsample by `stride`, and put zero channels before and after those of the input.
 
-    It is computed as a fixed 1x1 convolution, whose weight [out, in, 1, 1] of zeros and ones tells which input channel goes where:
-    bit for bit the padding, and what surgery can cut at either end, so that the streams of two stages can differ.
+    It is computed as a fixed 1x1 convolution, whose weight [out, in, 1, 1] of zeros and ones routes input channels to output channels:
+    bit for bit the padding, but surgery can cut it at either end, so that the streams of two stages can differ.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -33,7 +33,7 @@ class PaddedShortcut(nn.Module):
         self.register_buffer("route", route, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W] to [B, out_channels, ceil(H / stride), ceil(W / stride)]."""
+        """Map [B, in_channels, H, W] to [B, out_channels, ceil(H / stride), ceil(W / stride)]."""
         return F.conv2d(x, self.route, stride=self.stride)
 
 
@@ -50,13 +50,13 @@ class BasicBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity() if same else PaddedShortcut(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W] to [B, channels, ceil(H / stride), ceil(W / stride)]."""
+        """Map [B, in_channels, H, W] to [B, channels, ceil(H / stride), ceil(W / stride)]."""
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
 class CifarResNet(nn.Module):
-    """The network of `depth` = 6n + 2 layers; its state-dict keys are those of the public CIFAR-10 checkpoints."""
+    """The network of `depth` = 6n + 2 layers; its state-dict keys are those of the public CIFAR-10 weights."""
 
     def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class CifarResNet(nn.Module):
         self.apply(_kaiming)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, in_channels, H, W] to logits [B, num_classes]."""
+        """Map images [B, in_channels, H, W] to logits [B, num_classes]."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(self.pool(x).flatten(1))

@@ -36,49 +36,55 @@ LOCK_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run on disk."""
+    """One run on disk, in a folder with files of fixed names.
+
+    `folder / "report.json"` is the path of one of them.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
 
     path: Path
 
     def __truediv__(self, name: str) -> Path:
-        """The path of one of the run's files."""
+        """Return the path of one of the run's files."""
         assert name in FILES, name
         return self.path / name
 
     @property
     def state(self) -> Path:
-        """The folder of what only an unfinished run needs."""
+        """The folder of the files that only an unfinished run needs."""
         return self.path / "state"
 
     @property
     def snapshots(self) -> list[Path]:
-        """What a resumed run goes on from, newest first: the newest that is whole."""
+        """The checkpoints, newest first; a resumed run continues from the newest that is intact."""
         found = self.state.glob(_SNAPSHOT.format("*"))
         return sorted((path for path in found if path.stem.rpartition("-")[2].isdecimal()), reverse=True)
 
     def next_snapshot(self) -> Path:
-        """Where to save the next one."""
+        """Return the path of the next checkpoint."""
         last = self.snapshots[0].stem.rpartition("-")[2] if self.snapshots else "0"
         return self.state / _SNAPSHOT.format(f"{int(last) + 1:09}")
 
     @property
     def start(self) -> Path:
-        """What a run that prunes another one further started from."""
+        """The network and plan from which a run started that prunes another run further."""
         return self.state / "start.safetensors"
 
     @property
     def step(self) -> Path:
-        """The step of widths that an unfinished run goes by."""
+        """The rounding of widths that an unfinished run has chosen."""
         return self.state / "round_to.json"
 
     @property
     def trials(self) -> Path:
-        """The runs among which a target in accuracy chose."""
+        """The folder of the trial runs of a target in accuracy."""
         return self.path / "trials"
 
     @property
     def tensorboard(self) -> Path:
-        """The event files of `--log tensorboard`."""
+        """The folder of the event files of `--log tensorboard`."""
         return self.path / "tensorboard"
 
     @property
@@ -91,7 +97,7 @@ class RunFolder:
 
     @property
     def resumable(self) -> bool:
-        """Whether anything is saved that a resumed run goes on from."""
+        """Whether anything is saved from which a resumed run can continue."""
         return (
             bool(self.snapshots)
             or any(self.trials.glob("*/report.json"))
@@ -100,28 +106,33 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether a run was started here."""
         return (self / "recipe.yaml").is_file()
 
     @property
     def began(self) -> int | None:
-        """When a run was begun or gone on with here last, in nanoseconds; None where none was."""
+        """The time at which a run was last started or resumed here, in nanoseconds; None without a run."""
         return (self / "recipe.yaml").stat().st_mtime_ns if self.exists else None
 
     @property
     def finished(self) -> bool:
-        """Whether pruning came to its end here."""
+        """Whether pruning is finished here."""
         return (self / "report.json").is_file() and (self / "pruned.safetensors").is_file()
 
     @property
     def writable(self) -> bool:
-        """Whether this process may write in it."""
+        """Whether this process may write in the folder."""
         return os.access(self.path, os.W_OK)
 
     def require_absent(self, *, force: bool) -> None:
-        """Raise RunFolderError when something is in the way; with `force` the files of an earlier run are not.
+        """Check that a new run can be written here.
 
-        Raise InputError for a name that is not UTF-8.
+        Args:
+            force: Allow the files of an earlier run, which `clear` removes.
+
+        Raises:
+            RunFolderError: The path exists, and is not a run that may be replaced.
+            InputError: The path is not a name in UTF-8.
         """
         require_utf8(self.path)
         if self.path.exists() and not force:
@@ -139,13 +150,24 @@ class RunFolder:
             )
 
     def create(self, *, force: bool) -> None:
-        """Make the folder; with `force` it may be there."""
+        """Make the folder.
+
+        Args:
+            force: Allow a folder that exists.
+
+        Raises:
+            RunFolderError: It cannot be made, or something is in the way (see `require_absent`).
+        """
         self.require_absent(force=force)
         with self._usable():
             self.path.mkdir(parents=True, exist_ok=force)
 
     def clear(self) -> None:
-        """Remove the files of an earlier run, and only those."""
+        """Remove the files of an earlier run, and only those.
+
+        Raises:
+            RunFolderError: They cannot be removed.
+        """
         with self._usable():
             for file in FILES:
                 (self.path / file).unlink(missing_ok=True)
@@ -155,14 +177,15 @@ class RunFolder:
             self.state.mkdir()
 
     def clear_state(self) -> None:
-        """Remove what only an unfinished run needs."""
+        """Remove the files that only an unfinished run needs."""
         shutil.rmtree(self.state, ignore_errors=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """A block in which no other process may write here; RunFolderError where one does already.
+        """Keep other processes from writing here during the block, and remove what a killed process left unfinished.
 
-        What a process that was killed had not finished writing, or had not removed any more, is removed.
+        Raises:
+            RunFolderError: Another process writes here already, or the folder cannot be used.
         """
         with self._usable():
             self._require_own_files()
@@ -175,7 +198,7 @@ class RunFolder:
             lock.release()
 
     def _require_own_files(self) -> None:
-        """Raise RunFolderError for a link, pipe or device among the run's files: it would be written where it leads, or waited for.
+        """Raise RunFolderError for a link, pipe or device among the run's files, which would redirect or block a write.
 
         The folder itself may be a link.
         """
@@ -209,19 +232,34 @@ class RunFolder:
             ) from error
 
     def require_begun(self) -> None:
-        """Raise RunFolderError unless a run was begun here."""
+        """Check that a run was started here.
+
+        Raises:
+            RunFolderError: There is no such folder, or it holds no run.
+        """
         if not self.path.is_dir():
             raise RunFolderError(f"no run folder {self.path}; {_known_runs(self.path.parent)}")
         if not self.exists:
             raise RunFolderError(f"{self.path} is not a run folder (it has no recipe.yaml)")
 
     def require_whole(self) -> None:
-        """Raise RunFolderError where a run that was finished has lost its network: nothing is left that it could go on from."""
+        """Check that a finished run still has its network.
+
+        Raises:
+            RunFolderError: The file of the network is missing.
+        """
         if (self / "report.json").is_file() and not self.finished:
             raise RunFolderError(f"{self / 'pruned.safetensors'} is missing; prune again with --force")
 
     def require_finished(self, need: str) -> None:
-        """Raise RunFolderError unless pruning came to its end here; `need` says what for."""
+        """Check that pruning is finished here.
+
+        Args:
+            need: What needs it, for the message, such as "export".
+
+        Raises:
+            RunFolderError: There is no run, or it is not finished.
+        """
         self.require_begun()
         self.require_whole()
         if not self.finished:
@@ -231,11 +269,19 @@ class RunFolder:
             )
 
     def read_recipe(self) -> Recipe:
-        """The resolved recipe of the run; where an earlier version wrote it, image files are read as that one read them."""
+        """Read the resolved recipe of the run; one by an earlier version reads image files as that version did.
+
+        Raises:
+            RecipeError: The recipe is missing or not valid.
+        """
         return read_saved_recipe(self / "recipe.yaml")
 
     def read_report(self) -> Report:
-        """The report of the run."""
+        """Read the report of the run.
+
+        Raises:
+            RunFolderError: The report is missing or not valid.
+        """
         return read_report(self / "report.json")
 
 

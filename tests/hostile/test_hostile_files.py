@@ -14,7 +14,7 @@ from torch import Tensor
 from edcompress.core.system.tensor_files import save_tensors
 
 Refused = Callable[..., str]
-DAMAGED, TOO_LONG = "is a damaged or truncated safetensors file", "10000000 at most"
+DAMAGED, TOO_LONG = "is a damaged or truncated safetensors file", "has at most 10000000"
 ONE = b'"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 
 
@@ -43,7 +43,7 @@ LIES = {
     "float8": ({"w": entry([4], 0, 4, "F8_E4M3")}, 4, "w is of torch.float8"),
     "float4": ({"w": entry([8], 0, 4, "F4")}, 4, "w is of torch.float4"),
     "complex": ({"w": entry([1], 0, 8, "C64")}, 8, "w is of torch.complex64"),
-    "twins": (b"{" + ONE + b"," + ONE + b"}", 4, "'w' stands twice in its header"),
+    "twins": (b"{" + ONE + b"," + ONE + b"}", 4, "duplicate name 'w' in its header"),
     "no JSON": (b'{"w": nonsense', 4, DAMAGED),
     "no text": (b'{"w\xff": 1}', 4, DAMAGED),
     "deep": (b'{"__metadata__":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 0, DAMAGED),
