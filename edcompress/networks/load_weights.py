@@ -58,7 +58,9 @@ def load_into(
     given = {key: tensor for key, tensor in named.items() if not _is_unused_head(network, key)}
     kept = _different_head(given, state) if reset_head else frozenset()
     given = {
-        key: tensor for key, tensor in given.items() if key not in kept and (key in state or not _is_optional(key, tensor))
+        key: tensor
+        for key, tensor in given.items()
+        if key not in kept and (key in state or not _is_optional(key, tensor))
     }
     missing = [key for key in state if key not in given and key not in kept and not _is_optional(key, state[key])]
     unexpected = [key for key in given if key not in state]
@@ -180,7 +182,9 @@ def _explain(missing: list[str], unexpected: list[str], misfits: Misfits, shared
     total = shared + len(missing) + len(unexpected)
     parts = ["the weights do not fit the recipe's network"]
     if fits < total / 2:
-        parts.append(f"only {fits} of {total} tensors match, so this is probably a different architecture: see model.arch")
+        parts.append(
+            f"only {fits} of {total} tensors match, so this is probably a different architecture: see model.arch"
+        )
     if missing:
         parts.append(f"missing {_listed(missing)}")
     if unexpected:
@@ -205,13 +209,9 @@ def _known_cause(misfits: Misfits) -> str | None:
         return None
     match differ.pop(), len(ours):
         case (1,), 4:
-            return (
-                f"the weights take {theirs[1]} input channels, the recipe's model.in_channels is {ours[1]} ({key})"
-            )
+            return f"the weights take {theirs[1]} input channels, the recipe's model.in_channels is {ours[1]} ({key})"
         case (2, 3), 4:
-            return (
-                f"{key} of the weights is {theirs[2]}x{theirs[3]}, the network's {ours[2]}x{ours[3]}: see model.stem"
-            )
+            return f"{key} of the weights is {theirs[2]}x{theirs[3]}, the network's {ours[2]}x{ours[3]}: see model.stem"
     return None
 
 

@@ -85,7 +85,9 @@ def _require_bounded_cost(path: Path) -> None:
             return
         with zipfile.ZipFile(file) as archive:
             packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
-            if packed and not any(name.endswith("/constants.pkl") for name in archive.namelist()):  # which marks TorchScript
+            if packed and not any(
+                name.endswith("/constants.pkl") for name in archive.namelist()
+            ):  # which marks TorchScript
                 raise WeightsError(
                     f"{path}: {packed[0]} in it is compressed, which torch.save never does; unzip, and zip with -0"
                 )

@@ -144,7 +144,9 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         shards = sorted(set(shard_of.values()))
         outside = [name for name in shards if Path(name).name != name]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise WeightsError(f"{index}: is not an index of safetensors shards: {type(error).__name__}: {error}") from error
+        raise WeightsError(
+            f"{index}: is not an index of safetensors shards: {type(error).__name__}: {error}"
+        ) from error
     if outside:
         raise WeightsError(f"{index}: names a shard outside its own folder: {outside[0]!r}")
     tensors: dict[str, Tensor] = {}
@@ -216,9 +218,7 @@ def _require_values(name: str, tensor: Tensor, most: float) -> None:
         kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
         raise WeightsError(f"{name} is of {kind}; save the weights as dense float32, before any quantising")
     if (size := tensor.numel() * tensor.element_size()) > most:
-        raise WeightsError(
-            f"{name} claims {tensor.numel()} values ({size} bytes), but the whole file has {most} bytes"
-        )
+        raise WeightsError(f"{name} claims {tensor.numel()} values ({size} bytes), but the whole file has {most} bytes")
 
 
 def _plain_tensor(tensor: Tensor) -> Tensor:

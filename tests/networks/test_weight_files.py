@@ -394,7 +394,7 @@ def test_a_network_with_masks_of_its_own_takes_them() -> None:
     ("key", "says"),
     [
         ("0.weight_fake_quant.scale", "prune before that"),
-        ("activation_post_process_0.min_val", "prune before that"),
+        ("activation_post_process_0.min_val", "prune before preparing it"),
         ("0.parametrizations.weight.original0", "remove_parametrizations before saving"),
     ],
 )

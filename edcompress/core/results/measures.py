@@ -209,7 +209,9 @@ class Latency(Value):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if not self.p50 <= self.p90 <= self.p99:
-            raise ValueError(f"p50, p90 and p99 are not in ascending order: {self.p50:g}, {self.p90:g}, {self.p99:g} ms")
+            raise ValueError(
+                f"p50, p90 and p99 are not in ascending order: {self.p50:g}, {self.p90:g}, {self.p99:g} ms"
+            )
         return self
 
     @property
