@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from edcompress.core.errors import EdcompressError, InputError, NetworkError, first_line
+from edcompress.core.recipe.deployment import MOST_ONNX_BYTES
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import is_out_of_memory
@@ -24,9 +25,6 @@ from edcompress.networks.modes import evaluating
 from edcompress.networks.registry import build
 from edcompress.networks.user_factory import require_repeatable, require_trainable, users_code
 from edcompress.networks.weight_files import read_state_dict
-
-MOST_BYTES = (1 << 31) - 1
-"""What a protobuf, and so an ONNX file without others beside it, can hold."""
 
 
 @contextmanager
@@ -111,7 +109,7 @@ def _check_tensors(network: nn.Module, recipe: Recipe) -> None:
 def _check_size(network: nn.Module, recipe: Recipe) -> None:
     weights = (weight for weight in network.state_dict().values() if not is_lazy(weight))
     size = 4 * sum(weight.numel() for weight in weights)  # exported in fp32
-    if size > MOST_BYTES:
+    if size > MOST_ONNX_BYTES:
         raise NetworkError(
             f"{recipe.model.name} has {size / (1 << 30):.2f} GiB of weights in fp32, and one ONNX file holds less "
             "than 2 GiB; take a smaller network"

@@ -1,8 +1,6 @@
 """Plain weights in place of those that layers compute at every call (standardised, normalised, parametrised).
 
 A computed weight depends on all its channels at once, so that none could be removed. The network with plain weights computes the same.
-
-Private parts of torch, seen in 2.14: `Module._forward_pre_hooks` and `BasePruningMethod._tensor_name`.
 """
 
 from __future__ import annotations
@@ -13,33 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize, prune
-from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
-from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 from torch.overrides import TorchFunctionMode
+
+from edcompress.networks.load_pruned import materialize
+from edcompress.networks.replacements import as_replacement
 
 
 def with_plain_weights(network: nn.Module) -> nn.Module:
     """Replace computed weights by plain ones, in place: torch's parametrizations, norms and masks, and convolutions with their own forward.
 
-    Each changed layer gets an attribute `weight_was_computed`.
-
     Returns:
         The network itself.
     """
     for layer in list(network.modules()):
-        training = layer.training
-        for tensor in list(getattr(layer, "parametrizations", ())):
-            layer.eval()  # otherwise spectral_norm updates its estimate, and the weight is not the one that the network uses
-            parametrize.remove_parametrizations(layer, tensor)
-            layer.train(training).weight_was_computed = True  # type: ignore[assignment]
-        for hook in list(layer._forward_pre_hooks.values()):
-            if isinstance(hook, (WeightNorm, SpectralNorm)):
-                (remove_weight_norm if isinstance(hook, WeightNorm) else remove_spectral_norm)(layer, hook.name)
-                layer.weight_was_computed = True  # type: ignore[assignment]
-            elif isinstance(hook, prune.BasePruningMethod):
-                prune.remove(layer, hook._tensor_name)  # type: ignore[no-untyped-call]
-                layer.weight_was_computed = True  # type: ignore[assignment]
+        materialize(layer)
     plain: dict[nn.Module, nn.Module] = {}  # one for each layer, whatever names it has in the network
     for name, layer in list(network.named_modules(remove_duplicate=False)):
         if isinstance(layer, nn.Conv2d) and type(layer).forward is not nn.Conv2d.forward:
@@ -107,8 +92,7 @@ def _convolution_in(layer: nn.Conv2d) -> nn.Conv2d | None:
     plain.weight = nn.Parameter(weight.clone())
     if bias is not None:
         plain.bias = nn.Parameter(bias.clone())
-    plain.weight_was_computed = True  # type: ignore[assignment]
-    return plain
+    return as_replacement(plain)
 
 
 def _images(layer: nn.Conv2d) -> Iterator[Tensor]:

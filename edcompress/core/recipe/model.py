@@ -11,7 +11,7 @@ from edcompress.core.frozen import Section
 
 
 def _arch_name(name: str) -> str:
-    if not re.fullmatch(r"(timm:)?[A-Za-z0-9_.-]+", name):  # it is written into load_pruned.py
+    if not re.fullmatch(r"(timm:)?[A-Za-z0-9_.-]+", name):  # load_pruned.py builds it by this name
         raise ValueError("write a name of letters, digits, _ . and -, after timm: for one of timm's")
     return name
 

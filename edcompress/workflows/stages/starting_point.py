@@ -30,7 +30,7 @@ from edcompress.pruning.cost.latency_model import LatencyTable
 from edcompress.pruning.space.plan import Plan, extended
 from edcompress.pruning.space.remaining_space import narrowed
 from edcompress.pruning.space.space import PruningSpace
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.reading import parsed
 from edcompress.workflows.stages.feasibility import costs_and_target, find_space, latency_table, open_budget
@@ -212,7 +212,7 @@ def _continued(
     """What the recipe `found` locked stays locked to the search, whether or not the earlier plan cut it."""
     whole = _freed(found, plan)
     first = extended(plan, whole)
-    network, space = remove(dense, first, whole), narrowed(found, first)
+    network, space = apply_plan(dense, first, whole), narrowed(found, first)
     load_into(network, tensors, source="the earlier run's pruned network")
     costs, target = costs_and_target(recipe, dense, whole, table)
     rest, widths = _rest(costs, whole, first, space)
