@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from edcompress.core.errors import WeightsError
 from edcompress.core.plain_text import few
+from edcompress.networks.torch_private import COMPILED
 
 MOST_NAMES = 8
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 """Training-only heads in torchvision's GoogLeNet and Inception files."""
 
-PREFIX = re.compile(r"^(module\.)+|_orig_mod\.")
+PREFIX = re.compile(rf"^(module\.)+|{COMPILED}\.")
 """What DataParallel and torch.compile put before the names of a network's tensors, the latter for submodules too."""
 
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")

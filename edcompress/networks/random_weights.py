@@ -8,6 +8,8 @@ from contextlib import suppress
 import torch
 from torch import Generator, Tensor, nn
 
+from edcompress.networks.torch_private import BatchNorm
+
 MOST_DOUBLES = 100_000_000
 """Parameters of the largest network that is copied to float64."""
 
@@ -53,14 +55,11 @@ def _randomise(network: nn.Module) -> None:
 
 
 def _with_statistics_of(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the logits for the images, from which batch norms take their statistics, or activations would vanish or explode.
-
-    `_BatchNorm`, the base class of all batch norms, is private to torch; seen in 2.14.
-    """
+    """Return the logits for the images, from which batch norms take their statistics, or activations would vanish or explode."""
     norms = [
         layer
         for layer in network.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        if isinstance(layer, BatchNorm)
         and layer.track_running_stats
         and not isinstance(layer, nn.SyncBatchNorm)  # which runs on GPUs alone
     ]

@@ -1,8 +1,6 @@
 """A network from the user's own code: `package.module:callable`, importable from the working directory.
 
 An error in that code is the user's to fix, and is reported with its original text and traceback.
-
-`_orig_mod`, the attribute by which a network compiled by torch is recognised, is private to torch; seen in 2.14.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ import edcompress
 from edcompress.core.errors import NetworkError
 from edcompress.core.plain_text import did_you_mean
 from edcompress.networks.modes import differentiable, evaluating
+from edcompress.networks.torch_private import COMPILED
 
 NOT_USER_CODE = (*(f"{folder}{os.sep}" for package in (edcompress, torch) for folder in package.__path__), "<frozen ")
 """The start of the paths of frames outside the user's code: ours, torch's and the import system's."""
@@ -91,7 +90,7 @@ def call_factory(spec: str, *, trust_code: bool) -> nn.Module:
             network = factory()
     if not isinstance(network, nn.Module):
         raise NetworkError(f"model.factory: {spec}() must return a torch.nn.Module, it returned {_kind(network)}")
-    if isinstance(network, WRAPPERS) or hasattr(network, "_orig_mod"):
+    if isinstance(network, WRAPPERS) or hasattr(network, COMPILED):
         raise NetworkError(
             f"model.factory: {spec}() returned a {type(network).__name__} around the network; return the network itself "
             "(for torch.compile set the recipe's `compile`; for several GPUs see docs/scale.md)"
