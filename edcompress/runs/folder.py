@@ -48,7 +48,8 @@ class RunFolder:
 
     def __truediv__(self, name: str) -> Path:
         """Return the path of one of the run's files."""
-        assert name in FILES, name
+        if name not in FILES:
+            raise ValueError(f"{name} is not a file of a run folder")
         return self.path / name
 
     @property
