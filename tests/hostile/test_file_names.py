@@ -71,7 +71,7 @@ def stopped_by_an_image(folder: RunFolder) -> None:
 def test_an_image_with_such_a_name_hides_no_error(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     folder = RunFolder(tmp_path / "run")
-    with pytest.raises(DataError, match="no image"):
+    with pytest.raises(DataError, match="not an image"):
         stopped_by_an_image(folder)
     progress = read_progress(folder)
     assert progress is not None
