@@ -69,7 +69,7 @@ def _only_convolves(layer: nn.Conv2d) -> bool:
         plain = _convolution_in(other)
         images = [image.normal_(generator=generator) for image in _images(layer)]
         return plain is not None and all(_equal(other(image), plain(image)) for image in images)
-    # Whatever a foreign layer raises for a single image, it is not a plain convolution.
+    # Whatever a foreign layer raises that wants other arguments than one image, it is not a plain convolution.
     except Exception:
         return False
 
