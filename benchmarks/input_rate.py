@@ -30,7 +30,8 @@ from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.system.devices import pick_device
 from edcompress.core.system.machine import processor, usable_cores
 from edcompress.data.batches import train_batches
-from edcompress.data.images import FileImages, decode
+from edcompress.data.decoding import decode
+from edcompress.data.images import FileImages
 from edcompress.data.splits import open_splits
 from edcompress.data.transforms import train_geometry
 from edcompress.networks.build import new_network
@@ -75,7 +76,7 @@ def spread(values: list[float]) -> str:
 def read_rows(name: str, repeats: int) -> list[str]:
     """Milliseconds of processor time per image file on one thread, from path to augmented uint8 pixels, by who does what."""
     data = read_recipe(name, ()).data
-    images, crop = open_splits(data, seed=0).train.subset(torch.arange(FILES)), train_geometry(data).varied
+    images, crop = open_splits(data, seed=0).train.subset(torch.arange(FILES)), train_geometry(data).random
     assert isinstance(images, FileImages)
     assert crop is not None
     ways: dict[str, Callable[[str], Tensor]] = {

@@ -74,7 +74,9 @@ def default(value: Any) -> str:
 
 
 def allowed(field: FieldInfo) -> str:
-    """The type, with its bounds."""
+    """The names of a registry, or the type with its bounds."""
+    if names := [name for one in field.metadata for name in getattr(getattr(one, "func", None), "names", ())]:
+        return ", ".join(f"`{name}`" for name in names)
     return ", ".join([kinds(field.annotation), *bounds(field.metadata)])
 
 

@@ -40,7 +40,7 @@ def check(recipe: RecipeFiles, overrides: Overrides = None) -> None:
         except InputError as error:
             faults.append(f"{name}: {error}" if isinstance(error, NetworkError) else str(error))
         else:
-            say(f"{name}: fine ({checked.model.called} on {checked.data.dataset})")
+            say(f"{name}: fine ({checked.model.name} on {checked.data.dataset})")
     if faults:
         raise InputError("\n".join(faults))
 

@@ -72,7 +72,7 @@ def _changed_settings(folder: RunFolder, report: Report) -> Iterator[str]:
     recipe = folder.read_recipe()
     if report.settings is None:
         return
-    if changed := changes(report.settings, recipe.of_pruning):
+    if changed := changes(report.settings, recipe.pruning_settings):
         listed = ", ".join(f"{key} was {before!r} and is {now!r}" for key, before, now in changed)
         yield (
             f"{folder / 'report.json'} and {folder / 'recipe.yaml'} are of different recipes: {listed}; put back the recipe that belongs "

@@ -20,7 +20,7 @@ from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.recipe.yaml_files import shipped
 from edcompress.core.system.distributed import ALONE
 from edcompress.core.system.signals import Interrupt
-from edcompress.networks.cifar_resnet import CifarResNet
+from edcompress.networks.load_pruned import CifarResNet
 from edcompress.runs.folder import RunFolder
 
 COMMANDS = (
@@ -170,8 +170,8 @@ BAD = [
     ("convert {run} -o {pipe} --force", ["is a device, pipe or socket; name a file"]),
     ("convert {run} --to torchscript -o {run}/recipe.yaml --force", ["the run needs this file of its own; choose another name"]),
     ("convert {run} --to safetensors -o {run}/dense.safetensors --force", ["the run needs this file of its own"]),
-    ("prune {dense} --recipe digits -o out --set constraints.ignore=*.conv1", ["is not valid YAML (", "in quotes, e.g. --set"]),
-    ("sweep {dense} --recipe digits -o out --set constraints.ignore=*.conv1,x", ["is not valid YAML (", "in quotes, e.g. --set"]),
+    ("prune {dense} --recipe digits -o out --set constraints.ignore=*.conv1", ["is not valid YAML (", "special characters, e.g. --set"]),
+    ("sweep {dense} --recipe digits -o out --set constraints.ignore=*.conv1,x", ["is not valid YAML (", "special characters, e.g. --set"]),
     ("train --recipe digits -o .", [". is a folder", ".safetensors"]),
     ("run --recipe digits -o out --set benchmark.threads=9999", ["benchmark.threads is 9999", "lower it"]),
     ("run --recipe digits -o out --set benchmark.provider=CUDAExecutionProvider", ["is not available", "CPUExecutionProvider"]),

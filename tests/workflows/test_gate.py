@@ -148,7 +148,10 @@ def test_a_baseline_that_cannot_be_used_is_refused_by_name(cli, finished: Path, 
     before = (finished / "report.json").read_bytes()
     for changes, words in (
         ({"tested_on": images | {"dataset": "cifar10"}}, "images of cifar10"),
-        ({"tested_on": images | {"pixels_sha256": "0" * 32}}, ": pixels differ; compare runs with the same test images"),
+        (
+            {"tested_on": images | {"pixels_sha256": "0" * 32}},
+            ": pixels differ; compare runs with the same test images",
+        ),
         ({"tested_on": None}, "the baseline has no record of its test images; run `edcompress export --onnx`"),
         ({"schema_version": 2}, "base.json has schema_version 2, which this version cannot read"),
     ):

@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from edcompress.networks.cifar_resnet import PaddedShortcut
+from edcompress.networks.load_pruned import PaddedShortcut
 from edcompress.networks.modes import evaluating, frozen
 from edcompress.pruning.space.layers import is_attention
 from edcompress.pruning.space.plan import plan_of

@@ -159,7 +159,7 @@ class EDropoutRegime(SearchRegime):
         energies = score_states(
             self._network, self._slices, states, images, labels, self._precision, self._search.energy
         )
-        self._ranks.average([energies], len(images))
+        self._ranks.average_([energies], len(images))
         return energies
 
     def _known(self, limit: float | None) -> Tensor | None:

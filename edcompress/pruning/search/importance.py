@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from edcompress.networks.attention import SelfAttention
+from edcompress.networks.load_pruned import SelfAttention
 from edcompress.networks.modes import differentiable, evaluating
 from edcompress.pruning.space.space import PruningSpace
 

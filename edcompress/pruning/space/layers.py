@@ -7,8 +7,7 @@ from typing import Any, TypeGuard
 
 from torch import nn
 
-from edcompress.networks.attention import SelfAttention
-from edcompress.networks.cifar_resnet import PaddedShortcut
+from edcompress.networks.load_pruned import PaddedShortcut, SelfAttention
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PER_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.PReLU, nn.InstanceNorm2d)

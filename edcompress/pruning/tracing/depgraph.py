@@ -17,7 +17,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from edcompress.core.errors import NetworkError
-from edcompress.networks.cifar_resnet import PaddedShortcut
+from edcompress.networks.load_pruned import PaddedShortcut
 from edcompress.networks.modes import differentiable, evaluating
 from edcompress.pruning.space.layers import CONVS, MIXERS, is_depthwise, layer_width
 from edcompress.pruning.space.space import Group, Member, TracedGroup
