@@ -87,7 +87,7 @@ def train(recipe: RecipeName, output: Trained, overrides: Overrides = None, devi
 def sweep(recipe: RecipeName, weights: OptionalWeights = None, output: SweepOutput = None, overrides: Overrides = None,
           device: Device = "auto", trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
           log: Log = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
-    """A run per value of --set key=value,value,...; side by side. Repeat the command to continue."""
+    """Compare runs, one per value of --set key=value,value,.... Repeat the command to continue."""
     require_trackers(log or ())
     recipes = variants(recipe, overrides or ())
     folder = output or Path("runs") / f"{next(iter(recipes.values())).name}-sweep"
@@ -116,7 +116,7 @@ def demo(output: Output = None, overrides: Overrides = None, force: Force = Fals
 def _watching(
     folder: RunFolder, ranks: ProcessGroup, *, resume: bool, force: bool, quiet: bool
 ) -> Iterator[tuple[Display, Interrupt]]:
-    """A block that computes a run: rank 0 shows its progress, and says how to continue if it is interrupted."""
+    """Show the progress of a run that a block computes on rank 0, and how to continue if it is interrupted."""
     with (
         Display(err, quiet=quiet or not ranks.is_main) as monitor,
         interruptible_run(folder, ranks, resume=resume, force=force) as interrupt,

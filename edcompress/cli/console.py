@@ -45,7 +45,7 @@ err = Terminal(stderr=True)
 
 @contextmanager
 def harmless_warnings() -> Iterator[None]:
-    """A block whose Python warnings are shown as `Terminal` would show them: they name files."""
+    """Show the Python warnings of a block as `Terminal` would, because they name files."""
     before = warnings.formatwarning
 
     def formatted(*arguments: Any, **options: Any) -> str:

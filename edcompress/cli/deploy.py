@@ -53,11 +53,10 @@ from edcompress.workflows.gate import limits_of
 from edcompress.workflows.reporting import render
 
 
-def export(run: RunPath = None, onnx: OnnxFlag = True, opset: Opset = None, batch: Batch = None, fp16: Half = None, int8: Int8 = None,
-           with_preprocessing: Pixels = None, trust_code: TrustCode = False, quiet: Quiet = False,
-           as_json: AsJson = False) -> None:  # fmt: skip
+def export(run: RunPath = None, onnx: OnnxFlag = True, opset: Opset = None, batch: Batch = None,  # noqa: ARG001
+           fp16: Half = None, int8: Int8 = None, with_preprocessing: Pixels = None, trust_code: TrustCode = False,
+           quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
     """Write dense.onnx and pruned.onnx of a run, prove them equal to PyTorch, and measure them and their variants."""
-    assert onnx
     _check_opset(opset)
     folder = finished_run(run, "export")
     with Display(err, quiet=quiet) as monitor, Interrupt().listening():
@@ -98,7 +97,7 @@ def gate(
 def evaluate(model: WeightsRunOrOnnx, recipe: RecipeName, overrides: Overrides = None, device: Device = "auto",
              trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
              ignore_metadata: IgnoreMetadata = False, as_json: AsJson = False) -> None:  # fmt: skip
-    """Top-1 and top-5 accuracy on the recipe's test images."""
+    """Measure top-1 and top-5 accuracy on the recipe's test images."""
     checked = read_recipe(recipe, overrides or ())
     with Display(err, quiet=True) as monitor:
         options = RunOptions(device, trust_code, trust_pickle, monitor)
@@ -108,7 +107,7 @@ def evaluate(model: WeightsRunOrOnnx, recipe: RecipeName, overrides: Overrides =
 
 def benchmark(models: OnnxFiles, batch_size: BatchSizes = None, threads: Threads = None, calls: Calls = None,
               as_json: AsJson = False) -> None:  # fmt: skip
-    """Latency of ONNX files in onnxruntime, interleaved in fresh processes, and how much faster each is than the first."""
+    """Measure latency of ONNX files in onnxruntime, interleaved in fresh processes, and how much faster each is than the first."""
     sizes, counts = (tuple(dict.fromkeys(given or (1,))) for given in (batch_size, threads))
     with Interrupt().listening():
         latency = edcompress.benchmark(models, Benchmark(batch_size=sizes, threads=counts, runs=calls))

@@ -44,9 +44,9 @@ def interruptible_training(checkpoint: Path, *, resume: bool, force: bool) -> Ab
 
 @contextmanager
 def _interruptible(ranks: ProcessGroup, resumable: Callable[[], bool], saved: Callable[[], str]) -> Iterator[Interrupt]:
-    """A block that Ctrl-C and the signals of schedulers end; rank 0 then says what is `saved`.
+    """Let Ctrl-C and the signals of schedulers end a block, and have rank 0 say then what is `saved`.
 
-    It says so too if the block fails by no fault of the run's own and is `resumable`.
+    Rank 0 also says so if the block fails because of its disk, its data or another rank, and is `resumable`.
     """
     interrupt = Interrupt(ranks)
     try:

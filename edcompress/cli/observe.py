@@ -30,7 +30,7 @@ from edcompress.workflows.doctor import examine, examine_rates
 
 
 def status(run: RunOrSweep = None, as_json: AsJson = False) -> None:
-    """Where a run stands, from any shell while it runs: stage, epoch, figures, time left, last checkpoint."""
+    """Show where a run stands, from any shell while it runs: stage, epoch, figures, time left, last checkpoint."""
     show_status(status_of(find(run)), as_json=as_json)
 
 
@@ -53,7 +53,7 @@ def doctor(recipe: RatesRecipe = None, trust_code: TrustCode = False, as_json: A
 
 def inspect(recipe: RecipeName, model: WeightsOrRun = None, overrides: Overrides = None, onnx_latency: OnnxLatency = False,
             trust_code: TrustCode = False, trust_pickle: TrustPickle = False, as_json: AsJson = False) -> None:  # fmt: skip
-    """What can be pruned, and what is locked and why, before any training."""
+    """Show what can be pruned, and what is locked and why, before any training."""
     checked = read_recipe(recipe, overrides or ())
     with Display(err, quiet=True) as monitor:
         options = RunOptions("cpu", trust_code, trust_pickle, monitor)

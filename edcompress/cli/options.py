@@ -31,7 +31,7 @@ RunOrSweep = Annotated[
     Path | None,
     typer.Argument(metavar="[RUN]", help="A run folder, or a sweep's; default: the latest run under ./runs."),
 ]
-RunsFolder = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="The folder that holds the runs.")]
+RunsFolder = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="The folder that contains the runs.")]
 WeightsRunOrOnnx = Annotated[Path, typer.Argument(help="A weights file, a run folder, or an .onnx file.")]
 WeightsOrRun = Annotated[Path | None, typer.Argument(help="Weights or a run; default: random weights.")]
 OnnxFiles = Annotated[list[Path], typer.Argument(help=".onnx files, or a run folder for its pair.")]

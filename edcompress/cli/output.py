@@ -17,7 +17,8 @@ from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.noise import noise_warning
 from edcompress.report.gate.sanity import alarms
 from edcompress.report.render.formatting import calls, human, measured_with, setting
-from edcompress.report.render.rows import point_doubts, ship_line
+from edcompress.report.render.point_rows import point_doubts
+from edcompress.report.render.rows import ship_line
 from edcompress.report.render.verdict_rows import check_notes
 from edcompress.runs.folder import FILES, RunFolder
 

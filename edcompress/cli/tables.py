@@ -14,13 +14,12 @@ from edcompress.core.results.measures import Latency
 from edcompress.core.results.report import Point, Report
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.render.formatting import calls, setting
+from edcompress.report.render.inspection_rows import group_rows, layer_rows
+from edcompress.report.render.point_rows import point_columns
 from edcompress.report.render.rows import (
     VARIANT_HEADINGS,
     comparison_rows,
-    group_rows,
     latency_rows,
-    layer_rows,
-    point_columns,
     proof_rows,
     setting_rows,
     stage_rows,

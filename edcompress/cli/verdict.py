@@ -38,7 +38,7 @@ def exit_with_verdict(
 
 @contextmanager
 def recording_failure(junit_file: Path | None, name: str) -> Iterator[None]:
-    """A block that judges; if it fails the JUnit file says so, because CI servers would read an older one that passed."""
+    """Record in the JUnit file that a block failed, because CI servers would read an older file that passed."""
     _require_junit_place(junit_file)
     try:
         yield

@@ -170,7 +170,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """A block in which no other process may write here; RunFolderError if one already does.
+        """Keep other processes from writing here during a block; RunFolderError if one already does.
 
         Files that a killed process left unfinished are removed first.
         """
@@ -204,6 +204,7 @@ class RunFolder:
             RunFolder(trial)._require_own_files()
 
     def _remove_unfinished(self) -> None:
+        """Remove the unfinished files of processes that were killed."""
         remove_unfinished(self.path.glob(UNFINISHED_EXPORTS + "*"))
         remove_unfinished(self.path.glob(f"**/{UNFINISHED_FILES}"))  # after the folders above, in which some are
         if self.finished:
@@ -211,6 +212,7 @@ class RunFolder:
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
+        """Raise an OSError of a block as RunFolderError."""
         try:
             yield
         except OSError as error:
@@ -253,6 +255,7 @@ _WAIT = "wait for it, stop it, or choose"
 
 
 def _acquired(path: Path, busy: str) -> FileLock:
+    """Return the lock of a file, taken; RunFolderError with the message `busy` if another process keeps it."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=LOCK_SECONDS)
@@ -263,7 +266,7 @@ def _acquired(path: Path, busy: str) -> FileLock:
 
 @contextmanager
 def sole_writer(output: Path, *more: Path) -> Iterator[None]:
-    """A block in which no other process of ours writes `output` and the files `more` beside it; RunFolderError if one already does.
+    """Keep other processes of ours from writing `output` and the files `more` beside it during a block; RunFolderError if one does.
 
     Their folder is created. Files that a killed process left unfinished are removed. A block that fails leaves nothing else behind.
     """

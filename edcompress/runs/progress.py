@@ -268,7 +268,7 @@ class _RunRecorder:
 
 @contextmanager
 def _logging_warnings(record: _RunRecorder) -> Iterator[None]:
-    """A block whose Python warnings also go into the log."""
+    """Log the Python warnings of a block too."""
     show = warnings.showwarning
 
     def log_and_show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

@@ -20,13 +20,15 @@ from edcompress.runs.reading import read_report
 from edcompress.workflows.reporting import save_report
 
 
-def gate(target: RunFolder | Path, limits: Gate | None = None, *, baseline: RunFolder | Path | None = None) -> Verdict:
+def gate(
+    target: RunFolder | str | Path, limits: Gate | None = None, *, baseline: RunFolder | str | Path | None = None
+) -> Verdict:
     """Check a run against limits, save the verdict in its report if that can be written, and return it.
 
     Args:
-        target: A finished and exported run, or a report.json alone.
+        target: A finished and exported run, its folder, or a report.json alone.
         limits: The limits; by default those of the recipe.
-        baseline: A run or report.json, such as main's, for the limits on regressions.
+        baseline: A run, its folder or a report.json, such as main's, for the limits on regressions.
 
     Returns:
         The verdict, which passes if every check does.
@@ -34,7 +36,8 @@ def gate(target: RunFolder | Path, limits: Gate | None = None, *, baseline: RunF
     Raises:
         InputError: The run is not finished, a figure has not been measured, or no limit can be checked.
     """
-    earlier = None if baseline is None else _read_evidence(baseline)[0]
+    earlier = None if baseline is None else _read_evidence(_run_or_report(baseline))[0]
+    target = _run_or_report(target)
     limits = limits or limits_of(target, {})
     if not isinstance(target, RunFolder):
         return _judge_evidence(target, limits, earlier)[1]
@@ -68,6 +71,13 @@ def limits_of(target: RunFolder | Path, given: dict[str, Any]) -> Gate:
     except ValidationError as error:
         faults = (f"--{str(d['loc'][0]).replace('_', '-')} {d['input']}: {d['msg']}" for d in error.errors())
         raise InputError("\n".join(faults)) from None
+
+
+def _run_or_report(target: RunFolder | str | Path) -> RunFolder | Path:
+    if isinstance(target, RunFolder):
+        return target
+    path = Path(target)
+    return RunFolder(path) if path.is_dir() else path
 
 
 def _judge_evidence(target: RunFolder | Path, limits: Gate, baseline: Report | None) -> tuple[Report, Verdict]:

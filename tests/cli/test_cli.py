@@ -284,6 +284,12 @@ def test_help_names_every_command_of_the_contract(cli) -> None:
         assert cli(name, "--help").code == 0
 
 
+def test_the_version_is_that_of_the_package(cli) -> None:
+    shown = cli("--version")
+    assert (shown.code, shown.out) == (0, f"{edcompress.__version__}\n")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", edcompress.__version__)
+
+
 def test_gate_answers_with_its_exit_code(cli, finished: Path) -> None:
     passed = cli("gate", finished, *LIMITS)
     assert (passed.code, "Gate: pass" in passed.out) == (0, True)

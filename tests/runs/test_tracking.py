@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from copied_package import copy_with, python
 from digits import TWO_EPOCHS, Interrupter, digits
 
 from edcompress.core.errors import EdcompressError, InputError
@@ -97,3 +98,48 @@ def test_a_server_of_mlflow_that_does_not_answer_is_named(tmp_path: Path, monkey
         open_trackers(["mlflow"], RunFolder(tmp_path / "run"), digits()),
     ):
         pass
+
+
+TRACKER_FILE = '''
+"""Tracker: a text file."""
+
+from contextlib import contextmanager
+
+PACKAGE = "json"
+
+
+class TextFile:
+    def __init__(self, file):
+        self.file = file
+
+    def log(self, figures, step):
+        self.file.write(f"{step} {dict(figures)}\\n")
+
+
+@contextmanager
+def open_tracker(folder, recipe):
+    with open(folder.path / "figures.txt", "w") as file:
+        yield TextFile(file)
+'''
+
+
+def test_a_new_file_makes_a_tracker(tmp_path: Path) -> None:
+    extended = copy_with(tmp_path / "extended", "runs/trackers/text.py", TRACKER_FILE)
+    code = (
+        "from edcompress.core.recipe.loading import read_recipe\n"
+        "from edcompress.runs.folder import RunFolder\n"
+        "from edcompress.runs.tracking import open_trackers, require_trackers\n"
+        "require_trackers(['text'])\n"
+        "with open_trackers(['text'], RunFolder('.'), read_recipe('digits')) as (tracker,):\n"
+        "    tracker.log({'search/loss': 0.5}, 3)\n"
+    )
+    done = python(extended, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert (extended / "figures.txt").read_text() == "3 {'search/loss': 0.5}\n"
+    shown = python(extended, "-m", "edcompress", "prune", "--help").stdout
+    assert "mlflow or tensorboard or text: each" in " ".join(shown.replace("│", " ").split())
+    misspelt = python(extended, "-m", "edcompress", "prune", "x.pt", "--recipe", "digits", "--log", "txt")
+    assert (
+        misspelt.returncode,
+        "--log txt: choose mlflow or tensorboard or text; did you mean 'text'?" in misspelt.stderr,
+    ) == (2, True)

@@ -14,12 +14,11 @@ from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.noise import noise_warning
 from edcompress.report.gate.sanity import alarms
 from edcompress.report.render.formatting import MISSING, calls, measured_with, milliseconds, percent, setting, speedup
+from edcompress.report.render.point_rows import point_columns, point_doubts
 from edcompress.report.render.rows import (
     PERCENTILES,
     VARIANT_HEADINGS,
     comparison_rows,
-    point_columns,
-    point_doubts,
     proof_rows,
     setting_rows,
     ship_line,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from edcompress.core.results.inspection import Inspection
 from edcompress.core.results.measures import Accuracy, Count, Latency, ModelResult, Proof
-from edcompress.core.results.report import Point, Report
+from edcompress.core.results.report import Report
 from edcompress.report.gate.class_recall import worst_class
 from edcompress.report.render.formatting import (
     MISSING,
@@ -23,8 +22,6 @@ from edcompress.report.render.formatting import (
 )
 
 PERCENTILES = ("p50", "p90", "p99")
-POINT_HEADINGS = ("", "MACs", "params", "p50", "speed-up", "top-1", "test", "held out", "gate", "which")
-"""Headings of `PointRow`; `test` and `held out` are the changes of top-1 on those images."""
 VARIANT_HEADINGS = ("file", "top-1", "size", "p50", "than dense", "off PyTorch")
 
 
@@ -86,32 +83,6 @@ class SettingRow(NamedTuple):
     speedup: str
 
 
-class PointRow(NamedTuple):
-    """One of several networks of one dense network."""
-
-    name: str
-    macs: str
-    params: str
-    p50: str
-    speedup: str
-    top1: str
-    change: str
-    judged: str
-    gate: str
-    which: str
-
-
-class GroupRow(NamedTuple):
-    """One group of channels that go together."""
-
-    name: str
-    channels: str
-    layers: str
-    macs: str
-    params: str
-    state: str
-
-
 def comparison_rows(report: Report) -> list[Comparison]:
     """Return accuracy, cost and latency of the dense and the pruned network; what is not measured yet is an en dash."""
     dense, pruned = report.dense, report.pruned
@@ -157,7 +128,7 @@ def variant_rows(report: Report) -> list[VariantRow]:
     if not report.variants:
         return []
     proof = report.proof.pruned_vs_onnx
-    assert proof is not None, "a variant is made of an exported network"
+    assert proof is not None  # a variant is made from an exported network
     variants = [(variant.file, variant.measured, variant.parity) for variant in report.variants.values()]
     return [_variant_row(report, *row) for row in (("pruned.onnx", report.pruned, proof), *variants)]
 
@@ -210,44 +181,6 @@ def proof_rows(report: Report) -> list[Equality]:
         _equality("pruned = ONNX", proof.pruned_vs_onnx),
         *([_equality("ONNX = from pixels", proof.onnx_vs_pixels)] if proof.onnx_vs_pixels else []),
     ]
-
-
-def group_rows(found: Inspection) -> list[GroupRow]:
-    """Return a row per group."""
-    return [
-        GroupRow(
-            group.name, str(group.channels) if group.block == 1 else f"{group.channels} x {group.block}", str(group.layers),
-            f"{group.macs:.1%}", f"{group.params:.1%}", f"locked: {group.locked}" if group.locked else "free")
-        for group in found.groups
-    ]  # fmt: skip
-
-
-def layer_rows(found: Inspection) -> list[tuple[str, str, str]]:
-    """Return name, share of the time and share of the multiply-accumulates of each layer."""
-    return [(layer.name or "(between layers)", f"{layer.time:.1%}", f"{layer.macs:.1%}") for layer in found.layers]
-
-
-def point_columns(found: Sequence[Point], left_out: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows of points, without the columns `left_out` and empty ones."""
-    rows = [_point_row(point) for point in found]
-    empty = [all(cell in ("", MISSING) for cell in column) for column in zip(*rows, strict=True)]
-    kept = [column for column, name in enumerate(POINT_HEADINGS) if name not in left_out and not empty[column]]
-    return [POINT_HEADINGS[column] for column in kept], [[row[column] for column in kept] for row in rows]
-
-
-def point_doubts(found: Sequence[Point]) -> list[str]:
-    """Return what is wrong with the times of points, each with the names of the points."""
-    causes = dict.fromkeys(point.distrusted for point in found if point.distrusted)
-    named = {cause: ", ".join(point.name for point in found if point.distrusted == cause) for cause in causes}
-    return [f"{names}: {cause}: speed-ups and front are not to be trusted" for cause, names in named.items()]
-
-
-def _point_row(point: Point) -> PointRow:
-    return PointRow(
-        point.name, f"{point.macs:.1%}", f"{point.params:.1%}", milliseconds(point.p50_ms), f"{point.speedup:.2f}x",
-        percent(point.top1), points(-point.top1_drop), MISSING if point.judged_drop is None else points(-point.judged_drop),
-        "" if point.passed is None else "pass" if point.passed else "FAIL",
-        "chosen" if point.chosen else "front" if point.front else "")  # fmt: skip
 
 
 def _accuracy_row(name: str, dense: Count, pruned: Count) -> Comparison:

@@ -69,6 +69,15 @@ def test_terminal_page_and_card_show_it(
     assert row[1:] == ("100.00 %", "0.00 %", "-100.00 pp")
 
 
+@pytest.mark.parametrize(("limit", "shown"), [(None, False), (0.1, True)])
+def test_without_a_loss_the_worst_class_is_shown_only_if_it_is_limited(
+    uneven: dict[str, Any], limit: float | None, shown: bool
+) -> None:
+    uneven["pruned"]["recalls"] = uneven["dense"]["recalls"]
+    report = Report.model_validate(uneven | {"limits": Gate(max_class_drop=limit)})
+    assert any(row.name.startswith("worst class") for row in comparison_rows(report)) is shown
+
+
 def test_classes_without_images_have_no_recall_and_of_equal_drops_the_larger_class_counts(
     uneven: dict[str, Any],
 ) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from edcompress.core.recipe.gate import Gate
-from edcompress.core.results.report import Report
+from edcompress.core.results.report import Report, Sweep
 from edcompress.report.gate.verdict import judge
-from edcompress.report.render.html_page import render_page
+from edcompress.report.render.html_page import render_page, render_sweep
 from edcompress.report.render.svg_charts import NAME, Dot, Line, dot_chart, line_chart, nice_ticks
 
 PLAN = {"groups": [{"name": "layer1.0.conv1", "channels": 16, "kept": [0, 1, 5, 9]}]}
@@ -72,6 +72,21 @@ def test_page_escapes_what_others_named(content: dict[str, Any]) -> None:
     page = render_page(Report.model_validate(content), GENERATIONS, plan)
     assert "<img" not in page
     check_well_formed(page)
+
+
+def test_charts_and_sweeps_escape_what_others_named(content: dict[str, Any]) -> None:
+    nasty = "<img src=x onerror=alert(1)>\"'&"
+    about = {"macs": 0.5, "params": 0.5, "p50_ms": 1.0, "top1": {"correct": 1, "total": 2}, "top1_drop": 0.1}
+    points = [
+        about | {"name": f"{nasty}{n}", "speedup": float(n), "front": n == 1, "distrusted": nasty} for n in (1, 2)
+    ]
+    dense = Report.model_validate(content).dense
+    sweep = Sweep.model_validate({"network": nasty, "checkpoint": nasty, "dense": dense, "points": points})
+    page = render_sweep(sweep)
+    check_well_formed(page)
+    assert "<img" not in page
+    assert page.count("&lt;img") >= 10
+    assert page.count("<polyline") == 3
 
 
 @pytest.mark.parametrize(
