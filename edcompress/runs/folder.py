@@ -27,14 +27,14 @@ FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.j
          "report.json", "report.html", "progress.json", "log.jsonl")  # fmt: skip
 _SNAPSHOT = "snapshot-{}.safetensors"
 UNFINISHED_EXPORTS = ".export-"
-"""How folders begin in which an export writes its files before they take their places."""
+"""Prefix of the folders in which an export writes its files before they are published."""
 
 
 LOCK_SECONDS = 6.0
-"""How long to wait for another process to leave a folder: the data workers of one that was killed live on for 5 s."""
+"""How long to wait for another process to release a folder: the data workers of a killed process live for another 5 s."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class RunFolder:
     """One run on disk, in a folder with files of fixed names.
 
@@ -46,10 +46,14 @@ class RunFolder:
 
     path: Path
 
+    def __init__(self, path: str | Path) -> None:
+        """Take the folder at `path`; nothing is read or written."""
+        object.__setattr__(self, "path", Path(path))
+
     def __truediv__(self, name: str) -> Path:
         """Return the path of one of the run's files."""
         if name not in FILES:
-            raise ValueError(f"{name} is not a file of a run folder")
+            raise KeyError(f"{name} is not a file of a run folder")
         return self.path / name
 
     @property
@@ -111,7 +115,7 @@ class RunFolder:
         return (self / "recipe.yaml").is_file()
 
     @property
-    def began(self) -> int | None:
+    def started_ns(self) -> int | None:
         """The time at which a run was last started or resumed here, in nanoseconds; None without a run."""
         return (self / "recipe.yaml").stat().st_mtime_ns if self.exists else None
 
@@ -138,7 +142,7 @@ class RunFolder:
         require_utf8(self.path)
         if self.path.exists() and not force:
             raise RunFolderError(
-                f"{self.path} exists; go on with --resume, start over with --force, or choose another with -o"
+                f"{self.path} exists; continue with --resume, start over with --force, or choose another with -o"
             )
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; choose another run folder with -o")
@@ -147,7 +151,7 @@ class RunFolder:
         # Test tools and others write a report.json too.
         if theirs and not self._lock.exists() and not (self / "progress.json").exists():
             raise RunFolderError(
-                f"{self.path} holds {theirs[0]} and no run, which --force would remove; choose another with -o"
+                f"{self.path} contains {theirs[0]} but no run, and --force would remove it; choose another with -o"
             )
 
     def create(self, *, force: bool) -> None:
@@ -212,12 +216,13 @@ class RunFolder:
         for path in entries:
             if kind := special_kind(path):
                 raise RunFolderError(
-                    f"{path} is a {kind}, and a run writes only to files of its own; delete it, or put the file itself in its place"
+                    f"{path} is a {kind}, but a run writes only to files of its own; delete it, or put the file itself in its place"
                 )
         for trial in self.trials.glob("*"):
             RunFolder(trial)._require_own_files()
 
     def _remove_unfinished(self) -> None:
+        """Remove the unfinished files of processes that were killed."""
         remove_unfinished(self.path.glob(UNFINISHED_EXPORTS + "*"))
         remove_unfinished(self.path.glob(f"**/{UNFINISHED_FILES}"))  # after the folders above, in which some are
         if self.finished:
@@ -225,6 +230,7 @@ class RunFolder:
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
+        """Raise an OSError of a block as RunFolderError."""
         try:
             yield
         except OSError as error:
@@ -232,7 +238,7 @@ class RunFolder:
                 f"{self.path} cannot be used as run folder: {error.strerror} ({error.filename})"
             ) from error
 
-    def require_begun(self) -> None:
+    def require_run(self) -> None:
         """Check that a run was started here.
 
         Raises:
@@ -261,12 +267,12 @@ class RunFolder:
         Raises:
             RunFolderError: There is no run, or it is not finished.
         """
-        self.require_begun()
+        self.require_run()
         self.require_whole()
         if not self.finished:
             raise RunFolderError(
-                f"{self.path} has not finished pruning, which {need} needs; go on with: "
-                f"edcompress prune CHECKPOINT --recipe {quote(str(self / 'recipe.yaml'))} -o {quote(str(self.path))} --resume"
+                f"{self.path} has not finished pruning, which {need} needs; continue with: "
+                f"edcompress prune WEIGHTS --recipe {quote(str(self / 'recipe.yaml'))} -o {quote(str(self.path))} --resume"
             )
 
     def read_recipe(self) -> Recipe:
@@ -290,6 +296,7 @@ _WAIT = "wait for it, stop it, or choose"
 
 
 def _acquired(path: Path, busy: str) -> FileLock:
+    """Return the lock of a file, taken; RunFolderError with the message `busy` if another process keeps it."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=LOCK_SECONDS)
@@ -300,16 +307,16 @@ def _acquired(path: Path, busy: str) -> FileLock:
 
 @contextmanager
 def sole_writer(output: Path, *more: Path) -> Iterator[None]:
-    """A block in which no other process of ours writes `output` and the files `more` beside it; RunFolderError where one does already.
+    """Keep other processes of ours from writing `output` and the files `more` beside it during a block; RunFolderError if one does.
 
-    Their folder is made. What a process that was killed had not finished writing is removed. Nothing else is left where the block fails.
+    Their folder is created. Files that a killed process left unfinished are removed. A block that fails leaves nothing else behind.
     """
     made = not output.parent.exists()
     path = output.parent / f".{output.name}.lock"
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunFolderError(f"-o {output}: {output.parent} cannot be made a folder: {error.strerror}") from error
+        raise RunFolderError(f"-o {output}: {output.parent} cannot be created as a folder: {error.strerror}") from error
     try:
         lock = _acquired(path, f"-o {output} is being written by another process; {_WAIT} another file with -o")
     except OSError as error:
@@ -327,4 +334,4 @@ def sole_writer(output: Path, *more: Path) -> Iterator[None]:
 
 def _known_runs(root: Path) -> str:
     names: list[Any] = sorted(path.parent.name for path in root.glob("*/recipe.yaml"))
-    return f"{root} has {', '.join(names)}" if names else f"there is no run in {root}"
+    return f"{root} contains {', '.join(names)}" if names else f"there is no run in {root}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from edcompress.core.frozen import Value
 from edcompress.core.recipe.data import Interpolation, Orientation
-from edcompress.core.recipe.deployment import Gate
+from edcompress.core.recipe.gate import Gate
 from edcompress.core.results.measures import Count, Interval, Latency, ModelResult, Proof, Proofs
 from edcompress.core.results.verdict import Verdict
 
@@ -137,11 +136,6 @@ class FileRecord(Value):
 
     sha256: str
     bytes: int
-
-
-def readable(names: Iterable[str]) -> tuple[str, ...]:
-    """Return names of classes that any file can hold: bytes of a folder's name that are not UTF-8 are written as \\udcNN."""
-    return tuple(name.encode(errors="backslashreplace").decode() for name in names)
 
 
 class Report(Value):
