@@ -26,7 +26,6 @@ from typing import Any
 import torch
 import torch_pruning as tp
 import yaml
-from edcompress.workflows.stages.one_shot import TAYLOR_BATCHES
 from torch.nn import functional as F
 
 from edcompress.core.recipe.loading import read_recipe
@@ -36,6 +35,7 @@ from edcompress.core.system.machine import usable_cores
 from edcompress.data.batches import train_batches
 from edcompress.data.splits import open_splits
 from edcompress.networks.build import example_images, read_network
+from edcompress.pruning.search.importance import TAYLOR_BATCHES
 from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.tracing.depgraph import PRUNERS
 from edcompress.training.precision import choose_precision
