@@ -87,9 +87,9 @@ def default(value: Any) -> str:
 
 
 def allowed(field: FieldInfo) -> str:
-    """The type, with its bounds, or the names of a registry."""
-    if isinstance(field.json_schema_extra, dict) and isinstance(names := field.json_schema_extra.get("enum"), list):
-        return ", ".join(f"`{one}`" for one in names)
+    """The names of a registry, or the type with its bounds."""
+    if names := [name for one in field.metadata for name in getattr(getattr(one, "func", None), "names", ())]:
+        return ", ".join(f"`{name}`" for name in names)
     return ", ".join([kinds(field.annotation), *bounds(field.metadata)])
 
 

@@ -23,7 +23,7 @@ from edcompress.core.system.devices import oom_as_error
 from edcompress.core.system.files import write_text
 from edcompress.core.system.machine import processor, versions
 from edcompress.core.system.tensor_files import save_tensors
-from edcompress.deploy.export.standalone import standalone_source
+from edcompress.deploy.export.standalone import standalone_files
 from edcompress.networks.equality import compare_logits, require_equal
 from edcompress.networks.modes import on_cpu
 from edcompress.pruning.cost.multiplications import uncounted_warnings
@@ -185,7 +185,8 @@ def _saved(run: PruningRun, tuned: nn.Module, measured: StageResults) -> tuple[n
     require_as_written(folder, measured.files)
     save_tensors(folder / "pruned.safetensors", tuned.state_dict(), {"edcompress.recipe": job.recipe.digest})
     again = load_pruned(folder, run.origin.dense)
-    write_text(folder / "load_pruned.py", standalone_source(job.recipe.model, again, job.example.shape[1:]))
+    for name, text in standalone_files(job.recipe.model, run.origin.dense, job.example.shape[1:]).items():
+        write_text(folder / name, text)
     with torch.no_grad():
         images = job.proof_images
         proof = compare_logits(tuned(images), again(images), f"pruned and reloaded network on {len(images)} images")
@@ -202,7 +203,7 @@ def _report(run: PruningRun, measured: StageResults, pruned: ModelResult, reload
     return Report(
         recipe=recipe.name,
         recipe_hash=recipe.digest,
-        network=recipe.model.called,
+        network=recipe.model.name,
         seed=recipe.seed,
         checkpoint=checkpoint,
         dense=measured.dense,
@@ -216,7 +217,7 @@ def _report(run: PruningRun, measured: StageResults, pruned: ModelResult, reload
         machine=_machine(run.job),
         versions=versions(),
         files=records(run.folder / name for name in OF_PRUNING),
-        settings=recipe.of_pruning,
+        settings=recipe.pruning_settings,
         untrained_head=recipe.model.reset_head,
         limits=recipe.gate,
         classes=readable(run.job.splits.classes),

@@ -6,7 +6,8 @@ from torch import nn
 from zoo import images, randomised
 
 from edcompress.core.recipe.model import Model
-from edcompress.networks.attention import SelfAttention, free_heads, with_free_heads
+from edcompress.networks.attention import free_heads, with_free_heads
+from edcompress.networks.load_pruned import SelfAttention
 from edcompress.networks.registry import build
 from edcompress.pruning.surgery.masks import masked_forward
 from edcompress.pruning.surgery.remove import remove_channels

@@ -39,7 +39,6 @@ class Search(Section):
         "edropout",
         description="edropout; or a control: gradual_magnitude tightens the budget over the search epochs too, the others choose once"
         " and spend the search epochs on fine-tuning (global ones and lamp choose widths too; plan: the channels of search.plan)",
-        json_schema_extra={"enum": [*registry.names_in(METHODS)]},
     )
     options: Mapping[str, Any] = Field(
         {}, validate_default=True, description="keys that only this method has; the shipped methods have none"

@@ -15,10 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from edcompress.networks.load_pruned import tensors_along
 from edcompress.pruning.cost.latency_model import LatencyModel, LatencyTable
 from edcompress.pruning.cost.network_size import OWN_CODE, macs_by_layer, output_positions, weight_of
 from edcompress.pruning.cost.products import Product, Products, affine, find_products
-from edcompress.pruning.space.gene_index import tensors_along
 from edcompress.pruning.space.layers import layer_width
 from edcompress.pruning.space.space import PruningSpace
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from edcompress.networks.cifar_resnet import PaddedShortcut
+from edcompress.networks.load_pruned import PaddedShortcut
 from edcompress.pruning.cost.multiplications import count_multiplications
 from edcompress.pruning.space.layers import is_attention
 from edcompress.pruning.space.space import PruningSpace

@@ -158,7 +158,7 @@ class EDropoutRegime(SearchRegime):
         energies = score_states(
             self._network, self._sliced, states, images, labels, self._precision, self._search.energy
         )
-        self._ranks.average([energies], len(images))
+        self._ranks.average_([energies], len(images))
         return energies
 
     def _known_energies(self, budget: float | None) -> Tensor | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from edcompress.networks.attention import SelfAttention
+from edcompress.networks.load_pruned import SelfAttention
 from edcompress.networks.modes import differentiable, evaluating, on_cpu
 from edcompress.pruning.search.method import SearchProblem
 from edcompress.pruning.space.space import PruningSpace

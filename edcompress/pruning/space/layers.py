@@ -7,8 +7,7 @@ from typing import Any, TypeGuard
 
 from torch import nn
 
-from edcompress.networks.attention import SelfAttention
-from edcompress.networks.cifar_resnet import PaddedShortcut
+from edcompress.networks.load_pruned import PaddedShortcut, SelfAttention
 from edcompress.pruning.torch_private import BatchNorm
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -7,11 +7,11 @@ import copy
 from torch import Tensor, nn
 
 from edcompress.core.errors import NetworkError
+from edcompress.networks.load_pruned import cut_side
 from edcompress.pruning.space.gene_index import index_sides, pad_state
 from edcompress.pruning.space.layers import layer_width
 from edcompress.pruning.space.plan import Plan, state_of
 from edcompress.pruning.space.space import PruningSpace
-from edcompress.pruning.surgery.cut import cut_side
 
 
 def remove_channels(network: nn.Module, state: Tensor, space: PruningSpace) -> nn.Module:

@@ -15,7 +15,7 @@ from typing import Any
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from edcompress.networks.cifar_resnet import PaddedShortcut
+from edcompress.networks.load_pruned import PaddedShortcut
 from edcompress.networks.modes import differentiable, evaluating
 from edcompress.pruning.space.layers import MIXERS, layer_width
 from edcompress.pruning.tracing.channelwise import channelwise_kinds

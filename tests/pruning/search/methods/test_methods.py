@@ -47,9 +47,9 @@ METHOD = First()
 def first_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package of methods with one more file, first.py."""
     (tmp_path / "first.py").write_text(FIRST, encoding="utf-8")
-    names = (*registry.names_in(METHODS), "first")
+    names_in, names = registry.names_in, (*registry.names_in(METHODS), "first")
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
-    monkeypatch.setattr(registry, "names_in", lambda _: names)
+    monkeypatch.setattr(registry, "names_in", lambda package: names if package == METHODS else names_in(package))
     monkeypatch.delitem(sys.modules, f"edcompress.{METHODS}.first", raising=False)
 
 
