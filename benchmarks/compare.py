@@ -33,11 +33,11 @@ from edcompress.core.system.machine import usable_cores
 from edcompress.data.batches import train_batches
 from edcompress.data.splits import open_splits
 from edcompress.networks.build import example_images, read_network
+from edcompress.pruning.search.importance import TAYLOR_BATCHES
 from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.tracing.depgraph import PRUNERS
 from edcompress.training.precision import choose_precision
 from edcompress.workflows.stages.feasibility import find_space, open_budget
-from edcompress.workflows.stages.one_shot import TAYLOR_BATCHES
 
 LOG = HERE / "compare.jsonl"
 PAGE = DOCS / "compare.md"

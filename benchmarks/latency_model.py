@@ -31,8 +31,7 @@ from edcompress.deploy.latency.layer_table import measure_table
 from edcompress.networks.build import example_images, plain_network
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel
-from edcompress.pruning.space.plan import plan_of
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.workflows.stages.feasibility import find_space
 
 LOG = HERE / "latency_model.jsonl"
@@ -104,7 +103,7 @@ def of_network(name: str, round_to: int | None, states: int, options: Benchmark)
             predicted.append(costs.share("latency", budget.widths(state)).item())
             macs.append(costs.share("macs", budget.widths(state)).item())
             files[str(number)] = Path(folder) / f"{number}.onnx"
-            smaller = remove(network, plan_of(state, space), space)
+            smaller = remove_channels(network, state, space)
             export_onnx(smaller, example, files[str(number)], opset=recipe.export.opset, metadata={})
         times = measure(files, options)
     measured = [times[str(number)].p50 / times["dense"].p50 for number in range(states)]

@@ -36,8 +36,7 @@ from edcompress.deploy.latency.benchmark import measure
 from edcompress.networks.build import example_images, plain_network
 from edcompress.pruning.search.importance import magnitude
 from edcompress.pruning.search.one_shot import uniform_state
-from edcompress.pruning.space.plan import plan_of
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.report.render.formatting import measured_with
 from edcompress.workflows.stages.feasibility import find_space, open_budget
 
@@ -112,7 +111,7 @@ def exported(name: str, folder: Path) -> dict[str, Path]:
     space = find_space(recipe, network)
     state = uniform_state(space, open_budget(recipe, network, space), magnitude(space, network), SHARE, SHARE)
     files = {}
-    for kind, model in (("dense", network), ("pruned", remove(network, plan_of(state, space), space))):
+    for kind, model in (("dense", network), ("pruned", remove_channels(network, state, space))):
         files[kind] = folder / f"{name}-{kind}.onnx"
         with torch.no_grad():
             export_onnx(model, example, files[kind], opset=recipe.export.opset, metadata={})

@@ -50,9 +50,9 @@ from edcompress.pruning.search.edropout import converged, diversity
 from edcompress.pruning.search.edropout_regime import EDropoutRegime
 from edcompress.pruning.search.evolution import Evolution
 from edcompress.pruning.search.importance import channel_ranks, magnitude
+from edcompress.pruning.search.method import SearchProblem
 from edcompress.pruning.search.one_shot import uniform_state
-from edcompress.pruning.space.plan import plan_of
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.pruning.tracing.tracing import trace_space
 from edcompress.runs.folder import RunFolder
 from edcompress.training.loop import Repeated, Report, Trainer, train_epoch
@@ -119,7 +119,7 @@ class Bench:
         budget = Budget(self.space, self.costs, Target(macs=share), Constraints())
         dense, other = on_cpu(self.network), copy.copy(self)
         state = uniform_state(self.space, budget, magnitude(self.space, dense), share, share)
-        other.network = self.precision.place(remove(dense, plan_of(state, self.space), self.space))
+        other.network = self.precision.place(remove_channels(dense, state, self.space))
         other.optimizer = make_optimizer(TrainingConfig(), other.network.parameters())
         return other
 
@@ -129,15 +129,7 @@ class Bench:
     def searching(self, mode: str) -> EDropoutRegime:
         search, share = MODES[mode][0].for_batches_of(len(self.labels)), MODES[mode][1]
         budget = Budget(self.space, self.costs, Target(macs=share) if share else None, Constraints())
-        return EDropoutRegime(
-            self.network,
-            self.space,
-            budget,
-            search,
-            precision=self.precision,
-            seed=0,
-            log=lambda _: None,
-        )
+        return EDropoutRegime(SearchProblem(self.network, self.space, budget, search, self.precision))
 
     def steps(self, regime: Regime, n: int) -> list[float]:
         """Return the seconds of each of n training steps."""

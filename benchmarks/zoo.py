@@ -44,7 +44,7 @@ from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.cost.network_size import measure_size
 from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.surgery.masks import masked_forward
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.pruning.tracing.probe import lock_inexact
 from edcompress.pruning.tracing.tracing import trace_space
 
@@ -243,10 +243,10 @@ def open_budget(space: Any, costs: CostModel) -> tuple[Budget, float]:
 def prove(network: nn.Module, images: Tensor, space: Any, state: Tensor) -> tuple[dict[str, Proof], float]:
     """Compare the pruned, the reloaded and the ONNX network with what they must equal, and the dense network with the masked one."""
     plan = plan_of(state, space)
-    pruned = remove(network, plan, space)
+    pruned = apply_plan(network, plan, space)
     masked = masked_forward(network, space, state, images)
     logits = pruned(images)
-    again = remove(network, plan, space)
+    again = apply_plan(network, plan, space)
     again.load_state_dict(pruned.state_dict())
     effect = compare_logits(masked, network(images), "dense").relative
     with tempfile.TemporaryDirectory() as folder:

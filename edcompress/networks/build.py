@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from edcompress.core.errors import EdcompressError, InputError, NetworkError, first_line
+from edcompress.core.recipe.deployment import MOST_ONNX_BYTES
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import is_out_of_memory
@@ -25,9 +26,6 @@ from edcompress.networks.registry import build
 from edcompress.networks.user_factory import require_repeatable, require_trainable, users_code
 from edcompress.networks.weight_files import read_state_dict
 
-MOST_BYTES = (1 << 31) - 1
-"""What a protobuf, and so an ONNX file without others beside it, can hold."""
-
 
 @contextmanager
 def _fitting(recipe: Recipe) -> Iterator[None]:
@@ -39,7 +37,7 @@ def _fitting(recipe: Recipe) -> Iterator[None]:
             raise
         model = recipe.model
         raise NetworkError(
-            f"{model.called} with model.num_classes {model.num_classes} and data.image_size {recipe.data.image_size} takes more memory "
+            f"{model.name} with model.num_classes {model.num_classes} and data.image_size {recipe.data.image_size} takes more memory "
             f"than there is: {first_line(error)}; take a smaller network, or fewer classes"
         ) from error
 
@@ -103,7 +101,7 @@ def _check_tensors(network: nn.Module, recipe: Recipe) -> None:
     others = [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]
     if others:
         raise NetworkError(
-            f"{recipe.model.called}: its state holds more than tensors: {others[0]} (get_extra_state), which neither "
+            f"{recipe.model.name}: its state holds more than tensors: {others[0]} (get_extra_state), which neither "
             "safetensors nor ONNX can hold; keep it out of the state"
         )
 
@@ -111,9 +109,9 @@ def _check_tensors(network: nn.Module, recipe: Recipe) -> None:
 def _check_size(network: nn.Module, recipe: Recipe) -> None:
     weights = (weight for weight in network.state_dict().values() if not is_lazy(weight))
     size = 4 * sum(weight.numel() for weight in weights)  # exported in fp32
-    if size > MOST_BYTES:
+    if size > MOST_ONNX_BYTES:
         raise NetworkError(
-            f"{recipe.model.called} has {size / (1 << 30):.2f} GiB of weights in fp32, and one ONNX file holds less "
+            f"{recipe.model.name} has {size / (1 << 30):.2f} GiB of weights in fp32, and one ONNX file holds less "
             "than 2 GiB; take a smaller network"
         )
 
@@ -122,7 +120,7 @@ def _check_size(network: nn.Module, recipe: Recipe) -> None:
 def _check_forward(network: nn.Module, recipe: Recipe) -> None:
     example, model = example_images(recipe), recipe.model
     size, classes = recipe.data.image_size, model.num_classes
-    _require_one_input(network, model.called)
+    _require_one_input(network, model.name)
     taken = f"cannot take images of {model.in_channels}x{size}x{size}; see data.image_size and model.stem"
     with (
         users_code(f"{model.factory} {taken}") if model.factory else _library_code(f"{model.arch} {taken}"),

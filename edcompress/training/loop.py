@@ -106,13 +106,13 @@ def train_epoch(
         trainer.precision.device,
     )
     place = replace(place, tally=to_device(place.tally, device))
-    started, begun, heard = time.perf_counter(), place.steps, DelayedReadback()
+    started, begun, readback = time.perf_counter(), place.steps, DelayedReadback()
     with _seeded(seed, span.offset + span.epoch, device, place.generators) as generators:
         for number, (images, labels) in batches.numbered(place.steps):
             stand(None)
             loss = _train_step(trainer, images, labels, span, (number - 1, steps))
             place = place.after(number, loss, generators())
-            shown, _, skipped, in_a_row = heard.of(place.tally)
+            shown, _, skipped, in_a_row = readback.read(place.tally)
             _require_progress(trainer, in_a_row, span, place.steps)
             stand(place)
             rate = (place.steps - begun) / (time.perf_counter() - started)
@@ -188,5 +188,5 @@ def _average_over_ranks(ranks: ProcessGroup, network: nn.Module, loss: Tensor, i
         return loss.detach()
     loss = loss.detach().clone()
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    ranks.average([*gradients, *running_statistics(network), loss], images)
+    ranks.average_([*gradients, *running_statistics(network), loss], images)
     return loss

@@ -206,7 +206,7 @@ def _conclude(series: Series, trials: list[Trial]) -> Report:
     about = {
         "recipe": recipe.name,
         "recipe_hash": recipe.digest,
-        "settings": recipe.of_pruning,
+        "settings": recipe.pruning_settings,
         "limits": recipe.gate,
         "seconds": sum(trial.report.seconds for trial in trials),
     }

@@ -14,7 +14,7 @@ from edcompress.core.results.measures import Accuracy, Latency
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import oom_as_error
 from edcompress.deploy.latency.benchmark import measure_all
-from edcompress.deploy.runtime.predictions import file_interface, predict
+from edcompress.deploy.runtime.predictions import describe_onnx, predict
 from edcompress.networks.build import read_network
 from edcompress.report.gate.sanity import at_chance
 from edcompress.runs.folder import RunFolder
@@ -33,7 +33,7 @@ def evaluate(model: Path, recipe: Recipe, options: RunOptions = DEFAULT, *, igno
     job = open_job(recipe, options)
     require_alike(model, recipe, job.splits.classes, options.monitor, ignored=ignore_metadata)
     if model.suffix.lower() == ".onnx":
-        batches = job.test_batches(model.name, as_pixels=file_interface(model).takes_pixels)
+        batches = job.test_batches(model.name, as_pixels=describe_onnx(model).takes_pixels)
         accuracy = predict({"": model}, batches, recipe.model.num_classes)[""].accuracy
     else:
         network = network_of(model, recipe, options)

@@ -15,7 +15,7 @@ from edcompress.core.results.measures import Latency, ModelResult, Proof
 from edcompress.core.results.report import Images, Report, Variant, readable
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.files import require_utf8, write_text
-from edcompress.core.system.hashing import Running
+from edcompress.core.system.hashing import TensorDigest
 from edcompress.data.transforms import preprocessing_spec
 from edcompress.deploy.latency.benchmark import measure_all
 from edcompress.deploy.runtime.predictions import Predictions, predict
@@ -67,7 +67,7 @@ def _exported(folder: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
             job.monitor.warning(warning)
         names = ", ".join(path.name for path in files.values())
         job.monitor.stage(f"accuracy of {names} on the test images, in onnxruntime")
-        pixels = Running()
+        pixels = TensorDigest()
         found = predict(files, job.test_batches("test images", pixels), recipe.model.num_classes)
         about = {"tested_on": _tested_on(job, found["dense"], pixels), "untrained_head": recipe.model.reset_head}
         report = report.model_copy(update={**about, "classes": readable(job.splits.classes)})
@@ -131,12 +131,12 @@ def _with_onnx(
     )
 
 
-def _tested_on(job: RunContext, found: Predictions, pixels: Running) -> Images:
+def _tested_on(job: RunContext, found: Predictions, pixels: TensorDigest) -> Images:
     data = job.recipe.data
     return Images(
         dataset=data.dataset,
         count=len(found.labels),
         labels_sha256=hashlib.sha256(found.labels.numpy().tobytes()).hexdigest()[:16],
-        pixels_sha256=pixels.words,
+        pixels_sha256=pixels.hex,
         preprocessing=preprocessing_spec(data, job.splits.channels),
     )

@@ -13,15 +13,15 @@ from edcompress.core.recipe.target import Target
 from edcompress.core.results.inspection import GroupSummary, Inspection, LayerShare
 from edcompress.core.results.measures import MOST_WAITED, Size
 from edcompress.core.system.context import DEFAULT, RunOptions
-from edcompress.core.system.machine import Watch
+from edcompress.core.system.machine import WaitTimer
 from edcompress.deploy.export.onnx_export import to_onnx
-from edcompress.deploy.latency.layer_profile import layer_times
+from edcompress.deploy.latency.layer_profile import measure_layer_shares
 from edcompress.networks.build import example_images, plain_network
 from edcompress.networks.modes import on_cpu
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel
+from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import layer_sizes, measure_size, outputs_per_image
-from edcompress.pruning.cost.products import uncounted_warnings
 from edcompress.pruning.space.space import Group, PruningSpace
 from edcompress.workflows.evaluate import network_of
 from edcompress.workflows.stages.feasibility import costs_and_target, find_space, latency_table
@@ -45,11 +45,11 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
         warnings += budget.warnings
     except BudgetError as error:
         warnings.append(str(error))
-    watch = Watch()
+    watch = WaitTimer()
     timed = tuple(_timed(network, recipe, layers, size)) if onnx_latency else ()
     warnings += distrusted(watch) if onnx_latency else []
     return Inspection(
-        network=recipe.model.called,
+        network=recipe.model.name,
         size=size,
         groups=tuple(_summary(group, layers, size) for group in space.groups),
         smallest={kind: _smallest(space, costs, recipe, kind) for kind in ("macs", "params")},
@@ -59,7 +59,7 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
     )
 
 
-def distrusted(watch: Watch) -> list[str]:
+def distrusted(watch: WaitTimer) -> list[str]:
     """The warning about times of layers that were measured beside other work."""
     waited = watch.waited() or 0.0
     if waited <= MOST_WAITED:
@@ -72,7 +72,7 @@ def distrusted(watch: Watch) -> list[str]:
 
 def _timed(network: nn.Module, recipe: Recipe, layers: dict[str, Size], size: Size) -> Iterator[LayerShare]:
     frozen, example, options = on_cpu(network), example_images(recipe), recipe.export
-    times = layer_times(frozen, to_onnx(frozen, example, options.opset, options.batch), example, recipe.timing)
+    times = measure_layer_shares(frozen, to_onnx(frozen, example, options.opset, options.batch), example, recipe.timing)
     for name, time in times.items():
         yield LayerShare(name=name, time=time, macs=layers[name].macs / size.macs if name in layers else 0.0)
 

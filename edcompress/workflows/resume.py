@@ -57,7 +57,7 @@ def can_resume(folder: RunFolder, recipe: Recipe) -> bool:
     """Whether this run was begun in `folder`; RunFolderError where one was whose recipe differs in what `prune` computes."""
     if not folder.exists:
         return False
-    free = FREE_ON_RESUME if recipe.in_time else (*FREE_ON_RESUME, *OF_FILES)
+    free = FREE_ON_RESUME if recipe.targets_latency else (*FREE_ON_RESUME, *OF_FILES)
     changed = [key for key in differences(folder.read_recipe(), recipe) if not key.startswith(free)]
     if changed:
         raise RunFolderError(

@@ -79,7 +79,7 @@ def _require_same_sweep(folder: Path, checkpoint: Path | None, names: Iterable[s
 def _check(recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None, options: RunOptions) -> None:
     first = next(iter(recipes.values()))
     for name, recipe in recipes.items():
-        other = changed_keys(first.of_training, recipe.of_training)
+        other = changed_keys(first.training_settings, recipe.training_settings)
         if checkpoint is None and other:
             raise InputError(
                 f"{name}: without a checkpoint one network is trained for all points, but {', '.join(other)} differ"
@@ -122,9 +122,12 @@ def _require_same_training(recipe: Recipe, folder: Path) -> None:
     """Raise RunFolderError where the folder's network, with which all points begin, or one of its points is by another training."""
     path = folder / _DENSE
     points = [RunFolder(point.parent) for point in sorted(folder.glob("*/recipe.yaml"))]
-    pairs = [(point.read_recipe().of_training, with_resolved_batch_size(recipe, point).of_training) for point in points]
+    pairs = [
+        (point.read_recipe().training_settings, with_resolved_batch_size(recipe, point).training_settings)
+        for point in points
+    ]
     if path.is_file():
-        pairs.append((json.loads(read_metadata(path).get(TRAINING, "{}")), recipe.of_training))
+        pairs.append((json.loads(read_metadata(path).get(TRAINING, "{}")), recipe.training_settings))
     for trained, asked in pairs:
         if not trained:
             raise RunFolderError(f"{path} was not trained by `edcompress train`; choose another folder with -o")

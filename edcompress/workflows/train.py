@@ -13,7 +13,7 @@ from edcompress.core.results.measures import Accuracy
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import oom_as_error
 from edcompress.core.system.files import require_file_place
-from edcompress.core.system.tensor_files import load_snapshot, save_snapshot, save_tensors
+from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
 from edcompress.networks.build import new_network
 from edcompress.report.gate.sanity import at_chance
 from edcompress.runs.folder import sole_writer
@@ -44,8 +44,8 @@ def train(
 
 def _trained(recipe: Recipe, output: Path, *, resume: bool, options: RunOptions) -> Accuracy:
     kept = unfinished(output)
-    about = {"edcompress.recipe": recipe.digest, TRAINING: json.dumps(recipe.of_training)}
-    asked = {**recipe.of_training, "compile": recipe.compile}
+    about = {"edcompress.recipe": recipe.digest, TRAINING: json.dumps(recipe.training_settings)}
+    asked = {**recipe.training_settings, "compile": recipe.compile}
     saved: dict[str, Any] = {}
     if resume:
         saved = _saved_training(kept, asked)
@@ -54,7 +54,7 @@ def _trained(recipe: Recipe, output: Path, *, resume: bool, options: RunOptions)
     with oom_as_error(recipe, "lower data.batch_size and data.eval_batch_size, or end other processes on it"):
         job = sized_for_training(job, network)
         of = {"recipe": asked, "batch_size": job.recipe.data.batch_size}
-        network = train_dense(job, network, saved=saved, save=lambda tree: save_snapshot(kept, {**of, **tree}),
+        network = train_dense(job, network, saved=saved, save=lambda tree: save_checkpoint(kept, {**of, **tree}),
                                      interrupt=options.interrupt)  # fmt: skip
         save_tensors(output, network.state_dict(), about)
         accuracy = job.accuracy(network.to(job.precision.device))
@@ -84,7 +84,7 @@ def _saved_training(kept: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """What an interrupted training goes on from; an InputError where there is nothing, or something of another training."""
     if not kept.exists():
         raise InputError(f"--resume: there is no {kept}; leave --resume away to begin a training")
-    saved = load_snapshot(kept)
+    saved = load_checkpoint(kept)
     if changed := changed_keys(saved["recipe"], asked):
         raise InputError(
             f"--resume: {kept} was begun with another {', '.join(changed)}; go on with what it was begun with, or delete it to start over"

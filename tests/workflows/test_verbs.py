@@ -22,7 +22,7 @@ from edcompress.core.recipe.target import Target
 from edcompress.core.results.measures import Count
 from edcompress.core.results.report import Preprocessing
 from edcompress.core.system.context import RunOptions
-from edcompress.core.system.hashing import Running
+from edcompress.core.system.hashing import TensorDigest
 from edcompress.core.system.monitor import NullMonitor
 from edcompress.data.batches import eval_batches
 from edcompress.data.transforms import Geometry
@@ -356,10 +356,10 @@ def test_two_folders_of_the_same_shape_are_other_test_images(tmp_path: Path) -> 
         overrides = [f"data.{key}={value}" for key, value in data.items()]
         job, pixels = (
             open_job(digits("model.num_classes=2", *overrides, "data.channels=1"), RunOptions("cpu")),
-            Running(),
+            TensorDigest(),
         )
         assert sum(len(labels) for _, labels in job.test_batches("test images", pixels)) == 6
-        return pixels.words
+        return pixels.hex
 
     for number, name in enumerate(("one", "other")):
         for part, label, image in product(("train", "val"), "ab", range(3)):

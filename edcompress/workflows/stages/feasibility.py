@@ -10,7 +10,7 @@ from edcompress.core.recipe.data import DEFAULT_BATCH
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.recipe.target import Target
 from edcompress.core.system.distributed import ALONE, ProcessGroup
-from edcompress.data.transforms import normalised
+from edcompress.data.transforms import normalise
 from edcompress.deploy.export.onnx_export import to_onnx
 from edcompress.deploy.latency.layer_table import measure_table
 from edcompress.networks.build import example_images
@@ -41,7 +41,7 @@ def _random_pixels(recipe: Recipe) -> Tensor:
     """Two images [2, C, H, W] of random pixels, as the recipe normalises them; always the same ones."""
     size, generator = recipe.data.image_size, Generator().manual_seed(0)
     pixels = torch.randint(256, (2, recipe.model.in_channels, size, size), dtype=torch.uint8, generator=generator)
-    return normalised(pixels, recipe.data)
+    return normalise(pixels, recipe.data)
 
 
 def require_exportable(recipe: Recipe, network: nn.Module) -> None:
@@ -58,7 +58,7 @@ def require_exportable(recipe: Recipe, network: nn.Module) -> None:
 
 def latency_table(recipe: Recipe, network: nn.Module, ranks: ProcessGroup = ALONE) -> LatencyTable | None:
     """Where the network's time in onnxruntime goes, measured now by the first rank; None where the recipe's target is no latency."""
-    if not recipe.in_time:
+    if not recipe.targets_latency:
         return None
     return ranks.run_on_rank0(
         lambda: measure_table(

@@ -15,7 +15,7 @@ from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.system.monitor import Monitor
 from edcompress.core.system.tensor_files import read_metadata
 from edcompress.data.transforms import preprocessing_spec
-from edcompress.deploy.runtime.predictions import file_interface
+from edcompress.deploy.runtime.predictions import describe_onnx
 from edcompress.runs.folder import RunFolder
 
 CLASSES, PREPROCESSING = "edcompress.classes", "edcompress.preprocessing"
@@ -48,7 +48,7 @@ def unlike_images(path: Path, recipe: Recipe) -> Iterator[str]:
 
 def _of_file(path: Path) -> Mapping[str, Any]:
     """The preprocessing that an ONNX file asks for, but for what is in its own graph, and for what earlier versions do not say."""
-    about = file_interface(path)
+    about = describe_onnx(path)
     found = _read(about.metadata, PREPROCESSING, dict) or {}
     unsaid = {"exif_orientation"} if found.get("exif_orientation") is None else set()
     without = unsaid | ({"mean", "std"} if about.takes_pixels else set())
@@ -72,9 +72,9 @@ def _of_data(path: Path, recipe: Recipe) -> Mapping[str, Any]:
 def _unlike_classes(path: Path, recipe: Recipe, classes: Sequence[str]) -> Iterator[str]:
     """How the data's classes differ from those that an ONNX file, or that of a run, names; shards have numbers, which are no names."""
     file = path / "pruned.onnx" if path.is_dir() else path
-    numbered = recipe.data.dataset == "webdataset" and recipe.data.class_index == "position"
+    numbered = recipe.data.facts.numbered_classes and recipe.data.class_index == "position"
     theirs = (
-        _read(file_interface(file).metadata, CLASSES, list)
+        _read(describe_onnx(file).metadata, CLASSES, list)
         if file.suffix.lower() == ".onnx" and file.is_file()
         else None
     )

@@ -15,12 +15,12 @@ from edcompress.core.results.measures import Accuracy
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import pick_device
 from edcompress.core.system.distributed import ALONE, ProcessGroup
-from edcompress.core.system.hashing import Running
+from edcompress.core.system.hashing import TensorDigest
 from edcompress.core.system.monitor import Monitor
 from edcompress.data.batches import Batch, eval_batches
 from edcompress.data.images import ImageSet
 from edcompress.data.splits import Splits, check_divides, check_fits, open_splits
-from edcompress.data.transforms import eval_geometry, normalised
+from edcompress.data.transforms import eval_geometry, normalise
 from edcompress.deploy.runtime.parity import FEWEST_IMAGES
 from edcompress.networks.build import example_images
 from edcompress.networks.modes import evaluating
@@ -50,7 +50,7 @@ class RunContext:
                 monitor.warning(note)
             for doubt in self.splits.doubts:
                 monitor.alarm(doubt)
-        return replace(self, monitor=monitor, splits=self.splits.with_warn(once))
+        return replace(self, monitor=monitor, splits=self.splits.with_warnings_to(once))
 
     @cached_property
     def example(self) -> Tensor:
@@ -78,12 +78,12 @@ class RunContext:
     @property
     def parity_images(self) -> Tensor:
         """The same images as the network takes them, float32."""
-        return normalised(self.parity_pixels, self.recipe.data)
+        return normalise(self.parity_pixels, self.recipe.data)
 
     @property
     def calibration_images(self) -> Tensor:
         """256 real images [N, C, H, W] spread over the search split, or all of a smaller one, to which int8 activations are scaled."""
-        return normalised(self._spread_over(self.splits.search), self.recipe.data)
+        return normalise(self._spread_over(self.splits.search), self.recipe.data)
 
     @property
     def scoring_batch(self) -> Batch:
@@ -107,13 +107,13 @@ class RunContext:
     def accuracy(self, network: nn.Module, forward: Forward | None = None, images: ImageSet | None = None) -> Accuracy:
         """Top-1 and top-5 of the network (or of `forward`, which uses it) on the test images, or on `images`, in fp32."""
         with evaluating(network):
-            batches = eval_batches(images or self.splits.test, self.recipe.data).of(self.ranks)
-            batches = batches.towards(self.precision.device)
+            batches = eval_batches(images or self.splits.test, self.recipe.data).for_rank(self.ranks)
+            batches = batches.pinned_for(self.precision.device)
             return measure_accuracy(
                 forward or network, batches, self.precision.device, self.recipe.model.num_classes, self.ranks
             )
 
-    def test_batches(self, phase: str, seen: Running | None = None, *, as_pixels: bool = False) -> Iterator[Batch]:
+    def test_batches(self, phase: str, seen: TensorDigest | None = None, *, as_pixels: bool = False) -> Iterator[Batch]:
         """The test images, batch by batch; the monitor is told of each as a step of `phase`, and their pixels go into `seen`.
 
         `as_pixels`: as uint8 [N, H, W, C], which files with the preprocessing inside take.
@@ -122,15 +122,15 @@ class RunContext:
         self.monitor.epoch(phase, 0, 1)
         for step, (pixels, labels) in enumerate(batches, 1):
             if seen:
-                seen.add(pixels)
-            yield pixels.permute(0, 2, 3, 1) if as_pixels else normalised(pixels, self.recipe.data), labels
+                seen.update(pixels)
+            yield pixels.permute(0, 2, 3, 1) if as_pixels else normalise(pixels, self.recipe.data), labels
             self.monitor.step(step, len(batches), {})
 
     def watched_accuracy(self, network: nn.Module, forward: Forward) -> Accuracy:
         """What is shown while training: accuracy of `forward`, which uses the network, on 2000 images spread over the search split."""
         images = self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES))
-        batches = eval_batches(images, self.recipe.data).of(self.ranks)
-        batches = batches.towards(self.precision.device)
+        batches = eval_batches(images, self.recipe.data).for_rank(self.ranks)
+        batches = batches.pinned_for(self.precision.device)
         with evaluating(network), self.precision.autocast():
             return measure_accuracy(forward, batches, self.precision.device, self.recipe.model.num_classes, self.ranks)
 
@@ -142,11 +142,11 @@ def _spread(images: ImageSet, most: int) -> Tensor:
 
 def open_job(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
     """The job of a recipe; DataError or InputError where data or device cannot be used."""
-    precision = choose_precision(recipe.precision, options.ranks.device(pick_device(options.device)))
-    listed = recipe.data.dataset == "webdataset"
-    if listed:
-        options.monitor.stage("opening the shards; those that are new or have changed are gone through once")
-    if (recipe.data.download or listed) and options.ranks.size > 1:
+    precision = choose_precision(recipe.precision, options.ranks.device_for_rank(pick_device(options.device)))
+    indexing = recipe.data.facts.indexing
+    if indexing:
+        options.monitor.stage(indexing)
+    if (recipe.data.download or indexing) and options.ranks.size > 1:
         # Else all would download, or go through the shards, at once.
         options.ranks.run_on_rank0(
             lambda: bool(open_splits(recipe.data, seed=recipe.seed, announce=options.monitor.warning))

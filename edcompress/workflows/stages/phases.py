@@ -93,7 +93,7 @@ def train_phase(job: RunContext, trainer: Trainer, phase: Phase, saved: dict[str
         if job.ranks.is_main:
             phase.log(epoch, figures)
         keeper.save(epoch=epoch + 1)
-        phase.interrupt.settle()
+        phase.interrupt.finish()
     return epochs
 
 
@@ -105,7 +105,7 @@ def _train_one(
     batches = train_batches(
         job.splits.train, job.recipe.data, seed=job.recipe.seed, epoch=span.offset + span.epoch, ranks=job.ranks
     )
-    place = train_epoch(trainer, batches.towards(job.precision.device), span, job.recipe.seed, place, stand)
+    place = train_epoch(trainer, batches.pinned_for(job.precision.device), span, job.recipe.seed, place, stand)
     accuracy = job.watched_accuracy(trainer.network, trainer.regime.forward).top1.fraction
     figures = {"loss": place.mean_loss, "accuracy": accuracy, **trainer.regime.figures}
     if place.skipped:

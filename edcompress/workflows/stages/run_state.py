@@ -16,7 +16,7 @@ from edcompress.core.results.report import FileRecord, SearchSummary
 from edcompress.core.system.files import fsync_file
 from edcompress.core.system.monitor import Monitor
 from edcompress.core.system.signals import Interrupt
-from edcompress.core.system.tensor_files import load_snapshot, save_snapshot
+from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.trackers import Tracker
 from edcompress.workflows.stages.job import RunContext
@@ -61,7 +61,7 @@ class PruningRun:
         for log in ("search.jsonl", "epochs.jsonl"):
             fsync_file(self.folder / log)  # a power cut must not leave fewer lines than the snapshot knows of
         path = self.folder.next_snapshot()
-        save_snapshot(path, {"measured": self.clock(measured).model_dump(mode="json"), **tree})
+        save_checkpoint(path, {"measured": self.clock(measured).model_dump(mode="json"), **tree})
         for old in self.folder.snapshots[SNAPSHOTS_KEPT:]:
             old.unlink()
 
@@ -71,7 +71,7 @@ def last_snapshot(folder: RunFolder, monitor: Monitor) -> tuple[StageResults, di
     faults: list[CheckpointError] = []
     for path in folder.snapshots:
         try:
-            tree = load_snapshot(path)
+            tree = load_checkpoint(path)
         except CheckpointError as error:
             faults.append(error)
             continue

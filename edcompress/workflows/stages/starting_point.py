@@ -20,7 +20,7 @@ from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import MOST_WAITED
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.files import write_text
-from edcompress.core.system.tensor_files import load_snapshot, save_snapshot, save_tensors
+from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
 from edcompress.networks.build import plain_network, read_network
 from edcompress.networks.load_weights import load_into
 from edcompress.networks.weight_files import read_state_dict
@@ -30,7 +30,7 @@ from edcompress.pruning.cost.latency_model import LatencyTable
 from edcompress.pruning.space.plan import Plan, extended
 from edcompress.pruning.space.remaining_space import narrowed
 from edcompress.pruning.space.space import PruningSpace
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.reading import parsed
 from edcompress.workflows.stages.feasibility import costs_and_target, find_space, latency_table, open_budget
@@ -100,10 +100,10 @@ def reopen_starting_point(
 ) -> StartingPoint:
     """The origin of a run that was begun in `folder`, from what it saved itself; with the `images` that it was begun with."""
     dense = load_dense(recipe, folder / "dense.safetensors", options)
-    table = parsed(folder / "latency.json", LatencyTable.model_validate_json) if recipe.in_time else None
+    table = parsed(folder / "latency.json", LatencyTable.model_validate_json) if recipe.targets_latency else None
     found = _tried(recipe, dense, options, images)
     if folder.start.is_file():
-        saved = load_snapshot(folder.start)
+        saved = load_checkpoint(folder.start)
         plan = Plan.model_validate(saved["plan"])
         origin = _continued(recipe, dense, found, plan, saved["network"], table)
     else:
@@ -134,7 +134,7 @@ def save_starting_point(origin: StartingPoint, folder: RunFolder) -> None:
         write_text(folder / "latency.json", origin.table.model_dump_json(indent=1) + "\n")
     if origin.network is not origin.dense:
         plan, network = origin.first.model_dump(mode="json"), origin.network.state_dict()
-        save_snapshot(folder.start, {"plan": plan, "network": network})
+        save_checkpoint(folder.start, {"plan": plan, "network": network})
 
 
 def saved_starting_point(folder: RunFolder) -> list[Path]:
@@ -178,7 +178,7 @@ def require_same_weights(folder: RunFolder, source: Path, options: RunOptions) -
     before = [load_dense(recipe, folder / "dense.safetensors", options).state_dict()]
     if not folder.finished:  # a finished one no longer holds what the search began with
         given += [read_state_dict(earlier / "pruned.safetensors")] if earlier.exists else []
-        before += [load_snapshot(folder.start)["network"]] if folder.start.is_file() else []
+        before += [load_checkpoint(folder.start)["network"]] if folder.start.is_file() else []
     if len(given) != len(before) or not all(map(_near, before, given)):
         raise RunFolderError(
             f"{folder.path} was begun with other weights than {source} holds; choose another folder with -o"
@@ -212,7 +212,7 @@ def _continued(
     """What the recipe `found` locked stays locked to the search, whether or not the earlier plan cut it."""
     whole = _freed(found, plan)
     first = extended(plan, whole)
-    network, space = remove(dense, first, whole), narrowed(found, first)
+    network, space = apply_plan(dense, first, whole), narrowed(found, first)
     load_into(network, tensors, source="the earlier run's pruned network")
     costs, target = costs_and_target(recipe, dense, whole, table)
     rest, widths = _rest(costs, whole, first, space)
