@@ -76,15 +76,9 @@ def recipe_row(name: str, rates: dict[str, list[float]]) -> str:
 def read_rows(name: str, repeats: int) -> list[str]:
     """Return a row per way to read: milliseconds of processor time per image file on one thread, from path to augmented uint8 pixels."""
     data = read_recipe(name, ()).data
-<<<<<<< HEAD
     images, crop = open_splits(data, seed=0).train.subset(torch.arange(FILES)), train_geometry(data).random
-    assert isinstance(images, FileImages)
-    assert crop is not None
-=======
-    images, crop = open_splits(data, seed=0).train.subset(torch.arange(FILES)), train_geometry(data).varied
     if not isinstance(images, FileImages) or crop is None:
         raise TypeError(f"{name}: not a folder of images that are cropped at random")
->>>>>>> docs
     ways: dict[str, Callable[[str], Tensor]] = {
         "Pillow decodes, Pillow crops and resizes (used)": lambda file: v2f.pil_to_tensor(crop(decode(Path(file), 3))),
         "Pillow decodes, tensors are cropped and resized": lambda file: crop(v2f.pil_to_tensor(decode(Path(file), 3))),
