@@ -36,7 +36,13 @@ LOCK_SECONDS = 6.0
 
 @dataclass(frozen=True, init=False)
 class RunFolder:
-    """One run on disk, whether it is there yet or not; `folder / "report.json"` is the path of one of its files."""
+    """One run on disk, in a folder with files of fixed names.
+
+    `folder / "report.json"` is the path of one of them.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
 
     path: Path
 
@@ -52,17 +58,17 @@ class RunFolder:
 
     @property
     def state(self) -> Path:
-        """The folder of what only an unfinished run needs."""
+        """The folder of the files that only an unfinished run needs."""
         return self.path / "state"
 
     @property
     def snapshots(self) -> list[Path]:
-        """The checkpoints of an unfinished run, newest first; a resumed run continues from the newest that is whole."""
+        """The checkpoints, newest first; a resumed run continues from the newest that is intact."""
         found = self.state.glob(_SNAPSHOT.format("*"))
         return sorted((path for path in found if path.stem.rpartition("-")[2].isdecimal()), reverse=True)
 
     def next_snapshot(self) -> Path:
-        """Return where to save the next checkpoint."""
+        """Return the path of the next checkpoint."""
         last = self.snapshots[0].stem.rpartition("-")[2] if self.snapshots else "0"
         return self.state / _SNAPSHOT.format(f"{int(last) + 1:09}")
 
@@ -73,12 +79,12 @@ class RunFolder:
 
     @property
     def step(self) -> Path:
-        """The step of widths (`constraints.round_to`) of an unfinished run."""
+        """The rounding of widths that an unfinished run has chosen."""
         return self.state / "round_to.json"
 
     @property
     def trials(self) -> Path:
-        """The folder of the runs among which an accuracy target chose."""
+        """The folder of the trial runs of a target in accuracy."""
         return self.path / "trials"
 
     @property
@@ -96,7 +102,7 @@ class RunFolder:
 
     @property
     def resumable(self) -> bool:
-        """Whether anything is saved from which the run can be resumed."""
+        """Whether anything is saved from which a resumed run can continue."""
         return (
             bool(self.snapshots)
             or any(self.trials.glob("*/report.json"))
@@ -110,7 +116,7 @@ class RunFolder:
 
     @property
     def started_ns(self) -> int | None:
-        """When a run was last started or resumed here, in nanoseconds, or None if there is no run."""
+        """The time at which a run was last started or resumed here, in nanoseconds; None without a run."""
         return (self / "recipe.yaml").stat().st_mtime_ns if self.exists else None
 
     @property
@@ -124,14 +130,14 @@ class RunFolder:
         return os.access(self.path, os.W_OK)
 
     def require_absent(self, *, force: bool) -> None:
-        """Check that a run can be started here.
+        """Check that a new run can be written here.
 
         Args:
-            force: Whether the files of an earlier run may be replaced.
+            force: Allow the files of an earlier run, which `clear` removes.
 
         Raises:
-            RunFolderError: Something is in the way.
-            InputError: The name is not UTF-8.
+            RunFolderError: The path exists, and is not a run that may be replaced.
+            InputError: The path is not a name in UTF-8.
         """
         require_utf8(self.path)
         if self.path.exists() and not force:
@@ -149,13 +155,24 @@ class RunFolder:
             )
 
     def create(self, *, force: bool) -> None:
-        """Create the folder; with `force` it may exist."""
+        """Make the folder.
+
+        Args:
+            force: Allow a folder that exists.
+
+        Raises:
+            RunFolderError: It cannot be made, or something is in the way (see `require_absent`).
+        """
         self.require_absent(force=force)
         with self._usable():
             self.path.mkdir(parents=True, exist_ok=force)
 
     def clear(self) -> None:
-        """Remove the files of an earlier run, and nothing else."""
+        """Remove the files of an earlier run, and only those.
+
+        Raises:
+            RunFolderError: They cannot be removed.
+        """
         with self._usable():
             for file in FILES:
                 (self.path / file).unlink(missing_ok=True)
@@ -170,9 +187,10 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from writing here during a block; RunFolderError if one already does.
+        """Keep other processes from writing here during the block, and remove what a killed process left unfinished.
 
-        Files that a killed process left unfinished are removed first.
+        Raises:
+            RunFolderError: Another process writes here already, or the folder cannot be used.
         """
         with self._usable():
             self._require_own_files()
@@ -185,7 +203,7 @@ class RunFolder:
             lock.release()
 
     def _require_own_files(self) -> None:
-        """Raise RunFolderError for a link, pipe or device among the run's files: writing it would change a file elsewhere, or wait.
+        """Raise RunFolderError for a link, pipe or device among the run's files, which would redirect or block a write.
 
         The folder itself may be a link.
         """
@@ -221,19 +239,34 @@ class RunFolder:
             ) from error
 
     def require_run(self) -> None:
-        """Raise RunFolderError unless a run was started here."""
+        """Check that a run was started here.
+
+        Raises:
+            RunFolderError: There is no such folder, or it holds no run.
+        """
         if not self.path.is_dir():
             raise RunFolderError(f"no run folder {self.path}; {_known_runs(self.path.parent)}")
         if not self.exists:
             raise RunFolderError(f"{self.path} is not a run folder (it has no recipe.yaml)")
 
     def require_whole(self) -> None:
-        """Raise RunFolderError if a finished run has lost its network: nothing is left from which it could continue."""
+        """Check that a finished run still has its network.
+
+        Raises:
+            RunFolderError: The file of the network is missing.
+        """
         if (self / "report.json").is_file() and not self.finished:
             raise RunFolderError(f"{self / 'pruned.safetensors'} is missing; prune again with --force")
 
     def require_finished(self, need: str) -> None:
-        """Raise RunFolderError unless pruning is finished here; the message says that `need` needs it."""
+        """Check that pruning is finished here.
+
+        Args:
+            need: What needs it, for the message, such as "export".
+
+        Raises:
+            RunFolderError: There is no run, or it is not finished.
+        """
         self.require_run()
         self.require_whole()
         if not self.finished:
@@ -243,11 +276,19 @@ class RunFolder:
             )
 
     def read_recipe(self) -> Recipe:
-        """Return the resolved recipe of the run; if an earlier version wrote it, image files are read as that version read them."""
+        """Read the resolved recipe of the run; one by an earlier version reads image files as that version did.
+
+        Raises:
+            RecipeError: The recipe is missing or not valid.
+        """
         return read_saved_recipe(self / "recipe.yaml")
 
     def read_report(self) -> Report:
-        """Return the report of the run."""
+        """Read the report of the run.
+
+        Raises:
+            RunFolderError: The report is missing or not valid.
+        """
         return read_report(self / "report.json")
 
 

@@ -20,8 +20,8 @@ from edcompress.networks.build import example_images, plain_network
 from edcompress.networks.modes import on_cpu
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel
+from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import layer_sizes, measure_size, outputs_per_image
-from edcompress.pruning.cost.products import uncounted_warnings
 from edcompress.pruning.space.space import Group, PruningSpace
 from edcompress.report.gate.noise import wait_warning
 from edcompress.workflows.evaluate import network_of

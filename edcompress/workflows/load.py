@@ -12,7 +12,7 @@ from edcompress.core.system.files import require_utf8
 from edcompress.networks.build import plain_network
 from edcompress.networks.load_weights import load_into
 from edcompress.networks.weight_files import read_state_dict
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.runs.folder import RunFolder
 from edcompress.workflows.stages.starting_point import read_plan, read_space
 
@@ -29,6 +29,6 @@ def load(folder: Path | str, device: str = "cpu", *, trust_code: bool = False) -
 
 def load_pruned(run: RunFolder, dense: nn.Module) -> nn.Module:
     """The pruned network of a finished run, in eval mode: its plan is replayed on `dense`, its tensors loaded."""
-    network = remove(dense, read_plan(run), read_space(run))
+    network = apply_plan(dense, read_plan(run), read_space(run))
     load_into(network, read_state_dict(run / "pruned.safetensors"), source=str(run / "pruned.safetensors"))
     return network.eval()

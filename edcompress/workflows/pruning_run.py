@@ -26,9 +26,9 @@ from edcompress.core.system.tensor_files import save_tensors
 from edcompress.deploy.export.standalone import standalone_files
 from edcompress.networks.equality import compare_logits, require_equal
 from edcompress.networks.modes import on_cpu
+from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import measure_size
-from edcompress.pruning.cost.products import uncounted_warnings
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.report.gate.sanity import at_chance
 from edcompress.runs.file_records import OF_PRUNING, records, require_as_written
 from edcompress.runs.folder import RunFolder
@@ -41,10 +41,9 @@ from edcompress.workflows.resume import can_resume, hold_folder
 from edcompress.workflows.stages.batch_size import sized_for_search
 from edcompress.workflows.stages.job import RunContext, open_provable_job
 from edcompress.workflows.stages.latency_target import match_latency_target
-from edcompress.workflows.stages.one_shot import given_state
 from edcompress.workflows.stages.plain_training import finetune
 from edcompress.workflows.stages.run_state import PruningRun, StageResults, last_snapshot
-from edcompress.workflows.stages.search import search
+from edcompress.workflows.stages.search import check_search, search
 from edcompress.workflows.stages.starting_point import (
     StartingPoint,
     read_plan,
@@ -124,9 +123,8 @@ def _open_run(job: RunContext, folder: RunFolder, begin: OpenStart, options: Run
     origin = begin(job.recipe, images=job.probe_images)
     make_optimizer(job.recipe.finetune, origin.network.parameters())  # else a frozen network costs the first stage
     job = sized_for_search(job, origin)
-    if job.recipe.search.method == "plan":
-        _require_kept(job.recipe.search.plan, folder)
-        given_state(job.recipe, origin.space, origin.budget)  # else a bad plan costs the first stage
+    _require_kept(job.recipe.search.plan, folder)
+    check_search(job, origin)  # else a bad plan costs the first stage
     job.ranks.require_same("the recipe", job.recipe.digest)
     job.ranks.require_same(
         "the checkpoint or its space", origin.space.model_dump_json(), *origin.network.state_dict().values()
@@ -159,7 +157,7 @@ def _through_stages(run: PruningRun) -> tuple[nn.Module, StageResults]:
         saved = {}
         run.save(measured, {"stage": "finetune", "epoch": 0, "network": smaller.state_dict()})
     else:
-        smaller = remove(run.origin.dense, read_plan(run.folder), read_space(run.folder))
+        smaller = apply_plan(run.origin.dense, read_plan(run.folder), read_space(run.folder))
         smaller.load_state_dict(saved["network"])
     return finetune(run, smaller, measured, saved), measured
 

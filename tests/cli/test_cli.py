@@ -101,7 +101,7 @@ BAD = [
     ("prune {text_pt} --recipe digits -o out", ["text.pt", "is a text file", "Git LFS"]),
     ("prune {trap_pt} --recipe digits -o out", ["trap.pt", "--trust-pickle"]),
     ("prune {other_pt} --recipe digits -o out", ["other.pt", "do not fit", "unexpected"]),
-    (f"{PRUNE} --set model.num_classes=12", ["the checkpoint has 10 classes, the recipe's model.num_classes is 12"]),
+    (f"{PRUNE} --set model.num_classes=12", ["the weights have 10 classes, the recipe's model.num_classes is 12"]),
     (f"{PRUNE} --set model.arch=resnet21", ["no 'resnet21'", "did you mean", "resnet20"]),
     (f"{PRUNE} --set model.arch=alexnet --set data.image_size=32", ["alexnet cannot take images of 1x32x32", "data.image_size"]),
     (f"{PRUNE} --set constraints.ignore=[layer9*]", ["constraints.ignore", "'layer9*' matches no layer"]),

@@ -17,6 +17,7 @@ from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.search.edropout_regime import EDropoutRegime
+from edcompress.pruning.search.method import SearchProblem
 from edcompress.pruning.tracing.tracing import trace_space
 from edcompress.training.loop import Trainer, train_epoch
 from edcompress.training.objective import Objective
@@ -175,7 +176,7 @@ def test_a_searching_step_waits_twice_per_generation_and_else_never() -> None:
     )
     where, fit = Precision("bf16", CUDA), TrainingConfig(lr=0.01)
     network = where.place(network)
-    regime = EDropoutRegime(network, space, budget, Search(evolve_every=3), precision=where, seed=0, log=lambda _: None)
+    regime = EDropoutRegime(SearchProblem(network, space, budget, Search(evolve_every=3), where))
     made = Trainer(network, make_optimizer(fit, network.parameters()), Objective(fit), where, regime, lambda *_: None)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")

@@ -58,7 +58,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _trials_search(self) -> Self:
-        if self.target and self.target.max_top1_drop is not None and self.search.method == "plan":
+        if self.target and self.target.max_top1_drop is not None and self.search.takes_plan:
             raise ValueError(
                 "target.max_top1_drop searches for channels, and search.plan gives them; choose one of the two"
             )

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from edcompress.deploy.export.onnx_export import export_onnx
 from edcompress.deploy.latency.benchmark import measure
 from edcompress.pruning.search.importance import channel_ranks, magnitude
-from edcompress.pruning.space.plan import plan_of
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.report.gate.noise import noise_warning
 from edcompress.workflows.stages.job import RunContext
 from edcompress.workflows.stages.starting_point import StartingPoint
@@ -37,8 +36,8 @@ def match_latency_target(
     trials = []
     with tempfile.TemporaryDirectory() as folder:
         dense = exported(job, origin.dense, Path(folder) / "dense.onnx")
-        for _ in range(1 if job.recipe.search.method == "plan" else MOST_TRIALS):
-            smaller = remove(network, plan_of(state, origin.space), origin.space)
+        for _ in range(1 if job.recipe.search.takes_plan else MOST_TRIALS):
+            smaller = remove_channels(network, state, origin.space)
             share = _share(job, dense, exported(job, smaller, Path(folder) / "pruned.onnx"))
             predicted = origin.budget.share(origin.budget.widths(state)).item()
             job.monitor.stage(

@@ -1,31 +1,39 @@
-"""The stages of `prune`: measure the dense network, search, surgery, fine-tuning; and dense training."""
+"""Stage: search for the channels to keep, by the method of the recipe."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from edcompress.core.results.report import SearchSummary
 from edcompress.core.system.files import append
+from edcompress.data.batches import train_batches
 from edcompress.networks.modes import on_cpu
 from edcompress.pruning.search import edropout
-from edcompress.pruning.search.edropout_regime import EDropoutRegime, Figures
-from edcompress.pruning.search.gradual_magnitude import GradualRegime
+from edcompress.pruning.search.method import Figures, OneShotMethod, SearchProblem, TrainingMethod, find_method
 from edcompress.pruning.search.regime import SearchRegime
 from edcompress.workflows.stages.job import RunContext
-from edcompress.workflows.stages.one_shot import rank_one_shot
 from edcompress.workflows.stages.phases import shorten, train
 from edcompress.workflows.stages.run_state import PruningRun, StageResults
 from edcompress.workflows.stages.starting_point import StartingPoint
 
 
 def search(run: PruningRun, measured: StageResults, saved: dict[str, Any]) -> tuple[nn.Module, Tensor, StageResults]:
-    """The network as the search leaves it (on the CPU), the state bool[D] it found, and what was measured of it."""
-    if not run.job.recipe.search.trains:
-        state = run.job.ranks.run_on_rank0(lambda: rank_one_shot(run))
+    """Return the network as the search leaves it (on the CPU), the state bool[D] that it found, and the results up to here.
+
+    Args:
+        run: the run, of which the search trains a copy of the network.
+        measured: the results of the stages before.
+        saved: a checkpoint of the search to continue from, {} to start.
+    """
+    method = find_method(run.job.recipe.search.method)
+    if isinstance(method, OneShotMethod):
+        problem = search_problem(run.job, run.origin)
+        state = run.job.ranks.run_on_rank0(lambda: method.choose_state(problem))
         return run.origin.network, state, _summarised(run, measured, epochs=0, generations=0, states=state.unsqueeze(0))
     network = run.job.precision.place(on_cpu(run.origin.network))
     log = _generation_log(run, saved.get("regime", {}).get("generation", 0))
@@ -42,19 +50,40 @@ def search(run: PruningRun, measured: StageResults, saved: dict[str, Any]) -> tu
     )
 
 
+def check_search(job: RunContext, origin: StartingPoint) -> None:
+    """Raise an EdcompressError where the search method cannot work on this starting point, before any compute."""
+    find_method(job.recipe.search.method).check(search_problem(job, origin))
+
+
 def make_search_regime(
     job: RunContext, origin: StartingPoint, network: nn.Module, log: Callable[[Figures], None]
 ) -> SearchRegime:
-    """The regime of a search that trains, on the origin's network where it is placed."""
-    search = job.recipe.search.for_batches_of(job.recipe.data.step_images)
-    if search.method == "gradual_magnitude":
-        return GradualRegime(network, origin.space, origin.budget, search, job.ranks)
-    return EDropoutRegime(network, origin.space, origin.budget, search, precision=job.precision,
-                       seed=job.recipe.seed, log=log, ranks=job.ranks)  # fmt: skip
+    """Return the regime of a method that trains, on the network of the starting point where it is placed."""
+    method = find_method(job.recipe.search.method)
+    assert isinstance(method, TrainingMethod)
+    return method.make_regime(replace(search_problem(job, origin), network=network, log=log))
+
+
+def search_problem(job: RunContext, origin: StartingPoint) -> SearchProblem:
+    """Return what a search method is given: the network of the starting point on the CPU, and no log."""
+    recipe = job.recipe
+    return SearchProblem(
+        origin.network,
+        origin.space,
+        origin.budget,
+        recipe.search.for_batches_of(recipe.data.step_images),
+        job.precision,
+        seed=recipe.seed,
+        ranks=job.ranks,
+        batches=lambda: train_batches(job.splits.train, recipe.data, seed=recipe.seed, epoch=0),
+    )
 
 
 def _generation_log(run: PruningRun, generation: int) -> Callable[[Figures], None]:
-    """Appends figures to search.jsonl, which first loses the lines after `generation` (of epochs that are trained again)."""
+    """Return a function that appends figures to search.jsonl, after cutting the file to its first `generation` lines.
+
+    The lines after them are of epochs that are trained again.
+    """
     if not run.job.ranks.is_main:
         return lambda _: None
     path = run.folder / "search.jsonl"

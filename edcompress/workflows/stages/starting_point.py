@@ -26,10 +26,10 @@ from edcompress.networks.weight_files import read_state_dict
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel, RemainingCosts
 from edcompress.pruning.cost.latency_model import LatencyTable
-from edcompress.pruning.space.plan import Plan, extended
-from edcompress.pruning.space.remaining_space import narrowed
+from edcompress.pruning.space.plan import Plan, extend_plan
+from edcompress.pruning.space.remaining_space import narrow_space
 from edcompress.pruning.space.space import PruningSpace
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.report.gate.noise import wait_warning
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.reading import parsed
@@ -194,7 +194,7 @@ def _tried(recipe: Recipe, dense: nn.Module, options: RunOptions, images: Tensor
 
 def _new(recipe: Recipe, dense: nn.Module, space: PruningSpace, table: LatencyTable | None) -> StartingPoint:
     budget = open_budget(recipe, dense, space, table)
-    return StartingPoint(dense, space, extended(Plan(groups=()), space), dense, space, budget, table)
+    return StartingPoint(dense, space, extend_plan(Plan(groups=()), space), dense, space, budget, table)
 
 
 def _continued(
@@ -207,8 +207,8 @@ def _continued(
 ) -> StartingPoint:
     """What the recipe `found` locked stays locked to the search, whether or not the earlier plan cut it."""
     whole = _freed(found, plan)
-    first = extended(plan, whole)
-    network, space = remove(dense, first, whole), narrowed(found, first)
+    first = extend_plan(plan, whole)
+    network, space = apply_plan(dense, first, whole), narrow_space(found, first)
     load_into(network, tensors, source="the earlier run's pruned network")
     costs, target = costs_and_target(recipe, dense, whole, table)
     rest, widths = _rest(costs, whole, first, space)

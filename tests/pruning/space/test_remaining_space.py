@@ -7,12 +7,12 @@ from zoo import ZOO, images, randomised
 
 from edcompress.pruning.cost.cost_model import CostModel, RemainingCosts
 from edcompress.pruning.cost.network_size import measure_size
-from edcompress.pruning.space.plan import Plan, compose_plans, extended, plan_of, state_of
-from edcompress.pruning.space.remaining_space import narrowed
+from edcompress.pruning.space.plan import Plan, compose_plans, extend_plan, plan_of, state_of
+from edcompress.pruning.space.remaining_space import narrow_space
 from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.surgery.masks import masked_forward
-from edcompress.pruning.surgery.remove import remove
-from edcompress.pruning.surgery.sliced_forward import Slices
+from edcompress.pruning.surgery.remove import apply_plan, remove_channels
+from edcompress.pruning.surgery.sliced_forward import SlicedNetwork
 from edcompress.pruning.tracing.tracing import trace_space
 
 zoo = pytest.mark.parametrize("name", ZOO)
@@ -30,24 +30,24 @@ def halved(name: str, seed: int) -> tuple[nn.Module, PruningSpace, Plan]:
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_two_steps_are_one_step_with_the_composed_plan_bit_for_bit(name: str, seed: int) -> None:
     network, space, first = halved(name, seed)
-    smaller, rest = remove(network, first, space), narrowed(space, first)
+    smaller, rest = apply_plan(network, first, space), narrow_space(space, first)
     second = plan_of(random_state(rest, seed + 10), rest)
-    twice, once = remove(smaller, second, rest), remove(network, compose_plans(first, second), space)
+    twice, once = apply_plan(smaller, second, rest), apply_plan(network, compose_plans(first, second), space)
     assert repr(twice) == repr(once)
     assert twice.state_dict().keys() == once.state_dict().keys()
     assert all(torch.equal(tensor, once.state_dict()[key]) for key, tensor in twice.state_dict().items())
     assert torch.equal(twice(images()), once(images()))
     assert [tuple(b.shape) for b in twice.buffers()] == [tuple(b.shape) for b in once.buffers()]
-    assert narrowed(rest, second) == narrowed(space, compose_plans(first, second))
+    assert narrow_space(rest, second) == narrow_space(space, compose_plans(first, second))
 
 
 @zoo
 def test_the_rest_means_to_the_smaller_network_what_the_space_means_to_the_whole(name: str) -> None:
     network, space, first = halved(name, 2)
-    smaller, rest = remove(network, first, space), narrowed(space, first)
+    smaller, rest = apply_plan(network, first, space), narrow_space(space, first)
     state = random_state(rest, 3)
-    pruned = remove(smaller, plan_of(state, rest), rest)
-    assert torch.equal(Slices(rest, smaller).call(state, images()), pruned(images()))
+    pruned = remove_channels(smaller, state, rest)
+    assert torch.equal(SlicedNetwork(rest, smaller).call(state, images()), pruned(images()))
     torch.testing.assert_close(masked_forward(smaller, rest, state, images()), pruned(images()), rtol=1e-4, atol=1e-5)
 
 
@@ -60,14 +60,14 @@ TRACED_OTHERWISE = {"grouped", "grouped_in_a_row", "grouped_in_concat", "group_n
 def test_it_is_the_space_that_tracing_finds(name: str) -> None:
     network, space, state = chosen(name)
     plan = plan_of(state, space)
-    traced = trace_space(remove(network, plan, space), images(2))
-    assert (narrowed(space, plan) == traced) == (name not in TRACED_OTHERWISE)
-    assert narrowed(space, extended(EVERYTHING, space)) == space
+    traced = trace_space(apply_plan(network, plan, space), images(2))
+    assert (narrow_space(space, plan) == traced) == (name not in TRACED_OTHERWISE)
+    assert narrow_space(space, extend_plan(EVERYTHING, space)) == space
 
 
 def test_positions_and_channels_are_counted_anew() -> None:
     _, space, state = chosen("concat")  # a loses channel 0 of 4, b channel 1 of 2; join reads a and then b
-    rest = narrowed(space, plan_of(state, space))
+    rest = narrow_space(space, plan_of(state, space))
     reads = [m for group in rest.free for m in group.members if (m.layer, m.side) == ("join", "in")]
     assert [(m.positions, m.channels) for m in reads] == [((0, 1, 2), (0, 1, 2)), ((3,), (0,))]
 
@@ -76,27 +76,27 @@ def test_a_locked_group_stays_as_the_plan_left_it() -> None:
     network = randomised(ZOO["residual"].network())
     space, locked = (trace_space(network, images(2), ignore) for ignore in ((), ("stem",)))
     first = plan_of(random_state(space, 3), space)
-    rest = narrowed(locked, first)
+    rest = narrow_space(locked, first)
     assert [group.name for group in rest.free] == ["conv1"]
     second = plan_of(random_state(rest, 0), rest)
     whole = compose_plans(first, second)
     assert [len(group.kept) for group in whole.groups] == [len(first.groups[0].kept), 1]
-    once = remove(network, whole, space)
-    assert torch.equal(remove(remove(network, first, space), second, rest)(images()), once(images()))
+    once = apply_plan(network, whole, space)
+    assert torch.equal(apply_plan(apply_plan(network, first, space), second, rest)(images()), once(images()))
 
 
 def test_a_plan_of_some_groups_is_extended_by_all_channels_of_the_others() -> None:
     _, space, state = chosen("chain")
     conv2 = Plan(groups=plan_of(state, space).groups[1:])
-    assert state_of(extended(conv2, space), space).tolist() == [True] * 4 + state.tolist()[4:]
-    assert extended(plan_of(state, space), space) == plan_of(state, space)
-    assert compose_plans(extended(EVERYTHING, space), plan_of(state, space)) == plan_of(state, space)
+    assert state_of(extend_plan(conv2, space), space).tolist() == [True] * 4 + state.tolist()[4:]
+    assert extend_plan(plan_of(state, space), space) == plan_of(state, space)
+    assert compose_plans(extend_plan(EVERYTHING, space), plan_of(state, space)) == plan_of(state, space)
 
 
 @zoo
 def test_costs_of_the_rest_are_shares_of_the_dense_network(name: str) -> None:
     network, space, first = halved(name, 4)
-    rest = narrowed(space, first)
+    rest = narrow_space(space, first)
     second = plan_of(random_state(rest, 5), rest)
     costs = RemainingCosts(
         CostModel(space, network, images(2)),
@@ -105,7 +105,7 @@ def test_costs_of_the_rest_are_shares_of_the_dense_network(name: str) -> None:
     )
     kept = [len(group.kept) for group in second.groups]
     stays = second.model_copy(update={"groups": second.groups[1:]})
-    pruned = remove(network, compose_plans(first, stays), space)
+    pruned = apply_plan(network, compose_plans(first, stays), space)
     dense, size = measure_size(network, images(2)), measure_size(pruned, images(2))
     widths = torch.tensor(kept[1:])
     assert costs.share("macs", widths).item() == pytest.approx(size.macs / dense.macs)
