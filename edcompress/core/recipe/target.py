@@ -40,8 +40,9 @@ class Target(Section):
 
     @property
     def kind(self) -> TargetKind:
-        """The kind of cost that the target limits; a drop of accuracy has none."""
-        assert self.max_top1_drop is None
+        """The kind of cost that the target limits; ValueError for a drop of accuracy, which has none."""
+        if self.max_top1_drop is not None:
+            raise ValueError("target.max_top1_drop is not a share of one kind")
         kinds: tuple[TargetKind, ...] = ("macs", "params", "channels")
         return next((kind for kind in kinds if getattr(self, kind) is not None), "latency")
 

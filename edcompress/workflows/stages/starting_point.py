@@ -17,7 +17,6 @@ from edcompress.core.errors import BudgetError, InputError, NetworkError, RunFol
 from edcompress.core.plain_text import few
 from edcompress.core.recipe.diff import differences
 from edcompress.core.recipe.recipe import Recipe
-from edcompress.core.results.measures import MOST_WAITED
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.files import write_text
 from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
@@ -31,6 +30,7 @@ from edcompress.pruning.space.plan import Plan, extend_plan
 from edcompress.pruning.space.remaining_space import narrow_space
 from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.surgery.remove import apply_plan
+from edcompress.report.gate.noise import wait_warning
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.reading import parsed
 from edcompress.workflows.stages.feasibility import costs_and_target, find_space, latency_table, open_budget
@@ -70,13 +70,9 @@ def open_starting_point(
 
 
 def waiting_warning(table: LatencyTable | None) -> str | None:
-    """The warning about a target in time that goes by a measurement which waited; None where it did not, or where there is none."""
-    if table is None or table.lost <= MOST_WAITED:
-        return None
-    return (
-        f"the dense network was timed while its threads waited for their cores for {table.lost:.0%} of the time: a target in time goes by "
-        "it, and will be off as well; start over when the cores are free"
-    )
+    """Return the warning about a target in time that rests on a measurement which waited, or None."""
+    consequence = "a target in time rests on this time of the dense network, and is off as well"
+    return wait_warning(table.lost if table else 0.0, consequence, "start over")
 
 
 def _opened(recipe: Recipe, source: Path, options: RunOptions, images: Tensor | None) -> StartingPoint:
