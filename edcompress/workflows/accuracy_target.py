@@ -25,9 +25,9 @@ from edcompress.core.results.report import Point, Report, TargetResult
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.files import replacing
 from edcompress.deploy.latency.benchmark import measure
-from edcompress.report.gate.noise import noise_warning
+from edcompress.report.gate.noise import noise_warning, waiting
 from edcompress.report.pareto import point_of, with_front
-from edcompress.report.render.formatting import points, waiting
+from edcompress.report.render.formatting import points
 from edcompress.runs.folder import FILES, RunFolder
 from edcompress.runs.progress import recording
 from edcompress.workflows.load import load_pruned

@@ -12,7 +12,7 @@ from typing import Any
 from edcompress.core.recipe.faults import check
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import Latency, ModelResult, Proof
-from edcompress.core.results.report import Images, Report, Variant, readable
+from edcompress.core.results.report import Images, Report, Variant
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.files import require_utf8, write_text
 from edcompress.core.system.hashing import TensorDigest
@@ -70,7 +70,7 @@ def _exported(folder: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
         pixels = TensorDigest()
         found = predict(files, job.test_batches("test images", pixels), recipe.model.num_classes)
         about = {"tested_on": _tested_on(job, found["dense"], pixels), "untrained_head": recipe.model.reset_head}
-        report = report.model_copy(update={**about, "classes": readable(job.splits.classes)})
+        report = report.model_copy(update={**about, "classes": job.splits.classes})
         completed = _with_onnx(files, report, proofs, latency, found)
         for text in alarms(completed):
             job.monitor.alarm(text)

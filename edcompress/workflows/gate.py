@@ -1,4 +1,4 @@
-"""report.json and report.html of a run, and the gate over them. Imports no torch: a CI step answers at once."""
+"""Verb: gate a run or a report. Imports no torch: a CI step answers at once."""
 
 from __future__ import annotations
 
@@ -8,58 +8,64 @@ from typing import Any
 from pydantic import ValidationError
 
 from edcompress.core.errors import InputError
-from edcompress.core.recipe.deployment import Gate
+from edcompress.core.recipe.gate import Gate
 from edcompress.core.results.report import Report
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.consistency import require_possible
 from edcompress.report.gate.recommendation import recommend
 from edcompress.report.gate.verdict import judge
-from edcompress.runs.file_records import ALONE, require_bound
+from edcompress.runs.file_records import REPORT_ALONE, require_bound
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.reading import read_report
 from edcompress.workflows.reporting import save_report
 
 
-def gate(target: RunFolder | Path, limits: Gate | None = None, *, baseline: RunFolder | Path | None = None) -> Verdict:
-    """The verdict on a run (then saved in its report, where that can be written) or on a report.json alone; limits default to the recipe's.
+def gate(
+    target: RunFolder | str | Path, limits: Gate | None = None, *, baseline: RunFolder | str | Path | None = None
+) -> Verdict:
+    """Check a run against limits, save the verdict in its report if that can be written, and return it.
 
-    With a `baseline`, such as main's run, the limits on regressions are held too.
+    Args:
+        target: A finished and exported run, its folder, or a report.json alone.
+        limits: The limits; by default those of the recipe.
+        baseline: A run, its folder or a report.json, such as main's, for the limits on regressions.
+
+    Returns:
+        The verdict, which passes if every check does.
+
+    Raises:
+        InputError: The run is not finished, a figure has not been measured, or no limit can be checked.
     """
-    earlier = None if baseline is None else _evidence(baseline)[0]
+    earlier = None if baseline is None else _read_evidence(_run_or_report(baseline))[0]
+    target = _run_or_report(target)
     limits = limits or limits_of(target, {})
     if not isinstance(target, RunFolder):
-        return _judged(target, limits, earlier)[1]
+        return _judge_evidence(target, limits, earlier)[1]
     target.require_finished("gate")
     if not target.writable:
-        return _judged(target, limits, earlier)[1]
+        return _judge_evidence(target, limits, earlier)[1]
     with target.locked():
-        report, verdict = _judged(target, limits, earlier)
+        report, verdict = _judge_evidence(target, limits, earlier)
         ship = recommend(report, limits) if report.pruned.latency_ms else None
-        told = {"verdict": verdict, "ship": ship, "limits": target.read_recipe().gate}
-        save_report(target, report.model_copy(update=told))
+        answers = {"verdict": verdict, "ship": ship, "limits": target.read_recipe().gate}
+        save_report(target, report.model_copy(update=answers))
     return verdict
 
 
-def _judged(target: RunFolder | Path, limits: Gate, baseline: Report | None) -> tuple[Report, Verdict]:
-    report, files = _evidence(target)
-    verdict = judge(report, limits, baseline)
-    warnings = (*_filled_in(target, report, limits), *verdict.warnings)
-    return report, verdict.model_copy(update={"files": files, "warnings": warnings})
-
-
-def _evidence(target: RunFolder | Path) -> tuple[Report, str]:
-    """The report, and whether its figures are of the files beside it; InputError where they are not, or cannot be."""
-    if isinstance(target, RunFolder):
-        target.require_finished("gate")
-    path = target / "report.json" if isinstance(target, RunFolder) else target
-    report = read_report(path)
-    require_possible(report, str(path))
-    return report, require_bound(target, report) if isinstance(target, RunFolder) else ALONE
-
-
 def limits_of(target: RunFolder | Path, given: dict[str, Any]) -> Gate:
-    """The limits of the recipe beside the report, else those in the report, else the defaults, with those `given` in their place."""
-    base = _recipes_limits(target) or Gate()
+    """Return the limits of a run or report.json.
+
+    Args:
+        target: The run folder, or the report.json.
+        given: Keys of the gate section, with values that take the place of the others.
+
+    Returns:
+        The limits of the recipe beside the report, else those in the report, else the defaults, each with the values `given`.
+
+    Raises:
+        InputError: A given value is not valid; the message names its option.
+    """
+    base = _recipe_limits(target) or Gate()
     try:
         return Gate.model_validate(base.model_dump() | given)
     except ValidationError as error:
@@ -67,25 +73,47 @@ def limits_of(target: RunFolder | Path, given: dict[str, Any]) -> Gate:
         raise InputError("\n".join(faults)) from None
 
 
+def _run_or_report(target: RunFolder | str | Path) -> RunFolder | Path:
+    if isinstance(target, RunFolder):
+        return target
+    path = Path(target)
+    return RunFolder(path) if path.is_dir() else path
+
+
+def _judge_evidence(target: RunFolder | Path, limits: Gate, baseline: Report | None) -> tuple[Report, Verdict]:
+    report, files = _read_evidence(target)
+    verdict = judge(report, limits, baseline)
+    warnings = (*_warn_of_defaults(target, report, limits), *verdict.warnings)
+    return report, verdict.model_copy(update={"files": files, "warnings": warnings})
+
+
+def _read_evidence(target: RunFolder | Path) -> tuple[Report, str]:
+    """Return the report, and whether its figures are of the files beside it; InputError if they are not, or are impossible."""
+    if isinstance(target, RunFolder):
+        target.require_finished("gate")
+    path = target / "report.json" if isinstance(target, RunFolder) else target
+    report = read_report(path)
+    require_possible(report, str(path))
+    return report, require_bound(target, report) if isinstance(target, RunFolder) else REPORT_ALONE
+
+
 def _folder_of(target: RunFolder | Path) -> RunFolder:
     return target if isinstance(target, RunFolder) else RunFolder(target.parent)
 
 
-def _recipes_limits(target: RunFolder | Path) -> Gate | None:
+def _recipe_limits(target: RunFolder | Path) -> Gate | None:
     folder = _folder_of(target)
     if folder.exists:
         return folder.read_recipe().gate
     return None if isinstance(target, RunFolder) else read_report(target).limits
 
 
-def _filled_in(target: RunFolder | Path, report: Report, limits: Gate) -> tuple[str, ...]:
-    """The warning that defaults took the place of limits that are not known; empty where they are."""
+def _warn_of_defaults(target: RunFolder | Path, report: Report, limits: Gate) -> tuple[str, ...]:
+    """Return the warning that defaults took the place of unknown limits; empty if the limits are known."""
     if report.limits or _folder_of(target).exists:
         return ()
-    held = ", ".join(
-        f"{key} {value}" for key, value in limits if key.startswith(("max_", "min_")) and value is not None
-    )
+    values = ", ".join(f"{key} {value}" for key, value in limits.limits.items())
     return (
-        f"the report carries no limits, and there is no recipe.yaml beside it; what was not given is edcompress's default, and it was held "
-        f"to {held}",
+        "the report has no limits, and there is no recipe.yaml beside it; edcompress's defaults were used for what was not given: "
+        f"{values}",
     )

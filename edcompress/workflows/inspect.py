@@ -11,7 +11,7 @@ from edcompress.core.errors import BudgetError
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.recipe.target import Target
 from edcompress.core.results.inspection import GroupSummary, Inspection, LayerShare
-from edcompress.core.results.measures import MOST_WAITED, Size
+from edcompress.core.results.measures import Size
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.machine import WaitTimer
 from edcompress.deploy.export.onnx_export import to_onnx
@@ -23,6 +23,7 @@ from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import layer_sizes, measure_size, outputs_per_image
 from edcompress.pruning.space.space import Group, PruningSpace
+from edcompress.report.gate.noise import wait_warning
 from edcompress.workflows.evaluate import network_of
 from edcompress.workflows.stages.feasibility import costs_and_target, find_space, latency_table
 
@@ -60,14 +61,9 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
 
 
 def distrusted(watch: WaitTimer) -> list[str]:
-    """The warning about times of layers that were measured beside other work."""
-    waited = watch.waited() or 0.0
-    if waited <= MOST_WAITED:
-        return []
-    return [
-        f"the layers were timed while other processes had the cores for {waited:.0%} of the time: their shares are not to be trusted; "
-        "measure again when the cores are free"
-    ]
+    """Return the warning about times of layers that were measured beside other work."""
+    warning = wait_warning(watch.waited() or 0.0, "the layers' shares of the time are not to be trusted")
+    return [warning] if warning else []
 
 
 def _timed(network: nn.Module, recipe: Recipe, layers: dict[str, Size], size: Size) -> Iterator[LayerShare]:

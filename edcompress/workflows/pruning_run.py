@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edcompress.core.errors import RunFolderError
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import ModelResult, Proof, Proofs
-from edcompress.core.results.report import Report, TargetResult, readable
+from edcompress.core.results.report import Report, TargetResult
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.devices import oom_as_error
 from edcompress.core.system.files import write_text
@@ -33,7 +33,7 @@ from edcompress.report.gate.sanity import at_chance
 from edcompress.runs.file_records import OF_PRUNING, records, require_as_written
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.progress import recording
-from edcompress.runs.trackers import open_trackers, require_trackers
+from edcompress.runs.tracking import open_trackers, require_trackers
 from edcompress.training.optimizers import make_optimizer
 from edcompress.workflows.load import load_pruned
 from edcompress.workflows.reporting import save_report
@@ -220,7 +220,7 @@ def _report(run: PruningRun, measured: StageResults, pruned: ModelResult, reload
         settings=recipe.pruning_settings,
         untrained_head=recipe.model.reset_head,
         limits=recipe.gate,
-        classes=readable(run.job.splits.classes),
+        classes=run.job.splits.classes,
     )
 
 

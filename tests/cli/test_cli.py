@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 import edcompress
-from edcompress.cli.interruption import resumable
+from edcompress.cli.interruption import interruptible_run
 from edcompress.core.errors import DataError
 from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.recipe.yaml_files import shipped
@@ -101,7 +101,7 @@ BAD = [
     ("prune {text_pt} --recipe digits -o out", ["text.pt", "is a text file", "Git LFS"]),
     ("prune {trap_pt} --recipe digits -o out", ["trap.pt", "--trust-pickle"]),
     ("prune {other_pt} --recipe digits -o out", ["other.pt", "do not fit", "unexpected"]),
-    (f"{PRUNE} --set model.num_classes=12", ["the checkpoint has 10 classes, the recipe's model.num_classes is 12"]),
+    (f"{PRUNE} --set model.num_classes=12", ["the weights have 10 classes, the recipe's model.num_classes is 12"]),
     (f"{PRUNE} --set model.arch=resnet21", ["no 'resnet21'", "did you mean", "resnet20"]),
     (f"{PRUNE} --set model.arch=alexnet --set data.image_size=32", ["alexnet cannot take images of 1x32x32", "data.image_size"]),
     (f"{PRUNE} --set constraints.ignore=[layer9*]", ["constraints.ignore", "'layer9*' matches no layer"]),
@@ -111,8 +111,8 @@ BAD = [
     (f"{PRUNE} --set search.epochs", ["--set search.epochs: write it as key=value"]),
     (f"{PRUNE} --device tpu", ["--device tpu: choose auto, cpu or cuda"]),
     (f"{PRUNE} --resume --force", ["choose one of them"]),
-    (f"{PRUNE} --resume", ["no run was begun in out"]),
-    ("prune {dense} --recipe digits -o {run}", ["exists; go on with --resume, start over with --force"]),
+    (f"{PRUNE} --resume", ["there is no run in out; drop --resume to start one"]),
+    ("prune {dense} --recipe digits -o {run}", ["exists; continue with --resume, start over with --force"]),
     ("prune {dense} --recipe digits -o {dense} --force", ["is a file"]),
     ("prune {dense} --recipe digits -o {dense}/run", ["cannot be used as run folder"]),
     ("prune {dense} --recipe digits -o {run} --resume --set seed=5", ["begun with another", "seed"]),
@@ -131,7 +131,7 @@ BAD = [
     ("status nowhere", ["no run folder nowhere"]),
     ("status {shelf}/cut.pt", ["no run folder"]),
     ("status", ["no run under runs/"]),
-    ("runs nowhere", ["no folder nowhere; name one that holds runs"]),
+    ("runs nowhere", ["there is no folder nowhere; name one that contains runs"]),
     ("report {unfinished}", ["has not finished pruning"]),
     ("gate {unfinished}", ["has not finished pruning"]),
     ("gate {text_pt}", ["text.pt is not a report of edcompress", "Invalid JSON"]),
@@ -140,7 +140,7 @@ BAD = [
     ("gate {run} --level 1", ["--level 1", "less than 1"]),
     ("gate {run} --max-size-bytes 0", ["--max-size-bytes 0", "greater than 0"]),
     ("gate {run} --junit report.txt", ["--junit report.txt: name an .xml file"]),
-    ("gate {run} --junit nowhere/gate.xml", ["there is no folder nowhere; make it first"]),
+    ("gate {run} --junit nowhere/gate.xml", ["there is no folder nowhere; create it first"]),
     ("gate {run} --baseline nowhere", ["no run folder nowhere"]),
     ("gate {run} --baseline {unfinished}", ["has not finished pruning"]),
     ("gate {run} --baseline {text_pt}", ["text.pt is not a report of edcompress"]),
@@ -158,7 +158,7 @@ BAD = [
     ("benchmark {run} --threads 1 --threads 9999", ["benchmark.threads is 9999", "lower it"]),
     ("train --recipe digits -o out.pt", ["written as safetensors", "out.safetensors"]),
     ("train --recipe digits -o {dense}", ["exists", "--force"]),
-    ("train --recipe digits -o {dense}/x.safetensors", ["cannot be made a folder"]),
+    ("train --recipe digits -o {dense}/x.safetensors", ["cannot be created as a folder"]),
     ("inspect {other_pt} --recipe digits", ["do not fit"]),
     ("check digits nowhere.yaml elsewhere.yaml", ["no recipe 'nowhere.yaml'", "no recipe 'elsewhere.yaml'"]),
     ("check digits --set preset=papr", ["did you mean 'paper'?"]),
@@ -170,8 +170,8 @@ BAD = [
     ("convert {run} -o {pipe} --force", ["is a device, pipe or socket; name a file"]),
     ("convert {run} --to torchscript -o {run}/recipe.yaml --force", ["the run needs this file of its own; choose another name"]),
     ("convert {run} --to safetensors -o {run}/dense.safetensors --force", ["the run needs this file of its own"]),
-    ("prune {dense} --recipe digits -o out --set constraints.ignore=*.conv1", ["is not valid YAML (", "in quotes, e.g. --set"]),
-    ("sweep {dense} --recipe digits -o out --set constraints.ignore=*.conv1,x", ["is not valid YAML (", "in quotes, e.g. --set"]),
+    ("prune {dense} --recipe digits -o out --set constraints.ignore=*.conv1", ["is not valid YAML (", "special characters, e.g. --set"]),
+    ("sweep {dense} --recipe digits -o out --set constraints.ignore=*.conv1,x", ["is not valid YAML (", "special characters, e.g. --set"]),
     ("train --recipe digits -o .", [". is a folder", ".safetensors"]),
     ("run --recipe digits -o out --set benchmark.threads=9999", ["benchmark.threads is 9999", "lower it"]),
     ("run --recipe digits -o out --set benchmark.provider=CUDAExecutionProvider", ["is not available", "CPUExecutionProvider"]),
@@ -282,6 +282,12 @@ def test_help_names_every_command_of_the_contract(cli) -> None:
     for name in COMMANDS:
         assert f" {name} " in text
         assert cli(name, "--help").code == 0
+
+
+def test_the_version_is_that_of_the_package(cli) -> None:
+    shown = cli("--version")
+    assert (shown.code, shown.out) == (0, f"{edcompress.__version__}\n")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", edcompress.__version__)
 
 
 def test_gate_answers_with_its_exit_code(cli, finished: Path) -> None:
@@ -423,10 +429,10 @@ def test_an_interrupted_run_says_whether_anything_is_saved(
 ) -> None:
     for name in names:  # pruning is finished, and the export is interrupted
         (tmp_path / name).touch()
-    with pytest.raises(KeyboardInterrupt), resumable(RunFolder(tmp_path), ALONE, resume=False, force=False):
+    with pytest.raises(KeyboardInterrupt), interruptible_run(RunFolder(tmp_path), ALONE, resume=False, force=False):
         raise KeyboardInterrupt
     said = capsys.readouterr().err
-    assert ("what was computed is saved; go on" in said, "nothing was saved yet" in said) == (bool(names), not names)
+    assert ("what was computed is saved; continue" in said, "nothing was saved yet" in said) == (bool(names), not names)
 
 
 def test_an_interrupted_run_does_not_take_an_earlier_one_for_its_own(
@@ -440,12 +446,15 @@ def test_an_interrupted_run_does_not_take_an_earlier_one_for_its_own(
         raise KeyboardInterrupt
 
     for resume, later in ((False, 0), (False, 1), (True, 0)):
-        with pytest.raises(KeyboardInterrupt), resumable(RunFolder(finished), ALONE, resume=resume, force=not resume):
+        with (
+            pytest.raises(KeyboardInterrupt),
+            interruptible_run(RunFolder(finished), ALONE, resume=resume, force=not resume),
+        ):
             interrupted(later)
-    earlier, begun, resumed = capsys.readouterr().err.strip().split("\n\n")
+    earlier, started, resumed = capsys.readouterr().err.strip().split("\n\n")
     assert earlier == f"interrupted: nothing was saved yet; the earlier run in {finished} is as it was"
-    assert f"go on with the same command and --resume in place of --force -o {finished}" in begun
-    assert f"go on with the same command and --resume -o {finished}" in resumed
+    assert f"continue with the same command and --resume instead of --force -o {finished}" in started
+    assert f"continue with the same command and --resume -o {finished}" in resumed
 
 
 def test_an_interrupt_that_compiled_code_swallows_is_one_still() -> None:

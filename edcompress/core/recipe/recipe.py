@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 
 from edcompress.core.frozen import Section
 from edcompress.core.recipe.data import Data
-from edcompress.core.recipe.deployment import SPEEDUP_LEVEL, Benchmark, Export, Gate
+from edcompress.core.recipe.deployment import SPEEDUP_LEVEL, Benchmark, Export
+from edcompress.core.recipe.gate import Gate
 from edcompress.core.recipe.model import Model
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
@@ -66,7 +67,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _speedup_has_the_level(self) -> Self:
         gate = self.gate
-        if gate.confidence == "bound" and gate.min_speedup is not None and gate.level != SPEEDUP_LEVEL:
+        if gate.confidence == "bound" and "min_speedup" in gate.limits and gate.level != SPEEDUP_LEVEL:
             raise ValueError(
                 f"gate.min_speedup has a bound only at level {SPEEDUP_LEVEL:g}, and gate.level is {gate.level:g}; set the level to "
                 f"{SPEEDUP_LEVEL:g}, or gate.min_speedup to null"

@@ -41,7 +41,8 @@ class Target(Section):
     @property
     def kind(self) -> TargetKind:
         """Of what a share was asked for; a drop of accuracy has none."""
-        assert self.max_top1_drop is None
+        if self.max_top1_drop is not None:
+            raise ValueError("target.max_top1_drop is not a share of one kind")
         kinds: tuple[TargetKind, ...] = ("macs", "params", "channels")
         return next((kind for kind in kinds if getattr(self, kind) is not None), "latency")
 

@@ -17,7 +17,6 @@ from edcompress.core.errors import BudgetError, InputError, NetworkError, RunFol
 from edcompress.core.plain_text import few
 from edcompress.core.recipe.diff import differences
 from edcompress.core.recipe.recipe import Recipe
-from edcompress.core.results.measures import MOST_WAITED
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.files import write_text
 from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
@@ -27,10 +26,11 @@ from edcompress.networks.weight_files import read_state_dict
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel, RemainingCosts
 from edcompress.pruning.cost.latency_model import LatencyTable
-from edcompress.pruning.space.plan import Plan, extended
-from edcompress.pruning.space.remaining_space import narrowed
+from edcompress.pruning.space.plan import Plan, extend_plan
+from edcompress.pruning.space.remaining_space import narrow_space
 from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.surgery.remove import apply_plan
+from edcompress.report.gate.noise import wait_warning
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.reading import parsed
 from edcompress.workflows.stages.feasibility import costs_and_target, find_space, latency_table, open_budget
@@ -70,13 +70,9 @@ def open_starting_point(
 
 
 def waiting_warning(table: LatencyTable | None) -> str | None:
-    """The warning about a target in time that goes by a measurement which waited; None where it did not, or where there is none."""
-    if table is None or table.lost <= MOST_WAITED:
-        return None
-    return (
-        f"the dense network was timed while its threads waited for their cores for {table.lost:.0%} of the time: a target in time goes by "
-        "it, and will be off as well; start over when the cores are free"
-    )
+    """Return the warning about a target in time that rests on a measurement which waited, or None."""
+    consequence = "a target in time rests on this time of the dense network, and is off as well"
+    return wait_warning(table.lost if table else 0.0, consequence, "start over")
 
 
 def _opened(recipe: Recipe, source: Path, options: RunOptions, images: Tensor | None) -> StartingPoint:
@@ -198,7 +194,7 @@ def _tried(recipe: Recipe, dense: nn.Module, options: RunOptions, images: Tensor
 
 def _new(recipe: Recipe, dense: nn.Module, space: PruningSpace, table: LatencyTable | None) -> StartingPoint:
     budget = open_budget(recipe, dense, space, table)
-    return StartingPoint(dense, space, extended(Plan(groups=()), space), dense, space, budget, table)
+    return StartingPoint(dense, space, extend_plan(Plan(groups=()), space), dense, space, budget, table)
 
 
 def _continued(
@@ -211,8 +207,8 @@ def _continued(
 ) -> StartingPoint:
     """What the recipe `found` locked stays locked to the search, whether or not the earlier plan cut it."""
     whole = _freed(found, plan)
-    first = extended(plan, whole)
-    network, space = apply_plan(dense, first, whole), narrowed(found, first)
+    first = extend_plan(plan, whole)
+    network, space = apply_plan(dense, first, whole), narrow_space(found, first)
     load_into(network, tensors, source="the earlier run's pruned network")
     costs, target = costs_and_target(recipe, dense, whole, table)
     rest, widths = _rest(costs, whole, first, space)

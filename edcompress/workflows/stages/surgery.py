@@ -13,7 +13,7 @@ from edcompress.data.batches import train_batches
 from edcompress.networks.modes import on_cpu
 from edcompress.pruning.cost.network_size import measure_size
 from edcompress.pruning.space.plan import compose_plans, plan_of
-from edcompress.pruning.surgery.masks import called_with, masked_weights
+from edcompress.pruning.surgery.masks import call_with, masked_weights
 from edcompress.pruning.tracing.probe import prove_masked
 from edcompress.runs.file_records import records
 from edcompress.training.batchnorm import recalibrate_batch_norm
@@ -45,4 +45,4 @@ def remove_and_verify(
 def _masked_accuracy(run: PruningRun, network: nn.Module, state: Tensor) -> Any:
     placed = run.job.precision.place(on_cpu(network))
     weights = masked_weights(placed, run.origin.space, state)
-    return run.job.accuracy(placed, lambda images: called_with(placed, weights, images))
+    return run.job.accuracy(placed, lambda images: call_with(placed, weights, images))

@@ -22,7 +22,7 @@ from edcompress.networks.attention import free_heads
 from edcompress.networks.load_pruned import positions_kept
 from edcompress.networks.materialize_weights import with_plain_weights
 from edcompress.networks.registry import build
-from edcompress.pruning.space.gene_index import padded, side_index
+from edcompress.pruning.space.gene_index import index_sides, pad_state
 from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.pruning.tracing.tracing import trace_space
@@ -126,7 +126,7 @@ def test_what_stays_is_read_from_the_files_as_from_the_space(name: str) -> None:
     network = randomised(ZOO[name].network())
     space = trace_space(network, images(2))
     state = random_state(space, 4)
-    sides = {side: padded(state)[genes].tolist() for side, genes in side_index(space, network).items()}
+    sides = {side: pad_state(state)[genes].tolist() for side, genes in index_sides(space, network).items()}
     read = positions_kept(space.model_dump(), plan_of(state, space).model_dump())
     assert read == {side: keep for side, keep in sides.items() if not all(keep)}
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from states import space_of
 from torch import Generator, Tensor, nn
 
+from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.recipe.model import Model
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
@@ -107,6 +108,25 @@ def test_one_state_mutates_as_coded_and_not_as_published() -> None:
     # (1 - F) CR = 9 % of 160000 genes, with a standard deviation of 0.0007
     assert (coded ^ s).float().mean().item() == pytest.approx(0.09, abs=0.003)
     assert torch.equal(edropout.crossover(s, edropout.mutate(s, parents, F, generator), CR, generator), s)
+
+
+def test_the_preset_of_the_paper_is_as_published() -> None:
+    recipe = read_recipe("digits", ["preset=paper"])
+    search = recipe.search
+    assert (search.method, search.genes, search.init) == ("edropout", "channels", "bernoulli")
+    assert (search.population, search.mutation_factor, search.crossover_rate, search.keep_probability) == (
+        S,
+        F,
+        CR,
+        0.5,
+    )
+    assert (search.evolve_every, search.score_batch, search.parent_energies) == (1, None, "stored")
+    assert (search.energy, search.anneal) == ("margin", 0.0)
+    assert (search.epochs, recipe.finetune.epochs) == (100, 100)
+    assert (recipe.constraints.round_to, recipe.constraints.min_ratio, recipe.constraints.min_channels) == (1, 0.0, 1)
+    fit = recipe.finetune
+    assert (fit.optimizer, fit.lr, fit.schedule, fit.step_epochs, fit.step_gamma) == ("adadelta", 1.0, "step", 50, 0.1)
+    assert (fit.label_smoothing, fit.distill) == (0.0, 0.0)
 
 
 WIDTHS = (12, 8, 16)

@@ -115,7 +115,7 @@ def test_a_plan_of_another_network_is_refused() -> None:
 
 def test_a_plan_holds_a_group_once() -> None:
     group = GroupPlan(name="conv1", channels=4, kept=(0,))
-    with pytest.raises(ValueError, match="conv1 stands more than once"):
+    with pytest.raises(ValueError, match="conv1 is in the plan more than once"):
         Plan(groups=(group, group))
 
 

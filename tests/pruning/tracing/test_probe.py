@@ -129,6 +129,29 @@ def test_what_only_the_given_images_show_is_locked() -> None:
     assert "changes the result" in (reason(network, 127 * images(2)) or "")
 
 
+@pytest.mark.parametrize("left", [1, 2])
+def test_removals_are_tried_down_to_one_channel_and_to_a_half(left: int) -> None:
+    assert "changes the result" in (reason(Applied(lambda x, _: x + 1 if x.shape[1] == left else x)) or "")
+
+
+class Narrow(Between):
+    """Doubles the features where both convolutions have lost channels, and only there."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.relu(self.conv(image))
+        y = F.relu(self.conv2(x))
+        return self.classify(2 * y if x.shape[1] < 4 and y.shape[1] < 5 else y)
+
+
+def test_removals_are_tried_together() -> None:
+    network = randomised(Narrow()).eval()
+    space = trace_space(network, images(2))
+    assert [group.name for group in space.free] == ["conv", "conv2"]
+    found = lock_inexact(network, space, images(2))
+    assert [group.name for group in found.free] == ["conv"]  # either could go without the other; the first does
+    assert "changes the result" in next(group.locked or "" for group in found.groups if group.name == "conv2")
+
+
 def test_what_runs_in_training_alone_is_tried() -> None:
     assert "cannot be removed in train mode (RuntimeError: mat1 and mat2" in (reason(Auxiliary()) or "")
     mixing = Applied(lambda x, training: x.softmax(1) if training else x)

@@ -87,7 +87,7 @@ def test_the_reason_says_whether_removal_crashes_or_lies() -> None:
     assert reasons["Buffer"].endswith(", raised in the network's own code, which holds scale [1, 4, 1, 1])")
     assert reasons["SizedLayer"].endswith(", raised in body.sized)")
     assert "changes the result" in reasons["Softmax"]
-    assert "weight in common" in reasons["Tied"]
+    assert "shares a weight" in reasons["Tied"]
 
 
 def test_weights_that_give_nan_are_no_fault_of_the_groups() -> None:
