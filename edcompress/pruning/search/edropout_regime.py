@@ -155,9 +155,7 @@ class EDropoutRegime(SearchRegime):
 
     def _score(self, states: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """Return the energies float32[S] of states bool[S, D], averaged over the ranks."""
-        energies = score_states(
-            self._network, self._sliced, states, images, labels, self._precision, self._search.energy
-        )
+        energies = score_states(self._sliced, states, images, labels, self._precision, self._search.energy)
         self._ranks.average_([energies], len(images))
         return energies
 
