@@ -40,7 +40,7 @@ class EDropoutRegime(SearchRegime):
 
     @property
     def figures(self) -> Figures:
-        """What progress displays show of the search."""
+        """Figures of the search that progress displays show."""
         return self._figures
 
     @property
@@ -165,7 +165,7 @@ class EDropoutRegime(SearchRegime):
         return self._population.energies if stored else None
 
     def _channel_ranks(self) -> Tensor:
-        """Return the importance of the channels within their groups now, float[D]; zeros where it has no say."""
+        """Return the importance of the channels within their groups now, float[D]; zeros where channels are chosen at random."""
         if self._evolution.by_chance:
             return torch.zeros(self._space.genes)
         return channel_ranks(self._space, magnitude(self._space, self._network))
