@@ -240,7 +240,7 @@ def test_a_network_that_is_prepared_for_quantisation_is_refused(
 ) -> None:
     pytest.importorskip("torch.ao.quantization")
     with pytest.raises(
-        NetworkError, match=r"odd:prepared\(\) returned .* \(conv is a Conv2d\); prune before preparing"
+        NetworkError, match=r"odd:prepared\(\) returned .* \(conv is a Conv2d\); prune before that"
     ):
         built("prepared", tmp_path, monkeypatch)
 
