@@ -485,7 +485,7 @@ def test_what_writes_into_a_run_has_it_alone(
     cli, finished: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """Who locks a run takes its unfinished files for those of a process that was killed."""
-    monkeypatch.setattr("edcompress.runs.folder.LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("edcompress.runs.locks.LOCK_SECONDS", 0.0)
     with RunFolder(finished).locked():
         ended = cli(command, finished)
     assert (ended.code, "is in use by another process" in ended.err) == (2, True), ended.err
