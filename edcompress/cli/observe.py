@@ -26,7 +26,6 @@ from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.system.context import RunOptions
 from edcompress.runs.finding import find
 from edcompress.runs.status import list_runs, status_of
-from edcompress.workflows.doctor import examine, examine_rates
 
 
 def status(run: RunOrSweep = None, as_json: AsJson = False) -> None:
@@ -41,6 +40,8 @@ def runs(folder: RunsFolder = Path("runs"), as_json: AsJson = False) -> None:
 
 def doctor(recipe: RatesRecipe = None, trust_code: TrustCode = False, as_json: AsJson = False) -> None:
     """Check versions, devices, providers, threads, memory and disk: exit code 3 if something is at fault."""
+    from edcompress.workflows.doctor import examine, examine_rates  # here, so that other commands start fast
+
     checked = read_recipe(recipe, ()) if recipe else None
     findings = examine()
     if checked:

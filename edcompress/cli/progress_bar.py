@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 _FORMATS = {
     "loss": "loss {:.2f}",
@@ -31,9 +33,7 @@ class Display:
         self._warned: set[str] = set()
         self._title, self._epoch, self._epochs, self._accuracy = "", 0, 0, None
         if console.is_terminal and not quiet:
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
-                       TextColumn("{task.fields[figures]}", markup=False), TimeRemainingColumn(compact=True))  # fmt: skip
-            self._progress = Progress(*columns, console=console, transient=True, refresh_per_second=4)
+            self._progress = _progress_of(console)
 
     def __enter__(self) -> Self:
         self._prints.__enter__()
@@ -101,6 +101,14 @@ class Display:
         if self._progress and self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
+
+
+def _progress_of(console: Console) -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # here, so that commands start fast
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
+               TextColumn("{task.fields[figures]}", markup=False), TimeRemainingColumn(compact=True))  # fmt: skip
+    return Progress(*columns, console=console, transient=True, refresh_per_second=4)
 
 
 def _format(figures: dict[str, Any]) -> str:

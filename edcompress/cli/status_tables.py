@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
@@ -14,7 +15,9 @@ from edcompress.cli.console import out, print_json, say
 from edcompress.report.render.formatting import MISSING
 from edcompress.runs.progress import Progress
 from edcompress.runs.status import Outcome, Status, is_here
-from edcompress.workflows.doctor import Finding
+
+if TYPE_CHECKING:
+    from edcompress.workflows.doctor import Finding
 
 _FORMS = {
     "loss": "loss {:.3f}",

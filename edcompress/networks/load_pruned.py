@@ -306,12 +306,12 @@ def smaller_widths(layer: nn.Module, dim: int, kept: int, width: int) -> Iterato
             yield attribute, getattr(layer, attribute) * kept // width
 
 
-def main() -> None:
-    """Load the network of this folder, run it on a random image, and print its size."""
-    description = _read(FOLDER / "load_pruned.json")
+def main(folder: Path = FOLDER) -> None:
+    """Load the network of a run folder, run it on a random image, and print its size."""
+    description = _read(folder / "load_pruned.json")
     if description["network"]["origin"] == "factory":
         sys.path.insert(0, str(Path.cwd()))  # where your code is looked for
-    network, image = load_pruned(), [1, *description["image"]]
+    network, image = load_pruned(folder), [1, *description["image"]]
     with torch.no_grad():
         logits = network(torch.randn(image))
     parameters = sum(parameter.numel() for parameter in network.parameters())

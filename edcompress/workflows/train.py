@@ -16,7 +16,7 @@ from edcompress.core.system.files import require_file_place
 from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
 from edcompress.networks.build import new_network
 from edcompress.report.gate.sanity import at_chance
-from edcompress.runs.folder import sole_writer
+from edcompress.runs.locks import sole_writer
 from edcompress.workflows.stages.batch_size import sized_for_training, with_batch_size
 from edcompress.workflows.stages.file_metadata import TRAINING
 from edcompress.workflows.stages.job import open_job

@@ -197,7 +197,7 @@ def test_bad_input_names_the_thing_ends_with_2_and_writes_nothing(
     assert listing(tmp_path, files["shelf"], files["run"], files["dense"].parent) == before
 
 
-def test_a_bug_is_no_failed_limit(cli, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_does_not_count_as_a_failed_limit(cli, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
@@ -321,7 +321,7 @@ def test_a_message_is_written_in_any_locale() -> None:
 
 
 @pytest.mark.integration
-def test_a_folder_that_the_locale_cannot_name_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_the_locale_cannot_name_is_reported(tmp_path: Path) -> None:
     data = f"{{dataset: image_folder, root: '{tmp_path}/ä', image_size: 8}}"
     text = f"model: {{arch: resnet8, num_classes: 2}}\ndata: {data}\ntarget: {{macs: 0.5}}\n"
     (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
@@ -346,7 +346,7 @@ def test_an_onnx_file_that_onnxruntime_cannot_open_is_refused(cli, finished: Pat
     assert (ended.code, r"p\udcfc.onnx is not a name in UTF-8; rename it" in ended.err) == (2, True)
 
 
-def test_an_output_that_cannot_be_written_is_no_answer_of_the_gate(finished: Path) -> None:
+def test_an_output_that_cannot_be_written_does_not_change_the_gates_answer(finished: Path) -> None:
     gate = [sys.executable, "-m", "edcompress", "gate", str(finished), *LIMITS]
     for environment in ({"PYTHONIOENCODING": "ascii"}, C_LOCALE):
         ascii_only = subprocess.run(gate, capture_output=True, env=os.environ | environment, check=False)
@@ -416,7 +416,7 @@ def test_convert_writes_what_pytorch_reads(cli, finished: Path, tmp_path: Path, 
     assert [p.name for p in path.parent.iterdir()] == ["net"]
 
 
-def test_convert_writes_into_the_run_unless_told_otherwise(cli, finished: Path) -> None:
+def test_convert_writes_into_the_run_by_default(cli, finished: Path) -> None:
     ended = cli("convert", finished)
     assert ended.code == 0, ended.err
     assert ended.out.startswith(f"{finished / 'pruned.pt2'}: largest difference")
@@ -438,7 +438,7 @@ def test_an_interrupted_run_says_whether_anything_is_saved(
 def test_an_interrupted_run_does_not_take_an_earlier_one_for_its_own(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As where --force is interrupted while the checkpoint is checked, before the earlier run is cleared away."""
+    """For example --force that is interrupted while the weights are checked, before the earlier run is removed."""
     recipe = finished / "recipe.yaml"
 
     def interrupted(later: int) -> None:
@@ -457,7 +457,7 @@ def test_an_interrupted_run_does_not_take_an_earlier_one_for_its_own(
     assert f"continue with the same command and --resume -o {finished}" in resumed
 
 
-def test_an_interrupt_that_compiled_code_swallows_is_one_still() -> None:
+def test_an_interrupt_that_compiled_code_swallows_is_restored() -> None:
     def reading(number: int) -> None:
         try:
             signal.raise_signal(number)
@@ -485,7 +485,7 @@ def test_what_writes_into_a_run_has_it_alone(
     cli, finished: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """Who locks a run takes its unfinished files for those of a process that was killed."""
-    monkeypatch.setattr("edcompress.runs.folder.LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("edcompress.runs.locks.LOCK_SECONDS", 0.0)
     with RunFolder(finished).locked():
         ended = cli(command, finished)
     assert (ended.code, "is in use by another process" in ended.err) == (2, True), ended.err
@@ -592,9 +592,7 @@ def test_init_writes_a_recipe_that_checks_and_does_not_overwrite(cli, tmp_path: 
     assert "digits: model.arch: there is no 'resnet-20'" in unknown.err
 
 
-def test_a_run_folder_is_made_anew_with_force_and_keeps_what_is_not_its_own(
-    cli, quick, dense: Path, finished: Path
-) -> None:
+def test_force_replaces_a_run_and_keeps_other_files_in_its_folder(cli, quick, dense: Path, finished: Path) -> None:
     (finished / "notes.txt").write_text("mine")
     assert cli("prune", dense, *quick("search.method=random", "search.epochs=0"), "-o", finished, "--force").code == 0
     assert (finished / "notes.txt").read_text() == "mine"
@@ -603,7 +601,7 @@ def test_a_run_folder_is_made_anew_with_force_and_keeps_what_is_not_its_own(
 
 
 @pytest.mark.integration
-def test_without_a_name_runs_lie_under_runs_and_the_newest_is_meant(
+def test_without_a_name_runs_are_under_runs_and_the_newest_is_used(
     cli, quick, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -629,14 +627,14 @@ def test_run_trains_prunes_exports_and_gates(cli, quick, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("module", ["cli/compress", "cli/deploy", "cli/observe", "cli/recipes", "workflows/doctor"])
-def test_no_command_is_deaf_to_warnings(module: str) -> None:
-    """Each gives its session a monitor, the fourth argument."""
+def test_every_command_shows_warnings(module: str) -> None:
+    """Each passes a monitor to RunOptions, as fourth argument or by name."""
     tree = ast.parse((Path(edcompress.__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
     calls = [
         node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RunOptions"
     ]
-    deaf = [ast.unparse(c) for c in calls if len(c.args) < 4 and "monitor" not in {word.arg for word in c.keywords}]
-    assert deaf == []
+    silent = [ast.unparse(c) for c in calls if len(c.args) < 4 and "monitor" not in {word.arg for word in c.keywords}]
+    assert silent == []
 
 
 def test_inspect_warns_of_a_head_that_begins_untrained(cli, dense: Path) -> None:

@@ -49,7 +49,7 @@ def test_force_clears_the_files_of_a_run_and_no_others(tmp_path: Path) -> None:
 
 
 def test_force_clears_only_folders_of_runs(tmp_path: Path) -> None:
-    """As in `-o . --force`."""
+    """For example with `-o . --force`."""
     for name, listed in (
         ("trials/protocol.txt", "trials/"),
         ("recipe.yaml", "recipe.yaml"),
@@ -331,7 +331,7 @@ def test_a_report_of_30_gigabytes_is_named_and_hides_no_other_run(cli, tmp_path:
     }
 
 
-def test_too_few_files_that_may_be_open_are_told(tmp_path: Path) -> None:
+def test_a_limit_on_open_files_is_reported(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

@@ -160,6 +160,7 @@ def net():
     )
     monkeypatch.setitem(sys.modules, "timm", None)  # as where it is not installed
     assert torch.equal(of_folder(tmp_path / "run")(images()), pruned(images()))
+    assert torch.equal(load_pruned.load_pruned(tmp_path / "run")(images()), pruned(images()))
 
 
 @pytest.mark.integration
@@ -240,3 +241,30 @@ def test_a_finished_run_is_loaded_without_edcompress(finished: Path, tmp_path: P
     assert alone(LOAD, finished, cwd=tmp_path) == f"{parameters}\n"
     said = alone("runpy.run_path(sys.argv[1], run_name='__main__')", finished / "load_pruned.py", cwd=tmp_path)
     assert said == f"{parameters} parameters; logits [1, 10] of a random image [1, 1, 16, 16]\n"
+
+
+def test_it_prints_the_size_of_a_network_from_code_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine_too.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "mine_too", raising=False)
+    namespace: dict[str, type[nn.Module]] = {}
+    exec(FACTORY, namespace)
+    network = free_heads(namespace["net"](), images())
+    pruned = written(tmp_path / "run", Model(factory="mine_too:net", num_classes=3), network, images())
+    load_pruned.main(tmp_path / "run")
+    parameters = sum(parameter.numel() for parameter in pruned.parameters())
+    image = [1, *images().shape[1:]]
+    assert capsys.readouterr().out == f"{parameters} parameters; logits [1, 3] of a random image {image}\n"
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "timm:resnet10t"])
+def test_a_named_network_is_built_from_its_package(arch: str) -> None:
+    if arch.startswith("timm:"):
+        pytest.importorskip("timm", reason="timm is optional")
+    model = Model(arch=arch, num_classes=3, in_channels=1)
+    network = build(model)
+    description = json.loads(standalone_files(model, network, (1, 32, 32))["load_pruned.json"])
+    assert repr(load_pruned.build(description)) == repr(network)

@@ -1,4 +1,4 @@
-"""The method against the published facts, and against what is wrong in the code that the published numbers come from."""
+"""The method compared with the published facts, and with the faults of the code that made the published numbers."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ S, F, CR = 8, 0.9, 0.9
 
 
 def published_size(network: nn.Module, *, outputs: bool) -> int:
-    """D as the paper counts it, one gene per filter and not per coupled channel.
+    """Return D as the paper counts it, one gene per filter and not per coupled channel.
 
     A gene for every convolution filter, for every channel of a downsample batch norm, and for every input of a classifier layer
     (SqueezeNet's last one is a convolution); `outputs`: and for every class.
@@ -51,14 +51,14 @@ def published_size(network: nn.Module, *, outputs: bool) -> int:
         ("squeezenet1_1", "imagenet", True, 3558),
     ],
 )
-def test_published_state_sizes_come_out_by_the_papers_counting(arch: str, stem: str, outputs: bool, D: int) -> None:
+def test_published_state_sizes_follow_from_the_papers_counting(arch: str, stem: str, outputs: bool, D: int) -> None:
     with torch.device("meta"):
         network = build(Model.model_validate({"arch": arch, "stem": stem, "num_classes": 102}))
     assert published_size(network, outputs=outputs) == D
 
 
 def coded_mutate(s: Tensor, parents: Tensor, F: float, generator: Generator) -> Tensor:
-    """Mutation as the authors coded it, inverted: genes with u_d < F stay s_{r1,d}; the others flip where r2 and r3 agree, and
+    """Mutate as the authors coded it, inverted: genes with u_d < F stay s_{r1,d}; the others flip where r2 and r3 agree, and
     become 0 where they differ."""
     r1, r2, r3 = parents
     stays = torch.rand(s.shape, generator=generator) < F
@@ -66,7 +66,7 @@ def coded_mutate(s: Tensor, parents: Tensor, F: float, generator: Generator) -> 
 
 
 def grown_in_noise(mutate: Mutation, D: int, generations: int, seed: int) -> Tensor:
-    """The population bool[S, D] after generations in which random energies select, from a Bernoulli(0.5) start."""
+    """Return the population bool[S, D] after generations of selection by random energies, from a Bernoulli(0.5) start."""
     generator = Generator().manual_seed(seed)
     s = edropout.bernoulli_states(S, D, 0.5, generator)
     for _ in range(generations):
@@ -78,7 +78,7 @@ def grown_in_noise(mutate: Mutation, D: int, generations: int, seed: int) -> Ten
 
 
 def keep_rate(s: Tensor) -> tuple[float, float]:
-    """Mean keep rate of bool[S, D], and its standard error: genes are independent of each other, members are not."""
+    """Return the mean keep rate of bool[S, D], and its standard error: genes are independent of each other, members are not."""
     rates = s.float().mean(0)
     return rates.mean().item(), (rates.std() / len(rates) ** 0.5).item()
 
@@ -139,7 +139,7 @@ def evolution(genes: str, target: Target | None = None) -> Evolution:
 
 
 def converged_population(shares: Tensor) -> Population:
-    """S times one random state of at least one channel per group, with shares [G]."""
+    """Return S times one random state of at least one channel per group, with shares [G]."""
     state = torch.rand(sum(WIDTHS), generator=Generator().manual_seed(3)) < 0.5
     state[[0, 12, 20]] = True
     return Population(state.expand(S, -1), shares.double().expand(S, -1))
@@ -166,7 +166,7 @@ def test_equal_shares_give_one_state_under_every_budget() -> None:
 
 
 def repaired_twice(genes: str, data: st.DataObject, *, unlimited: bool) -> tuple[Tensor, Tensor]:
-    """States bool[S, D] of a random wish after one repair and after a second one at the same limit and ranks."""
+    """Return the states bool[S, D] of a random wish after one repair and after a second one at the same budget and ranks."""
     (budget, _), limit = data.draw(cases())
     generator = Generator().manual_seed(data.draw(st.integers(0, 2**32)))
     groups, D = len(budget.channels), int(budget.channels.sum())

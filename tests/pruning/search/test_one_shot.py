@@ -46,7 +46,7 @@ def test_a_global_state_chooses_the_widths_too() -> None:
     assert widths(state) == [1, 4]
 
 
-def test_a_global_state_without_a_limit_keeps_a_share_of_all_channels() -> None:
+def test_a_global_state_without_a_budget_keeps_a_share_of_all_channels() -> None:
     budget = scripted((4, 4), [1.0, 1.0], None, min_ratio=0.0)
     assert widths(global_state(space_of(4, 4), budget, SCORES, 0.625, None)) == [1, 4]
 
@@ -58,13 +58,13 @@ def test_normalised_scores_compare_groups_of_different_scale() -> None:
     assert relative_to_group(space_of(2), torch.zeros(2)).tolist() == [0.0, 0.0]
 
 
-def test_scores_per_cost_divide_by_what_a_channel_costs() -> None:
+def test_scores_per_cost_are_divided_by_the_cost_of_a_channel() -> None:
     # prices 1 and 3: a channel costs 1/16 of the network in the first group, 3/16 in the second
     scores = relative_to_cost(space_of(4, 4), two_groups([1.0, 3.0], 0.5), torch.ones(8))
     torch.testing.assert_close(scores, torch.tensor([16.0] * 4 + [16 / 3] * 4))
 
 
-def test_channels_that_save_no_time_go_last() -> None:
+def test_channels_that_save_no_time_are_removed_last() -> None:
     # 4 channels take a time of 4, and 3 of them 4.5; of the other group, 3 and 2 of them take 4.5 and 2
     limits = Constraints(round_to=1, min_ratio=0.0)
     budget = Budget(space_of(4, 3), Measured([1.0, 1.0], (4, 3)), Target(macs=0.5), limits)
@@ -79,7 +79,7 @@ def test_lamp_by_hand() -> None:
 
 
 @pytest.mark.parametrize("limit", [0.3, 0.5, 0.8])
-def test_global_states_are_inside_the_budget_of_a_real_network_and_fill_it(limit: float) -> None:
+def test_global_states_of_a_real_network_fill_the_budget_and_do_not_exceed_it(limit: float) -> None:
     network = randomised(ZOO["residual"].network())
     space, target = trace_space(network, images(2)), Target(macs=limit)
     budget = Budget(space, CostModel(space, network, images(2)), target, Constraints(round_to=1, min_ratio=0.0))

@@ -20,7 +20,7 @@ EVERYTHING = Plan(groups=())
 
 
 def halved(name: str, seed: int) -> tuple[nn.Module, PruningSpace, Plan]:
-    """A network of the zoo with its space, and the plan of a random state."""
+    """Return a network of the zoo with its space, and the plan of a random state."""
     network = randomised(ZOO[name].network(), seed)
     space = trace_space(network, images(2))
     return network, space, plan_of(random_state(space, seed), space)
@@ -28,7 +28,7 @@ def halved(name: str, seed: int) -> tuple[nn.Module, PruningSpace, Plan]:
 
 @zoo
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_two_steps_are_one_step_with_the_composed_plan_bit_for_bit(name: str, seed: int) -> None:
+def test_two_removals_equal_one_with_the_composed_plan_bit_for_bit(name: str, seed: int) -> None:
     network, space, first = halved(name, seed)
     smaller, rest = apply_plan(network, first, space), narrow_space(space, first)
     second = plan_of(random_state(rest, seed + 10), rest)
@@ -42,7 +42,7 @@ def test_two_steps_are_one_step_with_the_composed_plan_bit_for_bit(name: str, se
 
 
 @zoo
-def test_the_rest_means_to_the_smaller_network_what_the_space_means_to_the_whole(name: str) -> None:
+def test_the_remaining_space_fits_the_smaller_network(name: str) -> None:
     network, space, first = halved(name, 2)
     smaller, rest = apply_plan(network, first, space), narrow_space(space, first)
     state = random_state(rest, 3)
@@ -57,7 +57,7 @@ TRACED_OTHERWISE = {"grouped", "grouped_in_a_row", "grouped_in_concat", "group_n
 
 
 @zoo
-def test_it_is_the_space_that_tracing_finds(name: str) -> None:
+def test_the_remaining_space_is_the_one_that_tracing_finds(name: str) -> None:
     network, space, state = chosen(name)
     plan = plan_of(state, space)
     traced = trace_space(apply_plan(network, plan, space), images(2))
@@ -65,7 +65,7 @@ def test_it_is_the_space_that_tracing_finds(name: str) -> None:
     assert narrow_space(space, extend_plan(EVERYTHING, space)) == space
 
 
-def test_positions_and_channels_are_counted_anew() -> None:
+def test_positions_and_channels_are_renumbered() -> None:
     _, space, state = chosen("concat")  # a loses channel 0 of 4, b channel 1 of 2; join reads a and then b
     rest = narrow_space(space, plan_of(state, space))
     reads = [m for group in rest.free for m in group.members if (m.layer, m.side) == ("join", "in")]

@@ -1,4 +1,4 @@
-"""What a network's own code does to channels: free where they can go, and else locked with a reason that is true."""
+"""Channels in a network's own code: free where they can be removed, else locked with the true reason."""
 
 import re
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Between(Tail):
 
 
 def reason(network: nn.Module, group: str = "conv") -> str | None:
-    """Why the group is locked."""
+    """Return why the group is locked, or None."""
     network = randomised(network)
     groups = lock_inexact(network, trace_space(network, images(2)), images(2)).groups
     return next(g.locked for g in groups if g.name == group)
@@ -56,7 +56,9 @@ def swapped(parts: tuple[Tensor, ...], dim: int) -> Tensor:
         lambda net, x: x * torch.sigmoid(net.gate(x)),
     ],
 )
-def test_rows_and_tokens_may_be_split_and_one_channel_stretched(code: Callable[[Between, Tensor], Tensor]) -> None:
+def test_splits_of_rows_and_tokens_and_a_stretched_channel_lock_nothing(
+    code: Callable[[Between, Tensor], Tensor],
+) -> None:
     assert reason(Between(code)) is None
 
 
@@ -112,7 +114,7 @@ class Cosine(Between):
         return F.linear(x.mean((2, 3)), F.normalize(self.fc.weight))
 
 
-def test_a_layer_whose_weight_the_code_borrows_is_named() -> None:
+def test_a_layer_whose_weight_is_used_without_calling_it_is_named() -> None:
     found = reason(Cosine(), "conv2")
     assert found == (
         "the network's code computes with the weight of fc and does not call the layer, so that surgery cannot cut it: call fc, and "
