@@ -38,8 +38,8 @@ from edcompress.networks.build import example_images, read_network
 from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.tracing.depgraph import PRUNERS
 from edcompress.training.precision import choose_precision
-from edcompress.workflows.stages.feasibility import find_space, open_budget
 from edcompress.workflows.stages.one_shot import TAYLOR_BATCHES
+from edcompress.workflows.stages.starting_point import budget_of, space_of, time_dense
 
 HERE = Path(__file__).parent
 LOG = HERE / "compare.jsonl"
@@ -196,9 +196,9 @@ def measure(cell: Cell, checkpoint: Path, output: Path, threads: int) -> dict[st
 def torch_pruning_plan(cell: Cell, checkpoint: Path, output: Path) -> Path:
     """A plan.json of the channels that Torch-Pruning's BasePruner keeps at the largest uniform ratio inside the budget."""
     recipe = read_recipe(cell.recipe, [o for o in cell.overrides() if not o.startswith("search.")])
-    network = read_network(recipe, checkpoint).eval()
-    space, example = find_space(recipe, network), example_images(recipe)
-    budget = open_budget(recipe, network, space)
+    network = read_network(recipe.network_spec, checkpoint).eval()
+    space, example = space_of(recipe, network), example_images(recipe.network_spec.image_shape)
+    budget = budget_of(recipe, network, space, time_dense(recipe, network))
     if cell.method == "tp_group_taylor":
         backpropagate(network, recipe)
     layers = dict(network.named_modules())

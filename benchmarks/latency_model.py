@@ -36,7 +36,7 @@ from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.surgery.remove import remove
-from edcompress.workflows.stages.feasibility import find_space
+from edcompress.workflows.stages.starting_point import space_of
 
 HERE = Path(__file__).parent
 LOG = HERE / "latency_model.jsonl"
@@ -90,8 +90,8 @@ def of_network(name: str, round_to: int | None, states: int, options: Benchmark)
     """The network's line."""
     recipe = Recipe.model_validate({
         "model": {"arch": name, "num_classes": 10}, "data": {"dataset": "image_folder", "image_size": NETWORKS[name]}})  # fmt: skip
-    network, example = plain_network(recipe).eval(), example_images(recipe)
-    space, started = find_space(recipe, network), time.monotonic()
+    network, example = plain_network(recipe.network_spec).eval(), example_images(recipe.network_spec.image_shape)
+    space, started = space_of(recipe, network), time.monotonic()
     table = measure_table(network, example, recipe.export.opset, options)
     seconds = time.monotonic() - started
     costs = CostModel(space, network, example, table)

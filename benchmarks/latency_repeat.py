@@ -41,7 +41,7 @@ from edcompress.pruning.search.one_shot import uniform_state
 from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.surgery.remove import remove
 from edcompress.report.render.formatting import measured_with
-from edcompress.workflows.stages.feasibility import find_space, open_budget
+from edcompress.workflows.stages.starting_point import budget_of, space_of, time_dense
 
 HERE = Path(__file__).parent
 LOG = HERE / "latency_repeat.jsonl"
@@ -103,9 +103,11 @@ def exported(name: str, folder: Path) -> dict[str, Path]:
     recipe = Recipe.model_validate({
         "model": {"arch": name, "num_classes": 10}, "data": {"dataset": "image_folder", "image_size": NETWORKS[name]},
         "target": {"macs": SHARE}})  # fmt: skip
-    network, example = plain_network(recipe).eval(), example_images(recipe)
-    space = find_space(recipe, network)
-    state = uniform_state(space, open_budget(recipe, network, space), magnitude(space, network), SHARE, SHARE)
+    network, example = plain_network(recipe.network_spec).eval(), example_images(recipe.network_spec.image_shape)
+    space = space_of(recipe, network)
+    state = uniform_state(
+        space, budget_of(recipe, network, space, time_dense(recipe, network)), magnitude(space, network), SHARE, SHARE
+    )
     files = {}
     for kind, model in (("dense", network), ("pruned", remove(network, plan_of(state, space), space))):
         files[kind] = folder / f"{name}-{kind}.onnx"

@@ -202,7 +202,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
         size = about.input_size[-1]
     recipe = Recipe.model_validate({
         "model": {"arch": name, "num_classes": CLASSES}, "data": {"dataset": "image_folder", "image_size": size}})  # fmt: skip
-    network = plain_network(recipe).eval()
+    network = plain_network(recipe.network_spec).eval()
     generator = Generator().manual_seed(0)
     images = torch.randn(8, 3, size, size, generator=generator)
     with torch.no_grad():

@@ -18,7 +18,7 @@ from edcompress.core.results.inspection import Inspection
 from edcompress.core.results.measures import Accuracy, Latency
 from edcompress.core.results.report import TOP5, Report, Sweep, TargetResult
 from edcompress.core.results.verdict import Verdict
-from edcompress.core.system.files import require_file_place, write_text
+from edcompress.core.system.files import require_new_file, write_text
 from edcompress.report.gate.noise import noise_warning
 from edcompress.report.gate.sanity import alarms
 from edcompress.report.render import ci_formats
@@ -129,11 +129,7 @@ def require_junit_place(path: Path | None) -> None:
     """Raise InputError where the JUnit file cannot be written; only a file named .xml is replaced."""
     if path is None:
         return
-    require_file_place(path, "--junit")
-    if path.suffix.lower() != ".xml":
-        raise InputError(f"--junit {path}: name an .xml file")
-    if not path.parent.is_dir():
-        raise InputError(f"--junit {path}: there is no folder {path.parent}; make it first")
+    require_new_file(path, "--junit", ".xml", force=True)
 
 
 @contextmanager

@@ -41,6 +41,11 @@ class RunFolder:
 
     path: Path
 
+    @classmethod
+    def of(cls, run: RunPath) -> RunFolder:
+        """Return the run folder at a path, or the one that is given."""
+        return run if isinstance(run, RunFolder) else cls(Path(run))
+
     def __truediv__(self, name: str) -> Path:
         """The path of one of the run's files."""
         assert name in FILES, name
@@ -238,6 +243,15 @@ class RunFolder:
     def read_report(self) -> Report:
         """The report of the run."""
         return read_report(self / "report.json")
+
+
+RunPath = RunFolder | str | Path
+"""A run folder, or its path."""
+
+
+def path_of(given: RunPath) -> Path:
+    """Return the path of a run folder, or the path that is given."""
+    return given.path if isinstance(given, RunFolder) else Path(given)
 
 
 def _exif_unsaid(tree: dict[str, Any]) -> dict[str, Any]:

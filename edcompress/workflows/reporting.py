@@ -38,14 +38,14 @@ class _Generation(BaseModel):
 
 
 def save_report(folder: RunFolder, report: Report, into: Path | None = None) -> Report:
-    """Write the page made of it, and then report.json, with which a run is finished, or write both `into` another folder; the report."""
+    """Write report.html and then report.json, which makes a run finished, or both `into` another folder; return the report."""
     _write_page(folder, report, into)
     write_text((into or folder.path) / "report.json", report.model_dump_json(indent=1) + "\n")
     return report
 
 
 def render(folder: RunFolder) -> Report:
-    """Write report.html, where that can be, from what the run folder holds, and return the report."""
+    """Write report.html from what the run folder holds, if it can be written, and return the report."""
     folder.require_finished("report")
     if not folder.writable:
         return folder.read_report()

@@ -20,7 +20,7 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_every_epoch_has_its_line_and_its_point(dense: Path, tmp_path: Path) -> None:
-    session = RunOptions("cpu", loggers=("tensorboard",))
+    session = RunOptions("cpu", trackers=("tensorboard",))
     prune(dense, digits(*TWO_EPOCHS), RunFolder(tmp_path / "run"), options=session)
     lines = logged(tmp_path / "run")
     assert [(line["phase"], line["epoch"]) for line in lines] == [

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from edcompress.core.frozen import Section
 from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.deployment import SPEEDUP_LEVEL, Benchmark, Export, Gate
-from edcompress.core.recipe.model import Model
+from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.recipe.training import Running, TrainingConfig
@@ -113,6 +113,23 @@ class Recipe(Section):
     def share_target(self) -> Target | None:
         """The target that a single search can go for: a share or a time; the trials for a drop of accuracy set their own."""
         return None if self.target is None or self.target.max_top1_drop is not None else self.target
+
+    @property
+    def network_spec(self) -> NetworkSpec:
+        """What the network of the recipe is built from."""
+        return NetworkSpec(self.model, self.data.image_size, self.seed, self.search.trains)
+
+    def with_batch_size(self, size: int | str) -> Self:
+        """Return the recipe with another data.batch_size."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"batch_size": size})})
+
+    def with_target(self, target: Target) -> Self:
+        """Return the recipe with another target."""
+        return self.model_copy(update={"target": target})
+
+    def with_round_to(self, step: int) -> Self:
+        """Return the recipe with another constraints.round_to."""
+        return self.model_copy(update={"constraints": self.constraints.with_round_to(step)})
 
     @property
     def search_epochs(self) -> int:

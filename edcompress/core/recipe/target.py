@@ -73,3 +73,7 @@ class Constraints(Section):
     only: tuple[str, ...] = Field(
         (), description="globs of layer names; if given, all that touches none of these stays as it is"
     )
+
+    def with_round_to(self, step: int) -> Self:
+        """Return the constraints with another round_to."""
+        return self.model_copy(update={"round_to": step})

@@ -47,13 +47,25 @@ def special_kind(path: Path) -> str | None:
     return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "device, pipe or socket"
 
 
-def require_file_place(path: Path, option: str, ending: str = "") -> None:
-    """Raise InputError where `option` names something that is no file, or a file in a folder that may not be written in."""
+def require_file_place(path: Path, option: str, suffix: str = "") -> None:
+    """Raise InputError if `option` names a path where no file with this suffix can be written."""
     if path.exists() and not path.is_file():
         what = "folder" if path.is_dir() else "device, pipe or socket"
-        raise InputError(f"{option} {path} is a {what}; name a file{f' that ends in {ending}' if ending else ''}")
+        raise InputError(f"{option} {path} is a {what}; name a file{f' that ends in {suffix}' if suffix else ''}")
+    if suffix and path.suffix.lower() != suffix:
+        kind = suffix.removeprefix(".")
+        raise InputError(f"{option} {path}: the file is written as {kind}; name it {path.with_suffix(suffix)}")
     if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
         raise InputError(f"{option} {path}: {path.parent} cannot be written in; choose another folder")
+
+
+def require_new_file(path: Path, option: str, suffix: str = "", *, force: bool) -> None:
+    """Raise InputError unless `option` names a path for a new file with this suffix; with `force` it may replace a file."""
+    require_file_place(path, option, suffix)
+    if not path.parent.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {path.parent}; make it first")
+    if path.exists() and not force:
+        raise InputError(f"{option} {path} exists; choose another file, or overwrite it with --force")
 
 
 def require_utf8(path: Path) -> None:

@@ -1,0 +1,69 @@
+"""The files in which run folders keep a space, a plan, and the network that a run starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from edcompress.core.system.tensor_files import load_snapshot
+from edcompress.networks.weight_files import read_state_dict
+from edcompress.pruning.cost.latency_model import LatencyTable
+from edcompress.pruning.space.plan import Plan
+from edcompress.pruning.space.space import PruningSpace
+from edcompress.runs.folder import RunFolder
+from edcompress.runs.reading import parsed
+
+
+@dataclass(frozen=True, eq=False)
+class EarlierNetwork:
+    """What an earlier run left of its dense network: the plan, and the weights of the pruned network."""
+
+    plan: Plan
+    weights: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class KeptStart:
+    """The starting point of a run as its `folder` keeps it, with the `dense` weights in a file.
+
+    `table` is None for a target that is not a latency, `earlier` for a run from weights, `step`, the step of widths, in folders of
+    earlier versions.
+    """
+
+    folder: Path
+    dense: Path
+    space: PruningSpace
+    table: LatencyTable | None
+    earlier: EarlierNetwork | None
+    step: int | None
+
+
+def read_plan(path: Path) -> Plan:
+    """Return the plan in a plan.json; raise RunFolderError if it is missing or damaged."""
+    return parsed(path, Plan.model_validate_json)
+
+
+def read_space(path: Path) -> PruningSpace:
+    """Return the pruning space in a space.json; raise RunFolderError if it is missing or damaged."""
+    return parsed(path, PruningSpace.model_validate_json)
+
+
+def read_earlier(run: Path) -> EarlierNetwork:
+    """Return what a finished run left of its dense network."""
+    return EarlierNetwork(read_plan(run / "plan.json"), read_state_dict(run / "pruned.safetensors"))
+
+
+def read_start(folder: RunFolder, *, in_time: bool) -> KeptStart:
+    """Return the starting point that an unfinished run keeps; raise RunFolderError if a file is missing or damaged."""
+    saved = load_snapshot(folder.start) if folder.start.is_file() else None
+    return KeptStart(
+        folder=folder.path,
+        dense=folder / "dense.safetensors",
+        space=read_space(folder / "space.json"),
+        table=parsed(folder / "latency.json", LatencyTable.model_validate_json) if in_time else None,
+        earlier=EarlierNetwork(Plan.model_validate(saved["plan"]), saved["network"]) if saved else None,
+        step=parsed(folder.step, int) if folder.step.exists() else None,
+    )
