@@ -86,7 +86,7 @@ def test_what_cannot_be_swept_is_said_before_any_run(dense: Path, cli: Cli, tmp_
         dense, *AT_ONCE, "--set", "target.macs=0.5,5"
     )
     assert "target.macs = 0.001 is below" in refused(dense, *AT_ONCE, "--set", "target.macs=0.5,0.001")
-    assert "seed=1: without a checkpoint one network is trained for all points, but seed differ" in refused(
+    assert "seed=1: without weights one network is trained for all points, but seed differ" in refused(
         *AT_ONCE, "--set", "seed=0,1"
     )
 

@@ -280,7 +280,7 @@ def test_a_given_plan_is_replayed_and_a_wrong_one_refused_before_any_compute(
     assert not any((tmp_path / name).exists() for name in ("dear", "other", "none"))
     before = (tmp_path / "run" / "pruned.safetensors").read_bytes()
     own = digits("search.method=plan", f"search.plan={tmp_path}/run/plan.json")
-    with pytest.raises(RunFolderError, match=r"plan\.json lies in .*run, which the run begins by emptying; choose"):
+    with pytest.raises(RunFolderError, match=r"plan\.json lies in .*run, which is emptied when the run begins; choose"):
         prune(dense, own, RunFolder(tmp_path / "run"), force=True, options=RunOptions("cpu"))
     assert (tmp_path / "run" / "pruned.safetensors").read_bytes() == before
 
@@ -329,7 +329,9 @@ def test_load_gives_the_module_that_was_measured(finished: Path) -> None:
     network, report = load(finished), folder.read_report()
     assert not network.training
     context = open_context(folder.read_recipe(), RunOptions("cpu"))
-    assert context.accuracy(network) == report.pruned.accuracy == evaluate(finished / "pruned.onnx", folder.read_recipe())
+    assert (
+        context.accuracy(network) == report.pruned.accuracy == evaluate(finished / "pruned.onnx", folder.read_recipe())
+    )
     with torch.no_grad():
         assert torch.equal(network(context.proof_images), load(str(finished))(context.proof_images))
     assert edcompress.load(finished).state_dict().keys() == network.state_dict().keys()
