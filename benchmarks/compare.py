@@ -1,31 +1,29 @@
 """EDropout against its controls: every method with the same epochs in all, the same recovery and the same rounding.
 
-    python benchmarks/compare.py resnet20_cifar10 CHECKPOINT --size small --budgets 0.5 0.3 0.12 --seeds 0 1 2 [--jobs 2]
+    python benchmarks/compare.py resnet20_cifar10 WEIGHTS --size small --budgets 0.5 0.3 0.12 --seeds 0 1 2 [--jobs 2]
 
-Each cell is one `edcompress prune` of its own. A finished one stands as a line in benchmarks/compare.jsonl and is not run again; one
-that was stopped goes on from its last epoch. docs/compare.md is rewritten from all lines: mean top-1 on the test images, and the
-range over the seeds. `--table` only writes the page.
+Each cell is one `edcompress prune`. A finished cell has a line in benchmarks/compare.jsonl and is not run again; an interrupted one
+continues from its last epoch. docs/compare.md is rewritten from all lines: mean top-1 on the test images, and the range over the
+seeds. `--table` only writes the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from datetime import date
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 import torch_pruning as tp
 import yaml
+from harness import DOCS, HERE, Line
 from torch.nn import functional as F
 
 from edcompress.core.recipe.loading import read_recipe
@@ -35,15 +33,14 @@ from edcompress.core.system.machine import usable_cores
 from edcompress.data.batches import train_batches
 from edcompress.data.splits import open_splits
 from edcompress.networks.build import example_images, read_network
+from edcompress.pruning.search.importance import TAYLOR_BATCHES
 from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.tracing.depgraph import PRUNERS
 from edcompress.training.precision import choose_precision
-from edcompress.workflows.stages.one_shot import TAYLOR_BATCHES
 from edcompress.workflows.stages.starting_point import budget_of, space_of, time_dense
 
-HERE = Path(__file__).parent
 LOG = HERE / "compare.jsonl"
-PAGE = HERE.parent / "docs" / "compare.md"
+PAGE = DOCS / "compare.md"
 PAPER = HERE.parent / "recipes" / "presets" / "paper.yaml"
 
 NARROW = (
@@ -82,11 +79,11 @@ IMPORTANCE = {
 }
 HEAD = """# EDropout against its controls
 
-Written by `benchmarks/compare.py` from `benchmarks/compare.jsonl`. Within a table every method has the same epochs in all, the same
-recovery (optimizer, schedule, images), the same rounding and floors, and its MACs are at most the column's budget; methods that do
+Written by `benchmarks/compare.py` from `benchmarks/compare.jsonl`. Within a table every method gets the same total of epochs, the same
+recovery (optimizer, schedule, images), the same rounding and floors, and at most the MACs of the column's budget; methods that do
 not train while they choose spend all epochs on the pruned network. Cells: mean top-1 on the test images in per cent (lowest to
-highest over the seeds; number of seeds). Torch-Pruning's own BasePruner chooses the channels in the rows that begin with its
-name, at the largest uniform ratio inside the budget.
+highest over the seeds; number of seeds). In the rows that start with its name, Torch-Pruning's BasePruner chooses the channels, at the
+largest uniform ratio inside the budget.
 """
 
 
@@ -103,12 +100,12 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What names the cell in the log, and its run folder."""
+        """Name of the cell in the log, and of its run folder."""
         parts = (self.recipe, self.size, self.method, f"{self.budget:g}", f"seed{self.seed}", *self.extra)
         return "-".join(part.replace("/", "_") for part in parts)
 
     def overrides(self) -> list[str]:
-        """The `--set` values of the run, but for a plan."""
+        """Return the `--set` values of the run, except `search.plan`."""
         method = {"edropout_paper": "edropout"}.get(self.method, "plan" if self.method in IMPORTANCE else self.method)
         paper = yaml.safe_load(PAPER.read_text())["search"] if self.method == "edropout_paper" else {}
         searched = [
@@ -120,67 +117,54 @@ class Cell:
 
 def main() -> None:
     """Run what is missing and rewrite the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", nargs="?", choices=sorted({recipe for recipe, _ in SIZES}))
-    parser.add_argument("checkpoint", type=Path, nargs="?")
+    parser = harness.new_parser(__doc__)
+    harness.add_recipe(parser, sorted({recipe for recipe, _ in SIZES}))
     parser.add_argument("--size", choices=("small", "full"), default="small")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.5, 0.3, 0.12])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--set", dest="extra", action="append", default=[], metavar="KEY=VALUE", help="an ablation of its own"
-    )
-    parser.add_argument(
-        "--jobs", type=int, default=1, help="runs at a time, each with its share of the processor's cores"
-    )
-    parser.add_argument("-o", "--output", type=Path, default=Path("runs/compare"))
-    parser.add_argument("--table", action="store_true", help="only rewrite docs/compare.md")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel runs, which share the cores")
+    harness.add_output(parser, "runs/compare")
+    harness.add_table(parser, PAGE)
     options = parser.parse_args()
     if not options.table:
-        if options.recipe is None or options.checkpoint is None:
-            parser.error("give a recipe and a checkpoint, or --table")
+        harness.require_run(parser, options)
         measure_all(options)
-    PAGE.write_text(page(lines()))
+    harness.write_page(PAGE, page(harness.read_lines(LOG)))
 
 
 def measure_all(options: argparse.Namespace) -> None:
-    """Every cell that has no line yet, the seeds outermost."""
-    done = {line["key"] for line in lines()}
+    """Measure every cell that has no line yet, the seeds outermost."""
+    done = {line["key"] for line in harness.read_lines(LOG)}
     cells = [
-        Cell(options.recipe, options.size, method, budget, seed, tuple(options.extra))
+        Cell(options.recipe, options.size, method, budget, seed, tuple(options.overrides))
         for seed, budget, method in product(options.seeds, options.budgets, options.methods)
     ]
     with ThreadPoolExecutor(options.jobs) as pool:
         threads = max(1, len(usable_cores()) // options.jobs)
         todo = [
-            pool.submit(measure, cell, options.checkpoint, options.output, threads)
+            pool.submit(measure, cell, options.weights, options.output, threads)
             for cell in cells
             if cell.key not in done
         ]
         for finished in as_completed(todo):
             line = finished.result()
-            with LOG.open("a") as log:
-                log.write(json.dumps(line) + "\n")
+            harness.append_line(LOG, line)
             print(f"{line['key']}: {line['correct'] / line['total']:.2%} in {line['minutes']:.1f} min", flush=True)
-            PAGE.write_text(page(lines()))
+            harness.write_page(PAGE, page(harness.read_lines(LOG)))
 
 
-def measure(cell: Cell, checkpoint: Path, output: Path, threads: int) -> dict[str, Any]:
-    """The cell's line, from one run of `prune`."""
+def measure(cell: Cell, weights: Path, output: Path, threads: int) -> Line:
+    """Run `prune` for a cell and return its line."""
     folder = output / cell.key
     overrides = cell.overrides()
     if cell.method in IMPORTANCE:
-        overrides.append(f"search.plan={torch_pruning_plan(cell, checkpoint, output)}")
-    subprocess.run(
-        [sys.executable, "-m", "edcompress", "prune", str(checkpoint), "--recipe", cell.recipe, "-o", str(folder), "--quiet",
-         *(["--resume"] if (folder / "recipe.yaml").exists() else []), *(part for override in overrides for part in ("--set", override))],
-        check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        overrides.append(f"search.plan={torch_pruning_plan(cell, weights, output)}")
+    resume = ["--resume"] if (folder / "recipe.yaml").exists() else []
+    words = ("prune", weights, "--recipe", cell.recipe, "-o", folder, *resume, *harness.settings(overrides))
+    harness.edcompress(*words, threads=threads)
     report = json.loads((folder / "report.json").read_text())
     recipe = read_recipe(cell.recipe, overrides)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE, check=True
-    )
     top1 = {stage: report[stage]["accuracy"]["top1"] for stage in ("dense", "masked", "after_surgery", "pruned")}
     return {
         "key": cell.key, "recipe": cell.recipe, "size": cell.size, "method": cell.method, "budget": cell.budget, "seed": cell.seed,
@@ -189,14 +173,14 @@ def measure(cell: Cell, checkpoint: Path, output: Path, threads: int) -> dict[st
         "macs": report["target"]["achieved"], "params": report["pruned"]["size"]["params"] / report["dense"]["size"]["params"],
         "search": report["search"], "overrides": overrides, "minutes": report["seconds"] / 60, "threads": threads,
         "precision": choose_precision(recipe.precision, pick_device("auto")).name, "machine": report["machine"]["processor"],
-        "versions": report["versions"], "commit": commit.stdout.strip(), "date": date.today().isoformat(),
+        "versions": report["versions"], "commit": harness.commit(), "date": harness.today(),
     }  # fmt: skip
 
 
-def torch_pruning_plan(cell: Cell, checkpoint: Path, output: Path) -> Path:
-    """A plan.json of the channels that Torch-Pruning's BasePruner keeps at the largest uniform ratio inside the budget."""
+def torch_pruning_plan(cell: Cell, weights: Path, output: Path) -> Path:
+    """Write a plan.json of the channels that Torch-Pruning's BasePruner keeps at the largest uniform ratio inside the budget."""
     recipe = read_recipe(cell.recipe, [o for o in cell.overrides() if not o.startswith("search.")])
-    network = read_network(recipe.network_spec, checkpoint).eval()
+    network = read_network(recipe.network_spec, weights).eval()
     space, example = space_of(recipe, network), example_images(recipe.network_spec.image_shape)
     budget = budget_of(recipe, network, space, time_dense(recipe, network))
     if cell.method == "tp_group_taylor":
@@ -238,20 +222,15 @@ def torch_pruning_plan(cell: Cell, checkpoint: Path, output: Path) -> Path:
 
 
 def backpropagate(network: torch.nn.Module, recipe: Recipe) -> None:
-    """Leave the gradients of as many training batches as our Taylor control takes in the network."""
+    """Accumulate the gradients of as many training batches as our Taylor control takes."""
     batches = train_batches(open_splits(recipe.data, seed=recipe.seed).train, recipe.data, seed=recipe.seed, epoch=0)
     for images, labels in islice(batches, TAYLOR_BATCHES):
         F.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
 
 
-def lines() -> list[dict[str, Any]]:
-    """All lines of the log."""
-    return [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
-
-
-def page(log: list[dict[str, Any]]) -> str:
-    """docs/compare.md."""
-    tables: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+def page(log: list[Line]) -> str:
+    """Return docs/compare.md."""
+    tables: dict[tuple[str, str], list[Line]] = defaultdict(list)
     for line in log:
         if not line["extra"]:
             tables[line["recipe"], line["size"]].append(line)
@@ -270,21 +249,18 @@ def page(log: list[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def table(recipe: str, size: str, cells: list[dict[str, Any]]) -> str:
-    """One network's table, a row per method and a column per budget."""
+def table(recipe: str, size: str, cells: list[Line]) -> str:
+    """Return the table of one network, a row per method and a column per budget."""
     budgets = sorted({cell["budget"] for cell in cells}, reverse=True)
     one = cells[-1]
-    rows = [
-        f"| method | {' | '.join(f'{budget:.1%} of the MACs' for budget in budgets)} |",
-        "| --- " * (len(budgets) + 1) + "|",
-    ]
+    rows = harness.table(["method", *(f"{budget:.1%} of the MACs" for budget in budgets)], [])
     for method, name in METHODS.items():
         found = [
             [100 * c["correct"] / c["total"] for c in cells if (c["method"], c["budget"]) == (method, b)]
             for b in budgets
         ]
         if any(found):
-            rows.append(f"| {name} | {' | '.join(map(summary, found))} |")
+            rows.append(harness.row([name, *map(summary, found)]))
     varied = ("target.macs=", "seed=", "search.method=")
     shared = [o for o in one["overrides"] if all(o in cell["overrides"] for cell in cells) and not o.startswith(varied)]
     settings = f"`{' '.join(shared)}`" if shared else "the shipped recipe's"
@@ -303,7 +279,7 @@ def table(recipe: str, size: str, cells: list[dict[str, Any]]) -> str:
 
 
 def summary(values: list[float]) -> str:
-    """Mean, range and count."""
+    """Return mean, range and count."""
     if not values:
         return ""
     spread = f"{min(values):.2f} to {max(values):.2f}; " if len(values) > 1 else ""

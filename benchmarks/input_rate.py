@@ -2,10 +2,10 @@
 
     EDCOMPRESS_DATA=... python benchmarks/input_rate.py [--repeats 5] [--seconds 2] [RECIPE ...]
 
-For each recipe the rate at which its training batches come, without worker processes and with one and two, and the rate at which its
-network (random weights, plain steps on one batch that is there already) trains in one process. All are wall time and interleaved, the
-figures medians over the repeats, with the smallest and the largest. Then the ways to read one image file for training, in processor
-time. Rewrites docs/input-rate.md.
+For each recipe the rate of its training batches, without worker processes and with one and two, and the rate at which its network
+(random weights, plain steps on one batch in memory) trains in one process. All are wall time and interleaved; figures are medians over
+the repeats, with the smallest and the largest. Then the ways to read one image file for training, in processor time. Rewrites
+docs/input-rate.md.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from datetime import date
 from itertools import product
 from pathlib import Path
 
+import harness
 import torch
+from harness import DOCS
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms.v2 import functional as v2f
@@ -30,14 +31,15 @@ from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.system.devices import pick_device
 from edcompress.core.system.machine import processor, usable_cores
 from edcompress.data.batches import train_batches
-from edcompress.data.images import FileImages, decode
+from edcompress.data.decoding import decode
+from edcompress.data.images import FileImages
 from edcompress.data.splits import open_splits
 from edcompress.data.transforms import train_geometry
 from edcompress.networks.build import new_network
 from edcompress.training.precision import choose_precision
 from edcompress.workflows.throughput import input_rate, training_rate
 
-PAGE = Path(__file__).parent.parent / "docs" / "input-rate.md"
+PAGE = DOCS / "input-rate.md"
 RECIPES = ("digits", "resnet20_cifar10", "squeezenet1_1_imagenette")
 FOLDER = "squeezenet1_1_imagenette"
 WORKERS = (0, 1, 2)
@@ -45,7 +47,7 @@ FILES = 200
 
 
 def measure(name: str, repeats: int, seconds: float) -> dict[str, list[float]]:
-    """Images per second: of the input by the number of workers, and of training."""
+    """Return images per second: of the input by the number of workers, and of training."""
     recipe = read_recipe(name, ())
     images, data = open_splits(recipe.data, seed=recipe.seed).train, recipe.data
     batch = next(iter(train_batches(images, data, seed=recipe.seed, epoch=0)))
@@ -59,29 +61,26 @@ def measure(name: str, repeats: int, seconds: float) -> dict[str, list[float]]:
     return rates
 
 
-def row(name: str, rates: dict[str, list[float]]) -> str:
+def recipe_row(name: str, rates: dict[str, list[float]]) -> str:
+    """Return the row of one recipe."""
     recipe, middle = read_recipe(name, ()), {key: statistics.median(values) for key, values in rates.items()}
     share = middle["training"] / (middle["0"] + middle["training"])  # (1 / input) / (1 / input + 1 / training)
     slower = "training" if max(middle[str(workers)] for workers in WORKERS) > middle["training"] else "input"
-    cells = [f"`{name}`", f"{recipe.data.image_size}x{recipe.data.image_size}", recipe.data.batch_size, recipe.data.augment,
-             *(spread(values) for values in rates.values()), f"{share:.1%}", slower]  # fmt: skip
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
+    size = f"{recipe.data.image_size}x{recipe.data.image_size}"
+    measured = (harness.median_and_range(values, ".0f") for values in rates.values())
+    return harness.row(
+        (f"`{name}`", size, recipe.data.batch_size, recipe.data.augment, *measured, f"{share:.1%}", slower)
+    )
 
 
 def read_rows(name: str, repeats: int) -> list[str]:
-    """Milliseconds of processor time per image file on one thread, from path to augmented uint8 pixels, by who does what."""
+    """Return a row per way to read: milliseconds of processor time per image file on one thread, from path to augmented uint8 pixels."""
     data = read_recipe(name, ()).data
-    images, crop = open_splits(data, seed=0).train.subset(torch.arange(FILES)), train_geometry(data).varied
-    assert isinstance(images, FileImages)
-    assert crop is not None
+    images, crop = open_splits(data, seed=0).train.subset(torch.arange(FILES)), train_geometry(data).random
+    if not isinstance(images, FileImages) or crop is None:
+        raise TypeError(f"{name}: not a folder of images that are cropped at random")
     ways: dict[str, Callable[[str], Tensor]] = {
-        "Pillow decodes, Pillow crops and resizes (as it is)": lambda file: v2f.pil_to_tensor(
-            crop(decode(Path(file), 3))
-        ),
+        "Pillow decodes, Pillow crops and resizes (used)": lambda file: v2f.pil_to_tensor(crop(decode(Path(file), 3))),
         "Pillow decodes, tensors are cropped and resized": lambda file: crop(v2f.pil_to_tensor(decode(Path(file), 3))),
         "`torchvision.io` decodes, tensors are cropped and resized": lambda file: crop(
             decode_jpeg(read_file(file), mode=ImageReadMode.RGB)
@@ -89,48 +88,49 @@ def read_rows(name: str, repeats: int) -> list[str]:
     }
     times: dict[str, list[float]] = {way: [] for way in ways}
     for _, (way, read) in product(range(repeats), ways.items()):
-        began = time.process_time()
+        started = time.process_time()
         for file in images.paths:
             read(file)
-        times[way].append((time.process_time() - began) / FILES * 1000)
-    return [f"| {way} | {statistics.median(ms):.2f} ({min(ms):.2f} to {max(ms):.2f}) |" for way, ms in times.items()]
+        times[way].append((time.process_time() - started) / FILES * 1000)
+    return [harness.row((way, harness.median_and_range(ms))) for way, ms in times.items()]
 
 
 def page(rows: list[str], reading: list[str], options: argparse.Namespace) -> str:
-    """docs/input-rate.md."""
+    """Return docs/input-rate.md."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "No GPU"
     about = (
         f"{gpu}; {processor()}, {len(usable_cores())} cores, other jobs on them (load {os.getloadavg()[1]:.1f}); {options.threads} "
-        f"torch threads; torch {torch.__version__}, Python {platform.python_version()}; {date.today()}. n = {options.repeats} times "
+        f"torch threads; torch {torch.__version__}, Python {platform.python_version()}; {harness.today()}. n = {options.repeats} times "
         f"{options.seconds:g} s for each figure: the median (smallest to largest)."
     )
     head = ["recipe", "image", "batch", "augmentation", *(f"input, workers: {workers}" for workers in WORKERS), "training",
             "input's share of the time, workers: 0", "slower"]  # fmt: skip
     return "\n".join([
         "# Is the input the bottleneck?", "",
-        "Written by `benchmarks/input_rate.py`, which says what is timed and how. Images per second.", "", about, "",
-        f"| {' | '.join(head)} |", "| --- " * len(head) + "|", *rows, "",
-        "Worker processes begin anew with every epoch: where an epoch takes a second or two, as here, that is much of their time.", "",
+        "Written by `benchmarks/input_rate.py`, whose docstring says what is timed and how. Images per second.", "", about, "",
+        *harness.table(head, rows), "",
+        "Worker processes start again with every epoch: if an epoch takes a second or two, as here, that is much of their time.", "",
         "## One image file", "",
         f"Processor time per file on one thread, {FILES} JPEG files of Imagenette at 224x224, n = {options.repeats}. The last way is not "
-        "taken: torchvision 0.29 deprecates its decoders and will remove them.", "",
-        "| read | ms |", "| --- | --- |", *reading, "",
+        "used: torchvision 0.29 deprecates its decoders and will remove them.", "",
+        *harness.table(("read", "ms"), reading), "",
     ])  # fmt: skip
 
 
 def main() -> None:
     """Measure, and rewrite the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.new_parser(__doc__)
     parser.add_argument("recipes", nargs="*", default=RECIPES, metavar="RECIPE")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
     options = parser.parse_args()
     options.threads = torch.get_num_threads()
-    rows = [row(name, measure(name, options.repeats, options.seconds)) for name in options.recipes]
+    rows = [recipe_row(name, measure(name, options.repeats, options.seconds)) for name in options.recipes]
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message=".*TorchVision are deprecated", category=DeprecationWarning)
-    PAGE.write_text(page(rows, read_rows(FOLDER, options.repeats), options), encoding="utf-8")
-    print(PAGE.read_text(encoding="utf-8"))
+    text = page(rows, read_rows(FOLDER, options.repeats), options)
+    harness.write_page(PAGE, text)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""What the search costs: a training step with it over a plain one, evolution by itself, memory, and a whole `prune`.
+"""What the search costs: a training step with it against a plain one, evolution alone, memory, and a whole `prune`.
 
-    python benchmarks/search_cost.py [--quick] [--only NAME ...] [--checkpoint resnet20.th]
+    python benchmarks/search_cost.py [--quick] [--only NAME ...] [--weights resnet20.th]
 
 Everything runs in one process with plain and searching steps interleaved; figures are medians over cycles, with the smallest and
-the largest. On the CPU they are processor seconds of the process (other processes take their share of a wall clock), on a GPU wall
-seconds. A cycle of the search is one step with a generation and those without up to the next; of the latter one or two are timed and
-stand for all. Every cycle starts from the same diverse population, so that a generation scores 2 S different states; near the
-start of a search (states of 95 % of the multiply-accumulates), at the target, and for the paper preset (random states, S children
-on the whole batch at every step). Memory is taken in a fresh process per mode, above what the built network and batch hold.
-Images are random. The whole `prune` needs a ResNet-20 checkpoint and CIFAR-10. Rewrites benchmarks/search_cost.json and
-docs/search-cost.md; GPU rows come where torch sees one.
+the largest. On the CPU they are processor seconds of the process (a wall clock would count other processes), on a GPU wall seconds. A
+cycle of the search is one step with a generation and the steps without up to the next; one or two of the latter are timed and represent
+all. Every cycle starts from the same diverse population, so that a generation scores 2 S different states; near the start of a search
+(states of 95 % of the multiply-accumulates), at the target, and for the paper preset (random states, S children on the whole batch at
+every step). Memory is measured in a fresh process per mode, above the memory of the built network and batch. Images are random. The
+whole `prune` needs weights of ResNet-20 and CIFAR-10. Rewrites benchmarks/search_cost.json and docs/search-cost.md, with GPU rows
+if torch sees one. `--table` only writes the page.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,12 +24,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+import harness
 import torch
+from harness import DOCS, HERE, Line
 from torch import Generator, Tensor, nn
 
 from edcompress.core.recipe.data import DEFAULT_BATCH
@@ -40,7 +39,6 @@ from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.recipe.training import TrainingConfig
 from edcompress.core.system.context import RunOptions
-from edcompress.core.system.machine import processor
 from edcompress.core.system.monitor import NullMonitor
 from edcompress.core.system.signals import Interrupt
 from edcompress.networks.build import read_network
@@ -52,9 +50,9 @@ from edcompress.pruning.search.edropout import converged, diversity
 from edcompress.pruning.search.edropout_regime import EDropoutRegime
 from edcompress.pruning.search.evolution import Evolution
 from edcompress.pruning.search.importance import channel_ranks, magnitude
+from edcompress.pruning.search.method import SearchProblem
 from edcompress.pruning.search.one_shot import uniform_state
-from edcompress.pruning.space.plan import plan_of
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.pruning.tracing.tracing import trace_space
 from edcompress.runs.folder import RunFolder
 from edcompress.training.loop import Repeated, StepReport, Trainer, train_epoch
@@ -68,19 +66,19 @@ from edcompress.workflows.stages.phases import Phase
 from edcompress.workflows.stages.plain_training import train_dense
 from edcompress.workflows.stages.run_context import open_context
 
-HERE = Path(__file__).parent
 LOG = HERE / "search_cost.json"
-PAGE = HERE.parent / "docs" / "search-cost.md"
+PAGE = DOCS / "search-cost.md"
 PAPER = Search(
     genes="channels", init="bernoulli", evolve_every=1, score_batch=None, parent_energies="stored", anneal=0.0
 )
 MODES = {"start": (Search(anneal=0.0), 0.95), "target": (Search(anneal=0.0), 0.5), "paper": (PAPER, None)}
 LIMITS = {"start": 1.35, "target": 1.35, "paper": 4.0}
+MODE_NAMES = {"start": "95 % of the MACs", "target": "50 % of the MACs", "paper": "paper preset"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network, its images, and the batch on either device."""
+    """A network, its image size, and its batch size on either device."""
 
     arch: str
     size: int
@@ -118,11 +116,11 @@ class Bench:
             self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
 
     def pruned(self, share: float) -> Bench:
-        """The same with the network cut to a share of its multiply-accumulates, uniformly."""
+        """Return the same with the network cut uniformly to a share of its multiply-accumulates."""
         budget = Budget(self.space, self.costs, Target(macs=share), Constraints())
         dense, other = on_cpu(self.network), copy.copy(self)
         state = uniform_state(self.space, budget, magnitude(self.space, dense), share, share)
-        other.network = self.precision.place(remove(dense, plan_of(state, self.space), self.space))
+        other.network = self.precision.place(remove_channels(dense, state, self.space))
         other.optimizer = make_optimizer(TrainingConfig(), other.network.parameters())
         return other
 
@@ -132,18 +130,10 @@ class Bench:
     def searching(self, mode: str) -> EDropoutRegime:
         search, share = MODES[mode][0].for_batches_of(len(self.labels)), MODES[mode][1]
         budget = Budget(self.space, self.costs, Target(macs=share) if share else None, Constraints())
-        return EDropoutRegime(
-            self.network,
-            self.space,
-            budget,
-            search,
-            precision=self.precision,
-            seed=0,
-            log=lambda _: None,
-        )
+        return EDropoutRegime(SearchProblem(self.network, self.space, budget, search, self.precision))
 
     def steps(self, regime: Regime, n: int) -> list[float]:
-        """Seconds of each of n training steps."""
+        """Return the seconds of each of n training steps."""
         now = clock(self.precision.device)
         times = [now()]
 
@@ -156,18 +146,18 @@ class Bench:
         return [after - before for before, after in pairwise(times)]
 
     def run(self, regime: Regime, n: int, report: StepReport) -> None:
-        """n training steps, each of which is told to `report`."""
+        """Take n training steps and call `report` after each."""
         trainer = Trainer(self.network, self.optimizer, Objective(TrainingConfig()), self.precision, regime, report)
         train_epoch(trainer, Repeated((self.images, self.labels), n), ScheduleSpan(0, 1000, 0, 1000), seed=0)
 
 
 def clock(device: torch.device) -> Callable[[], float]:
-    """Seconds that count on a device."""
+    """Return the clock of a device: wall time on a GPU, processor time on the CPU."""
     return time.perf_counter if device.type == "cuda" else time.process_time
 
 
-def step_cost(case: Case, device: torch.device, cycles: int, timed: int) -> list[dict[str, Any]]:
-    """A row per mode: how many times as long a step under the search takes as a plain one."""
+def step_cost(case: Case, device: torch.device, cycles: int, timed: int) -> list[Line]:
+    """Return a row per mode with the ratio of a step under the search to a plain one."""
     bench, calls = Bench(case, device), list[None]()
     bench.network.register_forward_hook(lambda *_: calls.append(None))
     regimes = {mode: bench.searching(mode) for mode in MODES}
@@ -195,24 +185,15 @@ def step_cost(case: Case, device: torch.device, cycles: int, timed: int) -> list
             "network": case.arch, "image_size": case.size, "batch": case.batch(device), "device": device.type,
             "precision": bench.precision.name, "genes": bench.space.genes, "mode": mode, "limit": LIMITS[mode],
             "plain_s": statistics.median(plain), "search_s": statistics.median(c for c, _, _, _ in rows),
-            "generation_s": statistics.median(g for _, g, _, _ in rows), "ratio": spread([r for _, _, r, _ in rows]),
+            "generation_s": statistics.median(g for _, g, _, _ in rows), "ratio": harness.spread([r for _, _, r, _ in rows]),
             "states_scored": max(p for _, _, _, p in rows), "n": cycles,
         }
         for mode, rows in found.items()
     ]  # fmt: skip
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def as_ratio(found: dict[str, float]) -> str:
-    """A `spread` of ratios as it stands in a table."""
-    return f"{found['median']:.2f}x ({found['min']:.2f} to {found['max']:.2f})"
-
-
-def evolution_cost(S: int, layers: int, width: int = 960, repeats: int = 5) -> dict[str, Any]:
-    """What a generation costs besides scoring, in a chain of 1x1 convolutions: ranking, children, two repairs, bookkeeping."""
+def evolution_cost(S: int, layers: int, width: int = 960, repeats: int = 5) -> Line:
+    """Time a generation without scoring, in a chain of 1x1 convolutions: ranking, children, two repairs, bookkeeping."""
     network = nn.Sequential(
         *[nn.Conv2d(3 if i == 0 else width, width, 1) for i in range(layers)], nn.Conv2d(width, 2, 1)
     )
@@ -242,7 +223,7 @@ def evolution_cost(S: int, layers: int, width: int = 960, repeats: int = 5) -> d
 
 
 def timed(work: Callable[[], object], repeats: int) -> float:
-    """Median processor seconds of a call, after one that does not count."""
+    """Return the median processor seconds of a call, after one that does not count."""
     work()
     times = []
     for _ in range(repeats):
@@ -252,8 +233,8 @@ def timed(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def memory_cost(name: str, device: torch.device) -> dict[str, Any]:
-    """Peak bytes above the built network and batch, plain and searching, each in a fresh process."""
+def memory_cost(name: str, device: torch.device) -> Line:
+    """Return the peak bytes above the built network and batch, plain and searching, each in a fresh process."""
     peaks = {}
     for mode in ("plain", "start", "target"):
         command = [sys.executable, __file__, "--memory-of", name, mode, device.type]
@@ -268,7 +249,7 @@ def memory_cost(name: str, device: torch.device) -> dict[str, Any]:
 
 
 def measure_memory(name: str, mode: str, device: torch.device) -> int:
-    """Peak bytes of a cycle above the built network and batch, in this process."""
+    """Return the peak bytes of a cycle above the built network and batch, in this process."""
     bench = Bench(CASES[name], device)
     regime = bench.plain() if mode == "plain" else bench.searching(mode)
     if device.type == "cuda":
@@ -283,42 +264,42 @@ def measure_memory(name: str, mode: str, device: torch.device) -> int:
 
 
 def _status(key: str) -> int:
-    """A figure of /proc/self/status in bytes (ru_maxrss would count the parent's peak too)."""
+    """Return a figure of /proc/self/status in bytes (ru_maxrss would count the parent's peak too)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) * 1024
 
 
 class Clock(NullMonitor):
-    """When each stage of a run began."""
+    """The time at which each stage of a run started."""
 
     def __init__(self) -> None:
-        self.began: list[tuple[str, float]] = []
+        self.started: list[tuple[str, float]] = []
 
     def stage(self, text: str) -> None:
-        self.began.append((text, time.process_time()))
+        self.started.append((text, time.process_time()))
 
     def epoch(self, phase: str, epoch: int, epochs: int) -> None:
         if epoch == 0:
             self.stage(f"{phase}, {epochs} epochs")
 
 
-def prune_cost(checkpoint: Path, images: int, search: int, finetune: int) -> dict[str, Any]:
-    """Processor seconds of `prune` of ResNet-20 with epochs of search and fine-tuning, and of plain fine-tuning for as many."""
+def prune_cost(weights: Path, images: int, search: int, finetune: int) -> Line:
+    """Return the processor seconds of `prune` of ResNet-20, and of plain fine-tuning for as many epochs."""
     overrides = [f"data.limit={images}", f"search.epochs={search}", "finetune.distill=0", f"finetune.epochs={finetune}"]
     recipe = read_recipe("resnet20_cifar10", overrides)
     epochs = search + finetune
     config = TrainingConfig(epochs=epochs, lr=recipe.finetune.lr)
     phase = Phase("train", ScheduleSpan(0, epochs, 0, epochs), recipe.run, Interrupt(), save=lambda _: None)
-    context, network = open_context(recipe), read_network(recipe.network_spec, checkpoint)
+    context, network = open_context(recipe), read_network(recipe.network_spec, weights)
     started = time.process_time()
     train_dense(context, network, config, phase)
     plain = time.process_time() - started
     watch = Clock()
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
-        prune(checkpoint, recipe, RunFolder(Path(folder) / "run"), options=RunOptions(monitor=watch))
+        prune(weights, recipe, RunFolder(Path(folder) / "run"), options=RunOptions(monitor=watch))
         whole = time.process_time() - started
-    marks = [*watch.began, ("end", started + whole)]
+    marks = [*watch.started, ("end", started + whole)]
     parts = {text: after - at for (text, at), (_, after) in pairwise(marks)}
     return {
         "network": "resnet20",
@@ -330,126 +311,140 @@ def prune_cost(checkpoint: Path, images: int, search: int, finetune: int) -> dic
     }
 
 
-def machine() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "processor": processor(), "gpu": gpu, "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "python": platform.python_version(), "date": date.today().isoformat(),
-    }  # fmt: skip
+def evolution_per_step(found: Line) -> float:
+    """Return the milliseconds of evolution, repair and ranking per training step."""
+    return float((found["evolution_ms"] + found["ranking_ms"]) / found["evolve_every"])
 
 
-def evolution_per_step(row: dict[str, Any]) -> float:
-    """Milliseconds of evolution, repair and ranking per training step."""
-    return float((row["evolution_ms"] + row["ranking_ms"]) / row["evolve_every"])
-
-
-def evolution_share(row: dict[str, Any], evolutions: list[dict[str, Any]]) -> str:
-    """What a step's evolution takes of a plain step at most: as much as in the next larger chain that was measured with S = 8."""
-    larger = [e for e in evolutions if e["S"] == 8 and e["D"] >= row["genes"]]
-    if row["mode"] == "paper" or row["device"] != "cpu" or not larger:
+def evolution_share(step: Line, evolutions: list[Line]) -> str:
+    """Return the upper bound of evolution's share of a plain step: its time in the next larger chain that was measured with S = 8."""
+    larger = [e for e in evolutions if e["S"] == 8 and e["D"] >= step["genes"]]
+    if step["mode"] == "paper" or step["device"] != "cpu" or not larger:
         return ""
-    return f"{evolution_per_step(min(larger, key=lambda e: e['D'])) / row['plain_s'] / 10:.1f} %"
+    return f"{evolution_per_step(min(larger, key=lambda e: e['D'])) / step['plain_s'] / 10:.1f} %"
 
 
-def page(log: dict[str, Any]) -> str:
-    """docs/search-cost.md."""
+def page(log: Line) -> str:
+    """Return docs/search-cost.md."""
     about = log["machine"]
     lines = [
         "# What the search costs", "",
-        "Written by `benchmarks/search_cost.py` from `benchmarks/search_cost.json`; what is timed and how stands at its head.", "",
-        f"{about['gpu'] or 'No GPU'}; {about['processor']}, {about['threads']} threads; torch {about['torch']}, "
-        f"Python {about['python']}; {about['date']}. S = 8. Seconds on the CPU are processor seconds.", "",
-        "## A training step", "",
-        "| network | D | images | batch | device | states | states scored per generation | plain step, s | step with search, s | "
-        "ratio (smallest to largest) | n | limit | | evolution and repair, of a plain step |",
-        "| --- " * 14 + "|",
+        "Written by `benchmarks/search_cost.py` from `benchmarks/search_cost.json`; the docstring of the script says what is timed and "
+        "how.", "",
+        f"{about['gpu'] or 'No GPU'}; {harness.torch_facts_text(about)} S = 8. Seconds on the CPU are processor seconds.", "",
+        *step_section(log["steps"], log["evolution"]),
+        *evolution_section(log["evolution"]),
+        *memory_section(log["memory"]),
+        *(prune_section(log["prune"]) if log.get("prune") else ()),
     ]  # fmt: skip
-    names = {"start": "95 % of the MACs", "target": "50 % of the MACs", "paper": "paper preset"}
-    for row in log["steps"]:
-        ratio = row["ratio"]
-        cells = [
-            row["network"], row["genes"], f"{row['image_size']}x{row['image_size']}", row["batch"], f"{row['device']} {row['precision']}",
-            names[row["mode"]], row["states_scored"], f"{row['plain_s']:.3f}", f"{row['search_s']:.3f}",
-            as_ratio(ratio), row["n"], f"{row['limit']:.2f}x",
-            "met" if ratio["median"] <= row["limit"] else "MISSED", evolution_share(row, log["evolution"]),
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines += ["", "## Evolution and repair by themselves", "",
-              "A generation besides scoring, in a chain of 1x1 convolutions of 960 channels; one every four steps of 128 images. "
-              "Ranking goes over the weights, of which this chain has 0.9 million per layer.", "",
-              "| S | D | groups | children, repair and selection, ms | ranking, ms | all per training step, ms | n |",
-              "| --- " * 7 + "|"]  # fmt: skip
-    for row in log["evolution"]:
-        per_step = evolution_per_step(row)
-        lines.append(f"| {row['S']} | {row['D']} | {row['groups']} | {row['evolution_ms']:.1f} | {row['ranking_ms']:.1f} | "
-                     f"{per_step:.2f} | {row['n']} |")  # fmt: skip
-    lines += [
-        "",
-        "## Memory",
-        "",
-        "| network | batch | device | plain, MB | searching at 95 % | at 50 % | limit | |",
-        "| --- " * 8 + "|",
-    ]
-    for row in log["memory"]:
-        peaks = row["peak_bytes"]
-        ratios = [peaks[mode] / peaks["plain"] for mode in ("start", "target")]
-        verdict = "met" if max(ratios) <= row["limit"] else "MISSED"
-        lines.append(f"| {row['network']} | {row['batch']} | {row['device']} | {peaks['plain'] / 1e6:.0f} | "
-                     f"{ratios[0]:.2f}x | {ratios[1]:.2f}x | {row['limit']:.1f}x | {verdict} |")  # fmt: skip
-    if log.get("prune"):
-        row = log["prune"]
-        verdict = "met" if row["prune_s"] <= row["plain_s"] else "MISSED"
-        stages = "; ".join(f"{text}: {seconds:.1f} s" for text, seconds in row["stages_s"].items())
-        lines += [
-            "",
-            "## A whole `prune`",
-            "",
-            f"{row['network']} on CIFAR-10, {row['images']} training images, {row['epochs']} epochs in all: plain fine-tuning of the dense "
-            f"network {row['plain_s']:.1f} s, `prune` with its proofs and its four accuracies on all test images "
-            f"{row['prune_s']:.1f} s ({verdict}). By stage: {stages}.",
-        ]
     return "\n".join(lines) + "\n"
+
+
+def step_section(steps: list[Line], evolutions: list[Line]) -> list[str]:
+    """Return the table of a training step."""
+    head = ("network", "D", "images", "batch", "device", "states", "states scored per generation", "plain step, s",
+            "step with search, s", "ratio (smallest to largest)", "n", "limit", "", "evolution and repair, of a plain step")  # fmt: skip
+    rows = [
+        harness.row((
+            step["network"], step["genes"], f"{step['image_size']}x{step['image_size']}", step["batch"],
+            f"{step['device']} {step['precision']}", MODE_NAMES[step["mode"]], step["states_scored"], f"{step['plain_s']:.3f}",
+            f"{step['search_s']:.3f}", harness.spread_text(step["ratio"], unit="x"), step["n"], f"{step['limit']:.2f}x",
+            verdict(step["ratio"]["median"], step["limit"]), evolution_share(step, evolutions),
+        ))
+        for step in steps
+    ]  # fmt: skip
+    return ["## A training step", "", *harness.table(head, rows)]
+
+
+def evolution_section(evolutions: list[Line]) -> list[str]:
+    """Return the table of a generation without scoring."""
+    head = ("S", "D", "groups", "children, repair and selection, ms", "ranking, ms", "all per training step, ms", "n")
+    rows = [
+        harness.row((one["S"], one["D"], one["groups"], f"{one['evolution_ms']:.1f}", f"{one['ranking_ms']:.1f}",
+             f"{evolution_per_step(one):.2f}", one["n"]))
+        for one in evolutions
+    ]  # fmt: skip
+    return ["", "## Evolution and repair by themselves", "",
+            "A generation besides scoring, in a chain of 1x1 convolutions of 960 channels; one every four steps of 128 images. "
+            "Ranking goes over the weights, of which this chain has 0.9 million per layer.", "", *harness.table(head, rows)]  # fmt: skip
+
+
+def memory_section(memory: list[Line]) -> list[str]:
+    """Return the table of peak memory."""
+    rows = []
+    for one in memory:
+        peaks = one["peak_bytes"]
+        ratios = [peaks[mode] / peaks["plain"] for mode in ("start", "target")]
+        rows.append(harness.row((
+            one["network"], one["batch"], one["device"], f"{peaks['plain'] / 1e6:.0f}", f"{ratios[0]:.2f}x", f"{ratios[1]:.2f}x",
+            f"{one['limit']:.1f}x", verdict(max(ratios), one["limit"]))))  # fmt: skip
+    head = ("network", "batch", "device", "plain, MB", "searching at 95 %", "at 50 %", "limit", "")
+    return ["", "## Memory", "", *harness.table(head, rows)]
+
+
+def prune_section(found: Line) -> list[str]:
+    """Return the paragraph about a whole `prune`."""
+    stages = "; ".join(f"{text}: {seconds:.1f} s" for text, seconds in found["stages_s"].items())
+    return [
+        "", "## A whole `prune`", "",
+        f"{found['network']} on CIFAR-10, {found['images']} training images, {found['epochs']} epochs in all: plain fine-tuning of the "
+        f"dense network {found['plain_s']:.1f} s, `prune` with its proofs and its four accuracies on all test images "
+        f"{found['prune_s']:.1f} s ({verdict(found['prune_s'], found['plain_s'])}). By stage: {stages}.",
+    ]  # fmt: skip
+
+
+def verdict(value: float, limit: float) -> str:
+    """Return whether a limit is met, as a table shows it."""
+    return "met" if value <= limit else "MISSED"
 
 
 def main() -> None:
     """Measure what is asked for, and rewrite the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.new_parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="one cycle, fewer sizes, no prune")
     parser.add_argument(
-        "--only", nargs="+", default=[*CASES, "evolution", "memory", "prune"], help="parts to measure anew"
+        "--only", nargs="+", default=[*CASES, "evolution", "memory", "prune"], help="parts to measure again"
     )
     parser.add_argument("--cycles", type=int, default=5)
     parser.add_argument(
         "--timed", type=int, default=2, help="steps without a generation, and plain steps, timed per cycle"
     )
-    parser.add_argument(
-        "--log", type=Path, default=LOG, help="the JSON file to update; the page is written for the default only"
-    )
-    parser.add_argument("--checkpoint", type=Path, help="of ResNet-20 on CIFAR-10, for the whole prune")
+    parser.add_argument("--weights", type=Path, help="of ResNet-20 on CIFAR-10, for the whole prune")
     parser.add_argument("--memory-of", nargs=3, metavar=("NAME", "MODE", "DEVICE"), help=argparse.SUPPRESS)
+    harness.add_log(parser, LOG)
+    harness.add_table(parser, PAGE)
     options = parser.parse_args()
     if options.memory_of:
         name, mode, device = options.memory_of
         print(measure_memory(name, mode, torch.device(device)))
         return
-    log = (
-        json.loads(options.log.read_text())
-        if options.log.is_file()
-        else {"steps": [], "evolution": [], "memory": [], "prune": None}
-    )
-    if faults := [
-        key for key, value in machine().items() if key != "date" and value != log.get("machine", machine())[key]
-    ]:
-        parser.error(
-            f"--log {options.log} is of another {', '.join(faults)}: remove it, or name another; a page is of one machine"
-        )
-    log["machine"] = machine()
-    measure(log, options)
+    log = read_log(options.log)
+    if not options.table:
+        require_same_machine(parser, log, options.log)
+        log["machine"] = harness.torch_facts()
+        measure(log, options)
+    save(log, options.log)
     print(page(log))
 
 
-def measure(log: dict[str, Any], options: argparse.Namespace) -> None:
-    """Put what is measured into the log, which is saved after each part."""
+def read_log(path: Path) -> Line:
+    """Return the JSON object of a log, or an empty one."""
+    empty: Line = {"steps": [], "evolution": [], "memory": [], "prune": None}
+    return {**empty, **json.loads(path.read_text())} if path.is_file() else empty
+
+
+def require_same_machine(parser: argparse.ArgumentParser, log: Line, path: Path) -> None:
+    """End with a usage error if the log is from another machine: a page is of one machine."""
+    facts = harness.torch_facts()
+    faults = [key for key, value in facts.items() if key != "date" and value != log.get("machine", facts)[key]]
+    if faults:
+        parser.error(
+            f"--log {path} has a different {', '.join(faults)}: remove it or name another; a page is of one machine"
+        )
+
+
+def measure(log: Line, options: argparse.Namespace) -> None:
+    """Measure into the log, which is saved after each part."""
     devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
     for name in [name for name in CASES if name in options.only]:
         for device in devices:
@@ -464,16 +459,16 @@ def measure(log: dict[str, Any], options: argparse.Namespace) -> None:
         names = ["resnet18"] if options.quick else list(CASES)
         log["memory"] = [memory_cost(name, device) for name in names for device in devices]
         save(log, options.log)
-    if "prune" in options.only and options.checkpoint and not options.quick:
-        log["prune"] = prune_cost(options.checkpoint, images=12800, search=3, finetune=5)
+    if "prune" in options.only and options.weights and not options.quick:
+        log["prune"] = prune_cost(options.weights, images=12800, search=3, finetune=5)
         save(log, options.log)
 
 
-def save(log: dict[str, Any], path: Path) -> None:
+def save(log: Line, path: Path) -> None:
+    """Write the log, and the page if the log is the repository's."""
     path.write_text(json.dumps(log, indent=1) + "\n")
     if path == LOG:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(page(log))
+        harness.write_page(PAGE, page(log))
 
 
 if __name__ == "__main__":

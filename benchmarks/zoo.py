@@ -1,19 +1,18 @@
-"""Which classifiers can be pruned, proved by doing it: every one of torchvision's, and two of each of timm's families.
+"""Which classifiers can be pruned, proved by doing it: all of torchvision's, and two of each of timm's families.
 
     python benchmarks/zoo.py [--only NAME ... | --slice] [--jobs 2] [--timeout 300] [--log FILE] [--table]
 
-Each network is built with random weights and with batch-norm statistics scattered around those of random images (in the 139 networks
-that were run first, around 0 and 1), its pruning space is found, a random feasible state at half of its multiply-accumulates is
-removed, and four logits are compared: masked, pruned, reloaded (the dense network cut again, with the pruned weights loaded) and ONNX.
-A network is proved when they are equal to 1e-4 of the logits' scale and the dense network's are not; else it is refused, with what a
-user is told. Each runs in a process of its own with a time limit. Finished ones stand in benchmarks/zoo.jsonl and are not run again;
-docs/zoo.md is rewritten from all lines. timm's networks are those of benchmarks/zoo_timm.txt.
+Each network is built with random weights and with batch-norm statistics scattered around those of random images (in the first 139
+networks, around 0 and 1). Its pruning space is found, a random feasible state at half of its multiply-accumulates is removed, and four
+logits are compared: masked, pruned, reloaded (the dense network cut again, with the pruned weights loaded) and ONNX. A network is
+proved when they are equal to 1e-4 of the logits' scale and the dense network's are not; otherwise it is refused, with the message that
+a user gets. Each network has its own process and a time limit. A finished one has a line in benchmarks/zoo.jsonl and is not run again;
+docs/zoo.md is rewritten from all lines. timm's networks are listed in benchmarks/zoo_timm.txt.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import platform
 import re
@@ -22,17 +21,17 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from datetime import date
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 import torchvision
+from harness import DOCS, HERE, Line
 from torch import Generator, Tensor, nn
 
 from edcompress.core.errors import BudgetError, EdcompressError
-from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.results.measures import TOLERANCE, Proof
 from edcompress.core.system.machine import processor
@@ -45,15 +44,13 @@ from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.cost.network_size import measure_size
 from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.surgery.masks import masked_forward
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.pruning.tracing.probe import lock_inexact
 from edcompress.pruning.tracing.tracing import trace_space
 
-HERE = Path(__file__).parent
 LOG = HERE / "zoo.jsonl"
-PAGE = HERE.parent / "docs" / "zoo.md"
+PAGE = DOCS / "zoo.md"
 TIMM = HERE / "zoo_timm.txt"
-CLASSES = 10
 TARGET = 0.5
 SIZES = {"inception_v3": 299}
 SLICE = (
@@ -61,44 +58,46 @@ SLICE = (
     "vit_b_32", "timm:cs3darknet_s", "timm:eva02_tiny_patch14_224", "timm:ghostnet_050", "timm:gmixer_12_224", "timm:levit_128s",
     "timm:repvgg_a0", "timm:test_coatnet", "timm:test_convnext", "timm:test_nfnet", "timm:test_vit", "timm:starnet_s050",
 )  # fmt: skip
-"""Twenty that are quick, of twenty wirings."""
+"""Twenty quick networks of twenty wirings."""
 FORK = multiprocessing.get_context("fork")
 PROOFS = ("pruned", "reloaded", "onnx")
+HEAD = ("network", "", "free groups", "channels", "MACs, M", "left", "differences: pruned, reloaded, ONNX", "s",
+        "locked or refused because")  # fmt: skip
 
 
 def main() -> None:
     """Run what is missing and rewrite the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.new_parser(__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these networks, whether they have a line or not")
     parser.add_argument("--slice", action="store_true", help="twenty networks, each of which must be proved")
-    parser.add_argument("--jobs", type=int, default=1, help="networks at a time, each on one thread")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel networks, each on one thread")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one network")
-    parser.add_argument("--log", type=Path, default=LOG, help="the lines; the page is written for the default only")
-    parser.add_argument("--table", action="store_true", help="only rewrite docs/zoo.md")
+    harness.add_log(parser, LOG)
+    harness.add_table(parser, PAGE)
     options = parser.parse_args()
     if not options.table:
         measure_all(options)
     if options.log == LOG:
-        PAGE.write_text(page(lines(LOG)))
+        harness.write_page(PAGE, page(lines(LOG)))
     good = ("proved",) if options.slice else ("proved", "refused")
     if wrong := [line["network"] for line in lines(options.log) if line["status"] not in good]:
         sys.exit(f"not {' or '.join(good)}: {', '.join(wrong)}")
 
 
 def names() -> list[str]:
-    """All networks, torchvision's before timm's."""
+    """Return the names of all networks, torchvision's before timm's."""
     vision = torchvision.models.list_models(module=torchvision.models)
     return [*vision, *(f"timm:{name}" for name in TIMM.read_text().split())]
 
 
-def lines(log: Path) -> list[dict[str, Any]]:
-    """The latest line of each network, in the order of the names."""
-    found = {line["network"]: line for line in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
+def lines(log: Path) -> list[Line]:
+    """Return the latest line of each network, in the order of the names."""
+    found = {line["network"]: line for line in harness.latest(harness.read_lines(log), "network")}
     return [found[name] for name in names() if name in found]
 
 
 def measure_all(options: argparse.Namespace) -> None:
-    """A line for each network that has none, from a process of its own; what all need is imported once, before they are forked."""
+    """Measure each network that has no line in its own process, forked after everything is imported."""
     done = {line["network"] for line in lines(options.log)}
     todo = list(SLICE) if options.slice else options.only or [name for name in names() if name not in done]
     torch.set_num_threads(1)
@@ -111,19 +110,18 @@ def measure_all(options: argparse.Namespace) -> None:
         for run in [run for run in running if run.ended()]:
             running.remove(run)
             line = run.line()
-            with options.log.open("a") as log:
-                log.write(json.dumps(line) + "\n")
+            harness.append_line(options.log, line)
             print(f"{line['network']}: {line['status']} {line.get('why', '')} ({line['seconds']:.0f} s)", flush=True)
 
 
 def warm_up() -> None:
-    """Import what the exporter imports at its first use."""
+    """Make the exporter import everything that it imports on first use."""
     with tempfile.TemporaryDirectory() as folder:
         export_onnx(nn.Conv2d(3, 4, 3), torch.zeros(2, 3, 8, 8), Path(folder) / "one.onnx", opset=18, metadata={})
 
 
 class Run:
-    """One network in a process of its own."""
+    """One network in its own process."""
 
     def __init__(self, name: str, timeout: float) -> None:
         self._name, self._timeout, self._started = name, timeout, time.monotonic()
@@ -133,32 +131,33 @@ class Run:
         sender.close()
 
     def ended(self) -> bool:
-        """Whether there is nothing more to wait for."""
+        """Return whether the process answered, ended or ran out of time."""
         return self.answer.poll() or not self.process.is_alive() or self._seconds() > self._timeout
 
-    def line(self) -> dict[str, Any]:
-        """What became of the network, and where it was tried."""
-        try:
-            found = (
-                self.answer.recv()
-                if self.answer.poll()
-                else {"status": "TIMED OUT", "why": f"after {self._timeout:.0f} s"}
-            )
-        except EOFError:
-            found = {"status": "CRASHED", "why": f"exit code {self.process.exitcode}"}
+    def line(self) -> Line:
+        """Return the line of the network, and end its process."""
+        result = self._result()
         self.process.kill()
         self.process.join()
         about = {
-            "machine": processor(), "torch": torch.__version__, "python": platform.python_version(),
-            "date": date.today().isoformat()}  # fmt: skip
-        return {"network": self._name, **found, "seconds": self._seconds(), **about}
+            "machine": processor(), "torch": torch.__version__, "python": platform.python_version(), "date": harness.today()}  # fmt: skip
+        return {"network": self._name, **result, "seconds": self._seconds(), **about}
+
+    def _result(self) -> Line:
+        if not self.answer.poll():
+            return {"status": "TIMED OUT", "why": f"after {self._timeout:.0f} s"}
+        try:
+            result: Line = self.answer.recv()
+        except EOFError:
+            return {"status": "CRASHED", "why": f"exit code {self.process.exitcode}"}
+        return result
 
     def _seconds(self) -> float:
         return time.monotonic() - self._started
 
 
-def found(name: str) -> dict[str, Any]:
-    """What became of the network, whatever it was."""
+def found(name: str) -> Line:
+    """Return the result of `measure`, or of the error that ended it."""
     try:
         return measure(name)
     except Exception as error:
@@ -166,8 +165,8 @@ def found(name: str) -> dict[str, Any]:
         return {"status": "CRASHED", "why": f"{type(error).__name__}: {error}".splitlines()[0]}
 
 
-def measure(name: str) -> dict[str, Any]:
-    """What became of the network."""
+def measure(name: str) -> Line:
+    """Prune the network and compare the four logits, or return why it is refused."""
     try:
         network, images = build(name)
         space = lock_inexact(network, trace_space(network, images[:2]), images[:2])
@@ -192,7 +191,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def build(name: str) -> tuple[nn.Module, Tensor]:
-    """The network in eval mode with random batch-norm statistics, and eight random images of the size it is made for."""
+    """Return the network in eval mode with random batch-norm statistics, and eight random images of its input size."""
     size = SIZES.get(name, 224)
     if name.startswith("timm:"):
         import timm
@@ -200,14 +199,12 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
         about = timm.get_pretrained_cfg(name.removeprefix("timm:"))
         assert about, name
         size = about.input_size[-1]
-    recipe = Recipe.model_validate({
-        "model": {"arch": name, "num_classes": CLASSES}, "data": {"dataset": "image_folder", "image_size": size}})  # fmt: skip
-    network = plain_network(recipe.network_spec).eval()
+    network = plain_network(harness.classifier(name, size).network_spec).eval()
     generator = Generator().manual_seed(0)
     images = torch.randn(8, 3, size, size, generator=generator)
     with torch.no_grad():
         for parameter in network.parameters():
-            if parameter.abs().max() < 1e-3:  # layer scales and gates that begin near zero would hide their block
+            if parameter.abs().max() < 1e-3:  # layer scales and gates near zero would hide their block
                 parameter.copy_(1 + 0.1 * torch.randn(parameter.shape, generator=generator))
         norms = [layer for layer in network.modules() if isinstance(getattr(layer, "running_mean", None), Tensor)]
         take_statistics(network, norms, images)
@@ -221,7 +218,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
 
 
 def take_statistics(network: nn.Module, norms: list[Any], images: Tensor) -> None:
-    """Give the norms the statistics of the images: with others, depth can turn a rounding error into a difference of logits."""
+    """Give the norms the statistics of the images, without which depth can turn a rounding error into a difference of logits."""
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 1.0
@@ -234,7 +231,7 @@ def take_statistics(network: nn.Module, norms: list[Any], images: Tensor) -> Non
 
 
 def open_budget(space: Any, costs: CostModel) -> tuple[Budget, float]:
-    """The budget at the target, or at the least that the floors leave where that is more."""
+    """Return the budget at the target, or at the smallest share that the floors allow if that is more."""
     try:
         return Budget(space, costs, Target(macs=TARGET), Constraints()), TARGET
     except BudgetError:
@@ -244,12 +241,12 @@ def open_budget(space: Any, costs: CostModel) -> tuple[Budget, float]:
 
 
 def prove(network: nn.Module, images: Tensor, space: Any, state: Tensor) -> tuple[dict[str, Proof], float]:
-    """How far the pruned, the reloaded and the ONNX network are from what they must equal, and the dense one from the masked."""
+    """Compare the pruned, the reloaded and the ONNX network with what they must equal, and the dense network with the masked one."""
     plan = plan_of(state, space)
-    pruned = remove(network, plan, space)
+    pruned = apply_plan(network, plan, space)
     masked = masked_forward(network, space, state, images)
     logits = pruned(images)
-    again = remove(network, plan, space)
+    again = apply_plan(network, plan, space)
     again.load_state_dict(pruned.state_dict())
     effect = compare_logits(masked, network(images), "dense").relative
     with tempfile.TemporaryDirectory() as folder:
@@ -265,19 +262,19 @@ def prove(network: nn.Module, images: Tensor, space: Any, state: Tensor) -> tupl
 
 
 def kind(reason: str) -> str:
-    """A reason without the names of layers and figures, to count alike ones together."""
+    """Return a reason without names of layers and figures, so that alike ones count together."""
     return re.sub(r"\(\w+Error.*", "(an error)", re.sub(r"\b[\w.]*\d[\w.]*\b", "*", reason))
 
 
-def page(found: list[dict[str, Any]]) -> str:
-    """docs/zoo.md."""
+def page(found: list[Line]) -> str:
+    """Return docs/zoo.md."""
     about = (
         f"{one['machine']}, one thread per network; torch {one['torch']}, Python {one['python']}; {one['date']}."
         for one in found
     )
     parts = [
         "# The zoo", "",
-        "Written by `benchmarks/zoo.py` from `benchmarks/zoo.jsonl`; what is done to each network stands at its head.", "",
+        "Written by `benchmarks/zoo.py` from `benchmarks/zoo.jsonl`; the docstring of the script says what is done to each network.", "",
         *dict.fromkeys(about), "",
     ]  # fmt: skip
     for title, of in (("torchvision", False), ("timm", True)):
@@ -285,26 +282,27 @@ def page(found: list[dict[str, Any]]) -> str:
         proved = sum(line["status"] == "proved" for line in rows)
         left = sum(name.startswith("timm:") == of for name in names()) - len(rows)
         later = f" {left} more were not run yet." if left else ""
-        parts += [f"## {title}", "", f"{proved} of {len(rows)} proved.{later}", "", *table(rows), ""]
+        parts += [
+            f"## {title}",
+            "",
+            f"{proved} of {len(rows)} proved.{later}",
+            "",
+            *harness.table(HEAD, map(table_row, rows)),
+            "",
+        ]
     return "\n".join(parts)
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
-    """A row per network."""
-    head = "| network | | free groups | channels | MACs, M | left | differences: pruned, reloaded, ONNX | s | locked or refused because |"
-    return [head, "| --- " * 9 + "|", *(row(line) for line in rows)]
-
-
-def row(line: dict[str, Any]) -> str:
-    """One network's row."""
+def table_row(line: Line) -> str:
+    """Return the row of one network."""
     name, seconds = line["network"].removeprefix("timm:"), f"{line['seconds']:.0f}"
     if "proofs" not in line:
-        return f"| {name} | {line['status']} | | | | | | {seconds} | {line['why'].replace('|', '/')[:200]} |"
+        return harness.row((name, line["status"], *[""] * 5, seconds, line["why"].replace("|", "/")[:200]))
     proofs = ", ".join(f"{line['proofs'][key]:.0e}" for key in PROOFS)
     locked = "; ".join(f"{count} {reason}" for reason, count in line["locked"].items())
     left = f"{line['achieved']:.1%}" + ("" if line["target"] == TARGET else " (the least)")
     groups, macs = f"{line['free']} of {line['groups']}", f"{line['macs'] / 1e6:.0f}"
-    return f"| {name} | {line['status']} | {groups} | {line['genes']} | {macs} | {left} | {proofs} | {seconds} | {locked} |"
+    return harness.row((name, line["status"], groups, line["genes"], macs, left, proofs, seconds, locked))
 
 
 if __name__ == "__main__":

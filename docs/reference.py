@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -15,7 +15,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from edcompress.core import registry
 from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.recipe.search import METHODS
 
 PAGE = Path(__file__).with_name("recipes.md")
 HEAD = """# Recipes
@@ -42,6 +44,8 @@ def page() -> str:
                 f"{(model.__doc__ or '').strip()}\n",
                 *section(f"{name}.", model, field.default),
             ]
+        if name == "search":
+            parts += list(methods())
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -60,6 +64,15 @@ def section(prefix: str, model: type[BaseModel], given: Any = None) -> Iterator[
             yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def methods() -> Iterator[str]:
+    """A table of the search methods, by the docstrings of their modules."""
+    yield "\n| `search.method` | |"
+    yield "| --- | --- |"
+    for name in registry.names_in(METHODS):
+        about = (registry.load(METHODS, name).__doc__ or "").partition(": ")[2].strip()
+        yield f"| `{name}` | {about} |"
+
+
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
     """The section that a key holds, or None."""
     options = get_args(field.annotation) or (field.annotation,)
@@ -74,7 +87,9 @@ def default(value: Any) -> str:
 
 
 def allowed(field: FieldInfo) -> str:
-    """The type, with its bounds."""
+    """The names of a registry, or the type with its bounds."""
+    if names := [name for one in field.metadata for name in getattr(getattr(one, "func", None), "names", ())]:
+        return ", ".join(f"`{name}`" for name in names)
     return ", ".join([kinds(field.annotation), *bounds(field.metadata)])
 
 
@@ -85,6 +100,8 @@ def kinds(annotation: Any) -> str:
         return ", ".join(f"`{one}`" for one in args)
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys("null" if one is type(None) else kinds(one) for one in args))
+    if origin is Mapping:
+        return "mapping"
     if origin is tuple:
         return f"list of {kinds(args[0])}"
     if origin is not None and hasattr(annotation, "__metadata__"):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from zoo import ZOO, images, randomised
 
-from edcompress.pruning.space.gene_index import tensors_along
+from edcompress.networks.load_pruned import tensors_along
 from edcompress.pruning.space.layers import layer_width
 from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.tracing.tracing import trace_space

@@ -14,8 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
-from edcompress.networks.attention import SelfAttention
-from edcompress.networks.cifar_resnet import PaddedShortcut
+from edcompress.networks.load_pruned import PaddedShortcut, SelfAttention
 
 INPUT = (3, 8, 8)
 

@@ -44,7 +44,7 @@ def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help=
         except InputError as error:
             faults.append(f"{name}: {error}" if isinstance(error, NetworkError) else str(error))
         else:
-            say(f"{name}: fine ({checked.model.called} on {checked.data.dataset})")
+            say(f"{name}: fine ({checked.model.name} on {checked.data.dataset})")
     if faults:
         raise InputError("\n".join(faults))
 

@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, recipes, results and the system."""
+"""The foundation of all other packages: errors, recipes, results, registries and the system."""

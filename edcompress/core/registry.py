@@ -1,10 +1,11 @@
-"""Registries: what can be one of several is one module in a package, found by its file name.
+"""Registries: each entry is one module in a package, found by its file name.
 
 Looking up names imports nothing, so that a recipe is checked without loading torch. A module is imported when it is used.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -32,13 +33,25 @@ def load(package: str, name: str) -> ModuleType:
     return import_module(f"edcompress.{package}.{_require_known(package, name)}")
 
 
+@dataclass(frozen=True)
+class KnownName:
+    """A check that a text names a module of a package; its ValueError lists the names that exist."""
+
+    package: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that pass."""
+        return names_in(self.package)
+
+    def __call__(self, name: Any) -> Any:
+        """Return the name, or raise ValueError."""
+        return _require_known(self.package, name)
+
+
 def one_of(package: str) -> AfterValidator:
-    """Return a pydantic validator of a text that names a module of a package; its ValueError lists the names there are."""
-
-    def check(name: Any) -> Any:
-        return _require_known(package, name)
-
-    return AfterValidator(check)
+    """Return a pydantic validator of a text that names a module of a package."""
+    return AfterValidator(KnownName(package))
 
 
 def _require_known(package: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""How many names the braces of a pattern stand for, found without making them: a range of a few characters can fill the memory."""
+"""The number of names that the braces of a pattern stand for, without making them: a range of a few characters can fill the memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from string import ascii_letters
 MOST_NAMES = 100_000
 
 MOST_BRACES = 50
-"""In a pattern; the library that expands them calls itself for each inside of another."""
+"""In a pattern; the library that expands them calls itself for each pair within another."""
 
 MOST_CHARACTERS = 4096
-"""As many as a path may have."""
+"""In a pattern: as many as a path may have."""
 
 MOST_DIGITS = 12
 """Of a number in braces: leading zeros pad all names of a range."""
@@ -24,7 +24,7 @@ _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
 
 
 def require_few_names(patterns: Iterable[str]) -> None:
-    """Raise ValueError where patterns stand for more than `MOST_NAMES` names in all, or one is longer than names can be."""
+    """Raise ValueError where patterns stand for more than `MOST_NAMES` names in all, or one is longer than a path can be."""
     most = 0
     for pattern in patterns:
         if len(pattern) > MOST_CHARACTERS or pattern.count("{") > MOST_BRACES:
@@ -37,7 +37,7 @@ def require_few_names(patterns: Iterable[str]) -> None:
 
 
 def most_names(pattern: str) -> int:
-    """At most so many names come of a pattern: braces within others count as if each stood alone."""
+    """Return an upper bound on the names that a pattern stands for: braces within others count as if each were alone."""
     names = 1
     while groups := _INNERMOST.findall(pattern):
         for group in groups:
@@ -47,7 +47,7 @@ def most_names(pattern: str) -> int:
 
 
 def _alternatives(group: str) -> int:
-    """How many names braces without others inside stand for; of letters, as many as there are."""
+    """Return how many names one pair of braces stands for; for a range of letters, the number of all letters."""
     if not (numbers := _RANGE.fullmatch(group)):
         return len(ascii_letters) if ".." in group else group.count(",") + 1
     if max(map(len, numbers.groups(""))) > MOST_DIGITS:

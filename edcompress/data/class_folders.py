@@ -1,4 +1,4 @@
-"""Class folders that are not what they look like: two that are one directory, too few, numbers, wrappers, copies."""
+"""Mistakes in how images are arranged in class folders: folders that are the same directory, too few, numbers, wrappers, copies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edcompress.core.recipe.model import Model
 from edcompress.data.images import FileImages, ImageSet
 
 COMPARED = 32
-"""Test images, spread over the split, that are looked for among the training images."""
+"""Test images, spread over the split, that are compared with training images."""
 
 
 def require_distinct(folders: Sequence[Path]) -> None:
@@ -24,9 +24,9 @@ def require_distinct(folders: Sequence[Path]) -> None:
     for folder in folders:
         if (other := real.setdefault(folder.resolve(), folder)) is not folder:
             raise _shared(other, folder)
-    for place, folder in real.items():
-        if holder := next((real[parent] for parent in place.parents if parent in real), None):
-            raise _shared(holder, folder)
+    for path, folder in real.items():
+        if outer := next((real[parent] for parent in path.parents if parent in real), None):
+            raise _shared(outer, folder)
 
 
 def _shared(one: Path, other: Path) -> DataError:
@@ -37,29 +37,45 @@ def _shared(one: Path, other: Path) -> DataError:
 
 
 def require_all_classes(folder: Path, classes: Sequence[str], images: ImageSet, data: Data, model: Model) -> None:
-    """Raise DataError where labels are positions among class folders that are fewer than the network's classes."""
+    """Raise DataError where labels are positions among class folders, and these are fewer than the network's classes.
+
+    Args:
+        folder: The folder that holds train/ and val/.
+        classes: Names of the class folders.
+        images: The training images.
+        data: The recipe's data section.
+        model: The recipe's model section.
+    """
     found, asked = len(classes), model.num_classes
-    if data.dataset != "image_folder" or data.class_index != "position" or found >= asked:
+    if not data.facts.class_folders or data.class_index != "position" or found >= asked:
         return
     train = folder / "train"
     wrapped = _wrapped(train, images)
-    way_out = f"{wrapped}: move the class folders up, into {train}" if wrapped else "add the missing ones"
+    fix = f"{wrapped}: move the class folders up, into {train}" if wrapped else "add the missing ones"
     raise DataError(
         f"model.num_classes is {asked}, but {train} has {found} class folders, and labels are positions among them: "
-        f"{few(classes, 20)}; {way_out}, or set model.num_classes={found} for a network of so many classes"
+        f"{few(classes, 20)}; {fix}, or set model.num_classes={found} for a network with that many classes"
     )
 
 
 def doubts(folder: Path, train: ImageSet, test: ImageSet, classes: Sequence[str], data: Data) -> Iterator[str]:
-    """What makes labels or accuracies doubtful, though the images can be used."""
+    """Yield the reasons to doubt labels or accuracies, though the images can be used.
+
+    Args:
+        folder: The folder that holds train/ and val/, where the data set has class folders.
+        train: All training images.
+        test: All test images.
+        classes: Names of the classes in index order.
+        data: The recipe's data section.
+    """
     by_position = data.class_index == "position"
     if by_position and (absent := _absent(test, classes)):
         yield f"the test images show {len(classes) - len(absent)} of {len(classes)} classes, and none of {few(absent)}"
-    if not (isinstance(train, FileImages) and isinstance(test, FileImages) and data.dataset == "image_folder"):
+    if not (isinstance(train, FileImages) and isinstance(test, FileImages) and data.facts.class_folders):
         return
     if by_position and all(name.isdecimal() for name in classes) and sorted(classes, key=int) != list(classes):
         yield (
-            f"data.folder: the class folders are numbers, and count in the order of text: {few(classes)}; if the network was trained "
+            f"data.folder: the class folders are numbers, and are sorted as text: {few(classes)}; if the network was trained "
             "in the order of the numbers, its answers are wrong here: give the names one length (01, 02 ...)"
         )
     for part, images in ((folder / "train", train), (folder / "val", test)):
@@ -74,26 +90,26 @@ def _absent(images: ImageSet, classes: Sequence[str]) -> list[str]:
 
 
 def _wrapped(part: Path, images: ImageSet) -> str | None:
-    """Where the images lie, if all lie in folders within the class folders; None where one lies in a class folder itself."""
+    """Return a remark where all images lie in folders within the class folders; None where one lies in a class folder itself."""
     if not isinstance(images, FileImages) or any(Path(path).parent.parent == part for path in images.paths):
         return None
     return f"no image lies in a class folder itself ({images.paths[0]} is the first)"
 
 
 def _copies(folder: Path, test: FileImages) -> Iterator[str]:
-    """What to say where test images are training images too, under the same name."""
-    places = torch.linspace(0, len(test) - 1, min(len(test), COMPARED)).long().tolist()
-    pairs = ((Path(test.paths[i]), folder / "train" / Path(test.paths[i]).relative_to(folder / "val")) for i in places)
+    """Yield a warning where test images are training images too, under the same name."""
+    indices = torch.linspace(0, len(test) - 1, min(len(test), COMPARED)).long().tolist()
+    pairs = ((Path(test.paths[i]), folder / "train" / Path(test.paths[i]).relative_to(folder / "val")) for i in indices)
     same = [f"{one} is {other}" for one, other in pairs if _equal(one, other)]
     if same:
         yield (
-            f"data.folder: {len(same)} of {len(places)} test images that were compared are training images too ({same[0]}): accuracies "
-            "on them say nothing of new images; put others into val"
+            f"data.folder: {len(same)} of {len(indices)} test images that were compared are training images too ({same[0]}): accuracies "
+            "on them say nothing about new images; put others into val"
         )
 
 
 def _equal(one: Path, other: Path) -> bool:
-    """Whether two files have the same bytes; not where one cannot be read, which whoever decodes it will say."""
+    """Return whether two files have the same bytes; False where one cannot be read, which decoding it will report."""
     try:
         return filecmp.cmp(one, other, shallow=False)
     except OSError:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -16,20 +15,29 @@ from edcompress.core.plain_text import few
 from edcompress.core.recipe.data import Data
 from edcompress.core.system.files import require_utf8
 from edcompress.data.class_folders import require_distinct
-from edcompress.data.images import SUFFIXES, FileImages, ImageSet, Warn, how_read, ignore_warnings
+from edcompress.data.decoding import SUFFIXES
+from edcompress.data.images import FileImages, read_settings
 from edcompress.data.listing import ClassFiles, Unread, class_files, is_hidden, unread_note
+from edcompress.data.opening import Warn, discard_warning
 
 PARTS = ("train", "val")
 
-Images = TypeVar("Images", bound=ImageSet)
-
 
 def open_image_folder(
-    folder: Path, data: Data, warn: Warn = ignore_warnings
+    folder: Path, data: Data, warn: Warn = discard_warning
 ) -> tuple[FileImages, FileImages, tuple[str, ...]]:
-    """Train images, test images and class names in index order; DataError for a layout that is not as it must be.
+    """Open the images under train/ and under val/ of a folder.
 
-    `warn` hears what lies in the folders and is not read, and which images are links to elsewhere.
+    Args:
+        folder: The folder that holds train/ and val/.
+        data: The recipe's data section.
+        warn: Takes a message about what lies in the folders and is not read, and about images behind links to elsewhere.
+
+    Returns:
+        Training images, test images, and the names of the classes in index order.
+
+    Raises:
+        DataError: The folders are not laid out as they must be.
     """
     train, val = (_classes_in(folder / part) for part in PARTS)
     require_distinct([folder / part / name for part, names in zip(PARTS, (train, val), strict=True) for name in names])
@@ -43,19 +51,9 @@ def open_image_folder(
 
 
 def imagenet_wnids() -> tuple[str, ...]:
-    """ImageNet's 1000 WordNet ids, in the order of the usual class indices."""
+    """Return ImageNet's 1000 WordNet ids, in the order of the usual class indices."""
     text = importlib.resources.files("edcompress.data").joinpath("imagenet_wnids.txt").read_text(encoding="ascii")
     return tuple(text.split())
-
-
-def interleaved(images: Images) -> Images:
-    """The same images, the first of every class before the second of any: the first N then hold all classes."""
-    seen: dict[int, int] = {}
-    ranks = []
-    for label in images.labels.tolist():
-        ranks.append(seen.get(label, 0))
-        seen[label] = ranks[-1] + 1
-    return images.subset(torch.argsort(torch.tensor(ranks), stable=True))
 
 
 def _classes_in(part: Path) -> list[str]:
@@ -71,12 +69,14 @@ def _classes_in(part: Path) -> list[str]:
     for name in classes:
         _require_name(part, name)
     if not classes:
-        raise DataError(f"data.folder: {part} holds no class folders; put the images of each class into one of its own")
+        raise DataError(
+            f"data.folder: {part} holds no class folders; put the images of each class into a folder of its own"
+        )
     return classes
 
 
 def _require_name(part: Path, name: str) -> None:
-    """DataError for a class that ONNX files and reports cannot name."""
+    """Raise DataError for a class that ONNX files and reports cannot name."""
     try:
         require_utf8(Path(name))
     except InputError as error:
@@ -84,10 +84,10 @@ def _require_name(part: Path, name: str) -> None:
 
 
 def _require_known(folder: Path, found: Iterable[str], names: Iterable[str], data: Data) -> None:
-    strange = sorted(set(found) - set(names))
-    if not strange:
+    unknown = sorted(set(found) - set(names))
+    if not unknown:
         return
-    shown = few(strange)
+    shown = few(unknown)
     if data.class_index == "imagenet":
         raise DataError(
             f"data.class_index: imagenet needs folders named by ImageNet's wnids (n01440764 ...), but {folder} "
@@ -110,7 +110,7 @@ def _listed(part: Path, classes: list[str], index: dict[str, int], data: Data, w
             warn(text)
     paths = tuple(chain.from_iterable(found.images for found in files.values()))
     labels = [index[name] for name, found in files.items() for _ in found.images]
-    return FileImages(paths, torch.tensor(labels, dtype=torch.int64), *how_read(data))
+    return FileImages(paths, torch.tensor(labels, dtype=torch.int64), *read_settings(data))
 
 
 def _is_beside(path: Path) -> bool:
@@ -118,14 +118,17 @@ def _is_beside(path: Path) -> bool:
 
 
 def _below(part: Path, files: Iterable[ClassFiles], beside: Iterable[Unread]) -> Iterable[Unread]:
-    """What is not read below train/ or val/, by paths from there."""
+    """Yield what is not read below train/ or val/, by paths relative to there."""
     for found in files:
         yield from ((kind, number, os.path.relpath(path, part)) for kind, number, path in found.unread)
     yield from beside
 
 
 def _elsewhere_note(part: Path, files: Iterable[ClassFiles]) -> str | None:
-    """One line on images behind links that leave their class folder: legitimate, but what they lead to may be another class, or test."""
+    """Return a line on images behind links that leave their class folder; None without any.
+
+    Such links are legitimate, but may lead to another class, or from training to test images.
+    """
     away = [path for found in files for path in found.elsewhere]
     if not away:
         return None

@@ -1,65 +1,25 @@
-"""Sets of labelled images that can be read by index: decoded in memory, or stored in files and decoded at every read."""
+"""Sets of labelled images that are read by index: decoded in memory, or stored in files and decoded at every read."""
 
 from __future__ import annotations
 
-import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from edcompress.core.errors import DataError
 from edcompress.core.recipe.data import Data, Orientation
-from edcompress.data.transforms import Geometry, pictured, with_channels
-
-FORMATS = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpe": "JPEG",
-    ".jfif": "JPEG",
-    ".png": "PNG",
-    ".ppm": "PPM",
-    ".pgm": "PPM",
-    ".bmp": "BMP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WEBP",
-}
-"""Suffixes of the files that are read as images, and Pillow's names of their formats."""
-
-SUFFIXES = tuple(FORMATS)
-
-DECODED = tuple(dict.fromkeys(FORMATS.values()))
-"""Formats that are decoded, whatever a file's name says: Pillow's other decoders, some of which start a program, never get one."""
-
-Warn = Callable[[str], None]
-"""Hears of each image that is left out, as often as it is: its path, and what is wrong with it."""
+from edcompress.data.decoding import TarMember, decode
+from edcompress.data.opening import Warn, discard_warning
+from edcompress.data.transforms import Geometry, to_channels, to_pil
 
 
-def ignore_warnings(fault: str) -> None:
-    """Nobody wants to know."""
-
-
-_TURNS: dict[object, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What brings an image upright, by the number that EXIF has for how the camera was held; 1 is upright."""
-
-
-class Read(NamedTuple):
-    """uint8 `pixels` [B, channels, H, W] of the images at int64 `indices` [B], and what is wrong with those that were left out."""
+class ReadImages(NamedTuple):
+    """uint8 `pixels` [B, channels, H, W] of the images at int64 `indices` [B], and the faults of those that were left out."""
 
     pixels: Tensor
     indices: Tensor
@@ -79,18 +39,21 @@ class ImageSet(Protocol):
 
     @property
     def warn(self) -> Warn:
-        """Whoever reads for a person tells this of the faults; `read` does not, it may run in a worker process."""
+        """Takes a message for each image that is left out. `read` does not call it, since it may run in a worker process."""
 
     def __len__(self) -> int: ...
 
-    def with_warn(self, warn: Warn) -> Self:
-        """The same images with another `warn`."""
+    def with_warnings_to(self, warn: Warn) -> Self:
+        """Return the same images with another `warn`."""
 
     def subset(self, indices: Tensor) -> Self:
-        """The images at `indices` (int64), in that order."""
+        """Return the images at `indices` (int64), in that order."""
 
-    def read(self, indices: Sequence[int], geometry: Geometry) -> Read:
-        """The images after the fixed and the varied part of `geometry`; DataError for a broken one that may not be left out."""
+    def read(self, indices: Sequence[int], geometry: Geometry) -> ReadImages:
+        """Return the images after the fixed and the random part of `geometry`; DataError for a broken one that may not be left out."""
+
+
+AnyImageSet = TypeVar("AnyImageSet", bound=ImageSet)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,71 +63,53 @@ class MemoryImages:
     pixels: Tensor
     labels: Tensor
     channels: int
-    warn: Warn = ignore_warnings
+    warn: Warn = discard_warning
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def with_warn(self, warn: Warn) -> Self:
-        """The same images with another `warn`."""
+    def with_warnings_to(self, warn: Warn) -> Self:
+        """Return the same images with another `warn`."""
         return replace(self, warn=warn)
 
     def subset(self, indices: Tensor) -> Self:
-        """The images at `indices` (int64), in that order, as a copy."""
+        """Return the images at `indices` (int64), in that order, as a copy."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
 
-    def read(self, indices: Sequence[int], geometry: Geometry) -> Read:
-        """All of them; Pillow transforms them, as it does those in files."""
+    def read(self, indices: Sequence[int], geometry: Geometry) -> ReadImages:
+        """Return all of them, transformed by Pillow as images in files are."""
         chosen = torch.as_tensor(indices)
-        images = with_channels(self.pixels[chosen], self.channels)
+        images = to_channels(self.pixels[chosen], self.channels)
         if not geometry.keeps(images):
-            images = torch.stack([geometry.transformed(pictured(image)) for image in images])
-        return Read(images, chosen)
-
-
-class TarMember(NamedTuple):
-    """A file inside an uncompressed tar: its name there, at which byte its content begins, and how many bytes it has."""
-
-    tar: Path
-    name: str
-    offset: int
-    size: int
-
-    def __str__(self) -> str:
-        return f"{self.tar}: {self.name}"
-
-    def content(self) -> bytes:
-        """The file's bytes; OSError where the tar cannot be read."""
-        with self.tar.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+            images = torch.stack([geometry.apply(to_pil(image)) for image in images])
+        return ReadImages(images, chosen)
 
 
 class StoredImages(ABC):
-    """Images in files, decoded and transformed by Pillow at every read; those that cannot be are left out, or are a DataError."""
+    """Images in files, decoded and transformed by Pillow at every read; one that cannot be is left out, or raises DataError."""
 
     channels: int
     skip_broken: bool
     orientation: Orientation
 
     @abstractmethod
-    def place(self, index: int) -> Path | TarMember:
-        """Where the image at `index` is stored."""
+    def source(self, index: int) -> Path | TarMember:
+        """Return the file that holds the image at `index`."""
 
-    def read(self, indices: Sequence[int], geometry: Geometry) -> Read:
-        """Those that can be decoded; DataError with the place of one that cannot, unless `skip_broken`."""
+    def read(self, indices: Sequence[int], geometry: Geometry) -> ReadImages:
+        """Return the images that can be decoded; DataError names the first that cannot, unless `skip_broken`."""
         pixels, found, faults = [], [], []
         for i in indices:
             try:
-                pixels.append(geometry.transformed(decode(self.place(i), self.channels, self.orientation)))
+                pixels.append(geometry.apply(decode(self.source(i), self.channels, self.orientation)))
                 found.append(i)
             except DataError as error:
                 if not self.skip_broken:
-                    way_out = "replace or remove the file, or leave out such files with data.skip_broken=true"
-                    raise DataError(f"{error}; {way_out}") from error
+                    fix = "replace or remove the file, or leave out such files with data.skip_broken=true"
+                    raise DataError(f"{error}; {fix}") from error
                 faults.append(str(error))
         stacked = torch.stack(pixels) if pixels else torch.empty((0, self.channels, 0, 0), dtype=torch.uint8)
-        return Read(stacked, torch.tensor(found, dtype=torch.int64), tuple(faults))
+        return ReadImages(stacked, torch.tensor(found, dtype=torch.int64), tuple(faults))
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,54 +121,45 @@ class FileImages(StoredImages):
     channels: int
     skip_broken: bool = False
     orientation: Orientation = "apply"
-    warn: Warn = ignore_warnings
+    warn: Warn = discard_warning
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def with_warn(self, warn: Warn) -> Self:
-        """The same images with another `warn`."""
+    def with_warnings_to(self, warn: Warn) -> Self:
+        """Return the same images with another `warn`."""
         return replace(self, warn=warn)
 
     def subset(self, indices: Tensor) -> Self:
-        """The images at `indices` (int64), in that order."""
+        """Return the images at `indices` (int64), in that order."""
         return replace(self, paths=tuple(self.paths[i] for i in indices.tolist()), labels=self.labels[indices])
 
-    def place(self, index: int) -> Path:
-        """The path of a file."""
+    def source(self, index: int) -> Path:
+        """Return the path of the image at `index`."""
         return Path(self.paths[index])
 
 
-def how_read(data: Data) -> tuple[int, bool, Orientation]:
-    """The `channels`, `skip_broken` and `orientation` of StoredImages, by the recipe's data."""
+def memory_images(pixels: Tensor, labels: Tensor, data: Data) -> MemoryImages:
+    """Return uint8 pixels [N, C, H, W] and their integer labels [N] as the recipe's data section reads them."""
+    return MemoryImages(pixels, labels.to(torch.int64), data.channels or pixels.shape[1])
+
+
+def file_images(samples: Iterable[tuple[str, int]], data: Data) -> FileImages:
+    """Return image files, given as (path, label), as the recipe's data section reads them."""
+    paths, labels = zip(*samples, strict=True)
+    return FileImages(paths, torch.tensor(labels, dtype=torch.int64), *read_settings(data))
+
+
+def read_settings(data: Data) -> tuple[int, bool, Orientation]:
+    """Return `channels`, `skip_broken` and `orientation` of stored images, as the recipe's data section sets them."""
     return data.channels or 3, data.skip_broken, data.exif_orientation
 
 
-def decode(place: Path | TarMember, channels: int, orientation: Orientation = "apply") -> Image.Image:
-    """The file as a grey (1) or RGB (3) Pillow image, `upright` or as stored; DataError with its place where that fails."""
-    try:
-        file = BytesIO(place.content()) if isinstance(place, TarMember) else place
-        with Image.open(file, formats=DECODED) as image:
-            # Pillow would cut off all above 255: of most 16-bit images white is left.
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels are no bytes (mode {image.mode}); save it with 8 bits per channel")
-            # Pillow warns when a palette with alpha goes to RGB directly.
-            opaque = image.convert("RGBA") if "transparency" in image.info else image
-            pixels = opaque.convert("L" if channels == 1 else "RGB")
-            return upright(pixels, image) if orientation == "apply" else pixels
-    except UnidentifiedImageError as error:  # its text has the address of an object, another one at every read
-        raise DataError(f"{place}: cannot be read as an image: it is none of {', '.join(DECODED)}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's decoders raise
-        raise DataError(f"{place}: cannot be read as an image: {error}") from error
-
-
-def upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
-    """`pixels` of a loaded `image`, turned by its EXIF orientation; as they are where it has none, or none that can be read.
-
-    ImageOps.exif_transpose does the same, and fails where the rest of the EXIF is damaged, which it writes back.
-    """
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except (SyntaxError, ValueError, struct.error):
-        return pixels
-    return pixels if turn is None else pixels.transpose(turn)
+def interleave_classes(images: AnyImageSet) -> AnyImageSet:
+    """Return the same images, the first of every class before the second of any: the first N then hold all classes."""
+    seen: dict[int, int] = {}
+    ranks = []
+    for label in images.labels.tolist():
+        ranks.append(seen.get(label, 0))
+        seen[label] = ranks[-1] + 1
+    return images.subset(torch.argsort(torch.tensor(ranks), stable=True))

@@ -1,4 +1,4 @@
-"""The image files below a class folder, in torchvision's order, and what lies among them and is not read."""
+"""The image files below a class folder, in torchvision's order, and the other files there, which are not read."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import NamedTuple
 
 from edcompress.core.errors import DataError
 from edcompress.core.plain_text import few
-from edcompress.data.images import SUFFIXES
+from edcompress.data.decoding import SUFFIXES
 
 SPECIAL = "pipe, socket or device"
 
 Unread = tuple[str, int, str]
-"""A kind of file that is not read, how many of it there are, and the first."""
+"""A kind of file that is not read, how many there are, and the first of them."""
 
 _Entries = dict[str, list["os.DirEntry[str]"]]
 """The files of directories, by the path of each."""
 
 
 class ClassFiles(NamedTuple):
-    """Paths of a class's images, what else lies among them, and those images whose real place is outside of the class folder."""
+    """Paths of a class's images, the other files among them, and those images that really lie outside the class folder."""
 
     images: list[str]
     unread: tuple[Unread, ...]
@@ -30,12 +30,16 @@ class ClassFiles(NamedTuple):
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is what systems leave behind: `.ipynb_checkpoints`, `._a.png` and `__MACOSX` of a Mac's archives."""
+    """Return whether a file or folder is left behind by a system, as `.ipynb_checkpoints`, `._a.png` and a Mac's `__MACOSX` are."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def class_files(folder: str) -> ClassFiles:
-    """The files below a class folder; links are followed, each real directory is visited once. DataError where one cannot be listed."""
+    """List the files below a class folder, following links and visiting each real directory once.
+
+    Raises:
+        DataError: A directory cannot be listed.
+    """
     home = os.path.join(os.path.realpath(os.path.dirname(folder)), os.path.basename(folder))
     real = cache(os.path.realpath)
     images, unread, elsewhere = [], [], []
@@ -48,11 +52,11 @@ def class_files(folder: str) -> ClassFiles:
             images.append(entry.path)
             if away or (entry.is_symlink() and _leaves(entry.path, home, real)):
                 elsewhere.append(entry.path)
-    return ClassFiles(images, counted(unread), elsewhere)
+    return ClassFiles(images, count_kinds(unread), elsewhere)
 
 
-def counted(found: Iterable[Unread]) -> tuple[Unread, ...]:
-    """One entry per kind, the most frequent first."""
+def count_kinds(found: Iterable[Unread]) -> tuple[Unread, ...]:
+    """Merge the entries of each kind into one, the most frequent kind first."""
     numbers: Counter[str] = Counter()
     first: dict[str, str] = {}
     for kind, number, name in found:
@@ -62,50 +66,50 @@ def counted(found: Iterable[Unread]) -> tuple[Unread, ...]:
 
 
 def unread_note(where: str, found: Iterable[Unread]) -> str | None:
-    """One line on what is not read, by kind, with the first of each; None of nothing."""
-    kinds = counted(found)
+    """Return a line on what is not read, by kind, with the first of each; None where everything is read."""
+    kinds = count_kinds(found)
     if not kinds:
         return None
-    told = few([f"{number} {kind} (first: {name})" for kind, number, name in kinds])
+    shown = few([f"{number} {kind} (first: {name})" for kind, number, name in kinds])
     total = sum(number for _, number, _ in kinds)
-    return f"{where}: {total} {'file is' if total == 1 else 'files are'} not read: {told}; images are {', '.join(SUFFIXES)}"
+    return f"{where}: {total} {'file is' if total == 1 else 'files are'} not read: {shown}; images are {', '.join(SUFFIXES)}"
 
 
 def suffix_kind(name: str) -> str:
-    """What a file that is not read is called by its name."""
+    """Return the kind of a file by its name, such as ".txt"."""
     return os.path.splitext(name)[1].lower() or "without a suffix"
 
 
 def _directories(top: str, home: str) -> _Entries:
-    """The files of every directory below `top`; what links lead to comes last, and a link to what holds `top` or `home` nowhere."""
+    """List the files of every directory below `top`: behind links last, and not behind links to a directory that holds `top` or `home`."""
     found: _Entries = {}
-    seen, above = set(), (os.path.realpath(top), home)
+    visited, tops = set(), (os.path.realpath(top), home)
     own, linked = deque([top]), deque[str]()
     while own or linked:
         directory = (own or linked).popleft()
         status = os.stat(directory)
-        if (place := (status.st_dev, status.st_ino)) in seen:
+        if (identity := (status.st_dev, status.st_ino)) in visited:
             continue
-        seen.add(place)
+        visited.add(identity)
         found[directory] = []
         for entry in _listed(directory):
             if not _is_dir(entry):
                 found[directory].append(entry)
             elif not entry.is_symlink():
                 own.append(entry.path)
-            elif not any(_within(inner, os.path.realpath(entry.path)) for inner in above):
+            elif not any(_within(inner, os.path.realpath(entry.path)) for inner in tops):
                 linked.append(entry.path)
     return found
 
 
 def _listed(directory: str) -> Iterator[os.DirEntry[str]]:
-    """What lies in a directory, hidden entries left out, in the order of the names."""
+    """Yield the entries of a directory that are not hidden, in the order of their names."""
     try:
         with os.scandir(directory) as entries:
             yield from sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(
-            f"data.folder: {directory} cannot be listed: {error.strerror}; give the permission to read it, or remove it"
+            f"data.folder: {directory} cannot be listed: {error.strerror}; grant read permission, or remove it"
         ) from error
 
 
@@ -114,7 +118,7 @@ def _within(path: str, folder: str) -> bool:
 
 
 def _leaves(link: str, home: str, real: Callable[[str], str]) -> bool:
-    """Whether a link leads out of `home`, by itself or by others on its way; `real` is os.path.realpath, and remembers."""
+    """Return whether a link leads out of `home`, itself or through others on its way; `real` is a cached os.path.realpath."""
     target = os.path.join(os.path.dirname(link), os.readlink(link))
     return not _within(real(os.path.dirname(target)), home) or not _within(os.path.realpath(link), home)
 
@@ -127,7 +131,7 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file, or a link to nothing: that is a broken file."""
+    """Return whether an entry is a file, or a link to nothing, which counts as a broken file."""
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
     except OSError:  # a link to itself
@@ -135,7 +139,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _unread_kind(entry: os.DirEntry[str]) -> str | None:
-    """Why a file is not read; None of an image."""
+    """Return the kind of a file that is not read; None for an image."""
     if not _is_file(entry):
         return SPECIAL
     kind = suffix_kind(entry.name)

@@ -1,4 +1,4 @@
-"""Named random streams."""
+"""Named streams of random numbers: streams with different names are independent of each other."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch
 
 
 def generator_for(*parts: int | str) -> torch.Generator:
+    """Return a new generator at the start of the stream that the parts name, such as (seed, "order", epoch)."""
     return torch.Generator().manual_seed(derived_seed(*parts))
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A 63-bit number for a stream of random numbers; streams with different names have nothing in common."""
+    """Return the 63-bit seed of the stream that the parts name."""
     name = "/".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) >> 1

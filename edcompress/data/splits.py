@@ -15,7 +15,8 @@ from edcompress.core.system.distributed import ProcessGroup
 from edcompress.data.batches import FEWEST_TRAINING_IMAGES
 from edcompress.data.class_folders import doubts, require_all_classes
 from edcompress.data.datasets import data_root, open_dataset
-from edcompress.data.images import ImageSet, Warn, ignore_warnings
+from edcompress.data.images import ImageSet
+from edcompress.data.opening import Warn, discard_warning
 from edcompress.data.seeding import generator_for
 
 
@@ -29,41 +30,47 @@ class Splits:
     classes: tuple[str, ...]
     channels: int
     notes: tuple[str, ...] = ()
-    """What lies where the images are and is not read, and the like."""
+    """Remarks on what lies among the images and is not read."""
     doubts: tuple[str, ...] = ()
-    """What makes their labels or accuracies doubtful, though they can be used."""
+    """Reasons to doubt their labels or accuracies, though they can be used."""
 
-    def with_warn(self, warn: Warn) -> Splits:
-        """The same splits; `warn` is told of every image that is left out, each time that it is."""
-        train, search, test = (images.with_warn(warn) for images in (self.train, self.search, self.test))
+    def with_warnings_to(self, warn: Warn) -> Splits:
+        """Return the same splits; `warn` takes a message for every image that is left out, each time that it is."""
+        train, search, test = (images.with_warnings_to(warn) for images in (self.train, self.search, self.test))
         return replace(self, train=train, search=search, test=test)
 
 
-def open_splits(data: Data, *, seed: int, announce: Warn = ignore_warnings) -> Splits:
-    """The splits that `data` and `seed` fix; DataError where the data is missing, broken or too little.
+def open_splits(data: Data, *, seed: int, announce: Warn = discard_warning) -> Splits:
+    """Open the splits that `data` and `seed` fix.
 
-    `announce` is told of a download before it begins.
+    Args:
+        data: The recipe's data section.
+        seed: Fixes which images are held out.
+        announce: Takes a message about a download before it starts.
+
+    Raises:
+        DataError: The data is missing, broken or too little.
     """
     notes: list[str] = []
-    everything, test, classes = open_dataset(data, notes.append, announce)
-    C = everything.channels
+    images, test, classes = open_dataset(data, notes.append, announce)
+    C = images.channels
     if len(data.mean) not in (1, C):
         values = "one value" if C == 1 else f"one value or {C}"
         raise DataError(
             f"data.mean and data.std have {len(data.mean)} values, the images are {_kind(C)}; give {values}"
         )
-    n = min(len(everything), data.limit or len(everything))
-    judges, rest = _divided(n if data.search_from == "train" else len(test), data, seed)
-    doubtful = tuple(doubts(data_root(data) / data.folder, everything, test, classes, data))
+    n = min(len(images), data.limit or len(images))
+    held_out, rest = _hold_out(n if data.search_from == "train" else len(test), data, seed)
+    doubtful = tuple(doubts(data_root(data) / data.folder, images, test, classes, data))
     if data.search_from == "test":
-        sets = everything.subset(torch.arange(n)), test.subset(judges), test.subset(rest)
+        sets = images.subset(torch.arange(n)), test.subset(held_out), test.subset(rest)
     else:
-        sets = everything.subset(rest), everything.subset(judges), test
+        sets = images.subset(rest), images.subset(held_out), test
     return Splits(*sets, classes, C, tuple(notes), doubtful)
 
 
-def _divided(n: int, data: Data, seed: int) -> tuple[Tensor, Tensor]:
-    """Which of n images judge states, and which stay with what they are for; DataError where too few would."""
+def _hold_out(n: int, data: Data, seed: int) -> tuple[Tensor, Tensor]:
+    """Divide n images: indices of those that judge states, and of the rest; DataError where the rest is too little."""
     held_out = max(1, round(n * data.search_fraction))
     if n - held_out < FEWEST_TRAINING_IMAGES:
         images, use = ("training", "train") if data.search_from == "train" else ("test", "report")
@@ -76,32 +83,32 @@ def _divided(n: int, data: Data, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def check_fits(splits: Splits, model: Model, data: Data) -> None:
-    """DataError where the images' channels, the classes or the labels do not fit the recipe's model."""
+    """Raise DataError where the images' channels, their classes or their labels do not fit the recipe's model."""
     C = splits.channels
     if model.in_channels != C:
-        turn = f" or data.channels={model.in_channels}" if model.in_channels in (1, 3) else ""
+        convert = f" or data.channels={model.in_channels}" if model.in_channels in (1, 3) else ""
         raise DataError(
-            f"model.in_channels is {model.in_channels}, but the images are {_kind(C)}; set model.in_channels={C}{turn}"
+            f"model.in_channels is {model.in_channels}, but the images are {_kind(C)}; set model.in_channels={C}{convert}"
         )
     require_all_classes(data_root(data) / data.folder, splits.classes, splits.train, data, model)
     highest = max(int(images.labels.max()) for images in (splits.train, splits.search, splits.test))
     if highest >= model.num_classes:
         raise DataError(
             f"model.num_classes is {model.num_classes}, but the data has labels up to {highest} "
-            f"({len(splits.classes)} classes); remove what is no class (the fewest training images are of {_rarest(splits)}), or set "
+            f"({len(splits.classes)} classes); remove what is not a class (fewest training images: {_rarest(splits)}), or set "
             f"model.num_classes={len(splits.classes)}"
         )
 
 
 def _rarest(splits: Splits) -> str:
-    """Classes with their training images, the fewest first: a folder that is no class is most often among them."""
+    """List classes with their training images, fewest first: a folder that is not a class is usually among them."""
     labels = torch.cat([splits.train.labels, splits.search.labels])
     counts = labels.bincount(minlength=len(splits.classes)).tolist()
     return few([f"{name}: {count}" for count, name in sorted(zip(counts, splits.classes, strict=True))])
 
 
 def check_divides(splits: Splits, data: Data, ranks: ProcessGroup) -> None:
-    """InputError where ranks cannot share the batches: each needs two images of each for batch norm, and the same number of batches."""
+    """Raise InputError where ranks cannot share the batches: each needs two images of each, and all the same number of batches."""
     if ranks.size == 1:
         return
     asked = len(splits.train) if data.batch_size == "auto" else data.batch_size

@@ -20,33 +20,33 @@ from edcompress.core.results.report import Preprocessing
 
 @dataclass(frozen=True)
 class Geometry:
-    """What is done to uint8 images before the float conversion.
+    """The changes to uint8 images before the float conversion.
 
-    `fixed` takes a Pillow image and draws nothing, and leaves a square of `kept` pixels as it is; `varied` takes one and draws from
-    torch's default generator; `shift` (pixels) and `flip` are drawn for the whole batch from a generator of its own.
+    `fixed` takes a Pillow image and draws no random numbers; it leaves a square of `kept` pixels unchanged. `random` takes one and draws
+    from torch's default generator. `shift` (pixels) and `flip` are drawn for the whole batch from a generator of its own.
     """
 
     fixed: Callable[[Any], Any] | None
-    varied: Callable[[Any], Any] | None = None
+    random: Callable[[Any], Any] | None = None
     shift: int = 0
     flip: bool = False
     kept: int | None = None
 
     def keeps(self, images: Tensor) -> bool:
-        """Whether images [B, C, H, W] come out of `fixed` and `varied` as they are."""
+        """Return whether `fixed` and `random` leave images [B, C, H, W] unchanged."""
         square = self.fixed is None or tuple(images.shape[2:]) == (self.kept, self.kept)
-        return square and self.varied is None
+        return square and self.random is None
 
-    def transformed(self, image: Image.Image) -> Tensor:
-        """The image after `fixed` and `varied`, uint8 [C, H, W]."""
-        for change in (self.fixed, self.varied):
+    def apply(self, image: Image.Image) -> Tensor:
+        """Return the image after `fixed` and `random`, uint8 [C, H, W]."""
+        for change in (self.fixed, self.random):
             image = image if change is None else change(image)
         pixels: Tensor = v2f.pil_to_tensor(image)
         return pixels
 
 
 def eval_geometry(data: Data) -> Geometry:
-    """Resize(resize) and CenterCrop where the recipe says `resize`, else Resize to the square that the network sees."""
+    """Return the geometry of test images: short side to `resize`, then a centre crop; without `resize` the whole image to the square."""
     size, how = data.image_size, v2.InterpolationMode(data.interpolation)
     if data.resize is None:
         return Geometry(v2.Resize((size, size), how), kept=size)
@@ -55,7 +55,7 @@ def eval_geometry(data: Data) -> Geometry:
 
 
 def preprocessing_spec(data: Data, channels: int) -> Preprocessing:
-    """What `as_tested` and `normalised` do to images of so many channels, in words and numbers."""
+    """Describe what `eval_geometry` and `normalise` do to images of so many channels."""
     return Preprocessing(
         channels="L" if channels == 1 else "RGB",
         image_size=data.image_size,
@@ -70,7 +70,7 @@ def preprocessing_spec(data: Data, channels: int) -> Preprocessing:
 
 
 def train_geometry(data: Data) -> Geometry:
-    """The recipe's augmentation; all but `resized_crop` start from the image as it is tested."""
+    """Return the recipe's augmentation; all but `resized_crop` start from the image as `eval_geometry` makes it."""
     tested = eval_geometry(data)
     match data.augment:
         case "none":
@@ -81,13 +81,13 @@ def train_geometry(data: Data) -> Geometry:
             return replace(tested, shift=data.crop_padding, flip=True)
         case "resized_crop":
             how = v2.InterpolationMode(data.interpolation)
-            return Geometry(None, varied=v2.RandomResizedCrop(data.image_size, interpolation=how), flip=True)
+            return Geometry(None, random=v2.RandomResizedCrop(data.image_size, interpolation=how), flip=True)
 
 
-def with_channels(images: Tensor, channels: int) -> Tensor:
-    """uint8 [B, C, H, W] as grey or RGB; unchanged where `channels` is C.
+def to_channels(images: Tensor, channels: int) -> Tensor:
+    """Turn uint8 images [B, C, H, W] into grey (1) or RGB (3) ones; unchanged where `channels` is C.
 
-    Grey is ITU-R 601-2 luma to the bit as Pillow's convert("L") computes it: (19595 R + 38470 G + 7471 B + 2^15) / 2^16, rounded down.
+    Grey is ITU-R 601-2 luma, bit for bit as Pillow's convert("L") computes it: (19595 R + 38470 G + 7471 B + 2^15) / 2^16, rounded down.
     """
     if images.shape[1] == channels:
         return images
@@ -97,8 +97,8 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     return ((19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16).to(torch.uint8).unsqueeze(1)
 
 
-def pictured(pixels: Tensor) -> Image.Image:
-    """A Pillow image of uint8 [C, H, W], grey or RGB."""
+def to_pil(pixels: Tensor) -> Image.Image:
+    """Return a Pillow image of uint8 pixels [C, H, W], grey or RGB."""
     return Image.fromarray(
         pixels.squeeze(0).numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
     )
@@ -107,19 +107,24 @@ def pictured(pixels: Tensor) -> Image.Image:
 def shift_and_flip(
     images: Tensor, geometry: Geometry, generator: torch.Generator, whole: int | None = None, part: slice = slice(None)
 ) -> Tensor:
-    """Each image of [B, C, H, W] zero-padded, cropped back to H x W at a random place, and mirrored half of the time.
+    """Zero-pad each image, crop it back to its size at a random position, and mirror it with a probability of one half.
 
     out[b, c, y, x] = padded[b, c, top[b] + y, left[b] + (x or W - 1 - x)], copied row by row out of a view of all windows of the
-    padded images: more than ten times as fast as torchvision's transforms image by image. The images may be a `part` of a batch of
-    `whole`: they then become what they do there.
+    padded images: more than ten times as fast as torchvision's transforms image by image.
+
+    Args:
+        images: Pixels [B, C, H, W].
+        geometry: Its `shift` is the padding in pixels, and with its `flip` images are mirrored.
+        generator: Draws the positions and the flips.
+        whole: The size of the batch of which these images are a part; B where it is None.
+        part: The images of that batch which these are. They come out as they would in the whole batch.
     """
     (B, _, H, W), p = images.shape, geometry.shift
     if not p and not geometry.flip:
         return images
     whole = B if whole is None else whole
-    top, left = torch.randint(0, 2 * p + 1, (2, whole), generator=generator)[:, part][
-        :, :B
-    ]  # fewer, where broken ones are left out
+    positions = torch.randint(0, 2 * p + 1, (2, whole), generator=generator)
+    top, left = positions[:, part][:, :B]  # fewer, where broken images are left out
     mirrored = torch.rand(whole, generator=generator)[part][:B] < (0.5 if geometry.flip else 0.0)
     windows = F.pad(images, (p, p, p, p)).unfold(2, H, 1).unfold(3, W, 1)  # [B, C, 2p + 1, 2p + 1, H, W]
     shifted = windows[torch.arange(B), :, top, left]
@@ -127,8 +132,8 @@ def shift_and_flip(
     return shifted
 
 
-def normalised(images: Tensor, data: Data) -> Tensor:
-    """(pixels / 255 - mean) / std as contiguous float32 [B, C, H, W]."""
+def normalise(images: Tensor, data: Data) -> Tensor:
+    """Return (pixels / 255 - mean) / std of images [B, C, H, W], as contiguous float32."""
     C = images.shape[1]
     mean, std = (_per_channel(values, C) for values in (data.mean, data.std))
     scaled = v2f.to_dtype(images, torch.float32, scale=True)
@@ -142,9 +147,9 @@ def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 
 @contextmanager
 def default_generator_seeded(seed: int) -> Iterator[None]:
-    """Torchvision's random transforms draw from torch's default generator; it gets its state back after the block.
+    """Seed torch's default generator, from which torchvision's random transforms draw, and restore its state after the block.
 
-    (`torch.manual_seed` would seed the accelerators, too.)
+    `torch.manual_seed` would seed the accelerators too.
     """
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Self-attention whose heads can be removed, in place of torch's, which ties the heads' width to the embedding's."""
+"""Self-attention whose heads can be removed, in place of torch's, where a network gives the same logits with it."""
 
 from __future__ import annotations
 
@@ -6,68 +6,19 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from edcompress.networks.load_pruned import SelfAttention
 from edcompress.networks.modes import evaluating
-
-
-class SelfAttention(nn.Module):
-    """nn.MultiheadAttention of one input, batch first, with the same parameters under the same names.
-
-    in_proj_weight [3 x heads x head_dim, embedding] holds queries, keys and values, each head by head. `num_heads` is read at every call,
-    so that fewer rows and fewer heads go together.
-    """
-
-    batch_first = False  # keeps torch's own encoder from its fused path, which reads the tensors past this layer
-
-    def __init__(self, attention: nn.MultiheadAttention) -> None:
-        super().__init__()
-        self.num_heads, self.head_dim, self.dropout = attention.num_heads, attention.head_dim, attention.dropout
-        self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
-        self.out_proj = attention.out_proj
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = True,
-        attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,  # noqa: ARG002
-    ) -> tuple[Tensor, Tensor | None]:
-        """The attended tokens [B, N, embedding] of tokens [B, N, embedding], and the weights [B, N, N] where they are needed."""
-        if key is not query or value is not query or key_padding_mask is not None:
-            raise NotImplementedError("only self-attention without padding")
-        if query.dim() != 3 or (attn_mask is not None and attn_mask.dim() != 2):
-            raise NotImplementedError("only batches of tokens, and one mask [N, N] for all")
-        packed = F.linear(query, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = packed.view(*query.shape[:2], 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        dropout, bias = self.dropout if self.training else 0.0, _bias(attn_mask, q)
-        if not need_weights:
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-            return self.out_proj(attended.transpose(1, 2).flatten(2)), None
-        scores = q @ k.transpose(-1, -2) / self.head_dim**0.5
-        weights = F.dropout((scores if bias is None else scores + bias).softmax(-1), dropout)
-        attended = (weights @ v).transpose(1, 2).flatten(2)
-        return self.out_proj(attended), weights.mean(1) if average_attn_weights else weights
-
-
-def _bias(mask: Tensor | None, like: Tensor) -> Tensor | None:
-    """What is added to scores for torch's `mask`, in which True stands for what is not attended to."""
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return like.new_zeros(mask.shape).masked_fill(mask, -torch.inf)
+from edcompress.networks.replacements import as_replacement
 
 
 def with_free_heads(network: nn.Module, names: list[str] | None = None) -> nn.Module:
-    """The network itself, with SelfAttention wherever it has a torch attention that packs its projections, batch first.
+    """Put SelfAttention in the place of every torch attention that packs its projections, batch first; return the network itself.
 
     Where `names` are given, only those are replaced.
     """
     replaced = {
-        layer: SelfAttention(layer).train(layer.training)
+        layer: as_replacement(SelfAttention(layer)).train(layer.training)
         for name, layer in network.named_modules()
         if type(layer) is nn.MultiheadAttention and _packs(layer) and (names is None or name in names)
     }
@@ -84,7 +35,7 @@ def _packs(attention: nn.MultiheadAttention) -> bool:
 
 @torch.no_grad()
 def free_heads(network: nn.Module, images: Tensor) -> nn.Module:
-    """The network itself with SelfAttention wherever it gives the same logits for images [N, C, H, W] with it."""
+    """Put SelfAttention wherever the network gives the same logits for images [N, C, H, W] with it; return the network itself."""
     attentions = [name for name, layer in network.named_modules() if isinstance(layer, nn.MultiheadAttention)]
     if not attentions:
         return network

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from edcompress.core.errors import EdcompressError, NetworkError, first_line
+from edcompress.core.recipe.deployment import MOST_ONNX_BYTES
 from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.system.devices import is_out_of_memory
 from edcompress.networks.attention import free_heads
@@ -22,9 +23,6 @@ from edcompress.networks.modes import evaluating
 from edcompress.networks.registry import build
 from edcompress.networks.user_factory import require_repeatable, require_trainable, users_code
 from edcompress.networks.weight_files import read_state_dict
-
-MOST_BYTES = (1 << 31) - 1
-"""Bytes that a protobuf, and so an ONNX file without external data, can hold."""
 
 
 def example_images(shape: tuple[int, int, int]) -> Tensor:
@@ -86,7 +84,7 @@ def _memory_as_error(spec: NetworkSpec) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise NetworkError(
-            f"{spec.model.called} with model.num_classes {spec.model.num_classes} and data.image_size {spec.image_size} takes more "
+            f"{spec.model.name} with model.num_classes {spec.model.num_classes} and data.image_size {spec.image_size} takes more "
             f"memory than there is: {first_line(error)}; take a smaller network, or fewer classes"
         ) from error
 
@@ -95,7 +93,7 @@ def _check_tensors(network: nn.Module, model: Model) -> None:
     others = [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]
     if others:
         raise NetworkError(
-            f"{model.called}: its state holds more than tensors: {others[0]} (get_extra_state), which neither "
+            f"{model.name}: its state holds more than tensors: {others[0]} (get_extra_state), which neither "
             "safetensors nor ONNX can hold; keep it out of the state"
         )
 
@@ -103,9 +101,9 @@ def _check_tensors(network: nn.Module, model: Model) -> None:
 def _check_size(network: nn.Module, model: Model) -> None:
     weights = (weight for weight in network.state_dict().values() if not is_lazy(weight))
     size = 4 * sum(weight.numel() for weight in weights)  # exported in fp32
-    if size > MOST_BYTES:
+    if size > MOST_ONNX_BYTES:
         raise NetworkError(
-            f"{model.called} has {size / (1 << 30):.2f} GiB of weights in fp32, and one ONNX file holds less "
+            f"{model.name} has {size / (1 << 30):.2f} GiB of weights in fp32, and one ONNX file holds less "
             "than 2 GiB; take a smaller network"
         )
 
@@ -113,7 +111,7 @@ def _check_size(network: nn.Module, model: Model) -> None:
 @torch.no_grad()
 def _check_forward(network: nn.Module, spec: NetworkSpec) -> None:
     model, size = spec.model, spec.image_size
-    _require_one_input(network, model.called)
+    _require_one_input(network, model.name)
     fault = f"cannot take images of {model.in_channels}x{size}x{size}; see data.image_size and model.stem"
     with (
         users_code(f"{model.factory} {fault}") if model.factory else _library_code(f"{model.arch} {fault}"),

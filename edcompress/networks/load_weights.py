@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from edcompress.core.errors import CheckpointError
+from edcompress.core.errors import WeightsError
 from edcompress.core.plain_text import few
 
 MOST_NAMES = 8
@@ -35,7 +35,7 @@ Misfits = dict[str, tuple[Shape, Shape]]
 def load_into(
     network: nn.Module, tensors: Mapping[str, Tensor], *, source: str, reset_head: bool = False
 ) -> frozenset[str]:
-    """Copies `tensors` into `network`, every one of them; CheckpointError (naming `source`) where they do not fit.
+    """Copies `tensors` into `network`, every one of them; WeightsError (naming `source`) where they do not fit.
 
     Where all names have a prefix in common that the network's lack (a Lightning module's `model.`), it is dropped, and with it what
     stands outside of it. With `reset_head` a classifier for another number of classes stays as it is in the network, and the names of its
@@ -57,7 +57,7 @@ def load_into(
         if key in given and given[key].shape != old.shape
     }
     if missing or unexpected or misfits:
-        raise CheckpointError(f"{source}: {_explain(missing, unexpected, misfits, len(state.keys() & given))}")
+        raise WeightsError(f"{source}: {_explain(missing, unexpected, misfits, len(state.keys() & given))}")
     _require_kinds(given, state, source)
     _require_finite(given, source)
     state.update(given)
@@ -95,7 +95,7 @@ def _as_named(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Map
 def _unprefixed(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
     """The tensors under the prefix that makes most of their names the network's; all, where some name is one already.
 
-    CheckpointError where two prefixes do so, as of a teacher and a student, and their tensors differ.
+    WeightsError where two prefixes do so, as of a teacher and a student, and their tensors differ.
     """
     if tensors.keys() & state.keys():
         return tensors
@@ -108,7 +108,7 @@ def _unprefixed(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], sour
     found = _under(first, tensors)
     for other in others if most > len(state) / 2 else []:
         if not _same(found, _under(other, tensors)):
-            raise CheckpointError(
+            raise WeightsError(
                 f"{source} holds weights for the network twice, under {first} and under {other}; save those that you mean by themselves"
             )
     return found
@@ -148,7 +148,7 @@ def _is_aside(key: str, tensor: Tensor) -> bool:
 def _require_kinds(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
     for key, tensor in tensors.items():
         if state[key].is_floating_point() and not tensor.is_floating_point():
-            raise CheckpointError(
+            raise WeightsError(
                 f"{source}: {key} holds {tensor.dtype} values, the network's are {state[key].dtype}; "
                 "save the weights before any quantising"
             )
@@ -158,7 +158,7 @@ def _require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             bad = int((~tensor.isfinite()).sum())
-            raise CheckpointError(f"{source}: {key} holds {bad} NaN or infinite values of {tensor.numel()}")
+            raise WeightsError(f"{source}: {key} holds {bad} NaN or infinite values of {tensor.numel()}")
 
 
 def _explain(missing: list[str], unexpected: list[str], misfits: Misfits, shared: int) -> str:

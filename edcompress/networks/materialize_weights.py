@@ -11,30 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize, prune
-from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
-from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 from torch.overrides import TorchFunctionMode
+
+from edcompress.networks.load_pruned import materialize
+from edcompress.networks.replacements import as_replacement
 
 
 def with_plain_weights(network: nn.Module) -> nn.Module:
-    """The network itself, with plain convolutions for those that compute their weight, without torch's parametrizations, norms and masks.
+    """Have every layer hold its weight as it uses it, in place; return the network itself.
 
-    What was changed has an attribute `weight_was_computed`.
+    Plain convolutions take the place of those that compute their weight; torch's parametrizations, norms and masks go.
     """
     for layer in list(network.modules()):
-        training = layer.training
-        for tensor in list(getattr(layer, "parametrizations", ())):
-            layer.eval()  # else spectral_norm goes on estimating, and the weight is not what the network uses
-            parametrize.remove_parametrizations(layer, tensor)
-            layer.train(training).weight_was_computed = True  # type: ignore[assignment]
-        for hook in list(layer._forward_pre_hooks.values()):
-            if isinstance(hook, (WeightNorm, SpectralNorm)):
-                (remove_weight_norm if isinstance(hook, WeightNorm) else remove_spectral_norm)(layer, hook.name)
-                layer.weight_was_computed = True  # type: ignore[assignment]
-            elif isinstance(hook, prune.BasePruningMethod):
-                prune.remove(layer, hook._tensor_name)  # type: ignore[no-untyped-call]
-                layer.weight_was_computed = True  # type: ignore[assignment]
+        materialize(layer)
     plain: dict[nn.Module, nn.Module] = {}  # one for each, by whatever names the network has it
     for name, layer in list(network.named_modules(remove_duplicate=False)):
         if isinstance(layer, nn.Conv2d) and type(layer).forward is not nn.Conv2d.forward:
@@ -102,8 +91,7 @@ def _convolution_in(layer: nn.Conv2d) -> nn.Conv2d | None:
     plain.weight = nn.Parameter(weight.clone())
     if bias is not None:
         plain.bias = nn.Parameter(bias.clone())
-    plain.weight_was_computed = True  # type: ignore[assignment]
-    return plain
+    return as_replacement(plain)
 
 
 def _images(layer: nn.Conv2d) -> Iterator[Tensor]:

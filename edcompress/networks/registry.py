@@ -11,8 +11,12 @@ from edcompress.core.errors import NetworkError
 from edcompress.core.plain_text import did_you_mean
 from edcompress.core.recipe.model import Model
 from edcompress.networks.attention import with_free_heads
-from edcompress.networks.cifar_resnet import CIFAR_RESNETS, CifarResNet
+from edcompress.networks.load_pruned import CifarResNet
+from edcompress.networks.replacements import as_replacement
 from edcompress.networks.user_factory import call_factory
+
+CIFAR_RESNETS = {f"resnet{depth}": depth for depth in (8, 20, 32, 44, 56, 110)}
+"""Depth by name."""
 
 TIMM = "timm:"
 WITH_CIFAR_STEM = "torchvision's resnet, resnext, wide_resnet and densenet, and the CIFAR resnet8 ... resnet110"
@@ -52,7 +56,7 @@ def require_known(model: Model) -> None:
         )
     has_cifar_stem = arch in CIFAR_RESNETS or (arch in _torchvision_names() and family(arch) in STEMS)
     if model.stem == "cifar" and not has_cifar_stem:
-        raise NetworkError(f"model.stem: cifar exists for {WITH_CIFAR_STEM}, not for {model.called}")
+        raise NetworkError(f"model.stem: cifar exists for {WITH_CIFAR_STEM}, not for {model.name}")
 
 
 def _torchvision_names() -> list[str]:
@@ -88,7 +92,7 @@ def replace_stem(network: nn.Module, conv: str, pool: str) -> None:
     old = network.get_submodule(conv)
     assert isinstance(old, nn.Conv2d)
     network.set_submodule(conv, _conv_like(old, kernel_size=3, stride=1, padding=1))
-    network.set_submodule(pool, nn.Identity())
+    network.set_submodule(pool, as_replacement(nn.Identity()))
 
 
 def _conv_like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
@@ -98,7 +102,7 @@ def _conv_like(conv: nn.Conv2d, **changes: Any) -> nn.Conv2d:
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     if new.bias is not None:
         nn.init.zeros_(new.bias)
-    return new
+    return as_replacement(new)
 
 
 def _require_in_timm(name: str) -> None:

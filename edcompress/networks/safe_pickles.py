@@ -18,7 +18,7 @@ from typing import IO
 
 import torch
 
-from edcompress.core.errors import CheckpointError, first_line
+from edcompress.core.errors import WeightsError, first_line
 from edcompress.networks.user_factory import importable_working_directory
 
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
@@ -32,7 +32,7 @@ LEGACY_PICKLES = 5
 
 
 def read_torch(path: Path, *, trust_pickle: bool) -> object:
-    """What torch.save wrote: tensors, and plain data around them; CheckpointError for anything else, unless it is trusted."""
+    """What torch.save wrote: tensors, and plain data around them; WeightsError for anything else, unless it is trusted."""
     try:
         if not trust_pickle:
             _require_nothing_grows(path)
@@ -45,17 +45,17 @@ def read_torch(path: Path, *, trust_pickle: bool) -> object:
         return content
     except pickle.UnpicklingError as error:
         if _is_cut_short(path, str(error)):
-            raise CheckpointError(f"{path}: is truncated; copy or download it again") from error
+            raise WeightsError(f"{path}: is truncated; copy or download it again") from error
         if not trust_pickle:
-            raise CheckpointError(_holds_code(path, str(error))) from error
-    except (CheckpointError, MemoryError):
+            raise WeightsError(_holds_code(path, str(error))) from error
+    except (WeightsError, MemoryError):
         raise
     except Exception as error:  # whatever torch and Python say of nonsense in place of a pickle
         if "can't allocate memory" in str(error):
             raise MemoryError from error
         if "TorchScript" in str(error):
-            raise CheckpointError(f"{path}: is a TorchScript archive; save network.state_dict() instead") from error
-        raise CheckpointError(f"{path}: is damaged or truncated: {first_line(error)}") from error
+            raise WeightsError(f"{path}: is a TorchScript archive; save network.state_dict() instead") from error
+        raise WeightsError(f"{path}: is damaged or truncated: {first_line(error)}") from error
     return _unpickle(path)
 
 
@@ -63,7 +63,7 @@ def _require_nothing_grows(path: Path) -> None:
     """Refuses what torch.load allows and of which a small file makes hours, gigabytes or a crash: compression, encoding, nesting."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content.find(ENCODE) >= 0:
-            raise CheckpointError(_holds_code(path, "GLOBAL _codecs.encode"))
+            raise WeightsError(_holds_code(path, "GLOBAL _codecs.encode"))
         if content[: len(ZIP)] != ZIP:
             for _ in range(LEGACY_PICKLES):
                 _require_shallow(path, file)
@@ -71,7 +71,7 @@ def _require_nothing_grows(path: Path) -> None:
         with zipfile.ZipFile(file) as archive:
             packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
             if packed and not any(name.endswith("/constants.pkl") for name in archive.namelist()):  # TorchScript's mark
-                raise CheckpointError(
+                raise WeightsError(
                     f"{path}: {packed[0]} in it is compressed, which torch.save never does; unzip, and zip with -0"
                 )
             for name in archive.namelist():
@@ -85,7 +85,7 @@ def _require_shallow(path: Path, program: IO[bytes]) -> None:
     tuples = (opcode for opcode, _, _ in pickletools.genops(program) if "TUPLE" in opcode.name)
     with suppress(ValueError):  # where the program breaks off; of that torch.load tells
         if next(islice(tuples, MOST_TUPLES, None), None):
-            raise CheckpointError(f"{path}: holds more than {MOST_TUPLES} tuples, which no weights do; save them alone")
+            raise WeightsError(f"{path}: holds more than {MOST_TUPLES} tuples, which no weights do; save them alone")
 
 
 def _unpickle(path: Path) -> object:
@@ -94,7 +94,7 @@ def _unpickle(path: Path) -> object:
         with path.open("rb") as file, importable_working_directory():
             content: object = torch.load(file, map_location="cpu", weights_only=False)
     except Exception as error:
-        raise CheckpointError(
+        raise WeightsError(
             f"{path}: the pickled object cannot be rebuilt here: {type(error).__name__}: {first_line(error)}; "
             "run where the code that made it can be imported, or save network.state_dict()"
         ) from error

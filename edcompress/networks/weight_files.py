@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from edcompress.core.errors import CheckpointError, first_line
+from edcompress.core.errors import WeightsError, first_line
 from edcompress.core.system.files import require_utf8
 from edcompress.core.system.tensor_files import LONGEST_HEADER, SAFETENSORS
 from edcompress.networks.load_weights import plain_name
@@ -40,7 +40,7 @@ MOST_WRAPPERS = 8
 
 
 def read_state_dict(path: Path, *, trust_pickle: bool = False, ema: bool = False) -> dict[str, Tensor]:
-    """Float32 (and integer) CPU tensors by plain parameter name; CheckpointError says what is wrong with the file.
+    """Float32 (and integer) CPU tensors by plain parameter name; WeightsError says what is wrong with the file.
 
     With `ema` the averaged weights of a training checkpoint. A `.safetensors.index.json` stands for the shards that it lists.
     """
@@ -52,7 +52,7 @@ def read_state_dict(path: Path, *, trust_pickle: bool = False, ema: bool = False
             content = _read(path, head, trust_pickle=trust_pickle)
             return _plain(path, _unwrap(_averaged(path, content) if ema else content))
     except MemoryError as error:
-        raise CheckpointError(
+        raise WeightsError(
             f"{path}: asks for more than {most >> 20} MiB of memory, which the tensors in a file of its size do not need"
         ) from error
 
@@ -65,7 +65,7 @@ def _read(path: Path, head: bytes, *, trust_pickle: bool) -> object:
     if head.startswith((ZIP, PICKLE)):
         return read_torch(path, trust_pickle=trust_pickle)
     what = "is a text file" if head.isascii() else "starts with unknown bytes"
-    raise CheckpointError(
+    raise WeightsError(
         f"{path}: is neither a PyTorch nor a safetensors file: it {what} ({head[:24]!r}); "
         "a failed download and an unresolved Git LFS pointer look like this"
     )
@@ -74,17 +74,17 @@ def _read(path: Path, head: bytes, *, trust_pickle: bool) -> object:
 def _head(path: Path) -> bytes:
     try:
         if path.is_dir():
-            raise CheckpointError(f"{path}: is a folder; give the weights file inside it")
+            raise WeightsError(f"{path}: is a folder; give the weights file inside it")
         if not path.exists():
-            raise CheckpointError(f"{path}: there is no such file{_near(path)}")
+            raise WeightsError(f"{path}: there is no such file{_near(path)}")
         if not path.is_file():
-            raise CheckpointError(f"{path}: is a device, pipe or socket; copy the weights to a file first")
+            raise WeightsError(f"{path}: is a device, pipe or socket; copy the weights to a file first")
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not head:
-        raise CheckpointError(f"{path}: is empty (0 bytes); the download or the copy failed")
+        raise WeightsError(f"{path}: is empty (0 bytes); the download or the copy failed")
     return head
 
 
@@ -100,7 +100,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path, device="cpu")
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: is a damaged or truncated safetensors file: {error}") from error
+        raise WeightsError(f"{path}: is a damaged or truncated safetensors file: {error}") from error
 
 
 def _require_one_each(path: Path) -> None:
@@ -111,7 +111,7 @@ def _require_one_each(path: Path) -> None:
     try:
         json.loads(header, object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is a damaged or truncated safetensors file: {first_line(error)}") from error
+        raise WeightsError(f"{path}: is a damaged or truncated safetensors file: {first_line(error)}") from error
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _short(path: Path, length: int) -> int:
     if length > LONGEST_HEADER:
-        raise CheckpointError(f"{path}: its header claims {length} bytes; one of weights has {LONGEST_HEADER} at most")
+        raise WeightsError(f"{path}: its header claims {length} bytes; one of weights has {LONGEST_HEADER} at most")
     return length
 
 
@@ -135,15 +135,15 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         shards = sorted(set(shard_of.values()))
         outside = [name for name in shards if Path(name).name != name]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{index}: is no index of safetensors shards: {type(error).__name__}: {error}") from error
+        raise WeightsError(f"{index}: is no index of safetensors shards: {type(error).__name__}: {error}") from error
     if outside:
-        raise CheckpointError(f"{index}: names a shard outside its own folder: {outside[0]!r}")
+        raise WeightsError(f"{index}: names a shard outside its own folder: {outside[0]!r}")
     tensors: dict[str, Tensor] = {}
     for name in shards:
         _head(index.parent / name)
         tensors |= _read_safetensors(index.parent / name)
     if lacking := sorted(shard_of.keys() - tensors.keys()):
-        raise CheckpointError(
+        raise WeightsError(
             f"{index}: the shards hold no {lacking[0]}, nor {len(lacking) - 1} more; a shard is of another model"
         )
     return tensors
@@ -154,7 +154,7 @@ def _averaged(path: Path, content: object) -> object:
     for key in EMA:
         if isinstance(items.get(key), Mapping | nn.Module):
             return items[key]
-    raise CheckpointError(f"{path}: holds no averaged weights (none of {', '.join(EMA)}); leave model.ema out")
+    raise WeightsError(f"{path}: holds no averaged weights (none of {', '.join(EMA)}); leave model.ema out")
 
 
 def _unwrap(content: object) -> object:
@@ -180,7 +180,7 @@ def _items(content: object) -> dict[Any, Any]:
 
 def _plain(path: Path, content: object) -> dict[str, Tensor]:
     if not isinstance(content, Mapping | nn.Module):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state_dict (tensors by parameter name)")
+        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state_dict (tensors by parameter name)")
     items = _items(content)
     named = {
         key: Tensor.detach(value) for key, value in items.items() if isinstance(key, str) and isinstance(value, Tensor)
@@ -189,25 +189,25 @@ def _plain(path: Path, content: object) -> dict[str, Tensor]:
         keys = (
             ", ".join(key[:60] if isinstance(key, str) else type(key).__name__ for key in list(items)[:8]) or "nothing"
         )
-        raise CheckpointError(f"{path}: holds no tensors by name (top-level keys: {keys}); save network.state_dict()")
+        raise WeightsError(f"{path}: holds no tensors by name (top-level keys: {keys}); save network.state_dict()")
     most = math.inf if path.name.endswith(INDEX) else path.stat().st_size
     for key, tensor in named.items():
         _require_values(f"{path}: {key}", tensor, most)
     plain = {plain_name(key): _plain_tensor(tensor) for key, tensor in named.items() if key != "n_averaged"}
     if len(plain) < len(named) - ("n_averaged" in named):
-        raise CheckpointError(f"{path}: holds some parameters twice, with and without the prefix 'module.'")
+        raise WeightsError(f"{path}: holds some parameters twice, with and without the prefix 'module.'")
     return plain
 
 
 def _require_values(name: str, tensor: Tensor, most: float) -> None:
     """`most` is how many bytes there can be."""
     if tensor.is_meta:
-        raise CheckpointError(f"{name} has a shape and no values; it was saved from the meta device")
+        raise WeightsError(f"{name} has a shape and no values; it was saved from the meta device")
     if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
         kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
-        raise CheckpointError(f"{name} is of {kind}; save the weights as dense float32, before any quantising")
+        raise WeightsError(f"{name} is of {kind}; save the weights as dense float32, before any quantising")
     if (size := tensor.numel() * tensor.element_size()) > most:
-        raise CheckpointError(
+        raise WeightsError(
             f"{name} claims {tensor.numel()} values ({size} bytes), and the file has {most} bytes in all"
         )
 

@@ -64,7 +64,7 @@ def _changed_settings(folder: RunFolder, report: Report) -> Iterator[str]:
     found = folder.read_recipe()
     if report.settings is None:
         return
-    if changed := changes(report.settings, found.of_pruning):
+    if changed := changes(report.settings, found.pruning_settings):
         listed = ", ".join(f"{key} was {told!r} and is {now!r}" for key, told, now in changed)
         yield (
             f"{folder / 'report.json'} is of another recipe than {folder / 'recipe.yaml'}: {listed}; put back the one that "

@@ -15,15 +15,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from edcompress.core.errors import RunFolderError
-from edcompress.core.recipe.data import IN_FILES
-from edcompress.core.recipe.loading import read_recipe
+from edcompress.core.recipe.loading import read_saved_recipe
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.report import Report
 from edcompress.core.system.files import UNFINISHED_FILES, remove_unfinished, require_utf8, special_kind
 from edcompress.runs.reading import read_report
 
 FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.json", "plan.json",
-         "dense.safetensors", "pruned.safetensors", "load_pruned.py", "dense.onnx", "pruned.onnx",
+         "dense.safetensors", "pruned.safetensors", "load_pruned.py", "load_pruned.json", "dense.onnx", "pruned.onnx",
          "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx", "pruned.pt2", "pruned.torchscript.pt", "model_card.md",
          "report.json", "report.html", "progress.json", "log.jsonl")  # fmt: skip
 _SNAPSHOT = "snapshot-{}.safetensors"
@@ -238,7 +237,7 @@ class RunFolder:
 
     def read_recipe(self) -> Recipe:
         """The resolved recipe of the run; where an earlier version wrote it, image files are read as that one read them."""
-        return read_recipe(str(self / "recipe.yaml"), unsaid=_exif_unsaid)
+        return read_saved_recipe(self / "recipe.yaml")
 
     def read_report(self) -> Report:
         """The report of the run."""
@@ -252,13 +251,6 @@ RunPath = RunFolder | str | Path
 def path_of(given: RunPath) -> Path:
     """Return the path of a run folder, or the path that is given."""
     return given.path if isinstance(given, RunFolder) else Path(given)
-
-
-def _exif_unsaid(tree: dict[str, Any]) -> dict[str, Any]:
-    """What a recipe without data.exif_orientation means: image files were read as stored before there was the key."""
-    data = tree.get("data")
-    in_files = isinstance(data, dict) and data.get("dataset") in IN_FILES
-    return {"data": {"exif_orientation": "ignore"}} if in_files else {}
 
 
 _WAIT = "wait for it, stop it, or choose"

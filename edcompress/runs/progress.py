@@ -23,7 +23,7 @@ from edcompress.core.frozen import Value
 from edcompress.core.plain_text import harmless
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.system.files import append, replacing
-from edcompress.core.system.machine import process_mark, versions
+from edcompress.core.system.machine import process_identity, versions
 from edcompress.core.system.monitor import Monitor, MonitorPair
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.reading import parsed
@@ -36,7 +36,7 @@ End = Literal["interrupted", "failed", "finished"]
 
 
 class Process(Value):
-    """The process that works on a run; `mark` is its `machine.process_mark`, None where the system tells none."""
+    """The process that works on a run; `mark` is its `machine.process_identity`, None where the system tells none."""
 
     host: str
     pid: int
@@ -133,7 +133,7 @@ class _RunRecorder:
     def __init__(self, folder: RunFolder, recipe: Recipe, verb: Verb, checkpoint: str | None) -> None:
         now, pid = datetime.now(UTC), os.getpid()
         self._folder, self._recipe = folder, recipe
-        process = Process(host=platform.node(), pid=pid, mark=process_mark(pid))
+        process = Process(host=platform.node(), pid=pid, mark=process_identity(pid))
         self._progress = Progress(verb=verb, checkpoint=checkpoint, process=process, began=now, updated=now)
         self._began = time.monotonic()  # what a clock that is set meanwhile does not change
         self._saved = -math.inf

@@ -16,7 +16,7 @@ from edcompress.core.errors import EdcompressError, RunFolderError
 from edcompress.core.frozen import Value
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.report import Report
-from edcompress.core.system.machine import process_mark
+from edcompress.core.system.machine import process_identity
 from edcompress.runs.finding import latest_of, run_folders
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.progress import Process, Progress, Verb, read_progress
@@ -118,7 +118,7 @@ def _state(folder: RunFolder, progress: Progress | None) -> State:
         return progress.state
     if not is_here(progress.process):
         return "unknown"
-    if process_mark(progress.process.pid) == progress.process.mark:
+    if process_identity(progress.process.pid) == progress.process.mark:
         return "running"
     return "finished" if folder.finished and progress.verb == "prune" else "interrupted"
 
@@ -146,11 +146,11 @@ def _way_on(folder: RunFolder, recipe: Recipe, progress: Progress | None) -> str
     """
     verb: Verb = progress.verb if progress else "prune"
     if verb == "export":
-        return shlex.join(["edcompress", "export", str(folder.path), *recipe.model.flags])
+        return shlex.join(["edcompress", "export", str(folder.path), *recipe.model.trust_flags])
     checkpoint = (progress.checkpoint if progress else None) or "CHECKPOINT"
     how = "--resume" if folder.state.is_dir() else "--force"
     of = ["--recipe", str(folder / "recipe.yaml"), "-o", str(folder.path), how]
-    return shlex.join(["edcompress", "prune", checkpoint, *of, *recipe.model.flags])
+    return shlex.join(["edcompress", "prune", checkpoint, *of, *recipe.model.trust_flags])
 
 
 def _outcome(report: Report) -> Outcome:

@@ -122,7 +122,7 @@ def train_epoch(
             hooks.before_step()
             loss = _train_step(trainer, images, labels, span, (number - 1, steps))
             position = position.after(number, loss, generator_states())
-            seen = TallyFigures(*readback.of(position.tally.packed()))
+            seen = TallyFigures(*readback.read(position.tally.packed()))
             _require_progress(trainer, seen.skipped_in_a_row, span, position.steps)
             hooks.after_step(position)
             rate = (position.steps - before) / (time.perf_counter() - started)
@@ -203,5 +203,5 @@ def _average_over_ranks(ranks: ProcessGroup, network: nn.Module, loss: Tensor, i
         return loss.detach()
     loss = loss.detach().clone()
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    ranks.average([*gradients, *running_statistics(network), loss], images)
+    ranks.average_([*gradients, *running_statistics(network), loss], images)
     return loss

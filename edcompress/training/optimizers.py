@@ -1,4 +1,4 @@
-"""Optimizers: make one, make a conditional step, restore one from a snapshot."""
+"""Optimizers: make one, make a conditional step, restore one from a checkpoint."""
 
 from __future__ import annotations
 

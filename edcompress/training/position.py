@@ -109,7 +109,7 @@ class EpochPosition:
         )
 
     def to_tree(self) -> dict[str, Any]:
-        """Return the position as tensors and plain values, for a snapshot."""
+        """Return the position as tensors and plain values, for a checkpoint."""
         return {
             "steps": self.steps,
             "tally": self.tally.packed(),

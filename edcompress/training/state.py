@@ -17,7 +17,7 @@ from edcompress.training.position import EpochPosition
 class TrainingState:
     """The network, optimizer, loss scale and regime in epoch `epoch` of a phase, and the position in that epoch, None at its start.
 
-    `scaler` is empty in snapshots of versions that trained no fp16, `regime` for a regime without a state.
+    `scaler` is empty in checkpoints of versions that trained no fp16, `regime` for a regime without a state.
     """
 
     epoch: int
@@ -41,7 +41,7 @@ class TrainingState:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> TrainingState | None:
-        """Return the state in the tree of a snapshot; None for a snapshot from before the first step of a phase."""
+        """Return the state in the tree of a checkpoint; None for a checkpoint from before the first step of a phase."""
         if "optimizer" not in tree:
             return None
         return cls(
@@ -54,7 +54,7 @@ class TrainingState:
         )
 
     def to_tree(self) -> dict[str, Any]:
-        """Return the state as dicts, lists, tensors and plain values, for a snapshot."""
+        """Return the state as dicts, lists, tensors and plain values, for a checkpoint."""
         tree: dict[str, Any] = {"epoch": self.epoch}
         if self.position:
             tree["place"] = self.position.to_tree()

@@ -211,7 +211,7 @@ def _conclude(series: Series, trials: list[Trial]) -> Report:
     _copy_files(chosen.folder.path, request.folder.path)
     target = TargetResult(kind="max_top1_drop", asked=series.limit, achieved=chosen.drop,
                           round_to=chosen.report.target.round_to)  # fmt: skip
-    report = chosen.report.with_recipe(recipe.name, recipe.digest, recipe.of_pruning, recipe.gate)
+    report = chosen.report.with_recipe(recipe.name, recipe.digest, recipe.pruning_settings, recipe.gate)
     report = report.with_trials(target, found, sum(trial.report.seconds for trial in trials))
     save_report(request.folder, report)
     request.folder.clear_state()

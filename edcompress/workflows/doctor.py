@@ -172,10 +172,11 @@ def _cuda() -> Iterator[Finding]:
 
 def _providers() -> Finding:
     try:
-        from edcompress.deploy.runtime.sessions import providers
+        from edcompress.deploy.runtime.sessions import load_runtime
+
+        found = load_runtime().providers()
     except (ImportError, OSError) as error:
         return _finding("providers", f"onnxruntime cannot be loaded: {error}", "install it again", "fault")
-    found = providers()
     missing = None if "CPUExecutionProvider" in found else "no CPUExecutionProvider: install onnxruntime again"
     return _finding("providers", ", ".join(found), missing, "fault")
 

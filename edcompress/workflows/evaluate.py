@@ -14,7 +14,7 @@ from edcompress.core.results.measures import Accuracy, Latency
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import oom_as_error
 from edcompress.deploy.latency.benchmark import measure_all
-from edcompress.deploy.runtime.predictions import file_interface, predict
+from edcompress.deploy.runtime.predictions import describe_onnx, predict
 from edcompress.report.gate.sanity import at_chance
 from edcompress.runs.folder import RunFolder, RunPath, path_of
 from edcompress.workflows.load import load
@@ -45,7 +45,7 @@ def evaluate(
     classes, channels = context.splits.classes, recipe.model.in_channels
     require_alike(path, recipe.data, channels, classes, options.monitor, ignored=ignore_metadata)
     if path.suffix.lower() == ".onnx":
-        batches = context.test_batches(path.name, as_pixels=file_interface(path).takes_pixels)
+        batches = context.test_batches(path.name, as_pixels=describe_onnx(path).takes_pixels)
         accuracy = predict({"": path}, batches, recipe.model.num_classes)[""].accuracy
     else:
         network = network_of(path, recipe, options)

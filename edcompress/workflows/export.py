@@ -17,7 +17,7 @@ from edcompress.core.results.measures import Latency, ModelResult
 from edcompress.core.results.report import Images, Report, Variant, readable
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.files import require_utf8, write_text
-from edcompress.core.system.hashing import Running
+from edcompress.core.system.hashing import TensorDigest
 from edcompress.data.transforms import preprocessing_spec
 from edcompress.deploy.latency.benchmark import measure_all
 from edcompress.deploy.runtime.predictions import Predictions, predict
@@ -117,17 +117,17 @@ def _measure(context: RunContext, timing: Benchmark, files: Mapping[str, Path]) 
         monitor.warning(warning)
     names = ", ".join(path.name for path in files.values())
     monitor.stage(f"accuracy of {names} on the test images, in onnxruntime")
-    pixels = Running()
+    pixels = TensorDigest()
     found = predict(dict(files), context.test_batches("test images", pixels), context.spec.model.num_classes)
     return _Measured(latencies, found, _tested_images(context, found["dense"], pixels))
 
 
-def _tested_images(context: RunContext, found: Predictions, pixels: Running) -> Images:
+def _tested_images(context: RunContext, found: Predictions, pixels: TensorDigest) -> Images:
     return Images(
         dataset=context.data.dataset,
         count=len(found.labels),
         labels_sha256=hashlib.sha256(found.labels.numpy().tobytes()).hexdigest()[:16],
-        pixels_sha256=pixels.words,
+        pixels_sha256=pixels.hex,
         preprocessing=preprocessing_spec(context.data, context.splits.channels),
     )
 

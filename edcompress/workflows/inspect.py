@@ -13,15 +13,15 @@ from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.results.inspection import GroupSummary, Inspection, LayerShare
 from edcompress.core.results.measures import MOST_WAITED, Size
 from edcompress.core.system.context import DEFAULT, RunOptions
-from edcompress.core.system.machine import Watch
+from edcompress.core.system.machine import WaitTimer
 from edcompress.deploy.export.onnx_export import to_onnx
-from edcompress.deploy.latency.layer_profile import layer_times
+from edcompress.deploy.latency.layer_profile import measure_layer_shares
 from edcompress.networks.build import example_images, plain_network
 from edcompress.networks.modes import on_cpu
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel
+from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import layer_sizes, measure_size, outputs_per_image
-from edcompress.pruning.cost.products import uncounted_warnings
 from edcompress.pruning.space.space import Group, PruningSpace
 from edcompress.runs.folder import RunPath, path_of
 from edcompress.workflows.evaluate import network_of
@@ -69,11 +69,11 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
         warnings += budget.warnings
     except BudgetError as error:
         warnings.append(str(error))
-    watch = Watch()
+    watch = WaitTimer()
     shares = layer_shares(network, example, recipe.export, recipe.timing) if onnx_latency else {}
     warnings += disturbed_warning(watch) if onnx_latency else []
     return Inspection(
-        network=recipe.model.called,
+        network=recipe.model.name,
         size=size,
         groups=tuple(_summary(group, layers, size) for group in space.groups),
         smallest={kind: _smallest(space, costs, constraints, kind) for kind in ("macs", "params")},
@@ -83,7 +83,7 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
     )
 
 
-def disturbed_warning(watch: Watch) -> list[str]:
+def disturbed_warning(watch: WaitTimer) -> list[str]:
     """Return the warning about times of layers that were measured beside other work."""
     waited = watch.waited() or 0.0
     if waited <= MOST_WAITED:
@@ -97,7 +97,7 @@ def disturbed_warning(watch: Watch) -> list[str]:
 def layer_shares(network: nn.Module, example: Tensor, export: Export, timing: Benchmark) -> dict[str, float]:
     """Return the share of the network's time in onnxruntime that each layer takes, by name, measured now."""
     frozen = on_cpu(network)
-    return layer_times(frozen, to_onnx(frozen, example, export.opset, export.batch), example, timing)
+    return measure_layer_shares(frozen, to_onnx(frozen, example, export.opset, export.batch), example, timing)
 
 
 def _with_macs(shares: dict[str, float], layers: dict[str, Size], size: Size) -> Iterator[LayerShare]:

@@ -9,7 +9,7 @@ from edcompress.core.system.files import require_utf8
 from edcompress.networks.build import plain_network
 from edcompress.networks.load_weights import load_into
 from edcompress.networks.weight_files import read_state_dict
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.runs.folder import RunFolder, RunPath
 from edcompress.workflows.stages.start_files import read_plan, read_space
 
@@ -37,7 +37,7 @@ def load(folder: RunPath, device: str = "cpu", *, trust_code: bool = False) -> n
 
 def load_pruned(run: RunFolder, dense: nn.Module) -> nn.Module:
     """Return the pruned network of a finished run, in eval mode: its plan is replayed on `dense`, its tensors loaded."""
-    network = remove(dense, read_plan(run / "plan.json"), read_space(run / "space.json"))
+    network = apply_plan(dense, read_plan(run / "plan.json"), read_space(run / "space.json"))
     weights = run / "pruned.safetensors"
     load_into(network, read_state_dict(weights), source=str(weights))
     return network.eval()

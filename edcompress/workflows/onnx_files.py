@@ -21,10 +21,9 @@ from edcompress.core.results.report import Report, VariantName
 from edcompress.core.system.files import writing
 from edcompress.core.system.machine import versions
 from edcompress.data.transforms import preprocessing_spec
-from edcompress.deploy.export.half_precision import halve
-from edcompress.deploy.export.half_ranges import out_of_range
 from edcompress.deploy.export.onnx_export import export_onnx
-from edcompress.deploy.export.onnx_variants import quantize, with_normalisation
+from edcompress.deploy.export.onnx_variants import halve, quantize, with_normalisation
+from edcompress.deploy.runtime.half_ranges import find_out_of_range
 from edcompress.deploy.runtime.parity import compare_with_onnx, run_onnx
 from edcompress.networks.equality import compare_logits, require_equal
 from edcompress.report.render.model_card import render_card
@@ -81,7 +80,7 @@ def _require_near(proof: Proof, name: VariantName, path: Path, images: Tensor) -
     try:
         return require_equal(proof, VARIANTS[name])
     except ProofError as error:
-        parts = [f"{path.name}: {error}", out_of_range(path, images) if name == "fp16" else ""]
+        parts = [f"{path.name}: {error}", find_out_of_range(path, images) if name == "fp16" else ""]
         fix = f"export without --{name} (export.{name}=false)"
         raise ProofError("; ".join([*filter(None, parts), fix])) from error
 

@@ -41,7 +41,7 @@ def prune(
         weights: A weights file, or a finished run, which is then pruned further.
         recipe: What to do.
         folder: The run folder to write, or its path.
-        resume: Continue an unfinished run in `folder` from its last snapshot; a finished one is only read.
+        resume: Continue an unfinished run in `folder` from its last checkpoint; a finished one is only read.
         force: Replace the files of an earlier run in `folder`.
         options: Device, trust, monitor, trackers and ranks.
 

@@ -24,12 +24,12 @@ from edcompress.core.system.devices import oom_as_error
 from edcompress.core.system.files import write_text
 from edcompress.core.system.machine import processor, versions
 from edcompress.core.system.tensor_files import save_tensors
-from edcompress.deploy.export.standalone import standalone_source
+from edcompress.deploy.export.standalone import standalone_files
 from edcompress.networks.equality import compare_logits, require_equal
 from edcompress.networks.modes import on_cpu
+from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import measure_size
-from edcompress.pruning.cost.products import uncounted_warnings
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.report.gate.sanity import at_chance
 from edcompress.runs.file_records import OF_PRUNING, records, require_as_written
 from edcompress.runs.folder import RunFolder
@@ -41,11 +41,10 @@ from edcompress.workflows.reporting import save_report
 from edcompress.workflows.resume import can_resume, hold_folder, start_files
 from edcompress.workflows.stages.batch_size import sized_for_search
 from edcompress.workflows.stages.latency_target import MOST_TRIALS, NetworkTimer, match_latency_target
-from edcompress.workflows.stages.one_shot import given_state
 from edcompress.workflows.stages.plain_training import finetune
 from edcompress.workflows.stages.run_context import RunContext, open_provable_context
-from edcompress.workflows.stages.run_state import PruningRun, Snapshot, StageResults, last_snapshot
-from edcompress.workflows.stages.search import search
+from edcompress.workflows.stages.run_state import Checkpoint, PruningRun, StageResults, last_checkpoint
+from edcompress.workflows.stages.search import check_search, search
 from edcompress.workflows.stages.start_files import read_plan, read_space, read_start
 from edcompress.workflows.stages.starting_point import StartingPoint, resumed_starting_point
 from edcompress.workflows.stages.surgery import remove_and_verify
@@ -84,7 +83,7 @@ def prune_once(request: PruneRequest) -> Report:
     if resuming := request.resumes():
         if report := request.finished_report():
             return report
-        kept = read_start(request.folder, in_time=request.recipe.in_time)
+        kept = read_start(request.folder, in_time=request.recipe.targets_latency)
         request = replace(request, open_start=partial(resumed_starting_point, kept=kept, options=request.options))
     require_trackers(request.options.trackers)
     run = _open_run(request, began)
@@ -109,7 +108,7 @@ def _open_run(request: PruneRequest, began: float) -> PruningRun:
     recipe = recipe.with_batch_size(context.data.batch_size)
     if recipe.search.plan:
         _require_outside(recipe.search.plan, request.folder.path)
-        given_state(recipe.search.plan, start.space, start.budget)
+    check_search(recipe.search, context, start)
     ranks.require_same("the recipe", recipe.digest)
     ranks.require_same(
         "the weights or their space", start.space.model_dump_json(), *start.network.state_dict().values()
@@ -150,32 +149,32 @@ def _oom_fix(data: Data) -> str:
 
 
 def _run_stages(run: PruningRun) -> tuple[nn.Module, StageResults]:
-    """Run the stages from wherever the last snapshot stands; return the fine-tuned network and the results."""
+    """Run the stages from wherever the last checkpoint stands; return the fine-tuned network and the results."""
     ranks, folder, start = run.context.ranks, run.folder, run.start
-    snapshot = ranks.run_on_rank0(lambda: last_snapshot(folder.snapshots, run.context.monitor))
-    if snapshot is None:
+    checkpoint = ranks.run_on_rank0(lambda: last_checkpoint(folder.snapshots, run.context.monitor))
+    if checkpoint is None:
         files = ranks.run_on_rank0(lambda: records(start_files(folder)))
-        snapshot = Snapshot(measure_dense(run).with_files(files), "search")
-        run.save(snapshot)
-    results, training = snapshot.results, snapshot.training
+        checkpoint = Checkpoint(measure_dense(run).with_files(files), "search")
+        run.save(checkpoint)
+    results, training = checkpoint.results, checkpoint.training
     ranks.run_on_rank0(partial(require_as_written, folder, results.files))
-    if snapshot.stage == "search":
+    if checkpoint.stage == "search":
         network, state, results = search(run, results, training)
         state, share = ranks.run_on_rank0(partial(match_latency_target, start, network, state, *_timer(run)))
         smaller, results = remove_and_verify(run, network, state, results.with_latency_share(share))
         training = None
-        run.save(Snapshot(results, "finetune", network=smaller.state_dict()))
+        run.save(Checkpoint(results, "finetune", network=smaller.state_dict()))
     else:
-        smaller = remove(start.dense, read_plan(folder / "plan.json"), read_space(folder / "space.json"))
-        assert snapshot.network is not None
-        smaller.load_state_dict(snapshot.network)
+        smaller = apply_plan(start.dense, read_plan(folder / "plan.json"), read_space(folder / "space.json"))
+        assert checkpoint.network is not None
+        smaller.load_state_dict(checkpoint.network)
     return finetune(run, smaller, results, training), results
 
 
 def _timer(run: PruningRun) -> tuple[NetworkTimer, int]:
     """Return how networks are timed, and how often one may be corrected: a plan that was given stays as it is."""
     timer = NetworkTimer(run.context.example, run.recipe.export, run.recipe.timing, run.context.monitor)
-    return timer, 1 if run.recipe.search.plan else MOST_TRIALS
+    return timer, 1 if run.recipe.search.takes_plan else MOST_TRIALS
 
 
 def measure_dense(run: PruningRun) -> StageResults:
@@ -216,7 +215,8 @@ def _save_and_reload(run: PruningRun, tuned: nn.Module, results: StageResults) -
     require_as_written(folder, results.files)
     save_tensors(folder / "pruned.safetensors", tuned.state_dict(), {"edcompress.recipe": run.recipe.digest})
     again = load_pruned(folder, run.start.dense)
-    write_text(folder / "load_pruned.py", standalone_source(run.recipe.model, again, context.example.shape[1:]))
+    for name, text in standalone_files(run.recipe.model, run.start.dense, context.spec.image_shape).items():
+        write_text(folder / name, text)
     with torch.no_grad():
         images = context.proof_images
         proof = compare_logits(tuned(images), again(images), f"pruned and reloaded network on {len(images)} images")
@@ -233,7 +233,7 @@ def _report(run: PruningRun, results: StageResults, pruned: ModelResult, reloade
     return Report(
         recipe=recipe.name,
         recipe_hash=recipe.digest,
-        network=recipe.model.called,
+        network=recipe.model.name,
         seed=recipe.seed,
         checkpoint=run.weights,
         dense=results.dense,
@@ -247,7 +247,7 @@ def _report(run: PruningRun, results: StageResults, pruned: ModelResult, reloade
         machine=_machine(run.context),
         versions=versions(),
         files=records(run.folder / name for name in OF_PRUNING),
-        settings=recipe.of_pruning,
+        settings=recipe.pruning_settings,
         untrained_head=recipe.model.reset_head,
         limits=recipe.gate,
         classes=readable(run.context.splits.classes),

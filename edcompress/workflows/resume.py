@@ -17,7 +17,7 @@ from edcompress.core.recipe.yaml_files import dump
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.core.system.files import write_text
-from edcompress.core.system.tensor_files import load_snapshot, save_snapshot, save_tensors
+from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
 from edcompress.networks.weight_files import read_state_dict
 from edcompress.runs.folder import RunFolder
 from edcompress.workflows.stages.starting_point import StartingPoint, load_dense, read_weights
@@ -68,7 +68,7 @@ def save_start(start: StartingPoint, folder: RunFolder) -> None:
         write_text(folder / "latency.json", start.table.model_dump_json(indent=1) + "\n")
     if start.network is not start.dense:
         plan, network = start.first.model_dump(mode="json"), start.network.state_dict()
-        save_snapshot(folder.start, {"plan": plan, "network": network})
+        save_checkpoint(folder.start, {"plan": plan, "network": network})
 
 
 def start_files(folder: RunFolder) -> list[Path]:
@@ -80,7 +80,7 @@ def can_resume(folder: RunFolder, recipe: Recipe) -> bool:
     """Whether `folder` holds this run; raise RunFolderError if it holds one whose recipe differs in what `prune` computes."""
     if not folder.exists:
         return False
-    free = FREE_ON_RESUME if recipe.in_time else (*FREE_ON_RESUME, *OF_FILES)
+    free = FREE_ON_RESUME if recipe.targets_latency else (*FREE_ON_RESUME, *OF_FILES)
     changed = [key for key in differences(folder.read_recipe(), recipe) if not key.startswith(free)]
     if changed:
         raise RunFolderError(
@@ -104,7 +104,7 @@ def require_same_weights(folder: RunFolder, source: Path, options: RunOptions) -
     before = [load_dense(spec, folder / "dense.safetensors", trust_code=trust_code).state_dict()]
     if not folder.finished:  # a finished run no longer holds what its search began with
         given += [read_state_dict(earlier / "pruned.safetensors")] if earlier.exists else []
-        before += [load_snapshot(folder.start)["network"]] if folder.start.is_file() else []
+        before += [load_checkpoint(folder.start)["network"]] if folder.start.is_file() else []
     if len(given) != len(before) or not all(map(_near, before, given)):
         raise RunFolderError(
             f"{folder.path} was started with weights other than those in {source}; choose another folder with -o"

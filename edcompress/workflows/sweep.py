@@ -100,7 +100,7 @@ def _require_one_training(recipes: Mapping[str, Recipe]) -> None:
     """Raise InputError if the recipes would train different networks."""
     first = next(iter(recipes.values()))
     for name, recipe in recipes.items():
-        if changed := changed_keys(first.of_training, recipe.of_training):
+        if changed := changed_keys(first.training_settings, recipe.training_settings):
             raise InputError(
                 f"{name}: without weights one network is trained for all points, but {', '.join(changed)} differ"
             )
@@ -142,9 +142,12 @@ def _require_same_training(recipe: Recipe, folder: Path) -> None:
     """Raise RunFolderError if the folder's network, or that of one of its points, is from a different training."""
     path = folder / _DENSE
     points = [RunFolder(point.parent) for point in sorted(folder.glob("*/recipe.yaml"))]
-    pairs = [(point.read_recipe().of_training, with_resolved_batch_size(recipe, point).of_training) for point in points]
+    pairs = [
+        (point.read_recipe().training_settings, with_resolved_batch_size(recipe, point).training_settings)
+        for point in points
+    ]
     if path.is_file():
-        pairs.append((json.loads(read_metadata(path).get(TRAINING, "{}")), recipe.of_training))
+        pairs.append((json.loads(read_metadata(path).get(TRAINING, "{}")), recipe.training_settings))
     for trained, asked in pairs:
         if not trained:
             raise RunFolderError(f"{path} was not trained by `edcompress train`; choose another folder with -o")

@@ -33,7 +33,7 @@ def input_rates(images: ImageSet, data: Data, seconds: float = 2.0) -> dict[int,
 
 
 def input_rate(images: ImageSet, data: Data, seconds: float = 2.0) -> Rate:
-    """Return the rate of images read, decoded, augmented and normalised, in about `seconds`, or in one batch if that takes longer.
+    """Return the rate of images read, decoded, augmented and normalise, in about `seconds`, or in one batch if that takes longer.
 
     Epochs follow each other as in a run. The first batch of each worker is not counted: it waits for the worker to start.
     """

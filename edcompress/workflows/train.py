@@ -14,7 +14,7 @@ from edcompress.core.results.measures import Accuracy
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import oom_as_error
 from edcompress.core.system.files import require_file_place, require_new_file
-from edcompress.core.system.tensor_files import load_snapshot, save_snapshot, save_tensors
+from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
 from edcompress.networks.build import new_network
 from edcompress.report.gate.sanity import at_chance
 from edcompress.runs.folder import sole_writer
@@ -81,14 +81,14 @@ class _Checkpoint:
 
     def save(self, path: Path) -> None:
         state = self.state.to_tree() if self.state else {}
-        save_snapshot(path, {"recipe": self.asked, "batch_size": self.batch_size, **state})
+        save_checkpoint(path, {"recipe": self.asked, "batch_size": self.batch_size, **state})
 
     @classmethod
     def read(cls, path: Path, asked: dict[str, Any]) -> _Checkpoint:
         """Return the checkpoint in a file; raise InputError if there is none, or it is of a different training."""
         if not path.exists():
             raise InputError(f"--resume: there is no {path}; drop --resume to start a training")
-        tree = load_snapshot(path)
+        tree = load_checkpoint(path)
         if changed := changed_keys(tree["recipe"], asked):
             raise InputError(
                 f"--resume: {path} was started with a different {', '.join(changed)}; continue with what it was started with, or delete "
@@ -98,8 +98,8 @@ class _Checkpoint:
 
 
 def _train(recipe: Recipe, output: Path, *, resume: bool, options: RunOptions) -> Accuracy:
-    checkpoint, asked, state = unfinished(output), {**recipe.of_training, "compile": recipe.compile}, None
-    about = {"edcompress.recipe": recipe.digest, TRAINING: json.dumps(recipe.of_training)}
+    checkpoint, asked, state = unfinished(output), {**recipe.training_settings, "compile": recipe.compile}, None
+    about = {"edcompress.recipe": recipe.digest, TRAINING: json.dumps(recipe.training_settings)}
     if resume:
         saved = _Checkpoint.read(checkpoint, asked)
         recipe, state = recipe.with_batch_size(saved.batch_size), saved.state
@@ -110,7 +110,7 @@ def _train(recipe: Recipe, output: Path, *, resume: bool, options: RunOptions) -
         phase = Phase(
             name="train",
             span=ScheduleSpan(0, epochs, 0, epochs),
-            running=recipe.run,
+            checkpoints=recipe.run,
             interrupt=options.interrupt,
             save=lambda training: _Checkpoint(asked, size, training).save(checkpoint),
         )

@@ -20,7 +20,7 @@ from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.recipe.yaml_files import shipped
 from edcompress.core.system.distributed import ALONE
 from edcompress.core.system.signals import Interrupt
-from edcompress.networks.cifar_resnet import CifarResNet
+from edcompress.networks.load_pruned import CifarResNet
 from edcompress.runs.folder import RunFolder
 
 COMMANDS = (

@@ -17,7 +17,8 @@ from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.monitor import NullMonitor
 from edcompress.data.batches import Batches, eval_batches, train_batches
-from edcompress.data.images import FileImages, decode
+from edcompress.data.decoding import decode
+from edcompress.data.images import FileImages
 from edcompress.data.splits import open_splits
 from edcompress.workflows.stages.run_context import open_context
 
@@ -68,7 +69,7 @@ def test_a_broken_image_stops_the_run_by_name(folder_data: Data, workers: int) -
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_is_left_out_of_its_batch_and_named(folder_data: Data, workers: int) -> None:
     data, heard = skipping(folder_data, workers=workers, eval_batch_size=4), list[str]()
-    splits = open_splits(data, seed=0).with_warn(heard.append)
+    splits = open_splits(data, seed=0).with_warnings_to(heard.append)
     whole = list(eval_batches(splits.test, data))
     broken = cut_off(splits.test.paths[1])  # type: ignore[attr-defined]
     first, second = eval_batches(splits.test, data)
@@ -124,7 +125,7 @@ def test_nothing_left_stops_the_run(folder_data: Data) -> None:
     test = open_splits(skipping(folder_data), seed=0).test
     for path in test.paths:  # type: ignore[attr-defined]
         cut_off(path)
-    with pytest.raises(DataError, match=r"of 6 images too few can be read"):
+    with pytest.raises(DataError, match=r"of 6 images, too few can be read for one batch"):
         list(eval_batches(test, skipping(folder_data)))
 
 
@@ -213,5 +214,5 @@ def test_an_image_whose_pixels_are_no_bytes_is_not_cut_off_to_white(tmp_path: Pa
     pixels = np.linspace(0, 60_000, 64).reshape(8, 8).astype(kind)
     Image.fromarray(pixels).save(tmp_path / "deep.tif")
     for channels in (1, 3):
-        with pytest.raises(DataError, match=rf"deep\.tif: .* no bytes \(mode {mode}\); save it with 8 bits"):
+        with pytest.raises(DataError, match=rf"deep\.tif: .* not bytes \(mode {mode}\); save it with 8 bits"):
             decode(tmp_path / "deep.tif", channels)

@@ -68,7 +68,7 @@ def test_class_folders_that_are_one_directory_are_refused(make_folder: MakeFolde
 
 def test_numbers_in_the_order_of_text_are_doubted(make_folder: MakeFolder, tmp_path: Path) -> None:
     (doubt,) = opened(make_folder(("1", "2", "10")))
-    assert "count in the order of text: 1, 10, 2; " in doubt
+    assert "are sorted as text: 1, 10, 2; " in doubt
     shutil.rmtree(tmp_path / "train")
     shutil.rmtree(tmp_path / "val")
     assert opened(make_folder(("01", "02", "10"))) == ()
@@ -115,4 +115,4 @@ def test_whoever_watches_a_run_hears_of_doubts_as_alarms(make_folder: MakeFolder
     root, heard = make_folder(("1", "2", "10")), Listener()
     settings = ("data.dataset=image_folder", f"data.root={root}", "model.num_classes=3", "data.channels=1")
     open_context(digits(*settings, "data.search_fraction=0.25"), RunOptions("cpu", monitor=heard))
-    assert ["order of text" in text for text in heard.alarms] == [True]
+    assert ["sorted as text" in text for text in heard.alarms] == [True]

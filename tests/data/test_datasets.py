@@ -1,5 +1,7 @@
 import hashlib
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,18 @@ from PIL import ExifTags, Image
 from scipy.io import savemat
 from torchvision.datasets import Flowers102
 
+from edcompress.core import registry
 from edcompress.core.errors import DataError
 from edcompress.core.recipe.data import Data
+from edcompress.core.recipe.dataset_facts import DATASETS
 from edcompress.data.batches import eval_batches
-from edcompress.data.datasets import as_it_lies, data_root, open_dataset
+from edcompress.data.datasets import data_root, open_dataset
+from edcompress.data.decoding import DECODED, TarMember, decode
 from edcompress.data.image_folder import imagenet_wnids
-from edcompress.data.images import DECODED, TarMember, decode
+from edcompress.data.opening import OpenRequest
+from edcompress.data.sets import digits
+from edcompress.data.torchvision_sets import open_part
+from edcompress.data.transforms import eval_geometry
 
 IMAGENETTE = {
     "n01440764": 0, "n02102040": 217, "n02979186": 482, "n03000684": 491, "n03028079": 497,
@@ -43,7 +51,7 @@ def test_root_is_the_recipes_then_the_environments_then_the_cache(monkeypatch: p
 @pytest.mark.parametrize("name", ["fashion_mnist", "kmnist", "cifar10", "cifar100", "flowers102"])
 def test_missing_data_names_the_folder_and_the_ways_out(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError) as caught:
-        open_dataset(Data(dataset=name, root=tmp_path, image_size=32))  # type: ignore[arg-type]
+        open_dataset(Data(dataset=name, root=tmp_path, image_size=32))
     for part in (f"{name} is not at {tmp_path}", "data.root", "EDCOMPRESS_DATA", "data.download=true"):
         assert part in str(caught.value)
 
@@ -52,7 +60,7 @@ def test_missing_data_names_the_folder_and_the_ways_out(tmp_path: Path, name: st
 def test_incomplete_data_is_told_from_missing_data(tmp_path: Path, name: str, below: str) -> None:
     (tmp_path / below).mkdir(parents=True)
     with pytest.raises(DataError, match=r"incomplete or damaged in .*fetch it again"):
-        open_dataset(Data(dataset=name, root=tmp_path, image_size=32))  # type: ignore[arg-type]
+        open_dataset(Data(dataset=name, root=tmp_path, image_size=32))
 
 
 def test_classes_have_the_same_index_in_train_and_val(make_folder) -> None:  # type: ignore[no-untyped-def]
@@ -210,7 +218,7 @@ def test_flowers_train_on_train_and_val(tmp_path: Path, monkeypatch: pytest.Monk
     [("fashion_mnist", (60000, 10000), 1, 28), ("cifar10", (50000, 10000), 3, 32)],
 )
 def test_real_data_in_memory(real_root: Path, name: str, sizes: tuple[int, int], channels: int, size: int) -> None:
-    data = Data(dataset=name, root=real_root, image_size=size)  # type: ignore[arg-type]
+    data = Data(dataset=name, root=real_root, image_size=size)
     train, test, classes = open_dataset(data)
     assert ((len(train), len(test)), train.channels, len(classes)) == (sizes, channels, 10)
     assert torch.equal(test.labels.bincount(), torch.full((10,), 1000))
@@ -225,21 +233,66 @@ def test_real_imagenette(real_root: Path) -> None:
 
 def test_a_download_is_announced_before_it_begins_and_only_where_it_is_needed(tmp_path: Path) -> None:
     def opener(root: Path, *, download: bool, train: bool) -> str:
-        told.append(f"opened with {download}")
+        calls.append(f"opened with {download}")
         if not (download or whole):
             raise RuntimeError("Dataset not found")
         return f"{root.name} {train}"
 
-    told: list[str] = []
+    calls: list[str] = []
     data = Data(dataset="kmnist", image_size=28, download=True, root=tmp_path)
+    request = OpenRequest(data, tmp_path, announce=calls.append)
     whole = False
-    assert as_it_lies(opener, tmp_path, data, told.append, train=True) == f"{tmp_path.name} True"
+    assert open_part(opener, request, train=True) == f"{tmp_path.name} True"
     announced = f"data.download: kmnist is not whole in {tmp_path / 'KMNIST/raw'}; torchvision downloads it to there"
-    assert told == ["opened with False", announced, "opened with True"]
+    assert calls == ["opened with False", announced, "opened with True"]
     whole = True
-    as_it_lies(opener, tmp_path, data, told.append, train=True)
-    assert told[3:] == ["opened with False"]
+    open_part(opener, request, train=True)
+    assert calls[3:] == ["opened with False"]
     whole = False
+    (tmp_path / "KMNIST" / "raw").mkdir(parents=True)
     with pytest.raises(DataError, match=r"kmnist is incomplete or damaged in .*Dataset not found"):
-        as_it_lies(opener, tmp_path, data.model_copy(update={"download": False}), told.append, train=True)
-    assert told[4:] == ["opened with False"]
+        open_part(opener, request._replace(data=data.model_copy(update={"download": False})), train=True)
+    assert calls[4:] == ["opened with False"]
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_the_digits_are_those_of_the_uci_test_set(part: str) -> None:
+    """The digests are of what scikit-learn 1.9 loads, as bytes: 1797 images of 8x8 values from 0 to 16, and their labels."""
+    sha256 = {
+        "images": "8f26b2bd9d135c256808f68f14fdabddde6d9c7f869ae419704b051f0f14b3b3",
+        "labels": "8ba4f891220f5e4c9c819638d1602d74b83618f167043c6da52a2a247841ddf0",
+    }
+    file = Path(digits.__file__).with_name("digits.npz")
+    with np.load(file) as arrays:
+        assert hashlib.sha256(arrays[part].astype(np.uint8).tobytes()).hexdigest() == sha256[part]
+    assert "scikit-learn developers" in file.with_name("digits.LICENSE.txt").read_text()
+
+
+def test_every_fifth_digit_is_a_test_image_and_grey_values_fill_a_byte() -> None:
+    train, test, classes = open_dataset(Data(dataset="digits", image_size=8))
+    assert (len(train), len(test), classes) == (1438, 359, tuple("0123456789"))
+    assert train.labels[:8].tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert test.labels[:4].tolist() == [4, 9, 4, 9]
+    pixels = train.read(range(8), eval_geometry(Data(dataset="digits", image_size=8))).pixels
+    assert (pixels.dtype, pixels.shape, int(pixels.min()), int(pixels.max())) == (torch.uint8, (8, 1, 8, 8), 0, 255)
+
+
+@pytest.mark.parametrize("name", registry.names_in(DATASETS))
+def test_a_data_set_says_what_it_is_without_torch(name: str) -> None:
+    program = f"""
+import sys
+from edcompress.core import registry
+from edcompress.core.recipe.dataset_facts import DATASETS, facts_of
+module = registry.load(DATASETS, {name!r})
+assert module.__doc__ and callable(module.open_images)
+assert set(facts_of({name!r}).required_keys) <= {{"folder", "train_shards", "test_shards"}}
+print("torch" in sys.modules, "numpy" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False False\n", "")
+
+
+def test_flowers_without_scipy_name_the_extra_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(DataError, match=r"flowers102 needs SciPy, .*pip install 'edcompress\[flowers102\]'"):
+        open_dataset(Data(dataset="flowers102", root=tmp_path, image_size=32))

@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_listed_is_named(make_folder: MakeFolder, monkey
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuses)
-    with pytest.raises(DataError, match=rf"{closed} cannot be listed: Permission denied; give the permission"):
+    with pytest.raises(DataError, match=rf"{closed} cannot be listed: Permission denied; grant read permission"):
         opened(root)
 
 
@@ -154,7 +154,7 @@ def test_a_folder_that_is_no_class_is_named(make_folder: MakeFolder) -> None:
         (root / "train" / "rest" / f"{number}.png").unlink()
     data = Data(dataset="image_folder", root=root, image_size=16)
     splits = open_splits(data, seed=0)
-    with pytest.raises(DataError, match=r"fewest training images are of rest: 1, cat: 4, dog: 4, elk: 4\), or set"):
+    with pytest.raises(DataError, match=r"fewest training images: rest: 1, cat: 4, dog: 4, elk: 4\), or set"):
         check_fits(splits, Model(arch="resnet8", num_classes=3), data)
     assert torch.equal(splits.test.labels, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))
 

@@ -9,7 +9,7 @@ from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.model import Model
 from edcompress.data.batches import eval_batches, train_batches
 from edcompress.data.splits import check_fits, open_splits
-from edcompress.data.transforms import normalised
+from edcompress.data.transforms import normalise
 
 DIGITS = Data(dataset="digits", image_size=8, batch_size=64, augment="crop_flip", crop_padding=1)
 
@@ -128,7 +128,7 @@ def test_pixels_of_an_evaluation_are_those_that_are_normalised() -> None:
     pixels = torch.cat([x for x, _ in eval_batches(test, with_(DIGITS, eval_batch_size=100), as_pixels=True)])
     assert pixels.dtype == torch.uint8
     images = torch.cat([x for x, _ in eval_batches(test, DIGITS)])
-    assert torch.equal(normalised(pixels, DIGITS), images)
+    assert torch.equal(normalise(pixels, DIGITS), images)
 
 
 def test_search_images_are_not_augmented() -> None:
@@ -143,7 +143,9 @@ def test_what_does_not_fit_the_model() -> None:
     check_fits(splits, Model(arch="resnet8", num_classes=20, in_channels=1), DIGITS)
     with pytest.raises(DataError, match=r"images are grey; set model\.in_channels=1 or data\.channels=3"):
         check_fits(splits, Model(arch="resnet8", num_classes=10), DIGITS)
-    with pytest.raises(DataError, match=r"labels up to 9 \(10 classes\); remove .* of 8: 127, .*model\.num_classes=10"):
+    with pytest.raises(
+        DataError, match=r"labels up to 9 \(10 classes\); remove .*images: 8: 127, .*model\.num_classes=10"
+    ):
         check_fits(splits, Model(arch="resnet8", num_classes=9, in_channels=1), DIGITS)
 
 

@@ -126,11 +126,11 @@ def test_imagenet_names_the_classes(tmp_path: Path) -> None:
         ({"a.png": b""}, r"one\.tar: sample a has png; a sample is one image \(jpg, .*\) and its class"),
         ({"a.cls": b"1"}, r"one\.tar: sample a has cls; a sample is one image"),
         ({"a.png": b"", "a.jpg": b"", "a.cls": b"1"}, r"sample a has png, jpg, cls"),
-        ({"a.png": b"", "a.cls": b"cat"}, r"one\.tar: a\.cls: is no class: .* \(got b'cat'\)"),
-        ({"a.png": b"", "a.cls": b"-1"}, r"a\.cls: is no class"),
-        ({"a.png": b"", "a.cls": b"1000000"}, r"a\.cls: is no class: write a number from 0 to 999999"),
-        ({"a.png": b"", "a.json": b'{"label": true}'}, r"a\.json: is no class"),
-        ({"a.png": b"", "a.json": b"[" * 100_000}, r"a\.json: is no class"),
+        ({"a.png": b"", "a.cls": b"cat"}, r"one\.tar: a\.cls: is not a class: .* \(got b'cat'\)"),
+        ({"a.png": b"", "a.cls": b"-1"}, r"a\.cls: is not a class"),
+        ({"a.png": b"", "a.cls": b"1000000"}, r"a\.cls: is not a class: write a number from 0 to 999999"),
+        ({"a.png": b"", "a.json": b'{"label": true}'}, r"a\.json: is not a class"),
+        ({"a.png": b"", "a.json": b"[" * 100_000}, r"a\.json: is not a class"),
         ({"a.png": b"", "a.PNG": b"", "a.cls": b"1"}, r"one\.tar: .*\(a\.PNG: duplicate file name in tar file"),
         ({"README": b""}, r"one\.tar: no images in these shards"),
     ],
@@ -145,8 +145,8 @@ def test_samples_that_are_none(tmp_path: Path, members: dict[str, bytes], messag
     [
         ({"train_shards": "gone-{00..11}.tar"},
          r"data\.train_shards: 12 of 12 shards are missing: .*gone-00\.tar, .* and 4 more; set data\.root or EDCOMPRESS_DATA"),
-        ({"test_shards": "pipe:touch ran"}, r"data\.test_shards: pipe:touch ran is no local file; fetch the shards"),
-        ({"test_shards": "https://host/a.tar"}, r"https://host/a\.tar is no local file"),
+        ({"test_shards": "pipe:touch ran"}, r"data\.test_shards: pipe:touch ran is not a local file; fetch the shards"),
+        ({"test_shards": "https://host/a.tar"}, r"https://host/a\.tar is not a local file"),
         ({"test_shards": "val-{0..1.tar"}, r"data\.test_shards: val-\{0\.\.1\.tar: Unbalanced braces"),
         ({"test_shards": "${nowhere}/val.tar"}, r"data\.test_shards: .*missing environment variable"),
         ({"test_shards": "train-1.tar"}, r"train-1\.tar named twice; name each shard in one of them"),
@@ -187,20 +187,20 @@ def test_damaged_shards_lose_no_image_in_silence(tmp_path: Path, change: Callabl
     data = first(tmp_path, TWO_SAMPLES)
     assert len(open_dataset(data)[0]) == 2
     damage(tmp_path / "one.tar", change)
-    with pytest.raises(DataError, match=r"one\.tar: is cut off or damaged, or no uncompressed tar"):
+    with pytest.raises(DataError, match=r"one\.tar: is cut off or damaged, or not an uncompressed tar"):
         open_dataset(data)
 
 
 def test_a_broken_image_is_named_with_its_shard_the_same_each_time(packed: Data) -> None:
     assert packed.root
     test = open_splits(packed, seed=0).test
-    begin = test.place(0).offset  # type: ignore[attr-defined]
+    begin = test.source(0).offset  # type: ignore[attr-defined]
     damage(packed.root / "val.tar", lambda whole: whole[:begin] + b"x" * 16 + whole[begin + 16 :])
     where = rf"^{packed.root}/val\.tar: cat/0\.png: cannot be read as an image"
     with pytest.raises(DataError, match=rf"{where}.*data\.skip_broken=true"):
         list(eval_batches(test, packed))
     skipping, heard = shards(packed, skip_broken=True), list[str]()
-    test = open_splits(skipping, seed=0).with_warn(heard.append).test
+    test = open_splits(skipping, seed=0).with_warnings_to(heard.append).test
     assert [sum(len(labels) for _, labels in eval_batches(test, skipping)) for _ in range(2)] == [5, 5]
     assert len(heard) == 2
     assert len(set(heard)) == 1

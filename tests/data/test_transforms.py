@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 from edcompress.core.recipe.data import Data
 from edcompress.data.batches import eval_batches, train_batches
 from edcompress.data.images import FileImages, MemoryImages
-from edcompress.data.transforms import Geometry, default_generator_seeded, normalised, shift_and_flip, with_channels
+from edcompress.data.transforms import Geometry, default_generator_seeded, normalise, shift_and_flip, to_channels
 
 IMAGES = torch.randint(0, 256, (64, 3, 10, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -36,6 +36,15 @@ def test_each_image_is_a_crop_of_itself_padded_mirrored_half_of_the_time() -> No
     assert len(places) > 15  # of 25
 
 
+def test_half_of_many_images_are_mirrored() -> None:
+    """Of 4096 images 2048 +- 32 (one standard deviation) are; the bounds are four of them away."""
+    images = torch.arange(4096 * 2).view(4096, 1, 1, 2).to(torch.int32)
+    out = shift_and_flip(images, Geometry(None, flip=True), torch.Generator().manual_seed(0))
+    mirrored = (out == images.flip(3)).flatten(1).all(1)
+    assert torch.equal(out[~mirrored], images[~mirrored])
+    assert 2048 - 128 < int(mirrored.sum()) < 2048 + 128
+
+
 def _crop(padded: torch.Tensor, top: int, left: int, flipped: bool) -> torch.Tensor:
     crop = padded[:, top : top + 10, left : left + 12]
     return crop.flip(2) if flipped else crop
@@ -49,15 +58,15 @@ def test_no_shift_and_no_flip_change_nothing() -> None:
 def test_normalised_is_what_torchvision_computes() -> None:
     data = Data(dataset="digits", image_size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     steps = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)])
-    assert torch.equal(normalised(IMAGES, data), steps(IMAGES))
+    assert torch.equal(normalise(IMAGES, data), steps(IMAGES))
     one = Data(dataset="digits", image_size=8, mean=(0.4,), std=(0.2,))
-    torch.testing.assert_close(normalised(IMAGES, one)[:, 2], (IMAGES[:, 2] / 255 - 0.4) / 0.2)
+    torch.testing.assert_close(normalise(IMAGES, one)[:, 2], (IMAGES[:, 2] / 255 - 0.4) / 0.2)
 
 
 def test_channels() -> None:
-    grey = with_channels(IMAGES, 1)
-    assert torch.equal(with_channels(grey, 3), grey.repeat(1, 3, 1, 1))
-    assert with_channels(IMAGES, 3) is IMAGES
+    grey = to_channels(IMAGES, 1)
+    assert torch.equal(to_channels(grey, 3), grey.repeat(1, 3, 1, 1))
+    assert to_channels(IMAGES, 3) is IMAGES
 
 
 def test_grey_is_pillows_to_the_bit() -> None:
@@ -65,7 +74,7 @@ def test_grey_is_pillows_to_the_bit() -> None:
     levels = torch.cartesian_prod(*[torch.arange(0, 256, 15)] * 3).to(torch.uint8).T.reshape(1, 3, 18, -1)
     for images in (levels, IMAGES.reshape(1, 3, 64, -1)):
         pillows = v2.functional.pil_to_tensor(v2.functional.to_pil_image(images[0]).convert("L"))
-        assert torch.equal(with_channels(images, 1)[0], pillows)
+        assert torch.equal(to_channels(images, 1)[0], pillows)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ import sys
 opened = []
 sys.addaudithook(lambda event, _: opened.append(event) if event.startswith("socket.") else None)
 from pathlib import Path
-from edcompress.deploy.runtime.sessions import session
-session(Path(sys.argv[1])).run(None, {"images": [[1.0]]})
+from edcompress.deploy.runtime.sessions import open_session
+open_session(Path(sys.argv[1])).run({"images": [[1.0]]})
 import json, os, time
 time.sleep(0.3)  # as long as onnxruntime takes to write what it does
 ends = [os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")]
@@ -39,12 +39,12 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def run(home: Path, *arguments: str, told: str = "", **variables: str) -> str:
+def run(home: Path, *arguments: str, given: str = "", **variables: str) -> str:
     """The output of a Python process whose home is empty, and in whose environment no switch is set but those given."""
     environment = {name: value for name, value in os.environ.items() if name not in (*SWITCHES, "XDG_CACHE_HOME")}
     environment |= {"HOME": str(home), "OPENBLAS_NUM_THREADS": "1", **variables}
     command = [sys.executable, "-B", *arguments]
-    return subprocess.run(command, env=environment, input=told, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, env=environment, input=given, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
@@ -55,8 +55,9 @@ def test_a_process_of_ours_writes_nothing_and_opens_no_socket(model: Path, home:
 
 
 def test_nor_does_the_latency_worker(model: Path, home: Path) -> None:
-    asked = {"task": "probe", "models": {"a": str(model)}, "provider": "CPUExecutionProvider", "settings": [[1, 1]]}
-    answer = run(home, "-P", "-m", "edcompress.deploy.latency.worker", told=json.dumps(asked))
+    asked = {"task": "probe", "models": {"a": str(model)}, "provider": "CPUExecutionProvider", "runtime": "onnxruntime",
+             "settings": [[1, 1]]}  # fmt: skip
+    answer = run(home, "-P", "-m", "edcompress.deploy.latency.worker", given=json.dumps(asked))
     assert "peak_bytes" in json.loads(answer)
     assert list(home.rglob("*")) == []
 

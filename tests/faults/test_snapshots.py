@@ -16,7 +16,7 @@ from edcompress.core.results.report import Report
 from edcompress.core.system.monitor import NullMonitor
 from edcompress.runs import progress, status
 from edcompress.runs.folder import RunFolder
-from edcompress.workflows.stages.run_state import last_snapshot
+from edcompress.workflows.stages.run_state import last_checkpoint
 
 OFTEN = (*ONE_EPOCH, "run.checkpoint_every=2 steps")
 
@@ -49,7 +49,7 @@ def torn(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_last_step_is_saved_and_so_is_the_time_before(torn: Path) -> None:
-    kept = [last_snapshot(folder.snapshots, NullMonitor()) for folder in (RunFolder(torn), older(torn))]
+    kept = [last_checkpoint(folder.snapshots, NullMonitor()) for folder in (RunFolder(torn), older(torn))]
     states = [saved.training for saved in kept if saved]
     assert [state.position.steps for state in states if state and state.position] == [5, 4]
     assert len(RunFolder(torn).snapshots) == 2

@@ -37,7 +37,7 @@ SEEDS = st.sampled_from([0, 1])
 FREE = st.sampled_from(["gate.max_top1_drop=0.5", "run.checkpoint_every=1 steps", "data.workers=0"])
 TOUCHES = ("open", "os.rename", "os.remove", "os.mkdir", "shutil.rmtree")
 FILES = {"recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "plan.json", "dense.safetensors", "pruned.safetensors",
-         "load_pruned.py", "report.json", "report.html", "progress.json", "log.jsonl"}  # fmt: skip
+         "load_pruned.py", "load_pruned.json", "report.json", "report.html", "progress.json", "log.jsonl"}  # fmt: skip
 EXPORTED = ("model_card.md", "onnx")
 
 

@@ -84,7 +84,7 @@ def refused(reader: Reader) -> Callable[..., str]:
 
     def read(path: Path, *, fit: bool = False) -> str:
         outcome = reader.read(path, fit=fit)
-        assert outcome.kind == "CheckpointError", outcome
+        assert outcome.kind == "WeightsError", outcome
         assert str(path) in outcome.text
         assert outcome.peak < MOST_BYTES, outcome
         return outcome.text

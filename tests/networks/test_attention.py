@@ -6,11 +6,11 @@ from torch import nn
 from zoo import images, randomised
 
 from edcompress.core.recipe.model import Model
-from edcompress.networks.attention import SelfAttention, free_heads, with_free_heads
+from edcompress.networks.attention import free_heads, with_free_heads
+from edcompress.networks.load_pruned import SelfAttention
 from edcompress.networks.registry import build
-from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.surgery.masks import masked_forward
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.pruning.tracing.probe import lock_inexact
 from edcompress.pruning.tracing.tracing import trace_space
 
@@ -67,7 +67,7 @@ def test_heads_of_a_network_of_the_user_s_own_are_free_where_they_attend_to_them
     reasons = {group.name: group.locked for group in space.groups}
     assert (reasons["attention"], reasons["encoder.self_attn"]) == (None, None)
     state = random_state(space, 0)
-    pruned = remove(network, plan_of(state, space), space)
+    pruned = remove_channels(network, state, space)
     torch.testing.assert_close(pruned(x), masked_forward(network, space, state, x), rtol=1e-4, atol=1e-5)
     assert pruned.get_parameter("encoder.self_attn.out_proj.weight").shape == (8, 4)
 

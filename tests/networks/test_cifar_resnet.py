@@ -3,7 +3,8 @@ import io
 import pytest
 import torch
 
-from edcompress.networks.cifar_resnet import CIFAR_RESNETS, CifarResNet, PaddedShortcut
+from edcompress.networks.load_pruned import CifarResNet, PaddedShortcut
+from edcompress.networks.registry import CIFAR_RESNETS
 
 
 @pytest.mark.parametrize(("depth", "params"), [(8, 75_290), (20, 269_722), (56, 853_018)])

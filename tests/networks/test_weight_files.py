@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from edcompress.core.errors import CheckpointError, StorageError
+from edcompress.core.errors import StorageError, WeightsError
 from edcompress.core.recipe.model import Model
 from edcompress.core.system.tensor_files import read_metadata, save_tensors
 from edcompress.networks.load_weights import load_into
@@ -60,7 +60,7 @@ def test_a_lightning_checkpoint_loads_without_its_prefix(tmp_path: Path, state: 
     load_into(network, read_state_dict(tmp_path / "last.ckpt"), source="last.ckpt")
     assert same(network.state_dict(), state)
     wrapped.pop("model.backbone.fc.bias")
-    with pytest.raises(CheckpointError, match=r"missing fc\.bias"):
+    with pytest.raises(WeightsError, match=r"missing fc\.bias"):
         load_into(Small(), wrapped, source="last.ckpt")
 
 
@@ -73,7 +73,7 @@ def test_averaged_weights_are_taken_where_asked_for(tmp_path: Path, state: dict[
     assert same(read_state_dict(tmp_path / "timm.pth.tar"), state)
     assert same(read_state_dict(tmp_path / "timm.pth.tar", ema=True), averaged)
     torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match=r"holds no averaged weights .* leave model\.ema out"):
+    with pytest.raises(WeightsError, match=r"holds no averaged weights .* leave model\.ema out"):
         read_state_dict(tmp_path / "w.pt", ema=True)
 
 
@@ -86,16 +86,16 @@ def test_shards_are_read_by_their_index(tmp_path: Path, state: dict[str, Tensor]
     index.write_text(json.dumps({"metadata": {}, "weight_map": shards}))
     assert same(read_state_dict(index), state)
     index.write_text(json.dumps({"weight_map": {**shards, "more.weight": files[0]}}))
-    with pytest.raises(CheckpointError, match=r"hold no more\.weight"):
+    with pytest.raises(WeightsError, match=r"hold no more\.weight"):
         read_state_dict(index)
     index.write_text(json.dumps({"weight_map": {**shards, "more.weight": "../other.safetensors"}}))
-    with pytest.raises(CheckpointError, match="outside its own folder"):
+    with pytest.raises(WeightsError, match="outside its own folder"):
         read_state_dict(index)
     index.write_text(json.dumps({"weight_map": {**shards, "more.weight": "model-3.safetensors"}}))
-    with pytest.raises(CheckpointError, match=r"model-3\.safetensors: there is no such file"):
+    with pytest.raises(WeightsError, match=r"model-3\.safetensors: there is no such file"):
         read_state_dict(index)
     index.write_text("[]")
-    with pytest.raises(CheckpointError, match="is no index of safetensors shards"):
+    with pytest.raises(WeightsError, match="is no index of safetensors shards"):
         read_state_dict(index)
 
 
@@ -103,13 +103,13 @@ def test_another_head_is_begun_anew_where_asked_for(state: dict[str, Tensor]) ->
     network = Small(classes=7)
     head = network.fc.weight.detach().clone()
     with pytest.raises(
-        CheckpointError, match=r"4 classes.*num_classes is 7.*model\.reset_head: true begins a new classifier"
+        WeightsError, match=r"4 classes.*num_classes is 7.*model\.reset_head: true begins a new classifier"
     ):
         load_into(network, state, source="w.pt")
     assert load_into(network, state, source="w.pt", reset_head=True) == {"fc.weight", "fc.bias"}
     assert torch.equal(network.fc.weight, head)
     assert torch.equal(network.conv.weight, state["conv.weight"])
-    with pytest.raises(CheckpointError, match="input channels"):
+    with pytest.raises(WeightsError, match="input channels"):
         load_into(Small(channels=1), state, source="w.pt", reset_head=True)
 
 
@@ -120,18 +120,18 @@ def test_both_heads_of_a_network_are_begun_anew() -> None:
 
     state = two_heads(4).state_dict()
     begun = {f"{head}.{kind}" for head in ("head", "head_dist") for kind in ("weight", "bias")}
-    with pytest.raises(CheckpointError, match=r"4 classes, the recipe's model\.num_classes is 7"):
+    with pytest.raises(WeightsError, match=r"4 classes, the recipe's model\.num_classes is 7"):
         load_into(two_heads(7), state, source="w.pt")
     assert load_into(two_heads(7), state, source="w.pt", reset_head=True) == begun
     wider = {**state, "conv.weight": torch.zeros(9, 3, 3, 3), "conv.bias": torch.zeros(9)}
-    with pytest.raises(CheckpointError, match="of another shape"):
+    with pytest.raises(WeightsError, match="of another shape"):
         load_into(two_heads(7), wider, source="w.pt", reset_head=True)
 
 
 def test_a_file_that_holds_the_network_twice_does_not_say_which_is_meant(state: dict[str, Tensor]) -> None:
     teacher = {f"teacher.{key}": value + 1 for key, value in state.items()}
     student = {f"student.{key}": value for key, value in state.items()}
-    with pytest.raises(CheckpointError, match=r"twice, under teacher\. and under student\.; save those that you mean"):
+    with pytest.raises(WeightsError, match=r"twice, under teacher\. and under student\.; save those that you mean"):
         load_into(Small(), {**teacher, **student}, source="both.ckpt")
     network = Small()
     load_into(network, {**student, **{f"alias.{key}": value for key, value in state.items()}}, source="both.ckpt")
@@ -186,7 +186,7 @@ def test_old_densenet_names(tmp_path: Path) -> None:
 def test_a_pickled_module_needs_trust(tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
     network, path = Small(), tmp_path / "w.pt"
     torch.save(trained(network), path)
-    with pytest.raises(CheckpointError, match=r"pickled object or code \(.*Small\).*--trust-pickle"):
+    with pytest.raises(WeightsError, match=r"pickled object or code \(.*Small\).*--trust-pickle"):
         read_state_dict(path)
     assert same(read_state_dict(path, trust_pickle=True), network.state_dict())
 
@@ -200,7 +200,7 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path, state: dict[str, Tensor],
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(
-        CheckpointError, match=r"(?s)code.*mkdir.*nothing was run.*torch\.save\(network\.state_dict.*--trust-pickle"
+        WeightsError, match=r"(?s)code.*mkdir.*nothing was run.*torch\.save\(network\.state_dict.*--trust-pickle"
     ):
         read_state_dict(path)
     assert not mark.exists()
@@ -209,23 +209,23 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path, state: dict[str, Tensor],
 def test_a_trusted_pickle_that_cannot_be_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(Small(), tmp_path / "w.pt")
     monkeypatch.delattr(sys.modules[__name__], "Small")
-    with pytest.raises(CheckpointError, match=r"cannot be rebuilt here: AttributeError: .*Small"):
+    with pytest.raises(WeightsError, match=r"cannot be rebuilt here: AttributeError: .*Small"):
         read_state_dict(tmp_path / "w.pt", trust_pickle=True)
 
 
 def test_missing_file_suggests_near_names(tmp_path: Path) -> None:
     (tmp_path / "resnet20.pt").touch()
-    with pytest.raises(CheckpointError, match=r"no such file; .* has resnet20\.pt"):
+    with pytest.raises(WeightsError, match=r"no such file; .* has resnet20\.pt"):
         read_state_dict(tmp_path / "resnet20.pth")
-    with pytest.raises(CheckpointError, match="no folder"):
+    with pytest.raises(WeightsError, match="no folder"):
         read_state_dict(tmp_path / "nowhere" / "w.pt")
 
 
 def test_folder_and_empty_file(tmp_path: Path) -> None:
     (tmp_path / "w.pt").touch()
-    with pytest.raises(CheckpointError, match="is a folder"):
+    with pytest.raises(WeightsError, match="is a folder"):
         read_state_dict(tmp_path)
-    with pytest.raises(CheckpointError, match="is empty"):
+    with pytest.raises(WeightsError, match="is empty"):
         read_state_dict(tmp_path / "w.pt")
 
 
@@ -239,14 +239,14 @@ def test_truncated(tmp_path: Path, state: dict[str, Tensor], form: str, kept: fl
         torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
     data = path.read_bytes()
     path.write_bytes(data[: max(16, int(len(data) * kept))])
-    with pytest.raises(CheckpointError, match=r"w\.pt: is .*truncated"):
+    with pytest.raises(WeightsError, match=r"w\.pt: is .*truncated"):
         read_state_dict(path)
 
 
 @pytest.mark.parametrize("text", [b"version https://git-lfs.github.com/spec/v1", b"<!DOCTYPE html>", b"{}", b"ab"])
 def test_text_renamed(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "w.pt").write_bytes(text)
-    with pytest.raises(CheckpointError, match="neither a PyTorch nor a safetensors file: it is a text file"):
+    with pytest.raises(WeightsError, match="neither a PyTorch nor a safetensors file: it is a text file"):
         read_state_dict(tmp_path / "w.pt")
 
 
@@ -262,7 +262,7 @@ def test_text_renamed(tmp_path: Path, text: bytes) -> None:
 )
 def test_no_state_dict_inside(tmp_path: Path, content: object, says: str) -> None:
     torch.save(content, tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises(WeightsError, match=says):
         read_state_dict(tmp_path / "w.pt")
 
 
@@ -295,9 +295,9 @@ def test_what_is_no_weight_may_be_missing_or_more() -> None:
     extra = {"relative_position_index": torch.arange(9), "conv.mask": torch.ones(3) > 0, "total_ops": torch.zeros(1)}
     load_into(network, {**state, **extra, "conv.total_params": torch.zeros(1)}, source="w.pt")
     assert same(network.state_dict(), {**state, "places": torch.arange(4)})
-    with pytest.raises(CheckpointError, match=r"missing bn\.running_var"):
+    with pytest.raises(WeightsError, match=r"missing bn\.running_var"):
         load_into(network, {k: v for k, v in state.items() if k != "bn.running_var"}, source="w.pt")
-    with pytest.raises(CheckpointError, match=r"unexpected bn\.pixel_mean"):
+    with pytest.raises(WeightsError, match=r"unexpected bn\.pixel_mean"):
         load_into(network, {**state, "bn.pixel_mean": torch.zeros(3)}, source="w.pt")
 
 
@@ -320,17 +320,15 @@ def test_a_network_with_a_block_called_module_loads(tmp_path: Path, prefix: str)
     ],
 )
 def test_says_what_does_not_fit(other: nn.Module, says: str) -> None:
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises(WeightsError, match=says):
         load_into(Small(), other.state_dict(), source="w.pt")
 
 
 def test_another_depth_is_another_architecture_with_names_capped() -> None:
     deep, shallow = (build(Model(arch=arch, num_classes=10)) for arch in ("resnet56", "resnet20"))
-    with pytest.raises(
-        CheckpointError, match=r"another architecture.*missing layer1\.3\.conv1\.weight.* and \d+ more$"
-    ):
+    with pytest.raises(WeightsError, match=r"another architecture.*missing layer1\.3\.conv1\.weight.* and \d+ more$"):
         load_into(deep, shallow.state_dict(), source="w.pt")
-    with pytest.raises(CheckpointError, match=r"another architecture.*unexpected layer1\.3\.conv1\.weight.* more$"):
+    with pytest.raises(WeightsError, match=r"another architecture.*unexpected layer1\.3\.conv1\.weight.* more$"):
         load_into(shallow, deep.state_dict(), source="w.pt")
 
 
@@ -339,7 +337,7 @@ def test_not_finite(state: dict[str, Tensor], value: float) -> None:
     state["fc.weight"][0, :2] = value
     network = Small()
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"w\.pt: fc\.weight holds 2 NaN or infinite values of 32"):
+    with pytest.raises(WeightsError, match=r"w\.pt: fc\.weight holds 2 NaN or infinite values of 32"):
         load_into(network, state, source="w.pt")
     assert same(network.state_dict(), before)
 
@@ -402,5 +400,5 @@ def test_a_network_with_masks_of_its_own_takes_them() -> None:
 )
 def test_what_names_say_of_a_checkpoint(key: str, says: str) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3))
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises(WeightsError, match=says):
         load_into(network, {**network.state_dict(), key: torch.ones(1)}, source="other.pt")

@@ -31,7 +31,7 @@ def run(content: dict[str, Any], tmp_path: Path) -> RunFolder:
     for name in ("dense", "pruned"):
         content[name]["size"]["onnx_bytes"] = len(TEXT)
     report = Report.model_validate(content).model_copy(
-        update={"files": records(folder / name for name in FILES), "settings": recipe.of_pruning}
+        update={"files": records(folder / name for name in FILES), "settings": recipe.pruning_settings}
     )
     (folder / "report.json").write_text(report.model_dump_json())
     return folder

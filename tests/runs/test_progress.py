@@ -12,7 +12,7 @@ import pytest
 from digits import ONE_EPOCH, Interrupter, digits, pruned
 
 from edcompress.core.errors import EdcompressError, RunFolderError, StorageError
-from edcompress.core.system.machine import process_mark
+from edcompress.core.system.machine import process_identity
 from edcompress.core.system.monitor import Monitor, NullMonitor
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.progress import EVERY_S, read_progress, recording
@@ -59,7 +59,7 @@ def test_a_run_tells_where_it_stands_and_what_has_happened(tmp_path: Path) -> No
         now = read_progress(folder)
     assert now is not None
     assert (now.state, now.phase, now.epoch, now.epochs, now.accuracy) == ("running", "search", 2, 3, 0.75)
-    assert (now.process.pid, now.process.mark) == (os.getpid(), process_mark(os.getpid()))
+    assert (now.process.pid, now.process.mark) == (os.getpid(), process_identity(os.getpid()))
     assert before <= now.began <= now.updated <= datetime.now(UTC)
     assert listener.heard[0] == "dense network: accuracy on the test images"
     done = read_progress(folder)

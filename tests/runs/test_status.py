@@ -19,7 +19,7 @@ from digits import digits
 from edcompress.cli import console
 from edcompress.cli.status_tables import span
 from edcompress.core.recipe.yaml_files import dump
-from edcompress.core.system.machine import process_mark
+from edcompress.core.system.machine import process_identity
 from edcompress.runs.finding import find
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.progress import Process, Progress
@@ -45,7 +45,7 @@ def begun(path: Path, **progress: Any) -> RunFolder:
     """A run folder, and what it says of itself; by default this process runs it."""
     (path / "state").mkdir(parents=True)
     (path / "recipe.yaml").write_text(dump(digits()))
-    here = Process(host=platform.node(), pid=os.getpid(), mark=process_mark(os.getpid()))
+    here = Process(host=platform.node(), pid=os.getpid(), mark=process_identity(os.getpid()))
     now = datetime.now(UTC)
     told = Progress(
         **{"verb": "prune", "checkpoint": "net.pt", "process": here, "began": now, "updated": now} | progress
@@ -112,7 +112,7 @@ def test_a_run_is_told_while_another_process_works_on_it_and_when_that_is_killed
 def test_a_number_that_another_process_has_now_is_not_taken_for_the_run(
     cli, tmp_path: Path, changed: dict[str, Any], state: str, word: str
 ) -> None:
-    here = Process(host=platform.node(), pid=os.getpid(), mark=process_mark(os.getpid()))
+    here = Process(host=platform.node(), pid=os.getpid(), mark=process_identity(os.getpid()))
     heard = datetime.now(UTC) - timedelta(minutes=5)
     folder = begun(tmp_path / "run", process=here.model_copy(update=changed), updated=heard)
     assert status_of(folder).state == state

@@ -13,10 +13,11 @@ from zoo import ZOO, images, randomised
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.recipe.training import TrainingConfig
-from edcompress.core.system.tensor_files import load_snapshot, save_snapshot
+from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.search.edropout_regime import EDropoutRegime
+from edcompress.pruning.search.method import SearchProblem
 from edcompress.pruning.tracing.tracing import trace_space
 from edcompress.training.loop import Trainer, train_epoch
 from edcompress.training.objective import Objective
@@ -79,10 +80,10 @@ def test_a_snapshot_goes_on_on_either_kind_of_device(
     """Snapshots are contiguous, and fused kernels add up whatever lies at the same place in memory."""
     whole = fresh(fit, fused=saved_by)
     train_epoch(whole, BATCHES, FIRST, seed=0)
-    save_snapshot(
+    save_checkpoint(
         tmp_path / "state", {"network": whole.network.state_dict(), "optimizer": whole.optimizer.state_dict()}
     )
-    saved = load_snapshot(tmp_path / "state")
+    saved = load_checkpoint(tmp_path / "state")
     resumed = fresh(fit, fused=kernels)
     resumed.network.load_state_dict(saved["network"])
     restore_optimizer(resumed.optimizer, saved["optimizer"])
@@ -119,9 +120,9 @@ def test_fp16_trains_fp32_weights_and_looks_for_its_scale(tmp_path: Path) -> Non
     assert {parameter.dtype for parameter in made.network.parameters()} == {torch.float32}
     assert train_epoch(made, Listed([BAD]), FIRST, seed=0).skipped == 1
     assert made.scaler.get_scale() == scale / 2
-    save_snapshot(tmp_path / "state", made.scaler.state_dict())
+    save_checkpoint(tmp_path / "state", made.scaler.state_dict())
     again = half()
-    again.scaler.load_state_dict(load_snapshot(tmp_path / "state"))
+    again.scaler.load_state_dict(load_checkpoint(tmp_path / "state"))
     train_epoch(again, BATCHES, FIRST, seed=0)
     assert again.scaler.get_scale() == scale / 2
     assert not exact.scaler.is_enabled()
@@ -177,7 +178,7 @@ def test_a_searching_step_waits_twice_per_generation_and_else_never() -> None:
     )
     where, fit = Precision("bf16", CUDA), TrainingConfig(lr=0.01)
     network = where.place(network)
-    regime = EDropoutRegime(network, space, budget, Search(evolve_every=3), precision=where, seed=0, log=lambda _: None)
+    regime = EDropoutRegime(SearchProblem(network, space, budget, Search(evolve_every=3), where))
     made = Trainer(network, make_optimizer(fit, network.parameters()), Objective(fit), where, regime, lambda *_: None)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")

@@ -6,8 +6,7 @@ from zoo import ZOO, images, randomised
 
 from edcompress.core.errors import NetworkError
 from edcompress.core.recipe.training import TrainingConfig
-from edcompress.pruning.space.plan import plan_of
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.pruning.tracing.tracing import trace_space
 from edcompress.training.optimizers import make_optimizer
 from edcompress.training.schedules import learning_rate
@@ -96,7 +95,7 @@ def test_after_surgery_every_parameter_is_trained(name: str) -> None:
     space = trace_space(network, images(2))
     state = space.full_state()
     state[[0, 5]] = False
-    smaller = remove(network, plan_of(state, space), space).train()
+    smaller = remove_channels(network, state, space).train()
     optimizer = make_optimizer(TrainingConfig.model_validate({"optimizer": name, "lr": 0.1}), smaller.parameters())
     before = {key: tensor.clone() for key, tensor in smaller.named_parameters()}
     # the bias of a convolution before a batch-norm has no gradient but rounding; the loss asks for every logit's own value

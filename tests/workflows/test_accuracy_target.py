@@ -147,7 +147,7 @@ def test_images_that_the_network_was_trained_on_cannot_judge(tmp_path: Path, cli
 
 
 def test_a_plan_and_a_drop_do_not_go_together(dense: Path) -> None:
-    with pytest.raises(RecipeError, match="looks for channels, and search"):
+    with pytest.raises(RecipeError, match="searches for channels, and search"):
         digits(*dropping("target.max_top1_drop=0.1", "search.method=plan", f"search.plan={dense}"))
 
 

@@ -169,7 +169,7 @@ def test_a_network_trained_otherwise_is_no_beginning_of_points(
     about = (
         {}
         if trained is None
-        else {TRAINING: json.dumps(read_recipe("digits", [*trained, "data.limit=100"]).of_training)}
+        else {TRAINING: json.dumps(read_recipe("digits", [*trained, "data.limit=100"]).training_settings)}
     )
     save_tensors(path, {"weight": torch.zeros(1)}, about)
     ended = cli("sweep", *AT_ONCE, *TWO, "-o", tmp_path / "sweep")

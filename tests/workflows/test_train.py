@@ -16,7 +16,7 @@ from digits import Interrupter, digits
 from edcompress.core.errors import CheckpointError, DataError, InputError, RunFolderError
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.monitor import NullMonitor
-from edcompress.core.system.tensor_files import load_snapshot
+from edcompress.core.system.tensor_files import load_checkpoint
 from edcompress.runs.folder import sole_writer
 from edcompress.workflows.train import train, unfinished
 
@@ -90,7 +90,7 @@ def test_an_interrupted_training_goes_on_to_the_same_file(
     path = tmp_path / whole.name
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         trained(path, monitor)
-    saved = load_snapshot(unfinished(path))
+    saved = load_checkpoint(unfinished(path))
     assert (saved["epoch"], saved.get("place", {}).get("steps", 0)) == (epoch, steps)
     trained(path, resume=True)
     assert path.read_bytes() == whole.read_bytes()
@@ -141,7 +141,7 @@ def test_there_has_to_be_something_to_go_on_from(cli: Cli, whole: Path, torn: Pa
         assert f"--resume: there is no {unfinished(path)}; drop --resume" in ended.err
     torn.write_bytes(torn.read_bytes()[:-1000])
     ended = cli("train", *OPTIONS, "--resume", "-o", torn.with_suffix(""))
-    assert (ended.code, f"{torn}: is no snapshot of a run, or damaged" in ended.err) == (2, True), ended.err
+    assert (ended.code, f"{torn}: is not the checkpoint of a run, or is damaged" in ended.err) == (2, True), ended.err
 
 
 def test_force_starts_over(whole: Path, torn: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_signal_saves_what_was_trained_and_says_how_to_go_on(
         _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert "interrupted: what was computed is saved; go on with the same command and --resume\n" in err
-    done = load_snapshot(unfinished(path))["epoch"]
+    done = load_checkpoint(unfinished(path))["epoch"]
     assert 0 < done < 200
     assert not path.exists()
     begun = cli(*command)
@@ -234,5 +234,5 @@ def test_what_a_killed_training_was_writing_is_removed_and_nothing_else(tmp_path
 
 def test_a_pipe_in_place_of_what_was_trained_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "dense.safetensors.unfinished")
-    with pytest.raises(CheckpointError, match="it is no file"):
+    with pytest.raises(CheckpointError, match="not a file"):
         trained(tmp_path / "dense.safetensors", resume=True)

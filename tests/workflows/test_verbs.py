@@ -22,7 +22,7 @@ from edcompress.core.recipe.target import Target
 from edcompress.core.results.measures import Count
 from edcompress.core.results.report import Preprocessing
 from edcompress.core.system.context import RunOptions
-from edcompress.core.system.hashing import Running
+from edcompress.core.system.hashing import TensorDigest
 from edcompress.core.system.monitor import NullMonitor
 from edcompress.data.batches import eval_batches
 from edcompress.data.transforms import Geometry
@@ -34,7 +34,7 @@ from edcompress.workflows.evaluate import evaluate
 from edcompress.workflows.load import load
 from edcompress.workflows.prune import prune
 from edcompress.workflows.stages.run_context import open_context
-from edcompress.workflows.stages.run_state import last_snapshot
+from edcompress.workflows.stages.run_state import last_checkpoint
 from edcompress.workflows.stages.start_files import read_plan
 
 PUBLIC = ["prune", "export", "convert", "run", "sweep", "evaluate", "benchmark", "inspect", "train", "load", "gate", "read_recipe",
@@ -96,7 +96,7 @@ def test_the_scale_of_fp16_goes_on_too(dense: Path, tmp_path: Path) -> None:
     for step in (2, 5):
         with pytest.raises(KeyboardInterrupt):
             pruned(dense, tmp_path / "run", recipe, Interrupter("finetune", 0, step), resume=True)
-        saved = last_snapshot(RunFolder(tmp_path / "run").snapshots, NullMonitor())
+        saved = last_checkpoint(RunFolder(tmp_path / "run").snapshots, NullMonitor())
         assert saved
         assert saved.training
         good_steps.append(saved.training.scaler["_growth_tracker"])  # since the scale has changed
@@ -158,7 +158,7 @@ def test_training_that_diverges_ends_the_run_and_saves_nothing_broken(dense: Pat
     with pytest.raises(EdcompressError, match=r"lower finetune\.lr") as caught:
         pruned(dense, folder.path, digits(*ONE_EPOCH, "finetune.lr=1e12"))
     assert caught.value.exit_code == 3
-    saved = last_snapshot(folder.snapshots, NullMonitor())
+    saved = last_checkpoint(folder.snapshots, NullMonitor())
     assert saved is not None
     assert all(torch.isfinite(tensor).all() for tensor in (saved.network or {}).values())
 
@@ -359,10 +359,10 @@ def test_two_folders_of_the_same_shape_are_other_test_images(tmp_path: Path) -> 
         overrides = [f"data.{key}={value}" for key, value in data.items()]
         context, pixels = (
             open_context(digits("model.num_classes=2", *overrides, "data.channels=1"), RunOptions("cpu")),
-            Running(),
+            TensorDigest(),
         )
         assert sum(len(labels) for _, labels in context.test_batches("test images", pixels)) == 6
-        return pixels.words
+        return pixels.hex
 
     for number, name in enumerate(("one", "other")):
         for part, label, image in product(("train", "val"), "ab", range(3)):

@@ -1,4 +1,4 @@
-"""What a recipe begins with: the network (`Model`) and the images (`Data`)."""
+"""Recipe section: the images."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from edcompress.core.frozen import Section
+from edcompress.core.recipe.dataset_facts import DATASETS, DatasetFacts, facts_of
+from edcompress.core.registry import one_of
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
-"""How Pillow weighs the pixels around when it resizes; all but nearest smooth what they make smaller."""
+"""Pillow's resampling filters; all but nearest smooth the images that they make smaller."""
 
 Orientation = Literal["apply", "ignore"]
-"""What is done about the orientation that cameras note in EXIF."""
-
-IN_FILES = ("flowers102", "image_folder", "webdataset")
-"""Data sets whose every image is a file of its own, with the EXIF of a camera perhaps."""
+"""Whether to apply the orientation that cameras store in EXIF."""
 
 DEFAULT_BATCH = 128
-"""Images per training step where nothing is said, and of `auto` where there is no CUDA device."""
+"""Images per training step by default, and for `auto` without a CUDA device."""
 
 
 def _as_batch_size(size: object) -> int | str:
@@ -42,11 +41,9 @@ OnUnitScale = BeforeValidator(_on_unit_scale)
 
 
 class Data(Section):
-    """The images: where they are, and what is done to them before the network sees them."""
+    """The images: where they are, and how they are prepared for the network."""
 
-    dataset: Literal[
-        "digits", "fashion_mnist", "kmnist", "cifar10", "cifar100", "flowers102", "image_folder", "webdataset"
-    ] = Field(..., description="which data set")
+    dataset: Annotated[str, one_of(DATASETS)] = Field(..., description="which data set")
     root: Path | None = Field(
         None, description="folder in torchvision's layout; else $EDCOMPRESS_DATA, else ~/.cache/edcompress"
     )
@@ -57,19 +54,21 @@ class Data(Section):
     test_shards: str = Field("", description="webdataset: tars under root to test on")
     class_index: Literal["position", "imagenet"] = Field(
         "position",
-        description="image_folder: number classes by position, or by ImageNet wnid (0..999), which webdataset names them by",
+        description="image_folder: number classes by position, or by ImageNet wnid (0..999); webdataset: name them by wnid",
     )
     download: bool = Field(False, description="let torchvision download what is missing under root")
     image_size: int = Field(..., ge=4, le=1024, description="height and width the network sees, in pixels")
     resize: int | None = Field(
         None, ge=4, le=2048, description="test images: short side before the centre crop, in pixels"
     )
-    interpolation: Interpolation = Field("bilinear", description="how images are resized, as in Pillow")
+    interpolation: Interpolation = Field("bilinear", description="Pillow's filter for resizing images")
     exif_orientation: Orientation = Field(
         "apply",
-        description="image files: turn them as their EXIF orientation says, as viewers do, or read them as stored, as torchvision does",
+        description="image files: turn them as their EXIF orientation says, like viewers, or read them as stored, like torchvision",
     )
-    channels: Literal[1, 3] | None = Field(None, description="turn images to grey (1) or RGB (3); default: as they are")
+    channels: Literal[1, 3] | None = Field(
+        None, description="convert images to grey (1) or RGB (3); default: as they are"
+    )
     mean: tuple[Annotated[float, Field(ge=0, le=1), OnUnitScale], ...] = Field(
         (0.5,), description="per channel, of pixels in [0, 1]"
     )
@@ -86,8 +85,8 @@ class Data(Section):
     )
     search_from: Literal["train", "test"] = Field(
         "train",
-        description="training images judge states, or test images (for a checkpoint that was trained on all training images); the"
-        " others train, or report",
+        description="hold out training images, or test images (for weights that were trained on all training images); the rest trains,"
+        " or reports",
     )
     limit: int | None = Field(None, ge=8, description="use the first N training images only (quick runs)")
     batch_size: BatchSize = Field(
@@ -98,27 +97,35 @@ class Data(Section):
     workers: int = Field(0, ge=0, le=64, description="processes that load images; 0 loads in the training process")
     skip_broken: bool = Field(
         False,
-        description="leave out image files that cannot be decoded, and name them, up to ten or 1 % of the images, whichever is more; else"
-        " the first stops the run",
+        description="leave out image files that cannot be decoded, and name them, up to ten or 1 % of the images, whichever is more;"
+        " otherwise the first stops the run",
     )
 
     @property
+    def facts(self) -> DatasetFacts:
+        """The properties of `dataset`."""
+        return facts_of(self.dataset)
+
+    @property
     def step_images(self) -> int:
-        """`batch_size` as a number."""
-        assert isinstance(self.batch_size, int), "edcompress.sizing finds a number for auto"
+        """`batch_size` as a number, which a run finds for `auto` before its first step."""
+        assert isinstance(self.batch_size, int)
         return self.batch_size
 
     @model_validator(mode="after")
-    def _shards_named(self) -> Self:
-        if self.dataset == "webdataset" and not (self.train_shards and self.test_shards):
-            raise ValueError("dataset webdataset needs train_shards and test_shards; give both")
+    def _required_keys_given(self) -> Self:
+        required = self.facts.required_keys
+        if not all(getattr(self, key) for key in required):
+            raise ValueError(
+                f"dataset {self.dataset} needs {' and '.join(required)}; give {'both' if len(required) == 2 else 'them'}"
+            )
         return self
 
     @model_validator(mode="after")
     def _crop_inside(self) -> Self:
         if self.resize is not None and self.resize < self.image_size:
             raise ValueError(
-                f"resize {self.resize} is below image_size {self.image_size}, so that test images would get black borders; give at least "
+                f"resize {self.resize} is below image_size {self.image_size}, which would give test images black borders; give at least "
                 f"{self.image_size}, or null"
             )
         return self

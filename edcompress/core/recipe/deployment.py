@@ -1,4 +1,4 @@
-"""The sections of a recipe about what becomes of the pruned network: its ONNX files, their measurement, and the gate."""
+"""Recipe sections: export, benchmark and gate."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _as_list(value: object) -> object:
 
 def _each_once(numbers: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(numbers)) < len(numbers):
-        raise ValueError("a number stands twice; give each once")
+        raise ValueError("duplicate value; list each once")
     return numbers
 
 
@@ -54,11 +54,14 @@ Counts = Annotated[
     AfterValidator(_each_once),
     PlainSerializer(_one_or_list),
 ]
-"""One number or a list of them, written as it is read."""
+"""One number or a list of numbers, written as it is read."""
+
+MOST_ONNX_BYTES = (1 << 31) - 1
+"""Bytes that a protobuf, and so an ONNX file without others beside it, can hold."""
 
 
 class Export(Section):
-    """The ONNX files."""
+    """Which ONNX files are written, and how."""
 
     opset: Opset = Field(20, description=f"ONNX opset, {MIN_OPSET} to {MAX_OPSET}")
     batch: Batch = Field("dynamic", description="images per call: dynamic, or a number that the files then insist on")
@@ -70,18 +73,16 @@ class Export(Section):
 
 
 class Setting(NamedTuple):
-    """Images per call, and threads."""
+    """A batch size (images per call) and a number of threads at which latency is measured."""
 
     batch_size: int
     threads: int
 
 
 class Benchmark(Section):
-    """How latency is measured in onnxruntime."""
+    """How the latency of ONNX files is measured."""
 
-    batch_size: Counts = Field(
-        (1,), description="images per call, or a list; the first is what gate, target and headline go by"
-    )
+    batch_size: Counts = Field((1,), description="images per call, or a list; gate, target and headline use the first")
     threads: Counts = Field(
         (1,), description="intra-op threads, each pinned to a core, or a list; each is measured with each batch size"
     )
@@ -97,7 +98,7 @@ class Benchmark(Section):
 
     @property
     def first(self) -> Setting:
-        """The pair that gate, target and headline go by."""
+        """The pair that gate, target and headline use."""
         return self.settings[0]
 
 

@@ -10,19 +10,19 @@ from edcompress.core.recipe.yaml_files import Tree
 
 
 def differences(one: Recipe, other: Recipe) -> list[str]:
-    """Dotted keys in which two recipes differ."""
+    """Return the dotted keys in which two recipes differ."""
     return changed_keys(one.model_dump(mode="json"), other.model_dump(mode="json"))
 
 
 def changed_keys(one: Tree, other: Tree) -> list[str]:
-    """The dotted keys of `changes`."""
+    """Return the dotted keys in which two trees of plain values differ, sorted."""
     return [key for key, _, _ in changes(one, other)]
 
 
 def changes(one: Tree, other: Tree) -> list[tuple[str, Any, Any]]:
-    """Dotted keys in which two trees of plain values differ, sorted, each with both values.
+    """Return the dotted keys in which two trees of plain values differ, sorted, each with both values.
 
-    Keys that one of them lacks were no keys yet when it was written.
+    A key that only one tree has is not compared: the other tree was written before the key existed.
     """
     return sorted(_changed(one, other, ()), key=lambda change: change[0])
 

@@ -15,7 +15,15 @@ from edcompress.core.recipe.yaml_files import Tree
 
 
 def check(tree: Tree, source: str) -> Recipe:
-    """The recipe of a tree of plain values; RecipeError lists every fault as `source: dotted.key: what is wrong (got ...)`."""
+    """Validate a tree of plain values as a recipe.
+
+    Args:
+        tree: The values by section and key.
+        source: Where they come from, for the message.
+
+    Raises:
+        RecipeError: The tree is not valid; each fault is one line, `source: dotted.key: what is wrong (got ...)`.
+    """
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -31,13 +39,13 @@ def _fault(detail: ErrorDetails) -> str:
         near = did_you_mean(str(detail["loc"][-1]), section.model_fields if section else ())
         return f"{key}: unknown key{near} (got {short_repr(detail['input'])})"
     if detail["type"] == "missing":
-        return f"{key}: required, and not given"
+        return f"{key}: required, but missing"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{key}: {message} (got {short_repr(detail['input'])})"
 
 
 def _section_at(location: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The section of the schema at a location of dotted keys."""
+    """Return the section of the schema at a location of dotted keys, or None."""
     section: type[BaseModel] = Recipe
     for part in location:
         found = _model_in(section.model_fields[str(part)].annotation) if str(part) in section.model_fields else None

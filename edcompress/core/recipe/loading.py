@@ -2,55 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
-import yaml
-
 from edcompress.core.errors import RecipeError
+from edcompress.core.recipe.dataset_facts import is_in_files
 from edcompress.core.recipe.faults import check
 from edcompress.core.recipe.recipe import Recipe
-from edcompress.core.recipe.yaml_files import NOT_YAML, Tree, _flow, _load, _Loader, _merge, _with_preset, locate
+from edcompress.core.recipe.yaml_files import NOT_YAML, Tree, locate, merge, parse, parse_file, to_line, with_preset
 
 
-def read_recipe(name: str, overrides: Sequence[str] = (), *, unsaid: Callable[[Tree], Tree] = lambda _: {}) -> Recipe:
-    """The checked recipe of a path or name, with overrides such as `search.epochs=2`; RecipeError lists every fault.
+def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
 
-    `unsaid` gives, for the file's tree, values of keys that the file may lack, where they are not the defaults.
+    Args:
+        name: The path of a YAML file, or the name of a shipped recipe, such as "resnet20_cifar10".
+        overrides: Values for single keys, each written as on the command line after --set: "search.epochs=2".
+
+    Returns:
+        The recipe with its preset and overrides resolved, and defaults for all other keys.
+
+    Raises:
+        RecipeError: There is no such recipe, or it is not valid; the message lists every fault with its key.
     """
     path = locate(name)
-    tree = _with_preset(_load(path), path)
-    tree = _merge({"name": path.stem, **unsaid(tree)}, tree)
-    command_line = _override_tree(overrides)
-    tree = _merge(tree, _with_preset(command_line, Path("--set")))
-    return check(tree, str(path) if not overrides else f"{path} with --set")
+    return _checked(with_preset(parse_file(path), path), path, overrides)
 
 
-def variants(name: str, overrides: Sequence[str]) -> dict[str, Recipe]:
-    """The checked recipes of overrides with several values, such as `target.macs=0.7,0.5`: every combination, by what is its own.
+def read_saved_recipe(path: Path) -> Recipe:
+    """Read the recipe of a run folder; one written before data.exif_orientation existed reads image files as stored.
 
-    Raises RecipeError for every fault of every combination, and where no override has several values.
+    Raises:
+        RecipeError: There is no such file, or it is not a valid recipe.
+    """
+    path = locate(path)
+    tree = with_preset(parse_file(path), path)
+    return _checked(merge(_defaults_before_exif(tree), tree), path, ())
+
+
+def variants(name: str | Path, overrides: Sequence[str]) -> dict[str, Recipe]:
+    """Read the recipes of a sweep.
+
+    Args:
+        name: A recipe, as for `read_recipe`.
+        overrides: As for `read_recipe`; one with several values, such as "target.macs=0.7,0.5", stands for one override per value.
+
+    Returns:
+        The recipe of every combination, by the overrides that are its own, such as "target.macs=0.7".
+
+    Raises:
+        RecipeError: No override has several values, or a combination is not valid.
     """
     choices = [_choices(override) for override in overrides]
-    several = [place for place, values in enumerate(choices) if len(values) > 1]
+    several = [index for index, values in enumerate(choices) if len(values) > 1]
     if not several:
-        read_recipe(name, overrides)  # says what else is wrong
+        read_recipe(name, overrides)  # whose own faults are reported first
         raise RecipeError("--set: nothing to sweep; give a key several values, e.g. --set target.macs=0.7,0.5,0.3")
-    combined = [(",".join(one[place] for place in several), one) for one in product(*choices)]
+    combined = [(",".join(one[index] for index in several), one) for one in product(*choices)]
     return {label: read_recipe(name, one) for label, one in combined}
 
 
+def _checked(tree: Tree, path: Path, overrides: Sequence[str]) -> Recipe:
+    command_line = with_preset(_override_tree(overrides), Path("--set"))
+    tree = merge(merge({"name": path.stem}, tree), command_line)
+    return check(tree, str(path) if not overrides else f"{path} with --set")
+
+
+def _defaults_before_exif(tree: Tree) -> Tree:
+    """Return the values of keys that a run folder's recipe may lack, where they are not today's defaults."""
+    data = tree.get("data")
+    in_files = isinstance(data, dict) and is_in_files(data.get("dataset"))
+    return {"data": {"exif_orientation": "ignore"}} if in_files else {}
+
+
 def _choices(override: str) -> list[str]:
-    """The single overrides that one stands for: values are parted by commas outside brackets and quotes."""
+    """Split an override into one per value: values are separated by commas outside brackets and quotes."""
     key, equals, text = override.partition("=")
     try:
-        values = yaml.load(f"[{text}]", _Loader) if "," in text else []
+        values = parse(f"[{text}]") if "," in text else []
     except NOT_YAML:
-        values = []  # read_recipe says what is wrong with it
+        values = []  # read_recipe reports what is wrong with it
     if len(values) < 2:
         return [override]
-    return [f"{key}{equals}{_flow(value)}" for value in values]
+    return [f"{key}{equals}{to_line(value)}" for value in values]
 
 
 def _override_tree(overrides: Iterable[str]) -> Tree:
@@ -60,13 +95,13 @@ def _override_tree(overrides: Iterable[str]) -> Tree:
         if not equals or not key.strip():
             raise RecipeError(f"--set {override}: write it as key=value, e.g. --set search.epochs=2")
         try:
-            value = yaml.load(text, _Loader)
+            value = parse(text)
         except NOT_YAML as error:
             raise RecipeError(
-                f"--set {override}: the value is not valid YAML ({getattr(error, 'problem', error)}); put text with signs of YAML in it "
-                """in quotes, e.g. --set 'constraints.ignore=["*.conv1"]'"""
+                f"--set {override}: the value is not valid YAML ({getattr(error, 'problem', error)}); quote text that contains "
+                """YAML's special characters, e.g. --set 'constraints.ignore=["*.conv1"]'"""
             ) from error
         for part in reversed(key.strip().split(".")):
             value = {part: value}
-        tree = _merge(tree, value)
+        tree = merge(tree, value)
     return tree

@@ -12,8 +12,8 @@ from edcompress.core.frozen import Section
 
 
 def _arch_name(name: str) -> str:
-    if not re.fullmatch(r"(timm:)?[A-Za-z0-9_.-]+", name):  # it is written into load_pruned.py
-        raise ValueError("a name has letters, digits, _ . and -, after timm: where it is one of timm's")
+    if not re.fullmatch(r"(timm:)?[A-Za-z0-9_.-]+", name):  # load_pruned.py builds it by this name
+        raise ValueError("write a name of letters, digits, _ . and -, after timm: for one of timm's")
     return name
 
 
@@ -37,10 +37,10 @@ class Model(Section):
     stem: Literal["imagenet", "cifar"] = Field("imagenet", description="cifar: 3x3 stride-1 first layer, no max-pool")
     num_classes: int = Field(..., ge=2, le=1_000_000, description="width of the classifier")
     in_channels: int = Field(3, ge=1, le=16, description="channels of the network's input")
-    ema: bool = Field(False, description="take the averaged weights of a training checkpoint that holds both")
+    ema: bool = Field(False, description="use the averaged weights of a file that holds both")
     reset_head: bool = Field(
         False,
-        description="begin a new classifier where the checkpoint's has another number of classes (fine-tuning must train it)",
+        description="start with a new classifier where the weights have a different number of classes (fine-tuning must train it)",
     )
 
     @model_validator(mode="after")
@@ -50,13 +50,13 @@ class Model(Section):
         return self
 
     @property
-    def called(self) -> str:
-        """What the network goes by: its name, or the user's factory."""
+    def name(self) -> str:
+        """The name of the network, or of the user's factory."""
         return self.arch or str(self.factory)
 
     @property
-    def flags(self) -> list[str]:
-        """What a command line has to add for this network to be built."""
+    def trust_flags(self) -> list[str]:
+        """The options that a command line needs for this network to be built."""
         return ["--trust-code"] if self.factory else []
 
 

@@ -1,6 +1,6 @@
-"""Recipes: what a run shall do, as one frozen tree. `edcompress.recipes` finds, merges and checks the files.
+"""The whole recipe: a frozen tree of sections, its cross-checks and its digests.
 
-Each field's description is its help text and its comment in the starter file (`edcompress init`).
+Each field's description is its help text, its comment in the starter file (`edcompress init`) and its line in docs/recipes.md.
 """
 
 from __future__ import annotations
@@ -17,21 +17,19 @@ from edcompress.core.recipe.deployment import SPEEDUP_LEVEL, Benchmark, Export, 
 from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
-from edcompress.core.recipe.training import Running, TrainingConfig
+from edcompress.core.recipe.training import Checkpoints, TrainingConfig
 
 
 class Recipe(Section):
-    """One run, from a checkpoint to a gated ONNX file."""
+    """One run, from weights to a gated ONNX file."""
 
     name: str = Field(
         "recipe",
         max_length=100,
         pattern=r"^[^./\\[:cntrl:]][^/\\[:cntrl:]]*$",
-        description="of the run folder, runs/NAME; where it is not given, the recipe file's",
+        description="name of the run folder, runs/NAME; default: the name of the recipe file",
     )
-    preset: str | None = Field(
-        None, description="values to start from, e.g. paper; keys that the file writes itself come before them"
-    )
+    preset: str | None = Field(None, description="values to start from, e.g. paper; keys in the file override them")
     model: Model
     data: Data
     target: Target | None = Field(None, description="null: prune to whatever the search converges to")
@@ -42,25 +40,27 @@ class Recipe(Section):
     export: Export = Export()
     benchmark: Benchmark = Benchmark()
     gate: Gate = Gate()
-    run: Running = Running()
+    run: Checkpoints = Checkpoints()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="of training; auto: bf16 autocast where the hardware multiplies bf16 natively, else fp32; fp16: autocast with a loss"
-        " scale, for GPUs without bf16",
+        description="precision of training; auto: bf16 autocast where the hardware multiplies bf16 natively, else fp32; fp16: autocast with"
+        " a loss scale, for GPUs without bf16",
     )
     compile: bool = Field(
         False,
-        description="train the dense and the pruned network through torch.compile; not the search, in which every generation has other"
-        " shapes",
+        description="train the dense and the pruned network through torch.compile; not the search, whose shapes change with every"
+        " generation",
     )
     seed: int = Field(
-        0, ge=0, lt=2**31, description="fixes the split, the order of images, augmentation and the search"
+        0, ge=0, lt=2**31, description="fixes the split, the order of images, the augmentation and the search"
     )
 
     @model_validator(mode="after")
     def _trials_search(self) -> Self:
-        if self.target and self.target.max_top1_drop is not None and self.search.method == "plan":
-            raise ValueError("target.max_top1_drop looks for channels, and search.plan gives them; choose one of them")
+        if self.target and self.target.max_top1_drop is not None and self.search.takes_plan:
+            raise ValueError(
+                "target.max_top1_drop searches for channels, and search.plan gives them; choose one of the two"
+            )
         return self
 
     @model_validator(mode="after")
@@ -68,50 +68,50 @@ class Recipe(Section):
         gate = self.gate
         if gate.confidence == "bound" and gate.min_speedup is not None and gate.level != SPEEDUP_LEVEL:
             raise ValueError(
-                f"gate.min_speedup is held by its bound at {SPEEDUP_LEVEL:g} alone, and gate.level is {gate.level:g}; set the level to "
+                f"gate.min_speedup has a bound only at level {SPEEDUP_LEVEL:g}, and gate.level is {gate.level:g}; set the level to "
                 f"{SPEEDUP_LEVEL:g}, or gate.min_speedup to null"
             )
         return self
 
     @property
     def digest(self) -> str:
-        """First 16 hex digits of the SHA-256 of the recipe's canonical JSON, in which a preset is resolved, without `run`."""
+        """The first 16 hex digits of the SHA-256 of the recipe as canonical JSON, with its preset resolved and without `run`."""
         return _digest_of(self.model_dump(mode="json", exclude={"preset", "run"}))
 
     @property
     def training_digest(self) -> str:
-        """Likewise of `of_training`: equal where the networks that `train` makes are."""
-        return _digest_of(self.of_training)
+        """The same of `training_settings`: equal for recipes by which `train` makes equal networks."""
+        return _digest_of(self.training_settings)
 
     @property
-    def of_training(self) -> dict[str, Any]:
-        """What a network that is trained from random weights depends on, as plain values, without where this machine has its data."""
+    def training_settings(self) -> dict[str, Any]:
+        """The settings on which a network trained from random weights depends, as plain values, without where the data lies."""
         free = {"root", "download", "workers", "skip_broken"}
         keys = {"model", "data", "train", "precision", "seed"}
         return self.model_dump(mode="json", include=keys, exclude={"data": free})
 
     @property
-    def of_pruning(self) -> dict[str, Any]:
-        """What a pruned network depends on, as plain values: not how it is then exported, measured and gated, nor where the data are."""
+    def pruning_settings(self) -> dict[str, Any]:
+        """The settings on which a pruned network depends, as plain values: without export, benchmark and gate, and where the data lies."""
         free = {"root", "download", "workers", "skip_broken", "eval_batch_size"}
         return self.model_dump(mode="json", exclude={"name": True, "preset": True, "run": True, "export": True, "benchmark": True,
                                                      "gate": True, "data": free})  # fmt: skip
 
     @property
-    def in_time(self) -> bool:
-        """Whether the target is a latency, so that what `prune` finds depends on how times are measured."""
+    def targets_latency(self) -> bool:
+        """Whether the target is a latency, so that the result of `prune` depends on how times are measured."""
         target = self.target
         return target is not None and (target.latency is not None or target.latency_ms is not None)
 
     @property
     def timing(self) -> Benchmark:
-        """How times are measured: as `benchmark` says, and at the batch size that the files insist on, if they do."""
+        """The benchmark section, with the batch size that `export.batch` fixes, if it does."""
         size = self.export.batch
         return self.benchmark if size == "dynamic" else self.benchmark.model_copy(update={"batch_size": (size,)})
 
     @property
     def share_target(self) -> Target | None:
-        """The target that a single search can go for: a share or a time; the trials for a drop of accuracy set their own."""
+        """The target of a single search, a share or a time; None for a drop in accuracy, whose trials set their own."""
         return None if self.target is None or self.target.max_top1_drop is not None else self.target
 
     @property
@@ -133,12 +133,12 @@ class Recipe(Section):
 
     @property
     def search_epochs(self) -> int:
-        """Most epochs trained under the search; methods that choose once have none."""
+        """The most epochs that train under the search; 0 for methods that rank once."""
         return self.search.epochs if self.search.trains else 0
 
     @property
     def total_epochs(self) -> int:
-        """Epochs of search and fine-tuning together, the same for every method; the learning-rate schedule spans them."""
+        """Epochs of search and fine-tuning together, the same for every method; the learning-rate schedule covers them."""
         return self.search.epochs + self.finetune.epochs
 
 

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from edcompress.core import registry
 from edcompress.core.frozen import Fraction, Section, Unit
 
+METHODS = "pruning.search.methods"
+"""The package of search methods, one module each."""
+
 TRAINED_PER_SCORED = 16
-"""Images that train for each that scores states, where a recipe does not say how often: a step costs about a third more."""
+"""Images trained on per image that scores states, where a recipe does not set `evolve_every`: a step then costs about a third more."""
 
 Energy = Literal["margin", "normalised", "cross_entropy"]
+
+
+class NoOptions(Section):
+    """The keys of `search.options` for a method that has none."""
+
+
+class MethodTraits(Protocol):
+    """What a recipe has to know of a search method; see `edcompress.pruning.search.method.SearchMethod`."""
+
+    options: type[Section]
+    trains: bool
+    takes_plan: bool
 
 
 class Search(Section):
     """How the channels to remove are found."""
 
-    method: Literal[
-        "edropout",
-        "gradual_magnitude",
-        "magnitude",
-        "taylor",
-        "random",
-        "global_magnitude",
-        "global_taylor",
-        "lamp",
-        "plan",
-    ] = Field(
+    method: Annotated[str, registry.one_of(METHODS)] = Field(
         "edropout",
         description="edropout; or a control: gradual_magnitude tightens the budget over the search epochs too, the others choose once"
-        " and spend the search epochs on fine-tuning (global ones choose widths too; plan: the channels of search.plan)",
+        " and spend the search epochs on fine-tuning (global ones and lamp choose widths too; plan: the channels of search.plan)",
+    )
+    options: Mapping[str, Any] = Field(
+        {}, validate_default=True, description="keys that only this method has; the shipped methods have none"
     )
     plan: Path | None = Field(None, description="plan only: a plan.json made for this network")
     epochs: int = Field(4, ge=0, description="training epochs under the search")
@@ -88,32 +98,49 @@ class Search(Section):
         description="share of the search that each halving of the budget takes, at most 0.85 in all; 0: at once",
     )
 
+    @field_validator("options")
+    @classmethod
+    def _fit_the_method(cls, options: Mapping[str, Any], info: ValidationInfo) -> Mapping[str, Any]:
+        if method := info.data.get("method"):
+            _traits(method).options.model_validate(options)
+        return options
+
     @model_validator(mode="after")
     def _searches(self) -> Self:
         if self.trains and self.epochs == 0:
             raise ValueError(
                 f"method {self.method} needs epochs of at least 1; for a one-shot ranking take method magnitude"
             )
-        if (self.method == "plan") != (self.plan is not None):
+        if self.takes_plan != (self.plan is not None):
             raise ValueError("method plan and a file in plan go together; give both or neither")
         return self
 
     @property
     def trains(self) -> bool:
         """Whether the method trains the network while it searches; the others choose once."""
-        return self.method in ("edropout", "gradual_magnitude")
+        return _traits(self.method).trains
+
+    @property
+    def takes_plan(self) -> bool:
+        """Whether the channels are those of the file `plan`."""
+        return _traits(self.method).takes_plan
 
     def scored(self, batch: int) -> int:
-        """How many of the `batch` images of a step score states."""
+        """Return how many of the `batch` images of a step score states."""
         return min(self.score_batch or batch, batch)
 
     @property
     def period(self) -> int:
-        """`evolve_every` as a number."""
-        assert self.evolve_every is not None, "for_batches_of finds a number"
+        """Training steps per generation, of a section that `for_batches_of` returned."""
+        assert self.evolve_every is not None
         return self.evolve_every
 
     def for_batches_of(self, batch: int) -> Self:
-        """The same with a number for `evolve_every`: its own, or the one that suits steps of `batch` images."""
+        """Return the section with a number for `evolve_every`: its own, or the one that suits steps of `batch` images."""
         steps = self.evolve_every or max(1, round(TRAINED_PER_SCORED * self.scored(batch) / batch))
         return self.model_copy(update={"evolve_every": steps})
+
+
+def _traits(method: str) -> MethodTraits:
+    traits: MethodTraits = registry.load(METHODS, method).METHOD
+    return traits

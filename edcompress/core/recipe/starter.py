@@ -1,4 +1,4 @@
-"""The commented starter file for init."""
+"""The commented recipe file that `edcompress init` writes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from edcompress.core.recipe.faults import check
-from edcompress.core.recipe.yaml_files import Tree, _flow, read_text
+from edcompress.core.recipe.yaml_files import Tree, read_text, to_line
 
 
 def headline(path: Path) -> str:
-    """The comment at the head of a recipe file, as one paragraph."""
+    """Return the comment at the head of a recipe file, as one paragraph."""
     lines = read_text(path).splitlines()
     return " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
 
 
 def starter(path: Path) -> str:
-    """A recipe to write to `path` and start from: every key with its default, its meaning as a comment."""
+    """Return the text of a new recipe at `path`: every key with its default, and its description as a comment."""
     lines = ["# Every key with its default; delete what you do not change. `edcompress check FILE` checks it."]
     filled = check({"name": path.stem.lstrip(".") or "recipe", "model": {"arch": "resnet18", "num_classes": 10},
                     "data": {"dataset": "image_folder", "image_size": 224, "resize": 256, "folder": "my_images",
@@ -36,4 +36,4 @@ def _describe(section: BaseModel, values: Tree, depth: int, lines: list[str]) ->
             lines += ["", f"{pad}{name}:"]
             _describe(child, value, depth + 1, lines)
         else:
-            lines.append(f"{pad}{name}: {_flow(value)}" + (f"  # {field.description}" if field.description else ""))
+            lines.append(f"{pad}{name}: {to_line(value)}" + (f"  # {field.description}" if field.description else ""))

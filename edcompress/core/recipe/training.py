@@ -1,4 +1,4 @@
-"""Recipe sections: optimisation and checkpoint interval."""
+"""Recipe sections: optimisation, and how often to save a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from edcompress.core.frozen import Fraction, Section, Unit
 
 
 class TrainingConfig(Section):
-    """How weights are trained; in `finetune` the schedule spans the search epochs too."""
+    """How weights are trained; the schedule of `finetune` covers the search epochs too."""
 
-    epochs: int = Field(8, ge=0, description="epochs after surgery (finetune) or in all (train)")
+    epochs: int = Field(8, ge=0, description="epochs after surgery (finetune) or in total (train)")
     optimizer: Literal["sgd", "adamw", "adadelta"] = Field("sgd", description="")
     lr: float = Field(0.05, gt=0.0, description="peak learning rate")
-    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="sgd only; Nesterov where above 0")
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="sgd only; Nesterov momentum where above 0")
     weight_decay: float = Field(5e-4, ge=0.0, description="")
     schedule: Literal["cosine", "onecycle", "step", "constant"] = Field("cosine", description="")
     warmup: Unit = Field(
-        0.05, description="share of the steps in which the rate rises (cosine; onecycle: this, but at least 0.3)"
+        0.05, description="share of the steps in which the rate rises (cosine; onecycle: at least 0.3)"
     )
     step_epochs: int = Field(50, ge=1, description="step only: epochs between drops")
     step_gamma: Fraction = Field(0.1, description="step only: factor of each drop")
@@ -35,15 +35,15 @@ def _as_interval(text: str) -> str:
     return text
 
 
-class Running(Section):
-    """How a run goes its way; nothing here changes its result."""
+class Checkpoints(Section):
+    """How often a run is saved; nothing here changes its result."""
 
     checkpoint_every: Annotated[str, AfterValidator(_as_interval)] = Field(
         "10 min",
-        description="how often training is saved within an epoch, '500 steps' or '10 min'; it is after every epoch",
+        description="how often to save a checkpoint within an epoch: '500 steps' or '10 min'; one is saved after every epoch too",
     )
 
     def due(self, steps: int, seconds: float) -> bool:
-        """Whether so many steps and seconds after the last time it is time to save again."""
+        """Return whether to save again, so many steps and seconds after the last time."""
         number, unit = self.checkpoint_every.split()
         return steps >= int(number) if unit == "steps" else seconds >= 60 * int(number)

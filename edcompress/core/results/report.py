@@ -144,7 +144,7 @@ def readable(names: Iterable[str]) -> tuple[str, ...]:
 class Report(Value):
     """report.json: what was asked, done, proved and measured in one run.
 
-    `files` are those that it speaks of, `settings` what of the recipe `prune` depends on (`Recipe.of_pruning`), `limits` the recipe's
+    `files` are those that it speaks of, `settings` what of the recipe `prune` depends on (`Recipe.pruning_settings`), `limits` the recipe's
     when it was judged, or exported, last, and `classes` their names in index order.
     With an `untrained_head` (model.reset_head) the dense network's accuracy, and drops from it, say nothing.
     """

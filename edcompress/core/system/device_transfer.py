@@ -1,4 +1,4 @@
-"""Tensors on their way to the device that computes, and figures on their way back, without either waiting for the other."""
+"""Overlapped copies to and from a CUDA device: neither it nor the CPU waits for them."""
 
 from __future__ import annotations
 
@@ -9,46 +9,47 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; a CUDA device fetches it on a stream of its own while it computes, out of pinned memory."""
+    """Copy a tensor to a device; a CUDA device copies it from pinned memory on a separate stream, while it computes."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
-    using, fetching = torch.cuda.current_stream(device), _fetching(device)
-    with torch.cuda.stream(fetching):
+    using, copying = torch.cuda.current_stream(device), _copy_stream(device)
+    with torch.cuda.stream(copying):
         moved = tensor.pin_memory().to(device, non_blocking=True)
-    using.wait_stream(fetching)
-    moved.record_stream(using)  # else its memory were given away before it is used
+    using.wait_stream(copying)
+    moved.record_stream(using)  # otherwise its memory could be reused before it is read
     return moved
 
 
 class DelayedReadback:
-    """What a device says at every step, heard one step late where it is a CUDA device: nobody has to wait for the step that runs.
+    """Figures of each training step, read one step late from a CUDA device, so that the CPU need not wait for the running step.
 
-    So the process is one step ahead of the device, and no more. The first step alone is waited for.
+    The CPU is then one step ahead of the device, and never more. Only the first step is waited for.
     """
 
     def __init__(self) -> None:
-        self._last: _Said | None = None
+        self._last: _Pending | None = None
 
-    def of(self, figures: Tensor) -> list[float]:
-        """The `figures` [n] of this step on the CPU, of the step before on a CUDA device (of the first: its own)."""
+    def read(self, figures: Tensor) -> list[float]:
+        """Return the figures [n] of this step on the CPU, or of the previous step on a CUDA device (of the first step: its own)."""
         if figures.device.type != "cuda":
             return list(map(float, figures.tolist()))
-        before, self._last = self._last, _Said(figures)
-        return (before or self._last).figures()
+        previous, self._last = self._last, _Pending(figures)
+        return (previous or self._last).wait()
 
 
-class _Said:
-    """Figures [n] of a CUDA device that are copied once it has come to them."""
+class _Pending:
+    """Figures [n] on their way from a CUDA device."""
 
     def __init__(self, figures: Tensor) -> None:
         self._host = figures.to("cpu", non_blocking=True)  # pinned
-        self._there = torch.cuda.current_stream(figures.device).record_event()
+        self._arrived = torch.cuda.current_stream(figures.device).record_event()
 
-    def figures(self) -> list[float]:
-        self._there.synchronize()
+    def wait(self) -> list[float]:
+        """Return the figures once they are computed and copied."""
+        self._arrived.synchronize()
         return list(map(float, self._host.tolist()))
 
 
 @cache
-def _fetching(device: torch.device) -> torch.cuda.Stream:
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
-"""The processes of one run, as torchrun starts them: each trains on its part of every batch, and the first one alone writes.
+"""The process group of one run, as torchrun starts it: each rank trains on its part of every batch, and rank 0 alone writes.
 
-Nothing else imports torch.distributed, and nothing does where a process is alone.
+Nothing else imports torch.distributed, and a single process does not either.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others before it gives up: longer than what the first one measures alone."""
+"""How long a rank waits for the others before it gives up: longer than rank 0 measures alone."""
 
-_ANNOUNCED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process is number `rank` of `size`, and number `local` on its machine. All methods but properties are called by all ranks."""
+    """This process as rank `rank` of `size`, and number `local` on its machine.
+
+    Methods that exchange values have to be called by all ranks. A single process returns at once from each.
+    """
 
     rank: int = 0
     size: int = 1
@@ -37,11 +40,11 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes, evolves and speaks."""
+        """Whether this is rank 0, which writes, evolves the population and reports."""
         return self.rank == 0
 
-    def device(self, chosen: torch.device) -> torch.device:
-        """The device of this rank where `chosen` is the kind; InputError where a machine has more ranks than CUDA devices."""
+    def device_for_rank(self, chosen: torch.device) -> torch.device:
+        """Return this rank's device of the chosen kind; InputError where a machine has more ranks than CUDA devices."""
         import torch
 
         if self.size == 1 or chosen.type != "cuda":
@@ -53,8 +56,13 @@ class ProcessGroup:
         torch.cuda.set_device(self.local)
         return torch.device("cuda", self.local)
 
-    def average(self, tensors: Sequence[Tensor], weight: int) -> None:
-        """Put into the tensors, of one device, their mean over the ranks, each rank's weighted by its `weight` (a number of images)."""
+    def average_(self, tensors: Sequence[Tensor], weight: int) -> None:
+        """Replace the tensors, in place, by their mean over the ranks.
+
+        Args:
+            tensors: On one device; the same shapes on every rank.
+            weight: The number of images of this rank, by which its tensors are weighted.
+        """
         import torch
 
         if self.size == 1:
@@ -69,19 +77,19 @@ class ProcessGroup:
                 tensor.copy_(mean.view(tensor.shape))
 
     def sum(self, *numbers: int) -> tuple[int, ...]:
-        """Each number summed over the ranks."""
+        """Return each number summed over the ranks."""
         import torch
 
         if self.size == 1:
             return numbers
         return tuple(self._reduce(torch.tensor(numbers)).tolist())
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is up on some rank."""
+    def any_rank(self, flag: bool) -> bool:
+        """Return whether the flag is set on at least one rank."""
         return self.sum(int(flag)) != (0,)
 
     def run_on_rank0(self, make: Callable[[], T]) -> T:
-        """What `make` gives on the first rank, on all of them; the others do not call it."""
+        """Call `make` on rank 0 alone, and return its result on all ranks."""
         if self.size == 1:
             return make()
         import torch.distributed as dist
@@ -89,11 +97,11 @@ class ProcessGroup:
         values: list[Any] = [make() if self.is_main else None]
         with _connected():
             dist.broadcast_object_list(values)
-        given: T = values[0]
-        return given
+        result: T = values[0]
+        return result
 
     def broadcast_(self, tensors: Sequence[Tensor]) -> None:
-        """Put into the tensors the first rank's."""
+        """Replace the tensors, in place, by those of rank 0."""
         if self.size == 1:
             return
         import torch
@@ -116,7 +124,7 @@ class ProcessGroup:
         digests[self.rank] = int.from_bytes(digest_of(parts, size=7))  # fits an int64
         found = self._reduce(digests).tolist()
         if others := [str(rank) for rank, digest in enumerate(found) if digest != found[0]]:
-            raise EdcompressError(f"{what} is another on rank {', '.join(others)} than on rank 0")
+            raise EdcompressError(f"{what} differs between rank 0 and rank {', '.join(others)}")
 
     def _reduce(self, tensor: Tensor) -> Tensor:
         import torch.distributed as dist
@@ -130,21 +138,21 @@ ALONE = ProcessGroup()
 
 
 def from_environment() -> ProcessGroup:
-    """What torchrun says in the environment of this process; ALONE where there is no torchrun."""
-    if not all(os.environ.get(name) for name in _ANNOUNCED):
+    """Return the process group that torchrun set up in the environment; ALONE without torchrun."""
+    if not all(os.environ.get(name) for name in _TORCHRUN_VARIABLES):
         return ALONE
     rank, size, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     return ProcessGroup(rank, size, local) if size > 1 else ALONE
 
 
 def require_alone(verb: str) -> None:
-    """Raise InputError under torchrun."""
+    """Raise InputError where torchrun started several processes."""
     if (ranks := from_environment()).size > 1:
         raise InputError(f"edcompress {verb} runs in one process, not in {ranks.size}; start it without torchrun")
 
 
 def init_process_group(device: str) -> ProcessGroup:
-    """The ranks of this process, connected: by gloo on the CPU, and by NCCL too where it trains on CUDA devices."""
+    """Connect the ranks, by gloo on the CPU, and by NCCL too where they train on CUDA devices; return the process group."""
     ranks = from_environment()
     if ranks.size > 1:
         import torch
@@ -157,7 +165,7 @@ def init_process_group(device: str) -> ProcessGroup:
 
 
 def open_store() -> Store:
-    """Where the ranks of this process's ranks leave each other notes, connected or not."""
+    """Open torchrun's key-value store, which the ranks share whether they are connected or not."""
     from torch.distributed.rendezvous import rendezvous
 
     store: Store = next(rendezvous("env://"))[0]
@@ -165,7 +173,7 @@ def open_store() -> Store:
 
 
 def destroy() -> None:
-    """Disconnect, which ends what other ranks wait for."""
+    """Disconnect from the other ranks, which ends their waiting for this one."""
     import torch.distributed as dist
 
     if dist.is_initialized():
@@ -174,10 +182,10 @@ def destroy() -> None:
 
 @contextmanager
 def _connected() -> Iterator[None]:
-    """torch.distributed raises RuntimeErrors alone, whatever happens to another rank."""
+    """Turn the RuntimeErrors that torch.distributed raises for a lost rank into RankLostError."""
     try:
         yield
     except RuntimeError as error:
         raise RankLostError(
-            f"another rank is gone or does not answer; torchrun tells how each ended ({first_line(error)})"
+            f"another rank is gone or does not answer; torchrun reports how each ended ({first_line(error)})"
         ) from error

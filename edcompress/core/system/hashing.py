@@ -1,4 +1,4 @@
-"""One number for many tensors and words: equal where all bytes are. Imports torch where it is needed alone."""
+"""Digests over tensors and text, equal where all bytes are. torch is imported only when a digest is computed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def digest_of(parts: Iterable[Tensor | str], size: int) -> bytes:
-    """`size` bytes (BLAKE2b) over texts, and over types, shapes and bytes of tensors, in this order."""
+    """Return the BLAKE2b digest, of `size` bytes, over texts and over types, shapes and bytes of tensors, in this order."""
     import torch
 
     digest = hashlib.blake2b(digest_size=size)
@@ -25,17 +25,17 @@ def digest_of(parts: Iterable[Tensor | str], size: int) -> bytes:
     return digest.digest()
 
 
-class Running:
-    """The SHA-256 of tensors that come one after another: how they are cut into batches does not change it."""
+class TensorDigest:
+    """The SHA-256 of a sequence of tensors; how they are divided into batches does not change it."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
-    def add(self, tensor: Tensor) -> None:
-        """Go on with a tensor on the CPU."""
+    def update(self, tensor: Tensor) -> None:
+        """Append a tensor on the CPU."""
         self._digest.update(tensor.contiguous().numpy().data)
 
     @property
-    def words(self) -> str:
-        """The first 32 hex digits so far."""
+    def hex(self) -> str:
+        """The first 32 hex digits of the digest so far."""
         return self._digest.hexdigest()[:32]

@@ -1,6 +1,7 @@
-"""What a long run tells whoever watches: a protocol, the one that stays silent, the one of programs, and two as one.
+"""The progress-callback protocol of a long run, and its simplest implementations.
 
-The terminal's is in `edcompress.display`, the run folder's in `edcompress.progress`."""
+The terminal's is in `edcompress.cli.progress_bar`, the run folder's in `edcompress.runs.progress`.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +14,29 @@ _LOG = logging.getLogger("edcompress")
 
 
 class Monitor(Protocol):
-    """Told of stages, epochs and steps; must not raise, but for the OSError of a disk that is full."""
+    """Receives stages, epochs, steps and warnings; must not raise anything but the OSError of a full disk."""
 
     def stage(self, text: str) -> None:
-        """A stage begins."""
+        """Receive the start of a stage."""
 
     def epoch(self, phase: str, epoch: int, epochs: int) -> None:
-        """Epoch `epoch` (from 0) of `epochs` begins."""
+        """Receive the start of epoch `epoch` (from 0) of `epochs`."""
 
     def step(self, step: int, steps: int, figures: dict[str, Any]) -> None:
-        """Step `step` (from 1) of `steps` of the epoch is done."""
+        """Receive the end of step `step` (from 1) of `steps` of the epoch."""
 
     def epoch_done(self, figures: dict[str, Any]) -> None:
-        """The epoch is done and saved."""
+        """Receive the end of the epoch, which is saved."""
 
     def warning(self, text: str) -> None:
-        """Something is wrong that a person should know of, and the run goes on."""
+        """Receive a problem that the user should know of; the run continues."""
 
     def alarm(self, text: str) -> None:
-        """What the run finds out may say nothing, though it goes on: a warning that must not be overlooked."""
+        """Receive a warning that must not be overlooked: the results of the run may be meaningless."""
 
 
 class NullMonitor:
-    """Says nothing."""
+    """Ignores everything."""
 
     def stage(self, text: str) -> None: ...
     def epoch(self, phase: str, epoch: int, epochs: int) -> None: ...
@@ -44,50 +45,50 @@ class NullMonitor:
     def warning(self, text: str) -> None: ...
 
     def alarm(self, text: str) -> None:
-        """A warning like any other, for whoever listens to those."""
+        """Pass it on as a warning, for subclasses that show those."""
         self.warning(text)
 
 
 class Logged(NullMonitor):
-    """Sends warnings to the logger "edcompress" of Python's logging, which shows them on stderr where a program sets up nothing else."""
+    """Sends warnings to the logger "edcompress", which shows them on stderr unless a program configures logging."""
 
     def warning(self, text: str) -> None:
-        """Log it."""
+        """Log the warning."""
         _LOG.warning(harmless(text))
 
 
 class MonitorPair:
-    """Two monitors, told one after the other."""
+    """Two monitors, called one after the other."""
 
     def __init__(self, first: Monitor, second: Monitor) -> None:
         self._monitors = (first, second)
 
     def stage(self, text: str) -> None:
-        """A stage begins."""
+        """Receive the start of a stage."""
         for monitor in self._monitors:
             monitor.stage(text)
 
     def epoch(self, phase: str, epoch: int, epochs: int) -> None:
-        """An epoch begins."""
+        """Receive the start of an epoch."""
         for monitor in self._monitors:
             monitor.epoch(phase, epoch, epochs)
 
     def step(self, step: int, steps: int, figures: dict[str, Any]) -> None:
-        """A step is done."""
+        """Receive the end of a step."""
         for monitor in self._monitors:
             monitor.step(step, steps, figures)
 
     def epoch_done(self, figures: dict[str, Any]) -> None:
-        """An epoch is done."""
+        """Receive the end of an epoch."""
         for monitor in self._monitors:
             monitor.epoch_done(figures)
 
     def warning(self, text: str) -> None:
-        """Something is wrong that does not end the run."""
+        """Receive a problem; the run continues."""
         for monitor in self._monitors:
             monitor.warning(text)
 
     def alarm(self, text: str) -> None:
-        """A warning that must not be overlooked."""
+        """Receive a warning that must not be overlooked."""
         for monitor in self._monitors:
             monitor.alarm(text)

@@ -1,4 +1,4 @@
-"""Libraries that print, warn and log about their own internals, kept off the user's terminal."""
+"""Silence libraries that print, warn and log about their own internals."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ EXPORTERS = (
     "onnxscript",
     "onnx_ir",
 )
-"""Loggers of what exports networks."""
+"""Loggers of the libraries that export networks."""
 
 
 @contextlib.contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """Hold back what is printed, all warnings, and the log lines of the named loggers ("" is the root); errors come through.
+    """Suppress printed text, all warnings, and the log lines of the named loggers ("" is the root); errors pass.
 
     For adapters only, which check by themselves what those would hint at.
     """
@@ -43,19 +43,19 @@ def quiet(*loggers: str) -> Iterator[None]:
 
 
 def cause_of(error: BaseException) -> str:
-    """On one line, what is behind an exporter's error."""
+    """Return the original cause of an exporter's error on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = f"{type(error).__name__}: {first_lines(error)}"
     if "DataDependent" not in text:
         return text
     return (
-        "its forward decides by what tensors hold (an if, a while, int() or item()), which no exported file can "
+        "its forward depends on the values of tensors (an if, a while, int() or item()), which no exported file can "
         f"({text.split('.  ', maxsplit=1)[0]})"
     )
 
 
 def first_lines(error: BaseException, limit: int = 4) -> str:
-    """What a foreign error says, on one line."""
+    """Return the first lines of a foreign error's message as one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:limit]) or "no message"

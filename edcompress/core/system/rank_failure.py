@@ -1,4 +1,4 @@
-"""How the ranks of a run end together: the first failure ends all of them, and is said once, by rank 0."""
+"""One failing rank ends all ranks of a run, and is reported once, by rank 0."""
 
 from __future__ import annotations
 
@@ -16,47 +16,57 @@ from edcompress.core.errors import EdcompressError
 from edcompress.core.system.distributed import ProcessGroup, destroy, from_environment, open_store
 
 INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 5.0
-"""How long a rank may take to notice that another one failed, before it is ended where it stands: gloo and NCCL do not always tell."""
+"""How long a rank may take to notice that another one failed before it is ended: gloo and NCCL do not always report it."""
 
 SAVING_SECONDS = 25.0
-"""How long the other ranks wait for rank 0 to save and to speak: when one is gone torchrun ends all, after 30 s by force."""
+"""How long the other ranks wait for rank 0 to save and report: once one is gone torchrun ends all, after 30 s by force."""
 
-Say = Callable[[str], None]
+ShowError = Callable[[str], None]
+"""Shows an error message to the user."""
+
+_FAILURE, _REPORTED = "edcompress/failure", "edcompress/reported"
+"""Keys of torchrun's store: the first failure as JSON, and whether rank 0 has reported it."""
 
 
 @dataclass(frozen=True)
-class Failure:
-    """The exit code of a rank that failed, and its message; `spoken` where the rank says more itself: a bug, or an interruption."""
+class RankFailure:
+    """A rank that failed, its exit code, and its message; `detailed` where the rank reports more itself: a bug, or an interruption."""
 
     rank: int
     code: int
     message: str = ""
-    spoken: bool = False
+    detailed: bool = False
 
 
 @contextmanager
-def ending_together(say: Say) -> Iterator[None]:
-    """A block that ends on all ranks where it fails on one; `say` is called on rank 0, and each rank leaves with the same code."""
+def ending_together(show: ShowError) -> Iterator[None]:
+    """End the block on all ranks where it fails on one, each with the same exit code.
+
+    Args:
+        show: Shows an error message; called on rank 0.
+    """
     ranks = from_environment()
     if ranks.size == 1:
         yield
         return
-    board = _FailureBoard(ranks, say)
+    board = _FailureBoard(ranks, show)
     watcher = threading.Thread(target=board.watch, daemon=True)
     watcher.start()
     try:
         yield
     except BaseException as error:
-        end = _end_of(error, ranks.rank)
-        if end is None:
+        failure = _failure_of(error, ranks.rank)
+        if failure is None:
             raise
-        first = board.first(end)
+        first = board.post(failure)
         destroy()
-        if first == end and end.spoken and isinstance(error, Exception):
+        if first == failure and failure.detailed and isinstance(error, Exception):
             sys.excepthook(type(error), error, error.__traceback__)  # at exit, torchrun might be faster
-        board.close(end, first)
+        board.conclude(failure, first)
         sys.exit(first.code)
     finally:
         board.done.set()
@@ -64,68 +74,68 @@ def ending_together(say: Say) -> Iterator[None]:
         destroy()
 
 
-def _end_of(error: BaseException, rank: int) -> Failure | None:
-    """None where the process ends well."""
+def _failure_of(error: BaseException, rank: int) -> RankFailure | None:
+    """Return the failure that an error means; None where the process exits with success."""
     if isinstance(error, EdcompressError):
-        return Failure(rank, error.exit_code, str(error))
+        return RankFailure(rank, error.exit_code, str(error))
     code = error.code if isinstance(error, SystemExit) else None
     if isinstance(error, KeyboardInterrupt) or code == INTERRUPTED:
-        return Failure(rank, INTERRUPTED, "interrupted", spoken=True)
+        return RankFailure(rank, INTERRUPTED, "interrupted", detailed=True)
     if isinstance(error, SystemExit):
-        return Failure(rank, code if isinstance(code, int) else 1) if code else None
-    return Failure(rank, 1, f"{type(error).__name__}: {error}", spoken=True)
+        return RankFailure(rank, code if isinstance(code, int) else 1) if code else None
+    return RankFailure(rank, 1, f"{type(error).__name__}: {error}", detailed=True)
 
 
 class _FailureBoard:
-    """Where the ranks write and read that one has failed: torchrun's store."""
+    """Torchrun's store, in which the ranks post and read that one of them has failed."""
 
-    def __init__(self, ranks: ProcessGroup, say: Say) -> None:
-        self._ranks, self._say, self.done = ranks, say, threading.Event()
+    def __init__(self, ranks: ProcessGroup, show: ShowError) -> None:
+        self._ranks, self._show, self.done = ranks, show, threading.Event()
         self._store = open_store()
 
-    def first(self, end: Failure) -> Failure:
-        """The end that was written first; it is `end` where none was, or where torchrun is gone and the store with it."""
-        text = json.dumps(asdict(end))
+    def post(self, failure: RankFailure) -> RankFailure:
+        """Post a failure, and return the first one posted; `failure` itself where torchrun is gone, and the store with it."""
+        text = json.dumps(asdict(failure))
         try:
-            return Failure(**json.loads(self._store.compare_set("edcompress/end", "", text)))
+            return RankFailure(**json.loads(self._store.compare_set(_FAILURE, "", text)))
         except RuntimeError:
-            return end
+            return failure
 
-    def close(self, own: Failure, first: Failure) -> None:
-        """Rank 0 says what happened; the others wait until it has, for torchrun ends all as soon as one is gone."""
-        if self._ranks.is_main or (not self._told(SAVING_SECONDS) and own == first):
-            self._speak(first, own)
+    def conclude(self, own: RankFailure, first: RankFailure) -> None:
+        """Report the first failure on rank 0; elsewhere wait until it is, for torchrun ends all as soon as one rank is gone."""
+        if self._ranks.is_main or (not self._wait_for_report(SAVING_SECONDS) and own == first):
+            self._report_failure(first, own)
 
     def watch(self) -> None:
-        """Ends this process where another one failed and it does not notice, for it waits for that one; or where torchrun is gone."""
+        """End this process where another rank failed and this one, waiting for it, does not notice; also where torchrun is gone."""
         try:
-            while not self._store.check(["edcompress/end"]):
+            while not self._store.check([_FAILURE]):
                 if self.done.wait(POLL_SECONDS):
                     return
         except RuntimeError:
             if not self.done.wait(PATIENCE_SECONDS):
-                os.kill(os.getpid(), signal.SIGTERM)  # what torchrun sends when it is told to end
+                os.kill(os.getpid(), signal.SIGTERM)  # as torchrun does to end its processes
             return
-        first = self.first(Failure(self._ranks.rank, 1))
+        first = self.post(RankFailure(self._ranks.rank, 1))
         patience = SAVING_SECONDS if first.code == INTERRUPTED else PATIENCE_SECONDS
         if first.rank == self._ranks.rank or self.done.wait(patience):
             return
         if self._ranks.is_main:
-            self._speak(first)
+            self._report_failure(first)
         sys.stderr.flush()
         os._exit(first.code)
 
-    def _speak(self, first: Failure, own: Failure | None = None) -> None:
+    def _report_failure(self, first: RankFailure, own: RankFailure | None = None) -> None:
         everywhere = own is not None and own.message == first.message  # as a fault of the recipe is
-        if first.message and not (everywhere and first.spoken):
-            self._say(first.message if everywhere else f"rank {first.rank} of {self._ranks.size}: {first.message}")
+        if first.message and not (everywhere and first.detailed):
+            self._show(first.message if everywhere else f"rank {first.rank} of {self._ranks.size}: {first.message}")
         with suppress(RuntimeError):  # torchrun is gone: nobody waits for it
-            self._store.set("edcompress/told", "1")
+            self._store.set(_REPORTED, "1")
 
-    def _told(self, seconds: float) -> bool:
-        """Whether rank 0 has spoken by then."""
+    def _wait_for_report(self, seconds: float) -> bool:
+        """Return whether rank 0 has reported within this time."""
         try:
-            self._store.wait(["edcompress/told"], timedelta(seconds=seconds))
+            self._store.wait([_REPORTED], timedelta(seconds=seconds))
         except RuntimeError:  # not in time, or torchrun is gone
             return False
         return True

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: what it was computing is saved first."""
+"""SIGINT and SIGTERM between two training steps, so that a run can be saved before it ends."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from edcompress.core.system.distributed import ALONE, ProcessGroup
 
 
 class Interrupt:
-    """Turns SIGINT, SIGTERM and SIGUSR1 (by which schedulers of clusters warn) into a KeyboardInterrupt between two training steps.
+    """Turns SIGINT, SIGTERM and SIGUSR1 (a cluster scheduler's warning) into a KeyboardInterrupt between two training steps.
 
-    Outside `held` it is raised at once, and so it is at the second signal. Without `listening` nothing is different from usual: SIGINT
-    alone is a KeyboardInterrupt, wherever it comes.
+    Between `hold` and `release` a first signal is deferred; otherwise, and at the second signal, it is raised at once. Outside `listening`
+    signals have their usual effect: only SIGINT raises KeyboardInterrupt.
 
-    Ranks stop after the same step, whichever was asked: from the first `hold` to `settle` nothing else ends them.
+    All ranks stop after the same step, whichever received the signal: from the first `hold` to `finish` nothing else ends them.
     """
 
     def __init__(self, ranks: ProcessGroup = ALONE) -> None:
         self._ranks = ranks
-        self._held = self._asked = self._raised = False
+        self._held = self._requested = self._raised = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """A block in which the signals are taken; in the main thread only, as Python has it.
+        """Handle the signals inside the block; in the main thread only, as Python requires.
 
-        An error after a KeyboardInterrupt is one of compiled code that was interrupted (safetensors' while it reads), and becomes it again.
+        An error after a KeyboardInterrupt is from compiled code that was interrupted, such as safetensors', and is turned back into it.
         """
         before = {number: signal.signal(number, self._take) for number in _SIGNALS}
         try:
@@ -41,22 +41,22 @@ class Interrupt:
                 signal.signal(number, handler)
 
     def hold(self) -> None:
-        """A step begins that shall not be torn apart."""
+        """Defer signals until `release`."""
         self._held = True
 
     def release(self) -> None:
-        """The step is done; raises the KeyboardInterrupt that was asked for meanwhile."""
-        self._held = self._ranks.size > 1  # one that left alone would leave the others waiting in the next step
-        if self._ranks.any(self._asked):
+        """End the step; raise KeyboardInterrupt where a signal came in the meantime."""
+        self._held = self._ranks.size > 1  # a rank that left alone would leave the others waiting in the next step
+        if self._ranks.any_rank(self._requested):
             raise KeyboardInterrupt
 
-    def settle(self) -> None:
-        """The steps are done, and what they made is saved; raises the KeyboardInterrupt that was asked for meanwhile."""
+    def finish(self) -> None:
+        """End the last step, whose result is saved; raise KeyboardInterrupt where a signal came in the meantime."""
         self.release()
         self._held = False
 
     def _take(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        again, self._asked = self._asked, True
+        again, self._requested = self._requested, True
         if again or not self._held:
             self._raised = True
             raise KeyboardInterrupt

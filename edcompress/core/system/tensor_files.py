@@ -1,6 +1,7 @@
-"""Training state on disk without pickles: tensors in one safetensors file, everything else as JSON in its header.
+"""safetensors files: weights, and the checkpoints of unfinished runs.
 
-A checksum covers both, so that a file that a broken disk changed is told from one to go on from.
+A checkpoint holds its tensors as safetensors, and everything else as JSON in the header; nothing is a pickle. A checksum covers both, so
+that a file changed by a broken disk is not resumed from.
 """
 
 from __future__ import annotations
@@ -16,41 +17,48 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from edcompress.core.errors import CheckpointError, StorageError, first_line
+from edcompress.core.errors import CheckpointError, StorageError, WeightsError, first_line
 from edcompress.core.system.files import replacing, scratch_beside
 from edcompress.core.system.hashing import digest_of
 
 LONGEST_HEADER = 10_000_000
-"""Bytes of JSON before safetensors' tensors or about them; a network of a thousand layers has 300 000."""
+"""Bytes of JSON in a safetensors header or shard index; a network of a thousand layers has 300 000."""
 
-
-# At offset 6: the end of a header length below 2**48, and the header, which is JSON.
 SAFETENSORS = b"\0\0{"
+"""Bytes at offset 6 of a safetensors file: the end of a header length below 2**48, and the start of the header, which is JSON."""
 
 
-def save_snapshot(path: Path, tree: dict[str, Any]) -> None:
-    """Write a tree of dicts, lists, tensors and plain values atomically; StorageError where it cannot be written."""
+def save_checkpoint(path: Path, tree: dict[str, Any]) -> None:
+    """Write a tree of dicts, lists, tensors and plain values, completely or not at all.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_pack(tree, tensors))
     save_tensors(path, tensors, {"tree": text, "checksum": _checksum(text, tensors)})
 
 
-def load_snapshot(path: Path) -> dict[str, Any]:
-    """The tree that `save_snapshot` wrote, tensors on the CPU; CheckpointError for a file that it did not write."""
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the tree that `save_checkpoint` wrote, its tensors on the CPU.
+
+    Raises:
+        CheckpointError: The file is damaged, or `save_checkpoint` did not write it.
+    """
     try:
         if path.exists() and not path.is_file():
-            raise ValueError("it is no file")  # opening a pipe would wait for its other end
+            raise ValueError("not a file")  # opening a pipe would wait for its other end
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if _checksum(metadata["tree"], tensors) != metadata["checksum"]:
-                raise ValueError("its checksum is another")
+                raise ValueError("checksum mismatch")
             tree = _unpack(json.loads(metadata["tree"]), tensors)
         if not isinstance(tree, dict):
-            raise ValueError("its tree is no mapping")
+            raise ValueError("its tree is not a mapping")
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: is no snapshot of a run, or damaged ({error}); start over with --force"
+            f"{path}: is not the checkpoint of a run, or is damaged ({error}); start over with --force"
         ) from error
     return tree
 
@@ -61,7 +69,7 @@ def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Dicts become lists of pairs, so that integer keys survive; tensors become references."""
+    """Turn dicts into lists of pairs, which keeps integer keys, and tensors into references."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value
@@ -84,9 +92,15 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file that is complete or not there at all; tensors that share memory are written each.
+    """Write a safetensors file, completely or not at all.
 
-    StorageError where it cannot be written.
+    Args:
+        path: The file to write or replace.
+        tensors: By name, on any device; those that share memory are each written in full.
+        metadata: Texts for the header.
+
+    Raises:
+        StorageError: The file cannot be written.
     """
     own = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     try:
@@ -99,22 +113,27 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def _order_metadata(path: Path) -> None:
-    """Have equal tensors and metadata make equal bytes: the library writes metadata in another order each time."""
+    """Sort the metadata in place, so that equal content makes equal bytes: the library writes it in a random order."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
         if "__metadata__" in header:
             header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
-        assert len(text) == length, "JSON of the same values has the same length"
+        if len(text) != length:
+            raise ValueError(f"{path}: its header has {len(text)} bytes once sorted, and {length} before")
         file.seek(8)
         file.write(text)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says beside its tensors; CheckpointError where it is none."""
+    """Return the texts in the header of a safetensors file.
+
+    Raises:
+        WeightsError: The file cannot be read as a safetensors file.
+    """
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a safetensors file: {first_line(error)}") from error
+        raise WeightsError(f"{path}: cannot be read as a safetensors file: {first_line(error)}") from error

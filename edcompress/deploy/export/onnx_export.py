@@ -1,4 +1,4 @@
-"""A network as one ONNX file whose opset, batch dimension and loadability are checked before the file exists."""
+"""Export a network to one ONNX file, whose opset, batch dimension and loadability are checked before the file exists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edcompress.networks.modes import on_cpu
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 FLUSHED_KEY = "edcompress.denormals_flushed"
 TINY = 1e-30  # dead channels decay towards denormals, which CPUs multiply many times slower than zero
-OLDEST_USEFUL_IR = 10  # what onnxruntime 1.23, the oldest we declare, loads up to 11 of
+OLDEST_USEFUL_IR = 10  # onnxruntime 1.23, the oldest that is declared, loads up to 11
 
 
 def export_onnx(
@@ -35,10 +35,18 @@ def export_onnx(
     metadata: Mapping[str, str],
     batch: Batch = "dynamic",
 ) -> None:
-    """Write `path`: fp32, input "images" [batch, ...] like `example` [N, ...], output "logits" [batch, classes].
+    """Write a network as an ONNX file in fp32: input "images" [batch, ...], output "logits" [batch, classes].
 
-    The batch size is symbolic, or the number `batch`.
-    Raises EdcompressError, and leaves `path` as it was, when the exporter fails or its model is not as asked.
+    Args:
+        network: The network, on any device and in any mode; it stays as it is.
+        example: Images [N, ...] like those that the network takes.
+        path: The file to write.
+        opset: Version of ONNX's operators.
+        metadata: Metadata of the file.
+        batch: Images per call; "dynamic" leaves the number open.
+
+    Raises:
+        EdcompressError: The exporter fails, or its model is not as requested; `path` is as it was.
     """
     frozen = on_cpu(network)
     flushed = flush_denormals(frozen)
@@ -49,9 +57,10 @@ def export_onnx(
 
 
 def write_model(model: onnx.ModelProto, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a checked `path` with this metadata, no traces of this machine, and an IR version that old runtimes load.
+    """Check and write a model with this metadata, no traces of this machine, and an IR version that old runtimes load.
 
-    Raises EdcompressError, and leaves `path` as it was, when the model is not valid.
+    Raises:
+        EdcompressError: The model is not valid; `path` is as it was.
     """
     _strip_traces(model)
     helper.set_model_props(model, dict(metadata))
@@ -67,7 +76,7 @@ def write_model(model: onnx.ModelProto, path: Path, metadata: Mapping[str, str])
 
 @torch.no_grad()
 def flush_denormals(network: nn.Module) -> int:
-    """Set every weight with 0 < |w| < 1e-30 to zero, in place; returns how many there were."""
+    """Set every weight with 0 < |w| < 1e-30 to zero, in place, and return how many there were."""
     flushed = 0
     for weight in network.parameters():
         tiny = (weight != 0) & (weight.abs() < TINY)
@@ -77,13 +86,23 @@ def flush_denormals(network: nn.Module) -> int:
 
 
 def _images(example: Tensor, count: int) -> Tensor:
-    """[count, ...] fp32 on the CPU."""
+    """Repeat the example [N, ...] to images [count, ...], fp32 on the CPU."""
     repeats = -(-count // len(example))
     return example.repeat(repeats, *[1] * (example.ndim - 1))[:count].detach().to("cpu", torch.float32).contiguous()
 
 
 def to_onnx(network: nn.Module, example: Tensor, opset: int, batch: Batch = "dynamic") -> onnx.ModelProto:
-    """What the exporter makes of a network on the CPU in eval mode; EdcompressError, with the cause, where it fails or is not as asked."""
+    """Return the ONNX model of a network on the CPU in eval mode, as the exporter makes it.
+
+    Args:
+        network: The network.
+        example: Images [N, ...] like those that the network takes.
+        opset: Version of ONNX's operators.
+        batch: Images per call; "dynamic" leaves the number open.
+
+    Raises:
+        EdcompressError: The exporter fails, or its model is not as requested.
+    """
     symbolic = batch == "dynamic"
     images = _images(example, 2 if symbolic else int(batch))  # torch.export fixes a dimension that it sees as 1
     try:
@@ -121,7 +140,7 @@ def _flush_initializers(model: onnx.ModelProto) -> int:
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:
-    """Drop the exporter's Python stack traces: they name files of this machine, and are no part of the model's size."""
+    """Drop the exporter's Python stack traces, which name files of this machine and count towards the model's size."""
     graph = model.graph
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         item.ClearField("metadata_props")
@@ -129,14 +148,14 @@ def _strip_traces(model: onnx.ModelProto) -> None:
 
 
 def _lower_ir_version(model: onnx.ModelProto) -> None:
-    """The oldest IR version that the opset allows, from 10 on, so that the oldest onnxruntime we declare loads the file."""
+    """Set the oldest IR version that the opset allows, from 10 on, so that the oldest declared onnxruntime loads the file."""
     needed = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
     model.ir_version = min(model.ir_version, OLDEST_USEFUL_IR)
     model.ir_version = max(model.ir_version, needed)
 
 
 def _drop_unused_domains(model: onnx.ModelProto) -> None:
-    """onnxruntime's tools declare every domain they know; readers refuse versions that they do not."""
+    """Drop the domains that no node is of: onnxruntime's tools declare every domain they know, and readers refuse versions they do not."""
     used = {node.domain for node in model.graph.node} | {""}
     kept = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
@@ -147,7 +166,7 @@ def _verify(model: onnx.ModelProto, opset: int, batch: Batch = "dynamic") -> Non
     produced = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if produced != opset:
         raise EdcompressError(
-            f"asked for ONNX opset {opset}, but the exporter could only produce {produced}; use --opset {produced}"
+            f"ONNX opset {opset} was requested, but the exporter could only produce {produced}; use --opset {produced}"
         )
     _verify_interface(model.graph, batch)
 
@@ -170,7 +189,7 @@ def _verify_interface(graph: onnx.GraphProto, batch: Batch) -> None:
 
 
 class FlatAttention(TorchFunctionMode):
-    """While it is active, attention [..., N, d] is computed as attention [B, heads, N, d], which is the same."""
+    """A mode in which attention [..., N, d] is computed as attention [B, heads, N, d], which is the same."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None

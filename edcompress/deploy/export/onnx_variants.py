@@ -1,4 +1,4 @@
-"""An ONNX file in eight bits: static quantisation by onnxruntime, with ranges from real images."""
+"""Variants of an ONNX file: in half precision, in eight bits, and with uint8 pixels as input."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from edcompress.core.errors import EdcompressError
 from edcompress.core.results.report import Preprocessing
 from edcompress.core.system.quiet import first_lines, quiet
 from edcompress.deploy.export.onnx_export import INPUT, write_model
-from edcompress.deploy.runtime.parity import CHUNK, fixed_batch
-from edcompress.deploy.runtime.sessions import session
+from edcompress.deploy.runtime.onnxruntime_private import TOOL_LOGGERS, convert_to_float16
+from edcompress.deploy.runtime.parity import batch_limit
+from edcompress.deploy.runtime.sessions import open_session
 
 CARRIERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators that hold the weights, and nearly all of the arithmetic."""
@@ -26,23 +27,50 @@ CARRIERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _REARRANGING = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operators whose output holds the very values of their input."""
 
-_NOISY_LOGGERS = ("", "onnxruntime.quantization.shape_inference", "onnxruntime.tools.symbolic_shape_infer")
-
-
 PIXELS = "pixels"
+"""Name of the input of a file that takes uint8 pixels."""
+
+
+def halve(path: Path, output: Path, metadata: Mapping[str, str]) -> None:
+    """Write an ONNX file again with weights and arithmetic in float16, input and output still float32.
+
+    Args:
+        path: The file in float32.
+        output: The file to write.
+        metadata: Its metadata.
+
+    Raises:
+        EdcompressError: The model cannot be converted; `output` is as it was.
+    """
+    try:
+        with quiet(*TOOL_LOGGERS):
+            model = convert_to_float16(onnx.load(path))
+    except Exception as error:  # the converter raises all kinds
+        raise EdcompressError(
+            f"{path.name} cannot be converted to float16: {type(error).__name__}: {first_lines(error)}; "
+            "export without --fp16 (export.fp16=false)"
+        ) from error
+    write_model(model, output, metadata)
 
 
 def quantize(path: Path, output: Path, images: Tensor, metadata: Mapping[str, str]) -> None:
-    """Write `output`: `path` with int8 weights per channel, uint8 activations (QDQ), and fp32 input and output.
+    """Write an ONNX file again with int8 weights per channel, uint8 activations (QDQ), and fp32 input and output.
 
-    Activations are scaled to their least and largest value on `images` [N, C, H, W], normalised as for the network; the logits are not,
-    for in 256 steps two classes are often equal. Weights use seven of the eight bits: without VNNI, x86 adds pairs of products in 16 bits,
-    which overflow with eight.
-    Raises EdcompressError, and leaves `output` as it was, when onnxruntime cannot quantise the network.
+    Activations are scaled to their least and largest value on the images; the logits are not, because in 256 steps two classes are often
+    equal. Weights use seven of the eight bits: without VNNI, x86 adds pairs of products in 16 bits, which overflow with eight.
+
+    Args:
+        path: The file in float32.
+        output: The file to write.
+        images: Images [N, C, H, W] for calibration, normalised as for the network.
+        metadata: Metadata of the new file.
+
+    Raises:
+        EdcompressError: onnxruntime cannot quantise the network; `output` is as it was.
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with quiet(*_NOISY_LOGGERS):
+            with quiet(*TOOL_LOGGERS):
                 model = _quantized(path, Path(folder), images)
         except Exception as error:  # onnxruntime's quantiser raises all kinds, AssertionError and KeyError among them
             raise EdcompressError(_refusal(path, f"{type(error).__name__}: {first_lines(error)}")) from error
@@ -58,7 +86,7 @@ def _quantized(path: Path, folder: Path, images: Tensor) -> onnx.ModelProto:
     ort.quantize_static(
         str(folder / "shaped.onnx"),
         str(folder / "int8.onnx"),
-        _Reader(images, fixed_batch(session(path)) or CHUNK),
+        _Reader(images, batch_limit(open_session(path))),
         quant_format=ort.QuantFormat.QDQ,
         per_channel=True,
         reduce_range=True,
@@ -95,7 +123,7 @@ def _free_logits(graph: onnx.GraphProto) -> None:
 
 
 class _Reader:
-    """Hands the quantiser its batches, all of one size: the first images come again where the last one is short."""
+    """Gives the quantiser its batches, all of one size: the first images come again where the last batch is short."""
 
     def __init__(self, images: Tensor, size: int) -> None:
         count = -(-len(images) // size) * size
@@ -108,7 +136,7 @@ class _Reader:
 
 
 def _in_int8(model: onnx.ModelProto) -> bool:
-    """Whether a layer with weights takes all of its inputs from eight bits."""
+    """Check that a layer with weights takes all of its inputs from eight bits."""
     restored = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     return any(node.op_type in CARRIERS and set(node.input[:2]) <= restored for node in model.graph.node)
 
@@ -122,9 +150,15 @@ def _refusal(path: Path, why: str) -> str:
 
 
 def with_normalisation(path: Path, output: Path, preprocessing: Preprocessing, metadata: Mapping[str, str]) -> None:
-    """Write `output`: `path` behind an input "pixels", uint8 [batch, H, W, C], already resized, as image decoders give it.
+    """Write an ONNX file again behind an input "pixels", uint8 [batch, H, W, C], already resized, as image decoders give it.
 
-    The graph computes (pixels / 255 - mean) / std in the order of operations of `transforms.normalised`, so that logits are the same.
+    The graph computes (pixels / 255 - mean) / std in the order of operations of `transforms.normalised`, so that the logits are the same.
+
+    Args:
+        path: The file that takes normalised images.
+        output: The file to write.
+        preprocessing: Mean and standard deviation of each channel.
+        metadata: Metadata of the new file.
     """
     model = onnx.load(path)
     images = model.graph.input[0]

@@ -1,4 +1,4 @@
-"""A network as one file for PyTorch itself, proved equal to the network it was made of."""
+"""Write a network as one file for PyTorch itself, and prove that the file gives the same logits."""
 
 from __future__ import annotations
 
@@ -25,10 +25,19 @@ SUFFIXES: dict[Form, str] = {"pt2": ".pt2", "torchscript": ".torchscript.pt", "s
 
 
 def save_archive(network: nn.Module, example: Tensor, path: Path, form: Form) -> Proof:
-    """Write `path`, and how far what is read back from it is from the network, on the images `example` [N, C, H, W], N at least 2.
+    """Write a network as one file, read it back, and return how far its logits are from the network's.
 
-    The batch size stays open. Raises EdcompressError where torch cannot write the form, ProofError where the two differ; `path` is
-    complete or as it was.
+    The batch size stays open.
+
+    Args:
+        network: The network, on any device and in any mode.
+        example: Images [N, C, H, W], N at least 2, on which the two are compared.
+        path: The file to write.
+        form: What to write.
+
+    Raises:
+        EdcompressError: torch cannot write the form; `path` is as it was.
+        ProofError: The two differ; `path` is as it was.
     """
     frozen = on_cpu(network)
     try:

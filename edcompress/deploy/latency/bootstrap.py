@@ -1,6 +1,6 @@
 """The confidence interval of a speed-up, from calls that were measured in interleaved blocks of several processes.
 
-Calls are no independent samples: neighbours share the clock rate, the caches and what else the machine does, and all calls of a process
+Calls are not independent samples: neighbours share the clock rate, the caches and what else the machine does, and all calls of a process
 share the layout of its memory. So whole processes are drawn, and within them whole blocks, of both models alike (A. C. Davison and D. V.
 Hinkley, "Bootstrap Methods and their Application", Cambridge 1997, section 3.8; the levels of repetition of T. Kalibera and R. Jones,
 "Rigorous Benchmarking in Reasonable Time", ISMM 2013). A percentile interval of few draws is too narrow; its quantiles are moved outwards
@@ -29,7 +29,7 @@ Blocks = Sequence[Sequence[float]]
 
 RESAMPLES = 2000
 LEVELS = 2000
-"""Among so many of the observed times, even in rank, a median is looked for."""
+"""Number of the observed times, evenly spaced in rank, among which a median is looked for."""
 
 SERIAL = 0.35
 """Correlation of the speed-ups that successive processes find: 0.36 and 0.32 among 40 each, on a machine with other work."""
@@ -40,14 +40,17 @@ _STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365
 
 
 def speedup_interval(first: Sequence[Blocks], second: Sequence[Blocks]) -> Interval:
-    """How many times faster the second model's median call is than the first's: median(first) / median(second).
+    """Return how many times faster the second model's median call is than the first's: median(first) / median(second).
 
-    Both hold the blocks of the same processes, two at least; block k of a process is of calls next to block k of the other model. Times
-    may have any unit. The random draws are always the same ones.
+    The random draws are always the same ones.
+
+    Args:
+        first: The first model's blocks, process by process, two processes at least; times in any unit.
+        second: The second model's blocks of the same processes: block k holds calls next to block k of the first model.
     """
     sizes = [len(blocks) for blocks in first]
     weights = _weights(sizes)
-    estimate = float(np.median(pooled(first)) / np.median(pooled(second)))
+    estimate = float(np.median(pool(first)) / np.median(pool(second)))
     errors = np.log(_medians(first, weights) / _medians(second, weights) / estimate)
     tail = _tail(len(sizes))
     below, above = _widening(len(sizes)) * np.quantile(errors, [tail, 1 - tail])
@@ -55,13 +58,13 @@ def speedup_interval(first: Sequence[Blocks], second: Sequence[Blocks]) -> Inter
     return Interval(estimate=estimate, low=low, high=high, confidence=SPEEDUP_LEVEL)
 
 
-def pooled(processes: Sequence[Blocks]) -> NDArray[np.float64]:
-    """All calls [n] in their order."""
+def pool(processes: Sequence[Blocks]) -> NDArray[np.float64]:
+    """Return all calls [n] in their order."""
     return np.concatenate([np.asarray(block, dtype=np.float64) for blocks in processes for block in blocks])
 
 
 def _weights(sizes: Sequence[int]) -> NDArray[np.float64]:
-    """How often each resample [R] has each block [blocks of all processes]."""
+    """Return how often each resample [R] has each block: [R, blocks of all processes]."""
     random, count = np.random.default_rng(0), len(sizes)
     drawn = random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     pairs = zip(drawn.T, sizes, strict=True)
@@ -70,8 +73,8 @@ def _weights(sizes: Sequence[int]) -> NDArray[np.float64]:
 
 
 def _medians(processes: Sequence[Blocks], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The median [R] of the calls of each resample, by counting the calls of its blocks at each level."""
-    times = pooled(processes)
+    """Return the median [R] of the calls of each resample, by counting the calls of its blocks at each level."""
+    times = pool(processes)
     lengths = [len(block) for blocks in processes for block in blocks]
     levels = np.unique(np.quantile(times, np.linspace(0, 1, LEVELS + 1), method="higher"))
     counts = np.zeros((len(lengths), len(levels)))
@@ -82,7 +85,7 @@ def _medians(processes: Sequence[Blocks], weights: NDArray[np.float64]) -> NDArr
 
 
 def _widening(count: int) -> float:
-    """By how much the standard error of `count` correlated processes is above what their spread says.
+    """Return the factor by which the standard error of `count` correlated processes is above what their spread says.
 
     With v = 1 + 2 sum_k (1 - k / n) rho^k the variance of the mean is v sigma^2 / n, and the expected spread sigma^2 (n - v) / (n - 1).
     """
@@ -91,6 +94,6 @@ def _widening(count: int) -> float:
 
 
 def _tail(count: int) -> float:
-    """The quantile that stands for 2.5 % with `count` independent draws: Phi(-sqrt(n / (n - 1)) t), of n - 1 degrees of freedom."""
+    """Return the quantile that stands for 2.5 % with n independent draws: Phi(-sqrt(n / (n - 1)) t), of n - 1 degrees of freedom."""
     student = _STUDENT[max(degrees for degrees in _STUDENT if degrees < count)]
     return NormalDist().cdf(-math.sqrt(count / (count - 1)) * student)

@@ -1,4 +1,4 @@
-"""How long onnxruntime takes for a layer of other widths: measured with convolutions of the layer's shape that stand alone."""
+"""The time of a layer at other widths, measured on single convolutions and products of matrices of the layer's shape."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edcompress.core.recipe.deployment import Benchmark
-from edcompress.deploy.latency.layer_profile import profiled
+from edcompress.deploy.latency.layer_profile import profile_nodes
 
 WARM_UP, CALLS = 5, 15
 _SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125)
-_BLOCK = 8  # onnxruntime's convolutions work on so many channels at a time
+_BLOCK = 8  # channels on which onnxruntime's convolutions work at a time
 
 
 class LayerShape(NamedTuple):
-    """What the time of a convolution or linear layer depends on; a linear layer is a 1x1 convolution of its rows of tokens.
+    """The shape of a convolution, or of a linear layer, on which its time depends.
 
-    `inputs` are those of one group, as in the weight [outputs, inputs, *kernel]; `size` is height and width of the input.
+    `inputs` are those of one group, as in the weight [outputs, inputs, *kernel]. `size` is height and width of a convolution's input, and
+    what is between batch and features of a linear layer's.
     """
 
     inputs: int
@@ -45,7 +46,7 @@ class Grid(NamedTuple):
 
 
 def measure_grid(shape: LayerShape, options: Benchmark) -> Grid:
-    """The layer's times at up to six widths of its inputs and outputs; a grouped convolution loses whole groups, with its outputs."""
+    """Measure a layer at up to six widths of its inputs and outputs; a grouped convolution loses whole groups, with its outputs."""
     blocks = shape.outputs // shape.groups if shape.groups > 1 else _BLOCK
     outputs = _widths(shape.outputs, blocks)
     inputs = (shape.inputs,) if shape.groups > 1 else _widths(shape.inputs, _BLOCK)
@@ -54,7 +55,7 @@ def measure_grid(shape: LayerShape, options: Benchmark) -> Grid:
 
 
 def _widths(width: int, block: int) -> tuple[int, ...]:
-    """Multiples of the block near the shares of the width, and the width itself."""
+    """Return multiples of the block near the shares of the width, and the width itself."""
     near = {min(width, max(block, round(share * width / block) * block)) for share in _SHARES}
     return tuple(sorted({*near, width}))
 
@@ -64,7 +65,7 @@ def _name(inputs: int, outputs: int) -> str:
 
 
 def _model(shape: LayerShape, inputs: Sequence[int], outputs: Sequence[int], batch: int) -> onnx.ModelProto:
-    """One independent node for each pair of widths."""
+    """Build a model with one independent node for each pair of widths."""
     random = np.random.default_rng(0)
     nodes, weights, given = [], [], {}
     for i in inputs:
@@ -90,11 +91,11 @@ def _node(shape: LayerShape, name: str, given: str, groups: int) -> onnx.NodePro
 
 
 def _run(model: onnx.ModelProto, options: Benchmark) -> dict[str, float]:
-    """Milliseconds of each node."""
+    """Return the median milliseconds of each node."""
     sizes = {given.name: [dim.dim_value for dim in given.type.tensor_type.shape.dim] for given in model.graph.input}
     feed = {name: np.ones(size, dtype=np.float32) for name, size in sizes.items()}
     times: dict[str, list[float]] = defaultdict(list)
-    for name, operation, microseconds in profiled(model, feed, options, WARM_UP, CALLS):
-        if operation in ("Conv", "FusedConv", "MatMul", "Gemm"):
-            times[name.removesuffix("_nchwc")].append(microseconds / 1000)
+    for name, operation, microseconds in profile_nodes(model, feed, options, WARM_UP, CALLS):
+        if operation in ("Conv", "MatMul", "Gemm"):
+            times[name].append(microseconds / 1000)
     return {name: statistics.median(found) for name, found in times.items()}

@@ -1,4 +1,4 @@
-"""Where a network's time in onnxruntime goes, and where it would go at other widths; what was measured once is kept."""
+"""The latency table of a network: where its time goes, and where it would go at other widths; measurements are cached."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -18,25 +17,34 @@ from edcompress.core.errors import StorageError
 from edcompress.core.recipe.deployment import Batch, Benchmark
 from edcompress.core.results.measures import MOST_WAITED, Latency
 from edcompress.core.system.files import replacing
-from edcompress.core.system.machine import Watch, cache_home, processor
+from edcompress.core.system.machine import WaitTimer, cache_home, processor
 from edcompress.deploy.export.onnx_export import to_onnx
 from edcompress.deploy.latency.benchmark import measure
 from edcompress.deploy.latency.layer_grid import Grid, LayerShape, measure_grid
-from edcompress.deploy.latency.layer_profile import layer_times
+from edcompress.deploy.latency.layer_profile import measure_layer_shares
+from edcompress.deploy.runtime.sessions import load_runtime
 from edcompress.networks.modes import run_once
 from edcompress.pruning.cost.latency_model import LatencyTable, LayerTime
 from edcompress.pruning.space.layers import CONVS
 
 MOST_WEIGHTS = 1 << 22
-"""Of a layer that is measured at other widths; the time of larger ones goes with their weights, which must all be read."""
+"""Weights of a layer that is measured at other widths; the time of a larger one is proportional to its weights, which must all be read."""
 
 
 def measure_table(
     network: nn.Module, example: Tensor, opset: int, options: Benchmark, batch: Batch = "dynamic"
 ) -> LatencyTable:
-    """The table of a network on the CPU in eval mode, for images like `example` [N, ...]; a fixed `batch` is that of the options."""
+    """Measure the latency table of a network.
+
+    Args:
+        network: The network on the CPU in eval mode.
+        example: Images [N, ...] like those that it takes.
+        opset: Version of ONNX's operators.
+        options: How times are measured.
+        batch: Images per call that its file insists on, the batch size of the options then.
+    """
     model = to_onnx(network, example, opset, batch)
-    shares = layer_times(network, model, example, options)
+    shares = measure_layer_shares(network, model, example, options)
     cache = GridCache(options)
     layers = []
     for name, layer, image in _inputs(network, example):
@@ -65,7 +73,7 @@ def _measured(model: onnx.ModelProto, options: Benchmark) -> Latency:
 
 
 def layer_shape(layer: nn.Module, image: torch.Size) -> LayerShape | None:
-    """That of a layer that takes inputs [N, ...] of this size; None for one that is not measured alone."""
+    """Return the shape of a layer that takes inputs [N, ...] of this size; None for one that is not measured alone."""
     if isinstance(layer, nn.Linear) and layer.weight.numel() <= MOST_WEIGHTS:
         return LayerShape(layer.in_features, layer.out_features, 1, (), (), (), (), tuple(image[1:-1]), linear=True)
     if isinstance(layer, nn.Conv2d) and layer.weight.numel() <= MOST_WEIGHTS and isinstance(layer.padding, tuple):
@@ -76,7 +84,7 @@ def layer_shape(layer: nn.Module, image: torch.Size) -> LayerShape | None:
 
 
 def _inputs(network: nn.Module, example: Tensor) -> Iterator[tuple[str, nn.Module, torch.Size]]:
-    """Each convolution and linear layer with the size of its input [N, ...], of the first call where there are several."""
+    """Yield each convolution and linear layer with the size of its input [N, ...], of the first call where there are several."""
     sizes: dict[nn.Module, torch.Size] = {}
 
     def note(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -88,9 +96,9 @@ def _inputs(network: nn.Module, example: Tensor) -> Iterator[tuple[str, nn.Modul
 
 
 class GridCache:
-    """Grids measured before with the same processor, provider, threads, batch size and version of onnxruntime.
+    """Grids that were measured with the same processor, provider, threads, batch size and version of the runtime.
 
-    One whose measurement waited for its cores is not kept for later runs.
+    A grid whose measurement waited for its cores is not kept for later runs.
     """
 
     def __init__(self, options: Benchmark) -> None:
@@ -100,7 +108,7 @@ class GridCache:
             options.provider,
             options.first.threads,
             options.first.batch_size,
-            onnxruntime.__version__,
+            load_runtime().version,
         )
         name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
         self._path = cache_home() / f"latency-{name}.json"
@@ -108,17 +116,17 @@ class GridCache:
         self._distrusted: set[str] = set()
 
     def grid(self, shape: LayerShape) -> Grid:
-        """That of the shape, measured now if it was not before."""
+        """Return the grid of a shape, measured now if it was not before."""
         key = json.dumps(shape)
         if key not in self._grids:
-            watch = Watch()
+            watch = WaitTimer()
             self._grids[key] = measure_grid(shape, self._options)
             if (watch.waited() or 0.0) > MOST_WAITED:
                 self._distrusted.add(key)
         return self._grids[key]
 
     def save(self) -> None:
-        """Keep what was measured, where that can be: what is not kept is measured anew."""
+        """Write the grids to the cache, where that is possible; what is not kept is measured again."""
         kept = {key: grid for key, grid in self._grids.items() if key not in self._distrusted}
         with suppress(OSError, StorageError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +134,7 @@ class GridCache:
                 part.write_text(json.dumps(kept), encoding="utf-8")
 
     def _read(self) -> dict[str, Grid]:
-        """What is in the file; nothing where it is damaged or may not be read, for it can be measured anew."""
+        """Read the grids of the cache; none where it is damaged or may not be read, because they can be measured again."""
         try:
             if not self._path.is_file():
                 return {}

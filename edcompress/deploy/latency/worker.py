@@ -1,7 +1,7 @@
 """The process that measures latency: a specification (JSON) on stdin, what was measured (JSON) on stdout.
 
-It imports no torch, whose thread pool would fight onnxruntime's. `edcompress.deploy.latency` starts it, for one task: `probe` opens and
-runs each model alone, `time` times them all.
+It imports no torch, whose thread pool would compete with the runtime's. `edcompress.deploy.latency.benchmark` starts it for one task:
+`probe` opens and runs each model alone, `time` times them all.
 """
 
 from __future__ import annotations
@@ -19,35 +19,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from edcompress.core.errors import InputError
-from edcompress.core.system.machine import Watch, governor, processor, resident_bytes, throttling, usable_cores
-from edcompress.deploy.runtime.dummy_inputs import made_inputs
-from edcompress.deploy.runtime.sessions import ORT_ERRORS, session
+from edcompress.core.system.machine import WaitTimer, governor, processor, resident_bytes, throttling, usable_cores
+from edcompress.deploy.runtime.dummy_inputs import make_inputs
+from edcompress.deploy.runtime.sessions import load_runtime, open_session
 
-WINDOW = 10  # calls per warm-up window, and the least of a measured block of one model
-BLOCKS = 50  # about so many of one model at most: calls of microseconds come in longer ones
+WINDOW = 10
+"""Calls per window of the warm-up, and the least calls of a measured block of one model."""
+
+BLOCKS = 50
+"""About the most blocks of one model: calls of microseconds come in longer blocks."""
+
 MIN_WARMUP, MAX_WARMUP, MAX_WARMUP_SECONDS = 2 * WINDOW, 20 * WINDOW, 5.0
-STEADY = 0.05  # relative difference of two successive windows' medians
-PROBES = 3  # calls after which a model's memory has been seen
+STEADY = 0.05
+"""Relative difference of the medians of two successive windows at which the warm-up ends."""
+
+PROBES = 3
+"""Calls after which the memory of a model has been seen."""
 
 
 class TimedModel:
     """One open model, its fixed input, and the nanoseconds of its measured calls, block by block."""
 
-    def __init__(self, path: Path, batch_size: int, threads: int, provider: str) -> None:
-        """Open `path` and make its inputs; raises InputError where it cannot be opened or its inputs not be made."""
+    def __init__(self, path: Path, batch_size: int, threads: int, provider: str, runtime: str) -> None:
+        """Open a file and make its inputs; InputError where it cannot be opened or its inputs cannot be made."""
         # The process that started this one has checked the file; here, that would count as memory of the model's.
-        self.session = session(path, threads, provider, checked=True)
-        self.feed = made_inputs(self.session, path, batch_size)
+        self.session = open_session(path, threads, provider, checked=True, runtime=runtime)
+        self.feed = make_inputs(self.session.inputs, path, batch_size)
+        self._run = self.session.bound(self.feed)
         self.typical = 0.0  # nanoseconds of a call, by the end of the warm-up
         self.blocks: list[list[int]] = []
 
     def call(self) -> int:
-        """Run the model once; returns the nanoseconds it took, with the copies to and from the provider."""
+        """Run the model once and return the nanoseconds that it took, with the copies to and from the provider."""
         started = time.perf_counter_ns()
-        self.session.run(None, self.feed)
+        self._run()
         return time.perf_counter_ns() - started
 
     def warm_up(self) -> None:
@@ -65,79 +72,89 @@ class TimedModel:
 
 
 def probe(specification: dict[str, Any]) -> dict[str, Any]:
-    """{"peak_bytes": for each setting {name: bytes or None}}; each model is opened and run in a process that holds no other."""
-    provider, models = specification["provider"], specification["models"].items()
+    """Return {"peak_bytes": for each setting {name: bytes or None}}; each model is opened and run in a process that holds no other."""
+    provider, runtime = specification["provider"], specification["runtime"]
+    load_runtime(runtime)  # here, so that it counts as the memory of no model
     return {
         "peak_bytes": [
-            {name: _peak_of(Path(path), batch_size, threads, provider) for name, path in models}
+            {
+                name: _peak_alone(Path(path), batch_size, threads, provider, runtime)
+                for name, path in specification["models"].items()
+            }
             for batch_size, threads in specification["settings"]
         ]
     }
 
 
-def _peak_of(path: Path, batch_size: int, threads: int, provider: str) -> int | None:
-    """What `_peak` says in a fork of this process, so that it starts without the memory of the models before."""
+def _peak_alone(path: Path, *options: Any) -> int | None:
+    """Return `_peak` of a fork of this process, which starts without the memory of the models before."""
     if resident_bytes("VmHWM") is None:
-        return _peak(path, batch_size, threads, provider)
+        return _peak(path, *options)
     with ProcessPoolExecutor(1, get_context("fork")) as alone:
-        return alone.submit(_peak, path, batch_size, threads, provider).result()
+        return alone.submit(_peak, path, *options).result()
 
 
-def _peak(path: Path, batch_size: int, threads: int, provider: str) -> int | None:
-    """The most memory in bytes that this process held while it opened and ran the model, less what it held before."""
+def _peak(path: Path, batch_size: int, threads: int, provider: str, runtime: str) -> int | None:
+    """Return the most bytes of memory that this process held while it opened and ran the model, less what it held before."""
     before = resident_bytes("VmRSS")
-    contestant = TimedModel(path, batch_size, threads, provider)
+    model = TimedModel(path, batch_size, threads, provider, runtime)
     try:
         for _ in range(PROBES):
-            contestant.call()
-    except ORT_ERRORS as error:
-        raise InputError(f"{path}: onnxruntime cannot run it on made-up inputs: {error}") from error
+            model.call()
+    except model.session.errors as error:
+        raise InputError(f"{path}: {runtime} cannot run it on made-up inputs: {error}") from error
     most = resident_bytes("VmHWM")
     return None if before is None or most is None else most - before
 
 
 def time_all(specification: dict[str, Any]) -> dict[str, Any]:
-    """{"provider", "environment", "waited", "throttled", "blocks": {name: nanoseconds}}; who goes first of a block alternates."""
+    """Return {"provider", "environment", "waited", "throttled", "blocks": {name: nanoseconds}} of models timed in turn."""
     cores = _pin(specification["threads"])
-    options = [specification[key] for key in ("batch_size", "threads", "provider")]
-    contestants = {name: TimedModel(Path(path), *options) for name, path in specification["models"].items()}
-    for contestant in contestants.values():
-        contestant.warm_up()
-    watch, stopped_before = Watch(), throttling()
-    interleave(list(contestants.values()), specification["runs"], specification["seconds"])
+    options = [specification[key] for key in ("batch_size", "threads", "provider", "runtime")]
+    models = {name: TimedModel(Path(path), *options) for name, path in specification["models"].items()}
+    for model in models.values():
+        model.warm_up()
+    watch, stopped_before = WaitTimer(), throttling()
+    interleave(list(models.values()), specification["runs"], specification["seconds"])
     waited, stopped = watch.waited(specification["threads"]), throttling()
     return {
-        "provider": next(iter(contestants.values())).session.get_providers()[0],
-        "environment": _environment(cores),
+        "provider": next(iter(models.values())).session.provider,
+        "environment": _environment(cores, specification["runtime"]),
         "waited": waited,
         "throttled": None if stopped_before is None or stopped is None else _share_between(stopped_before, stopped),
-        "blocks": {name: contestant.blocks for name, contestant in contestants.items()},
+        "blocks": {name: model.blocks for name, model in models.items()},
     }
 
 
 def _share_between(before: tuple[int, int], after: tuple[int, int]) -> float:
-    """The share of the periods between two readings of `throttling` in which a quota stopped this process; 0 of no periods."""
+    """Return the share of the periods between two readings of `throttling` in which a quota stopped this process; 0 of no periods."""
     stopped, periods = (later - earlier for earlier, later in zip(before, after, strict=True))
     return min(1.0, stopped / periods) if periods else 0.0
 
 
-def interleave(contestants: Sequence[TimedModel], runs: int, seconds: float) -> None:
-    """Measure blocks of all in turn: just `runs` calls of each, or where seconds are given at least so many and so long in all."""
-    order, done, spent = list(contestants), 0, 0.0
-    expected = max(runs, seconds * 1e9 / sum(contestant.typical for contestant in order))
+def interleave(models: Sequence[TimedModel], runs: int, seconds: float) -> None:
+    """Measure blocks of all models in turn; which one goes first alternates.
+
+    Args:
+        models: Models that are warm.
+        runs: Calls of each: just so many, or at least so many where seconds are given.
+        seconds: The least time of all calls together; 0 for none.
+    """
+    order, done, spent = list(models), 0, 0.0
+    expected = max(runs, seconds * 1e9 / sum(model.typical for model in order))
     window = max(WINDOW, int(expected / BLOCKS))
     gc.disable()
     while done < runs or spent < seconds:
         calls = window if seconds else min(window, runs - done)
-        for contestant in order:
-            contestant.run_block(calls)
-            spent += sum(contestant.blocks[-1]) / 1e9
+        for model in order:
+            model.run_block(calls)
+            spent += sum(model.blocks[-1]) / 1e9
         order.reverse()
         done += calls
 
 
 def _pin(threads: int) -> tuple[int, ...]:
-    """Bind this process to the first cores that it may use, one for each thread; none where the system cannot."""
+    """Bind this process to the first cores that it may use, one for each thread; return none where the system cannot."""
     if not hasattr(os, "sched_setaffinity"):
         return ()
     cores = tuple(usable_cores()[:threads])
@@ -145,14 +162,14 @@ def _pin(threads: int) -> tuple[int, ...]:
     return cores
 
 
-def _environment(cores: tuple[int, ...]) -> dict[str, Any]:
+def _environment(cores: tuple[int, ...], runtime: str) -> dict[str, Any]:
     return {
         "processor": processor(),
         "cores": cores,
         "governor": governor(cores or usable_cores()),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": load_runtime(runtime).version,
     }
 
 
@@ -164,7 +181,7 @@ def _steady(times: Sequence[int]) -> bool:
 
 
 def main() -> None:
-    """Answer one specification; what the user can mend is {"input_error": message}, all else a traceback."""
+    """Answer one specification; what the user can fix is {"input_error": message}, all else a traceback."""
     specification = json.load(sys.stdin)
     tasks = {"probe": probe, "time": time_all}
     try:

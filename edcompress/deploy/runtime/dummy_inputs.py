@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from edcompress.core.errors import InputError
+from edcompress.deploy.runtime.sessions import ModelInput
 
 _FLOATS = {"float": "float32", "float16": "float16", "double": "float64"}  # numpy's names of ONNX's
 _ONES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -19,13 +19,21 @@ _ONES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
 Sizes = Sequence[int | str | None]
 
 
-def made_inputs(opened: onnxruntime.InferenceSession, path: Path, batch_size: int) -> dict[str, NDArray[Any]]:
-    """A tensor for each input of the model in `path`: normal noise, always the same; ones for whole numbers, indices and masks.
+def make_inputs(inputs: Sequence[ModelInput], path: Path, batch_size: int) -> dict[str, NDArray[Any]]:
+    """Return a tensor for each input: normal noise, always the same; ones for whole numbers, indices and masks.
 
-    The batch is the first size of the first input, wherever its symbol stands, and any symbol that is the first size of another input.
-    Raises InputError for other symbolic sizes, for another fixed batch size, and for inputs that are no tensors of numbers.
+    The batch is the first size of the first input, wherever its symbol appears, and any symbol that is the first size of another input.
+
+    Args:
+        inputs: The inputs of a model.
+        path: The model's file, for messages.
+        batch_size: Images per call.
+
+    Raises:
+        InputError: A size other than the batch is symbolic, the batch size is fixed at another number, or an input is not a tensor of
+            numbers.
     """
-    random, inputs = np.random.default_rng(0), opened.get_inputs()
+    random = np.random.default_rng(0)
     batch = next((value.shape[0] for value in inputs if value.shape), None)
     if isinstance(batch, int) and batch != batch_size:
         raise InputError(
@@ -36,29 +44,29 @@ def made_inputs(opened: onnxruntime.InferenceSession, path: Path, batch_size: in
     for value in inputs:
         sizes = _sizes(value.shape, batch, batch_size)
         if None in sizes:
-            raise InputError(_open_sizes(path, value.name, value.shape, sizes))
+            raise InputError(_open_sizes(path, value, sizes))
         feed[value.name] = _tensor(value, path, random, [size for size in sizes if size is not None])
     return feed
 
 
 def _sizes(shape: Sizes, batch: int | str | None, batch_size: int) -> list[int | None]:
-    """The shape in numbers; None where a size is neither fixed nor the batch."""
+    """Return the shape in numbers; None where a size is neither fixed nor the batch."""
     return [
         size if isinstance(size, int) else batch_size if position == 0 or (size and size == batch) else None
         for position, size in enumerate(shape)
     ]
 
 
-def _open_sizes(path: Path, name: str, shape: Sizes, sizes: Sequence[int | None]) -> str:
+def _open_sizes(path: Path, value: ModelInput, sizes: Sequence[int | None]) -> str:
     wish = ",".join(str(size or f"SIZE{position}") for position, size in enumerate(sizes))
-    names = shlex.join(["--input_name", name, "--input_shape", wish, str(path)])
+    names = shlex.join(["--input_name", value.name, "--input_shape", wish, str(path)])
     return (
-        f"{path}: input {name!r} has shape {list(shape)}; only the batch may be symbolic, the first size. "
+        f"{path}: input {value.name!r} has shape {list(value.shape)}; only the batch may be symbolic, the first size. "
         f"Fix the others first: python -m onnxruntime.tools.make_dynamic_shape_fixed {names} FIXED.onnx"
     )
 
 
-def _tensor(value: Any, path: Path, random: np.random.Generator, sizes: Sequence[int]) -> NDArray[Any]:
+def _tensor(value: ModelInput, path: Path, random: np.random.Generator, sizes: Sequence[int]) -> NDArray[Any]:
     kind = value.type.removeprefix("tensor(").removesuffix(")")
     if kind in _FLOATS:
         return random.standard_normal(sizes).astype(np.dtype(_FLOATS[kind]))

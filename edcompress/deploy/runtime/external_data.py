@@ -1,4 +1,4 @@
-"""Tensors of an ONNX file whose values lie in another file: only in one beside it, before any runtime opens it.
+"""Check where the tensors of an ONNX file are read from, before any runtime opens it: only from files beside it.
 
 Some runtimes read whatever path such a tensor names, and take some names for addresses in memory.
 """
@@ -13,13 +13,13 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 
 from edcompress.core.errors import InputError, first_line
+from edcompress.core.recipe.deployment import MOST_ONNX_BYTES
 from edcompress.core.system.files import special_kind
-from edcompress.networks.build import MOST_BYTES
 
 
 def require_own_data(path: Path) -> None:
-    """Raise InputError where `path` is no ONNX model, or a tensor of it is read from elsewhere than an ordinary file beside it."""
-    if (size := path.stat().st_size) > MOST_BYTES:
+    """Raise InputError where a file is not an ONNX model, or reads a tensor from anything but an ordinary file beside it."""
+    if (size := path.stat().st_size) > MOST_ONNX_BYTES:
         raise InputError(
             f"{path}: has {size} bytes, and an ONNX file has less than 2 GiB; keep its weights in a file beside it"
         )
@@ -33,7 +33,7 @@ def require_own_data(path: Path) -> None:
 
 
 def _tensors(message: Message) -> Iterator[Any]:
-    """Every tensor in a message, wherever it stands: initializers, attributes, subgraphs, functions, training."""
+    """Yield every tensor in a message: of initializers, attributes, subgraphs, functions and training."""
     if isinstance(message, onnx.TensorProto):
         yield message
         return
@@ -45,14 +45,14 @@ def _tensors(message: Message) -> Iterator[Any]:
 
 def _require_beside(path: Path, tensor: Any) -> None:
     location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-    told = f"{path}: tensor {tensor.name!r} is read from {location!r}"
+    what = f"{path}: tensor {tensor.name!r} is read from {location!r}"
     pure, there = PurePosixPath(location), path.parent / location
     if not location or pure.is_absolute() or ".." in pure.parts or "\\" in location or "\0" in location:
         raise InputError(
-            f"{told}, which is no file in the model's own folder; refused: save the model with its weights beside it"
+            f"{what}, which is not a file in the model's own folder; refused: save the model with its weights beside it"
         )
     for part in (there, *there.parents[: len(pure.parts) - 1]):
         if kind := special_kind(part):
-            raise InputError(f"{told}, and {part} is a {kind}; put the file itself beside the model")
+            raise InputError(f"{what}, and {part} is a {kind}; put the file itself beside the model")
     if not there.is_file():
-        raise InputError(f"{told}, and there is no such file; copy it beside the model")
+        raise InputError(f"{what}, and there is no such file; copy it beside the model")

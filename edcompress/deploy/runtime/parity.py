@@ -1,19 +1,19 @@
-"""An ONNX file's logits against the PyTorch network's, through onnxruntime."""
+"""An ONNX file's logits compared with the PyTorch network's."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from edcompress.core.errors import InputError
 from edcompress.core.results.measures import Count, Proof
-from edcompress.deploy.export.half_precision import faithful_session
-from edcompress.deploy.runtime.sessions import ORT_ERRORS
+from edcompress.deploy.runtime.half_precision import faithful_session
+from edcompress.deploy.runtime.sessions import Session
 from edcompress.networks.modes import on_cpu
 from edcompress.training.accuracy import count_agreeing, top_classes
 
@@ -23,64 +23,80 @@ CHUNK = 32
 """Images per call, where the batch size is not what is tested."""
 
 
-def run_onnx(model: Path | onnxruntime.InferenceSession, images: Tensor) -> Tensor:
-    """The logits [N, classes] of images [N, C, H, W], or of uint8 pixels [N, H, W, C], from onnxruntime on the CPU.
+def run_onnx(model: Path | Session, images: Tensor) -> Tensor:
+    """Return the logits [N, classes] of images [N, C, H, W], or of uint8 pixels [N, H, W, C], on the CPU.
 
-    It is called with 32 at most at a time, or with as many as it insists on. Of a file, float16 is float16 (see `faithful_session`).
+    The model is called with 32 images at most, or with as many as it insists on. A file's float16 is computed in float16 (see
+    `faithful_session`).
 
-    Raises InputError when the model cannot be loaded, does not take one input of this shape, or fails on these images.
+    Args:
+        model: An ONNX file, or a session of one.
+        images: The images.
+
+    Raises:
+        InputError: The model cannot be loaded, does not take one input of this shape, or fails on these images.
     """
     opened = faithful_session(model) if isinstance(model, Path) else model
-    taken = opened.get_inputs()
+    taken = opened.inputs
     fits = len(taken) == 1 and len(taken[0].shape) == images.ndim and _same_shape(taken[0].shape, images)
     pixels = images.dtype == torch.uint8
     if not fits or taken[0].type != ("tensor(uint8)" if pixels else "tensor(float)"):
-        wanted = [f"{value.name} {value.shape} of {value.type}" for value in taken]
+        wanted = [f"{value.name} {list(value.shape)} of {value.type}" for value in taken]
         raise InputError(f"the ONNX model takes {', '.join(wanted)}, not images of shape {list(images.shape)}")
     images = images.detach().to("cpu", torch.uint8 if pixels else torch.float32)
-    return torch.cat([_run_batch(opened, batch) for batch in torch.split(images, fixed_batch(opened) or CHUNK)])
+    return torch.cat([_run_batch(opened, batch) for batch in torch.split(images, batch_limit(opened))])
 
 
-def fixed_batch(opened: onnxruntime.InferenceSession) -> int | None:
-    """The batch size that a model insists on, if it does."""
-    size = opened.get_inputs()[0].shape[0]
+def fixed_batch(opened: Session) -> int | None:
+    """Return the batch size that a model insists on; None where it takes any."""
+    size = opened.inputs[0].shape[0]
     return size if isinstance(size, int) else None
 
 
-def _run_batch(opened: onnxruntime.InferenceSession, images: Tensor) -> Tensor:
-    """The logits of at most as many images as the model takes."""
-    logits = outputs(opened, images)[0]
+def batch_limit(opened: Session) -> int:
+    """Return how many images a model is given per call at most."""
+    return fixed_batch(opened) or CHUNK
+
+
+def _run_batch(opened: Session, images: Tensor) -> Tensor:
+    """Return the logits of at most as many images as the model takes."""
+    logits = compute_outputs(opened, images)[0]
     if not isinstance(logits, np.ndarray) or logits.dtype.kind != "f":
-        raise InputError("the first output of the ONNX model is no tensor of floating-point logits")
+        raise InputError("the first output of the ONNX model is not a tensor of floating-point logits")
     return torch.from_numpy(logits)[: len(images)]
 
 
-def outputs(opened: onnxruntime.InferenceSession, images: Tensor) -> list[Any]:
-    """All outputs for at most as many images as the model takes; it is given the last one again where it wants more."""
+def compute_outputs(opened: Session, images: Tensor) -> list[Any]:
+    """Return all outputs for at most as many images as the model takes; the last image is repeated where it wants more."""
     missing = (fixed_batch(opened) or len(images)) - len(images)
     values = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]).contiguous().numpy()
     try:
-        found: list[Any] = opened.run(None, {opened.get_inputs()[0].name: values})
-    except ORT_ERRORS as error:
-        raise InputError(
-            f"onnxruntime cannot run the ONNX model on images of shape {list(values.shape)}: {error}"
-        ) from error
-    return found
+        return opened.run({opened.inputs[0].name: values})
+    except opened.errors as error:
+        shape = list(values.shape)
+        raise InputError(f"{opened.runtime} cannot run the ONNX model on images of shape {shape}: {error}") from error
 
 
-def _same_shape(dimensions: list[int | str | None], images: Tensor) -> bool:
-    """Whether all dimensions of an image that the model fixes are those of the images; others are symbolic names or None."""
+def _same_shape(dimensions: Sequence[int | str | None], images: Tensor) -> bool:
+    """Check that the images have all dimensions of an image that the model fixes; others are symbolic names or None."""
     pairs = zip(dimensions[1:], images.shape[1:], strict=True)
     return all(not isinstance(fixed, int) or fixed == given for fixed, given in pairs)
 
 
 @torch.inference_mode()
 def compare_with_onnx(network: nn.Module, path: Path, images: Tensor) -> Proof:
-    """How far the logits of the network (eval, fp32, CPU) and of its ONNX file, in its own precision, are apart over images [N, C, H, W].
+    """Measure how far the logits of a network (eval, fp32, CPU) and of its ONNX file, in the file's own precision, are apart.
 
-    The file runs all images, and the first eight also at batch sizes 1, 2 and 5 unless its own is fixed; NaN logits make the
+    The file runs all images, and the first eight also at batch sizes 1, 2 and 5 unless its own is fixed. NaN logits make the
     differences NaN.
-    Raises InputError with fewer than 8 images, or when the file cannot be loaded.
+
+    Args:
+        network: The network, on any device and in any mode.
+        path: Its ONNX file.
+        images: Images [N, C, H, W].
+
+    Raises:
+        InputError: There are fewer than eight images, or the file cannot be loaded.
     """
     if len(images) < FEWEST_IMAGES:
         raise InputError(f"comparing with ONNX needs at least {FEWEST_IMAGES} images, not {len(images)}")

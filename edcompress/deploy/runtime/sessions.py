@@ -1,85 +1,147 @@
-"""onnxruntime sessions whose provider and threads are the asked ones. Imports no torch: the latency worker runs it."""
+"""Sessions of a runtime whose provider and threads are the requested ones. Imports no torch: the latency worker runs it.
+
+A runtime is one module in `edcompress.deploy.runtime.runtimes`, whose `RUNTIME` follows the protocol `Runtime`.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
 
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from numpy.typing import NDArray
 
 from edcompress.core.errors import EdcompressError, InputError
+from edcompress.core.registry import load
 from edcompress.core.system.files import require_utf8
 
-ERRORS_ONLY = 3  # onnxruntime's log severity; its warnings speak of optimisations, not of results
-ORT_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoModel,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
+RUNTIMES = "deploy.runtime.runtimes"
+"""The package of the runtimes."""
+
+DEFAULT_RUNTIME, CPU = "onnxruntime", "CPUExecutionProvider"
+
+Feed = Mapping[str, NDArray[Any]]
+"""A tensor for each input of a model, by name."""
 
 
-def session(
+class ModelInput(NamedTuple):
+    """An input of a model: symbolic sizes are texts or None, and the type is ONNX's, such as tensor(float)."""
+
+    name: str
+    shape: tuple[int | str | None, ...]
+    type: str
+
+
+class NodeTime(NamedTuple):
+    """One run of one node.
+
+    `name` is that of a node of the file or, where the runtime has fused several into one, of what the last of them gives; `operation` is
+    the operator of the node that does most of the work.
+    """
+
+    name: str
+    operation: str
+    microseconds: int
+
+
+class Session(Protocol):
+    """An open model: the name of its runtime, its inputs, and what the runtime raises where it cannot run the model."""
+
+    runtime: str
+    inputs: tuple[ModelInput, ...]
+    errors: tuple[type[Exception], ...]
+
+    @property
+    @abstractmethod
+    def provider(self) -> str:
+        """Name of the provider that runs the model."""
+
+    @property
+    @abstractmethod
+    def metadata(self) -> dict[str, str]:
+        """The metadata of the file."""
+
+    @abstractmethod
+    def run(self, feed: Feed) -> list[Any]:
+        """Run the model and return its outputs in order."""
+
+    @abstractmethod
+    def bound(self, feed: Feed) -> Callable[[], object]:
+        """Return what runs the model on this feed at the least cost per call, to be timed."""
+
+    @abstractmethod
+    def node_times(self) -> list[NodeTime]:
+        """End the profile of a session that was opened with one, and return every node's run in order."""
+
+
+class Runtime(Protocol):
+    """What can run ONNX files."""
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """Version of the installed runtime."""
+
+    @abstractmethod
+    def providers(self) -> list[str]:
+        """Return the names of what the installed runtime can run models on."""
+
+    @abstractmethod
+    def open(self, path: Path, threads: int, provider: str, profile: Path | None) -> Session:
+        """Open a file on one provider, with so many threads within a node and one node at a time.
+
+        With `profile` the session records the time of every node, in a file whose name begins so. Raises InputError where the runtime
+        cannot load the file.
+        """
+
+
+def load_runtime(name: str = DEFAULT_RUNTIME) -> Runtime:
+    """Import and return the runtime of this name; ValueError for a name that no runtime has."""
+    return cast(Runtime, load(RUNTIMES, name).RUNTIME)
+
+
+def open_session(
     path: Path,
     threads: int = 1,
-    provider: str = "CPUExecutionProvider",
+    provider: str = CPU,
     profile: Path | None = None,
     *,
     checked: bool = False,
-) -> onnxruntime.InferenceSession:
-    """An open session of `path` on `provider` with `threads` intra-op threads, nodes run one after the other.
+    runtime: str = DEFAULT_RUNTIME,
+) -> Session:
+    """Open an ONNX file, nodes run one after the other.
 
-    With `profile` it records the time of every node, in a file whose name begins so. `checked` says that `require_own_data` has seen the
-    file.
+    Args:
+        path: The file.
+        threads: Threads within a node.
+        provider: Name of what to run it on.
+        profile: How the name of the file begins in which the time of every node is recorded; None records none.
+        checked: Whether `require_own_data` has seen the file already.
+        runtime: Name of the runtime.
 
-    Raises InputError when the file is missing or no ONNX model, reads tensors from elsewhere, or the provider is not installed, and
-    EdcompressError when onnxruntime would run another provider than the asked one.
+    Raises:
+        InputError: The file is missing or not an ONNX model, reads tensors from elsewhere, or the provider is not installed.
+        EdcompressError: The runtime would run another provider than the requested one.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such ONNX file")
     require_utf8(path)
-    require_provider(provider)
+    require_provider(provider, runtime)
     if not checked:
         from edcompress.deploy.runtime.external_data import require_own_data
 
         require_own_data(path)
-    opened = _load(path, provider, _options(threads, profile))
-    running = opened.get_providers()[0]
-    if running != provider:
-        raise EdcompressError(f"{path}: asked for {provider}, but onnxruntime runs {running}; check its installation")
+    opened = load_runtime(runtime).open(path, threads, provider, profile)
+    if opened.provider != provider:
+        raise EdcompressError(
+            f"{path}: {provider} was requested, but {runtime} runs {opened.provider}; check its installation"
+        )
     return opened
 
 
-def providers() -> list[str]:
-    """Names of what this onnxruntime can run models on."""
-    return list(onnxruntime.get_available_providers())
-
-
-def require_provider(name: str) -> None:
-    """InputError where this onnxruntime cannot run models on it."""
-    if name not in providers():
-        raise InputError(f"{name} is not available in this onnxruntime; available: {', '.join(providers())}")
-
-
-def _options(threads: int, profile: Path | None) -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = ERRORS_ONLY
-    # Else a session's idle threads keep spinning after its call and take the cores of the session that runs next:
-    # with two threads, one of three copies of the same file measured 1.7x slower than the others.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if profile:
-        options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    return options
-
-
-def _load(path: Path, provider: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    except ORT_ERRORS as error:
-        raise InputError(f"{path}: onnxruntime cannot load it as an ONNX model: {error}") from error
+def require_provider(provider: str, runtime: str = DEFAULT_RUNTIME) -> None:
+    """Raise InputError where the installed runtime cannot run models on a provider."""
+    found = load_runtime(runtime).providers()
+    if provider not in found:
+        raise InputError(f"{provider} is not available in this {runtime}; available: {', '.join(found)}")

@@ -1,8 +1,8 @@
-"""What a network costs: measured by running it once, and predicted for any group widths.
+"""The cost of a network at any group widths, predicted from one run of it.
 
 Convolutions and linear layers are counted by macs = out positions x kernel size x in channels x out channels / groups, and all other
-products of tensors (matrix products, recurrent layers) by what torch runs.
-Norms, activations and pooling cost no multiply-accumulates here, as is the field's habit.
+products of tensors (matrix products, recurrent layers) by what torch runs. Norms, activations and pooling count as no multiply-accumulates,
+as is usual in the field.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from edcompress.networks.load_pruned import tensors_along
 from edcompress.pruning.cost.latency_model import LatencyModel, LatencyTable
-from edcompress.pruning.cost.network_size import OWN_CODE, _output_positions, _weight, macs_by_layer
+from edcompress.pruning.cost.network_size import OWN_CODE, macs_by_layer, output_positions, weight_of
 from edcompress.pruning.cost.products import Product, Products, affine, find_products
-from edcompress.pruning.space.gene_index import tensors_along
 from edcompress.pruning.space.layers import layer_width
 from edcompress.pruning.space.space import PruningSpace
 
@@ -26,18 +26,25 @@ Kind = Literal["macs", "params", "channels", "latency"]
 
 
 class CostModel:
-    """Cost of every state of a space from its group widths alone, as a share of the dense network.
+    """The cost of every state of a space, from its group widths alone, as a share of the dense network.
 
     A layer with weight [out, in, k...] costs a x out x in. Both sides are linear in the widths n [G] of the free groups:
     out = b_out + A_out n. Vectors such as biases and norms cost c + w n parameters. Products that no such layer computes are `Products`.
-    Latency is told from a `table` of measured times, where one is given.
     """
 
     def __init__(
         self, space: PruningSpace, network: nn.Module, example: Tensor, table: LatencyTable | None = None
     ) -> None:
+        """Run the network once to count.
+
+        Args:
+            space: the pruning space of the network.
+            network: the dense network.
+            example: images [N, C, H, W] to run it on.
+            table: measured times, without which latency is no kind of cost.
+        """
         self._widths = torch.tensor(space.widths, dtype=torch.float64)
-        positions = _output_positions(network, example)
+        positions = output_positions(network, example)
         names = {module: name for name, module in network.named_modules()}
         layers = [layer for layer in positions if layer in names]
         self._names = [names[layer] for layer in layers]
@@ -52,7 +59,7 @@ class CostModel:
         self._dense: dict[Kind, Tensor] = {}
 
     def share(self, kind: Kind, widths: Tensor) -> Tensor:
-        """Cost of widths [..., G] as a share of the dense network's, float64[...]."""
+        """Return the cost of widths [..., G] as a share of the dense network's, float64[...]."""
         costs = {"macs": self._macs, "params": self._params, "channels": self._channels, "latency": self._time}
         cost: Callable[[Tensor], Tensor] = costs[kind]
         if kind not in self._dense:
@@ -60,9 +67,9 @@ class CostModel:
         return cost(widths.to(torch.float64)) / self._dense[kind]
 
     def by_layer(self, kind: Kind, widths: Tensor) -> dict[str, float]:
-        """What each layer costs at widths [G] as a share of the whole dense network's cost, by name; nothing of channels.
+        """Return the cost of each layer at widths [G] as a share of the whole dense network's, by name; empty for channels.
 
-        Of parameters and latency it is only the layers with counted weights; OWN_CODE is what is multiplied in no layer.
+        Parameters and latency are of the layers with counted weights only. OWN_CODE names what is multiplied in no layer.
         """
         each: dict[Kind, Callable[[Tensor], Tensor]] = {
             "macs": self._macs_each, "params": self._weights, "latency": self._times}  # fmt: skip
@@ -80,7 +87,7 @@ class CostModel:
         return self._weights(widths) @ self._pixels + self._products.macs(widths).sum(-1)
 
     def _macs_each(self, widths: Tensor) -> Tensor:
-        """float64[..., L + owners]: those of the layers' weights, and then those of products."""
+        """Return float64[..., L + owners]: the multiply-accumulates of the layers' weights, then those of products."""
         return torch.cat([self._weights(widths) * self._pixels, self._products.macs(widths)], -1)
 
     def _params(self, widths: Tensor) -> Tensor:
@@ -90,34 +97,38 @@ class CostModel:
         return widths.sum(-1)
 
     def _time(self, widths: Tensor) -> Tensor:
-        assert self._latency, "latency is a cost only where times were measured"
+        assert self._latency  # a target in latency comes with a table
         return self._latency.share(affine(self._in, widths), affine(self._out, widths))
 
     def _times(self, widths: Tensor) -> Tensor:
-        """Each layer's share of the dense network's time, float64[..., L]."""
+        """Return each layer's share of the dense network's time, float64[..., L]."""
         assert self._latency
         return self._latency.by_layer(affine(self._in, widths), affine(self._out, widths))
 
     def _weights(self, widths: Tensor) -> Tensor:
-        """Elements of each layer's weight, float64[..., L]."""
+        """Return the elements of each layer's weight, float64[..., L]."""
         return affine(self._out, widths) * affine(self._in, widths) * self._kernel
 
 
 class RemainingCosts:
-    """Costs of a network that an earlier plan has made smaller, by the widths n [G] of the groups that are still free.
-
-    They are shares of the dense network, whose `costs` these are; `widths` [all groups] are those that the earlier plan left.
-    """
+    """Costs of a network that an earlier plan has made smaller, by the widths n [G] of the groups that are still free."""
 
     def __init__(self, costs: CostModel, widths: Tensor, free: Tensor) -> None:
+        """Wrap the costs of the dense network, of which all shares are.
+
+        Args:
+            costs: of the dense network.
+            widths: what the earlier plan left of all groups, int[all groups].
+            free: the indices of the groups that are still free, int64[G].
+        """
         self._costs, self._widths, self._free = costs, widths, free
 
     def share(self, kind: Kind, widths: Tensor) -> Tensor:
-        """Cost of widths [..., G] as a share of the dense network's, float64[...]."""
+        """Return the cost of widths [..., G] as a share of the dense network's, float64[...]."""
         return self._costs.share(kind, self._every(widths))
 
     def by_layer(self, kind: Kind, widths: Tensor) -> dict[str, float]:
-        """What each layer costs, as `CostModel.by_layer` has it."""
+        """Return what each layer costs (see `CostModel.by_layer`)."""
         return self._costs.by_layer(kind, self._every(widths))
 
     def _every(self, widths: Tensor) -> Tensor:
@@ -136,44 +147,44 @@ def _in_order(table: LatencyTable, names: Sequence[str]) -> LatencyTable:
 
 
 def _position_counts(space: PruningSpace) -> dict[tuple[str, str], dict[int, int]]:
-    """For each side of each layer: positions per channel of every free group that touches it."""
+    """Return for each side of each layer the positions per channel of every free group that touches it."""
     counts: dict[tuple[str, str], dict[int, int]] = {}
-    for place, group in enumerate(space.free):
+    for index, group in enumerate(space.free):
         for member in group.members:
             side = counts.setdefault((member.layer, member.side), {})
-            side[place] = side.get(place, 0) + len(member.positions) // group.channels
+            side[index] = side.get(index, 0) + len(member.positions) // group.channels
     return counts
 
 
 def _side(
     layer: nn.Module, name: str, side: str, counts: dict[tuple[str, str], dict[int, int]], space: PruningSpace
 ) -> Tensor:
-    """float64[G + 1]: how the size of one side of a weight depends on the widths; the last element is its fixed part."""
+    """Return float64[G + 1]: how the size of one side of a weight depends on the widths; the last element is its fixed part."""
     coefficients = torch.zeros(len(space.free) + 1, dtype=torch.float64)
-    coefficients[-1] = _weight(layer).shape[0 if side == "out" else 1]
-    for place, count in counts.get((name, side), {}).items():
-        coefficients[place] += count
-        coefficients[-1] -= count * space.free[place].channels
+    coefficients[-1] = weight_of(layer).shape[0 if side == "out" else 1]
+    for index, count in counts.get((name, side), {}).items():
+        coefficients[index] += count
+        coefficients[-1] -= count * space.free[index].channels
     return coefficients
 
 
 def _kernel(layer: nn.Module) -> int:
-    return math.prod(_weight(layer).shape[2:])
+    return math.prod(weight_of(layer).shape[2:])
 
 
 def _vector_params(space: PruningSpace, network: nn.Module, counted: list[nn.Module]) -> Tensor:
-    """float64[1, G + 1]: parameters outside the counted weights, as they depend on the widths."""
+    """Return float64[1, G + 1]: how the parameters outside the counted weights depend on the widths."""
     layers = dict(network.named_modules())
-    weights = sum(_weight(layer).numel() for layer in counted)
+    weights = sum(weight_of(layer).numel() for layer in counted)
     coefficients = torch.zeros(len(space.free) + 1, dtype=torch.float64)
     coefficients[-1] = sum(parameter.numel() for parameter in network.parameters()) - weights
-    for place, group in enumerate(space.free):
+    for index, group in enumerate(space.free):
         for member in group.members:
             layer, dim = layers[member.layer], 0 if member.side == "out" else 1
             width = layer_width(layer, member.side)
             along = (tensor for _, tensor in tensors_along(layer, dim, width) if isinstance(tensor, nn.Parameter))
             others = sum(p.numel() // width for p in along if p.dim() == 1 or layer not in counted)
             per_channel = others * len(member.positions) // group.channels
-            coefficients[place] += per_channel
+            coefficients[index] += per_channel
             coefficients[-1] -= per_channel * group.channels
     return coefficients.unsqueeze(0)

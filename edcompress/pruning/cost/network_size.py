@@ -1,4 +1,4 @@
-"""Measured parameters and MACs."""
+"""Parameters and multiply-accumulates of a network, measured by running it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OWN_CODE = "(the network's own code)"
 
 
 def measure_size(network: nn.Module, example: Tensor) -> Size:
-    """Parameters, and multiply-accumulates for one image of `example` [N, C, H, W]."""
+    """Return the parameters, and the multiply-accumulates for one image of `example` [N, C, H, W]."""
     layers = macs_by_layer(network, example)
     batch = sum(math.prod(product.sizes) for product in find_products(network, example, layers))
     params = sum(parameter.numel() for parameter in network.parameters())
@@ -24,24 +24,24 @@ def measure_size(network: nn.Module, example: Tensor) -> Size:
 
 
 def macs_by_layer(network: nn.Module, example: Tensor) -> dict[nn.Module, int]:
-    """Multiply-accumulates of each convolution and linear layer for one image."""
-    return {layer: calls * _weight(layer).numel() for layer, calls in _output_positions(network, example).items()}
+    """Return the multiply-accumulates of each convolution and linear layer for one image."""
+    return {layer: calls * weight_of(layer).numel() for layer, calls in output_positions(network, example).items()}
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    """The weight [out, in, ...] of a counted layer."""
+def weight_of(layer: nn.Module) -> Tensor:
+    """Return the weight [out, in, ...] of a counted layer."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight
 
 
-def _output_positions(network: nn.Module, example: Tensor) -> dict[nn.Module, int]:
-    """For each convolution and linear layer how often its weight is applied to one image (output pixels, tokens, calls)."""
+def output_positions(network: nn.Module, example: Tensor) -> dict[nn.Module, int]:
+    """Return how often the weight of each convolution and linear layer is applied to one image (output pixels, tokens, calls)."""
     positions: Counter[nn.Module] = Counter()
 
     def count(layer: nn.Module, _: object, output: object) -> None:
-        if isinstance(output, Tensor):  # a layer of the user's own may give more
-            positions[layer] += output.numel() // _weight(layer).shape[0] // len(example)
+        if isinstance(output, Tensor):  # a layer of the user's own may give something else
+            positions[layer] += output.numel() // weight_of(layer).shape[0] // len(example)
 
     counted = (layer for layer in network.modules() if isinstance(layer, _COUNTED))
     run_once(network, example, [layer.register_forward_hook(count) for layer in counted])
@@ -49,7 +49,7 @@ def _output_positions(network: nn.Module, example: Tensor) -> dict[nn.Module, in
 
 
 def layer_sizes(network: nn.Module, example: Tensor) -> dict[str, Size]:
-    """What each layer costs that has parameters of its own or multiplies, by name."""
+    """Return what each layer costs that has parameters of its own or multiplies, by name."""
     layers, macs = dict(network.named_modules()), macs_by_layer(network, example)
     batch = Counter({layer: len(example) * count for layer, count in macs.items()})
     for owner, sizes in find_products(network, example, macs):
@@ -63,5 +63,5 @@ def layer_sizes(network: nn.Module, example: Tensor) -> dict[str, Size]:
 
 
 def outputs_per_image(network: nn.Module, example: Tensor) -> int:
-    """Values that convolutions and linear layers write for one image: what must go through memory, whatever it takes to compute."""
-    return sum(calls * _weight(layer).shape[0] for layer, calls in _output_positions(network, example).items())
+    """Return how many values convolutions and linear layers write for one image: the traffic through memory, however it is computed."""
+    return sum(calls * weight_of(layer).shape[0] for layer, calls in output_positions(network, example).items())

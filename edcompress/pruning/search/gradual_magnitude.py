@@ -1,33 +1,28 @@
-"""The control that EDropout has to beat: uniform widths by magnitude, with a budget that tightens while the network trains."""
+"""Gradual magnitude pruning: uniform widths by magnitude under a budget that tightens while the network trains.
+
+It is the control that EDropout has to beat.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from edcompress.core.recipe.search import Search
-from edcompress.core.system.distributed import ALONE, ProcessGroup
-from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.search.importance import magnitude
+from edcompress.pruning.search.method import Figures, SearchProblem
 from edcompress.pruning.search.one_shot import uniform_state
-from edcompress.pruning.search.regime import SearchRegime
-from edcompress.pruning.space.space import PruningSpace
+from edcompress.pruning.search.regime import SavedRegime, SearchRegime
 
 
-class GradualRegime(SearchRegime):
-    """Gradual magnitude pruning as a training regime: once per generation channels are ranked anew under the budget of then.
+class GradualMagnitudeRegime(SearchRegime):
+    """Gradual magnitude pruning as a training regime: every generation ranks the channels again, under the budget in force.
 
     M. Zhu and S. Gupta, "To Prune, or Not to Prune: Exploring the Efficacy of Pruning for Model Compression", 2017, on channels.
     """
 
-    def __init__(
-        self, network: nn.Module, space: PruningSpace, budget: Budget, search: Search, ranks: ProcessGroup = ALONE
-    ) -> None:
-        super().__init__(network, space, search.period, ranks)
-        self._budget, self._search = budget, search
-        self._state = space.full_state()
+    def __init__(self, problem: SearchProblem) -> None:
+        super().__init__(problem)
+        self._state = problem.space.full_state()
 
     @property
     def state(self) -> Tensor:
@@ -35,36 +30,36 @@ class GradualRegime(SearchRegime):
         return self._state
 
     @property
-    def figures(self) -> dict[str, Any]:
-        """What a person wants to see of the search while it runs."""
+    def figures(self) -> Figures:
+        """What progress displays show of the search."""
         return {"generation": self.generation}
 
     @property
     def settled(self) -> bool:
-        """Never before the search epochs are over: the ranking moves with the weights."""
+        """False until the search epochs are over: the ranking moves with the weights."""
         return False
 
-    def _choose(self, images: Tensor, labels: Tensor, progress: float) -> None:  # noqa: ARG002
-        self._rank(progress)
-        self.generation += 1
-
     def finish(self, images: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
-        """The state bool[D] under the final budget."""
-        self._rank(1.0)
+        """Return the state bool[D] under the final budget."""
+        self._rank(self._feasible.final_budget)
         return self.state
 
-    def snapshot(self) -> dict[str, Any]:
-        """All that `restore` needs to go on exactly here."""
+    def snapshot(self) -> SavedRegime:
+        """Return all that `restore` needs to continue exactly here."""
         return {"states": self.state.unsqueeze(0), "step": self._step, "generation": self.generation}
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from a snapshot."""
+    def restore(self, saved: SavedRegime) -> None:
+        """Continue from a snapshot."""
         self._state, self._step, self.generation = saved["states"][0], saved["step"], saved["generation"]
 
-    @torch.no_grad()
-    def _rank(self, progress: float) -> None:
-        self._state = self._ranks.run_on_rank0(lambda: self._ranked(self._budget.limit(progress, self._search.anneal)))
+    def _choose(self, images: Tensor, labels: Tensor, progress: float) -> None:  # noqa: ARG002
+        self._rank(self._budget_at(progress))
+        self.generation += 1
 
-    def _ranked(self, limit: float | None) -> Tensor:
+    @torch.no_grad()
+    def _rank(self, budget: float | None) -> None:
+        self._state = self._ranks.run_on_rank0(lambda: self._ranked(budget))
+
+    def _ranked(self, budget: float | None) -> Tensor:
         importance = magnitude(self._space, self._network)
-        return uniform_state(self._space, self._budget, importance, self._search.keep_probability, limit)
+        return uniform_state(self._space, self._feasible, importance, self._search.keep_probability, budget)

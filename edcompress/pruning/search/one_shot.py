@@ -1,7 +1,7 @@
-"""The controls: rankings that choose a state without a search, under the same budget, rounding and recovery as EDropout.
+"""States chosen by one ranking of the channels, under the same budget, rounding and recovery as EDropout.
 
-Uniform controls give every group the same share and rank its channels; global ones rank the channels of all groups against
-each other, so that they choose the widths too.
+Uniform states keep the same share of every group and rank the channels of each; global ones rank the channels of all groups together, so
+that the ranking chooses the widths too.
 """
 
 from __future__ import annotations
@@ -11,50 +11,65 @@ from torch import Tensor
 
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.search.importance import channel_ranks
+from edcompress.pruning.search.method import SearchProblem
 from edcompress.pruning.space.space import PruningSpace
 
 _LEAST_COST = 1e-9
 
 
-def uniform_state(space: PruningSpace, budget: Budget, importance: Tensor, share: float, limit: float | None) -> Tensor:
-    """The state bool[D] that keeps one share of every group, its most important channels (importance float[D]) first.
+def choose_uniform(problem: SearchProblem, importance: Tensor) -> Tensor:
+    """Return the `uniform_state` bool[D] within the target of a problem."""
+    feasible = problem.feasible
+    return uniform_state(problem.space, feasible, importance, problem.search.keep_probability, feasible.final_budget)
 
-    Without a limit (a share of the dense cost) each group keeps `share` of its channels.
+
+def choose_global(problem: SearchProblem, scores: Tensor) -> Tensor:
+    """Return the `global_state` bool[D] within the target of a problem."""
+    feasible = problem.feasible
+    return global_state(problem.space, feasible, scores, problem.search.keep_probability, feasible.final_budget)
+
+
+def uniform_state(
+    space: PruningSpace, feasible: Budget, importance: Tensor, share: float, budget: float | None
+) -> Tensor:
+    """Return the state bool[D] that keeps one share of every group, the most important channels (importance float[D]) of each.
+
+    Without a budget each group keeps `share` of its channels.
     """
     shares = torch.full((1, len(space.free)), share)
-    return budget.repair(shares, channel_ranks(space, importance).unsqueeze(0), limit)[0]
+    return feasible.repair(shares, channel_ranks(space, importance).unsqueeze(0), budget)[0]
 
 
-def global_state(space: PruningSpace, budget: Budget, scores: Tensor, share: float, limit: float | None) -> Tensor:
-    """The state bool[D] that keeps the highest scores float[D] of the whole network under the limit.
+def global_state(space: PruningSpace, feasible: Budget, scores: Tensor, share: float, budget: float | None) -> Tensor:
+    """Return the state bool[D] that keeps the highest scores float[D] of the whole network within the budget.
 
-    Without a limit it keeps `share` of all channels. The widths are those of the lowest threshold that fits; the budget's repair
-    rounds them and spends what is left.
+    Without a budget it keeps `share` of all channels. The widths are those of the lowest threshold that fits; the repair rounds them and
+    spends what is left.
     """
     order = scores.argsort(descending=True, stable=True)
-    count = round(share * len(scores)) if limit is None else _most_that_fit(budget, order, limit)
-    shares = budget.widths(_first(order, count)) / budget.channels
-    return budget.repair(shares.unsqueeze(0), channel_ranks(space, scores).unsqueeze(0), limit)[0]
+    count = round(share * len(scores)) if budget is None else _most_that_fit(feasible, order, budget)
+    shares = feasible.widths(_first(order, count)) / feasible.channels
+    return feasible.repair(shares.unsqueeze(0), channel_ranks(space, scores).unsqueeze(0), budget)[0]
 
 
 def normalised(space: PruningSpace, importance: Tensor) -> Tensor:
-    """Importance float[D] over the mean of its group, so that groups of different scale can be compared."""
+    """Return importance float[D] over the mean of its group, so that groups of different scale can be compared."""
     scores = importance.clone()
     for _, part in space.slices():
         scores[part] /= importance[part].mean().clamp_min(torch.finfo(importance.dtype).tiny)
     return scores
 
 
-def per_cost(space: PruningSpace, budget: Budget, importance: Tensor) -> Tensor:
-    """Importance float[D] over what one channel of the group costs in the dense network, in the target's kind."""
-    fewer = budget.channels - torch.eye(len(space.free), dtype=torch.float64)
-    saved = budget.share(budget.channels) - budget.share(fewer)
-    saved = saved.clamp_min(_LEAST_COST)  # by measured times a narrower layer can take as long, or longer
+def per_cost(space: PruningSpace, feasible: Budget, importance: Tensor) -> Tensor:
+    """Return importance float[D] over what one channel of the group costs in the dense network, in the kind of the target."""
+    fewer = feasible.channels - torch.eye(len(space.free), dtype=torch.float64)
+    saved = feasible.share(feasible.channels) - feasible.share(fewer)
+    saved = saved.clamp_min(_LEAST_COST)  # in measured time a narrower layer may take as long, or longer
     return importance / saved[space.group_of_gene].to(importance.dtype)
 
 
 def lamp(space: PruningSpace, importance: Tensor) -> Tensor:
-    """Layer-adaptive magnitude scores float[D]: importance over the sum of all importance in the group that is no smaller.
+    """Return layer-adaptive magnitudes float[D]: importance over the sum of all importance in the group that is no smaller.
 
     J. Lee et al., "Layer-adaptive Sparsity for the Magnitude-based Pruning", ICLR 2021, with channels in the place of weights.
     """
@@ -66,15 +81,16 @@ def lamp(space: PruningSpace, importance: Tensor) -> Tensor:
     return scores
 
 
-def _most_that_fit(budget: Budget, order: Tensor, limit: float) -> int:
-    """How many channels in this order can be kept: the widths are rounded and floored as in every state."""
+def _most_that_fit(feasible: Budget, order: Tensor, budget: float) -> int:
+    """Return how many channels in this order fit the budget, on widths that are rounded and floored as in every state."""
     low, high = 0, len(order)
     while low < high:
         middle = (low + high + 1) // 2
-        fits = budget.share(budget.round_widths(budget.widths(_first(order, middle)))) <= limit
+        fits = feasible.share(feasible.round_widths(feasible.widths(_first(order, middle)))) <= budget
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
 
 
 def _first(order: Tensor, count: int) -> Tensor:
+    """Return bool[D], true for the first `count` of the channels in `order` int64[D]."""
     return torch.zeros(len(order), dtype=torch.bool).index_fill_(0, order[:count], True)

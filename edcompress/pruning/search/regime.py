@@ -1,4 +1,4 @@
-"""Training while searching: the network runs as one of its states while its dense weights stay."""
+"""The training regime of a search: the network runs as one of its states while its dense weights stay."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from edcompress.core.system.distributed import ALONE, ProcessGroup
-from edcompress.pruning.space.space import PruningSpace
-from edcompress.pruning.surgery.sliced_forward import Slices
+from edcompress.pruning.search.method import Figures, SearchProblem
+from edcompress.pruning.surgery.sliced_forward import SlicedNetwork
+
+SavedRegime = dict[str, Any]
+"""A regime as plain values and tensors, for a checkpoint."""
 
 
 class SearchRegime(ABC):
-    """A training regime (see `edcompress.training.loop.Regime`) that chooses a state bool[D] every few steps and trains it."""
+    """A training regime (see `edcompress.training.regime.Regime`) that chooses a state bool[D] every few steps and trains it."""
 
-    def __init__(self, network: nn.Module, space: PruningSpace, every: int, ranks: ProcessGroup = ALONE) -> None:
-        self._network, self._space, self._every, self._ranks = network, space, every, ranks
-        self._slices = Slices(space, network)
+    def __init__(self, problem: SearchProblem) -> None:
+        self._network, self._space, self._feasible = problem.network, problem.space, problem.feasible
+        self._search, self._ranks = problem.search, problem.ranks
+        self._sliced = SlicedNetwork(problem.space, problem.network)
         self._step = self.generation = 0
 
     @property
@@ -28,40 +31,49 @@ class SearchRegime(ABC):
 
     @property
     @abstractmethod
-    def figures(self) -> dict[str, Any]:
-        """What a person wants to see of the search while it runs."""
+    def figures(self) -> Figures:
+        """What progress displays show of the search."""
 
     @property
     @abstractmethod
     def settled(self) -> bool:
-        """Whether going on would change nothing any more."""
+        """Whether more epochs of search would change nothing."""
 
     @abstractmethod
     def finish(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The state bool[D] found, feasible under the final budget; images [N, C, H, W] are held out."""
+        """Return the state bool[D] found, feasible under the final budget, given held-out images [N, C, H, W] and labels int64[N]."""
 
     @abstractmethod
-    def snapshot(self) -> dict[str, Any]:
-        """All that `restore` needs to go on exactly here."""
+    def snapshot(self) -> SavedRegime:
+        """Return all that `restore` needs to continue exactly here."""
 
     @abstractmethod
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from a snapshot."""
+    def restore(self, saved: SavedRegime) -> None:
+        """Continue from a snapshot."""
 
     @abstractmethod
     def _choose(self, images: Tensor, labels: Tensor, progress: float) -> None:
-        """A new state, given a batch of training images."""
+        """Choose the next state, given a batch of training images."""
 
     def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None:
-        """Choose anew if it is due; `progress` in [0, 1) is the share of the search that is done."""
-        if self._step % self._every == 0:
+        """Choose the next state where it is due.
+
+        Args:
+            images: the batch [N, C, H, W] that is trained on next.
+            labels: their classes, int64[N].
+            progress: share of the search that is done, in [0, 1).
+        """
+        if self._step % self._search.period == 0:
             self._choose(images, labels, progress)
         self._step += 1
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of the network under the state."""
-        return self._slices.call(self.state, images)
+        """Return the logits [N, classes] of the network under the state."""
+        return self._sliced.call(self.state, images)
 
     def guard(self) -> AbstractContextManager[None]:
-        """Around the optimizer's step: dropped weights keep their values and may return."""
-        return self._slices.frozen(self.state)
+        """Return the context of an optimizer step: dropped weights keep their values and may return."""
+        return self._sliced.frozen(self.state)
+
+    def _budget_at(self, progress: float) -> float | None:
+        return self._feasible.budget(progress, self._search.anneal)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
-
 import torch
 from torch import Tensor, nn
 
+from edcompress.networks.load_pruned import tensors_along
 from edcompress.pruning.space.layers import layer_width
 from edcompress.pruning.space.space import PruningSpace
 
@@ -23,13 +21,6 @@ def gene_index(space: PruningSpace, network: nn.Module) -> GeneIndex:
         for tensor_name, _ in tensors_along(layers[name], dim, len(genes)):
             index.setdefault(f"{name}.{tensor_name}", {})[dim] = genes
     return index
-
-
-def tensors_along(layer: nn.Module, dim: int, width: int) -> Iterator[tuple[str, Tensor]]:
-    """The layer's own parameters and buffers that have `width` positions along `dim`, by name."""
-    for name, tensor in chain(layer.named_parameters(recurse=False), layer.named_buffers(recurse=False)):
-        if dim < tensor.dim() and tensor.shape[dim] == width:
-            yield name, tensor
 
 
 def side_index(space: PruningSpace, network: nn.Module) -> dict[tuple[str, int], Tensor]:

@@ -7,11 +7,11 @@ from typing import Any, TypeGuard
 
 from torch import nn
 
-from edcompress.networks.attention import SelfAttention
-from edcompress.networks.cifar_resnet import PaddedShortcut
+from edcompress.networks.load_pruned import PaddedShortcut, SelfAttention
+from edcompress.pruning.torch_private import BatchNorm
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-PER_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.PReLU, nn.InstanceNorm2d)
+PER_CHANNEL = (BatchNorm, nn.PReLU, nn.InstanceNorm2d)
 MIXERS = (nn.LocalResponseNorm, nn.CrossMapLRN2d, nn.ChannelShuffle, nn.Softmax2d)
 """Layers without channels of their own whose result depends on all channels at once."""
 

@@ -1,7 +1,7 @@
 """Cuts: what a state leaves of every tensor of a network, and of every layer's width.
 
-A search cuts anew for every state, all layers at once and for the time of a call (`StateCutter`); surgery cuts one side of a layer for good
-(`cut_side`).
+A search cuts for every state, all layers at once and for the time of a call (`StateCutter`); surgery cuts one side of a layer for good
+(`networks.load_pruned.cut_side`).
 """
 
 from __future__ import annotations
@@ -13,15 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from edcompress.core.system.device_transfer import to_device
-from edcompress.pruning.space.gene_index import gene_index, padded, side_index, tensors_along
+from edcompress.networks.load_pruned import smaller_widths
+from edcompress.pruning.space.gene_index import gene_index, padded, side_index
 from edcompress.pruning.space.space import PruningSpace
-
-_WIDTHS = {
-    0: ("out_channels", "out_features", "num_features", "num_parameters", "num_heads", "attn_dim", "num_channels", "num_groups",
-        "channels"),
-    1: ("in_channels", "in_features"),
-}  # fmt: skip
-"""What layers call the number of positions along each dimension of their weight."""
 
 
 @dataclass(frozen=True)
@@ -85,25 +79,7 @@ class StateCutter:
             self._sides, self._channels.counts(flags), self._channels.counts(~flags), strict=True
         ):
             if dropped:
-                yield from ((layer, *width) for width in _smaller_widths(layer, dim, kept, kept + dropped))
-
-
-def cut_side(layer: nn.Module, dim: int, keep: Tensor) -> None:
-    """Leave of `dim` (0 out, 1 in) of the layer's tensors only the positions that `keep` bool[n] says, and tell the layer its new width."""
-    kept = keep.nonzero().flatten()
-    for name, tensor in list(tensors_along(layer, dim, len(keep))):
-        part = tensor.detach().index_select(dim, kept.to(tensor.device))
-        setattr(layer, name, nn.Parameter(part, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part)
-    for attribute, width in list(_smaller_widths(layer, dim, len(kept), len(keep))):
-        setattr(layer, attribute, width)
-
-
-def _smaller_widths(layer: nn.Module, dim: int, kept: int, width: int) -> Iterator[tuple[str, int]]:
-    """The layer's own accounts of its widths once `kept` of its `width` positions along `dim` are left."""
-    by_blocks = getattr(layer, "groups", 1) > 1  # then the inputs go with the outputs
-    for attribute in (*_WIDTHS[0], *_WIDTHS[1], "groups") if by_blocks else _WIDTHS[dim]:
-        if hasattr(layer, attribute):
-            yield attribute, getattr(layer, attribute) * kept // width
+                yield from ((layer, *width) for width in smaller_widths(layer, dim, kept, kept + dropped))
 
 
 class _Ragged:

@@ -1,31 +1,48 @@
-"""Surgery: a plan turns a network into a smaller one; and the proof that two networks are equal."""
+"""Surgery: a copy of a network without the channels that a state or a plan drops."""
 
 from __future__ import annotations
 
 import copy
 
-from torch import nn
+from torch import Tensor, nn
 
 from edcompress.core.errors import NetworkError
+from edcompress.networks.load_pruned import cut_side
 from edcompress.pruning.space.gene_index import padded, side_index
 from edcompress.pruning.space.layers import layer_width
 from edcompress.pruning.space.plan import Plan, state_of
 from edcompress.pruning.space.space import PruningSpace
-from edcompress.pruning.surgery.cut import cut_side
 
 
-def remove(network: nn.Module, plan: Plan, space: PruningSpace) -> nn.Module:
-    """A copy of `network`, whose space this is, without the channels that the plan drops.
+def remove_channels(network: nn.Module, state: Tensor, space: PruningSpace) -> nn.Module:
+    """Return a copy of a network without the channels that a state drops.
 
-    Raises NetworkError where the plan or the space was made for another network.
+    Args:
+        network: the dense network; it stays as it is.
+        state: bool[D], true for the channels to keep.
+        space: the pruning space of the network.
+
+    Raises:
+        NetworkError: the space was made for another network.
+        ValueError: the state drops all channels of a group.
     """
     smaller = copy.deepcopy(network)
     _require_fits(smaller, space)
-    keep = padded(state_of(plan, space))
+    _require_some_kept(state, space)
+    keep = padded(state)
     for (name, dim), genes in side_index(space, smaller).items():
         if not keep[genes].all():
             cut_side(smaller.get_submodule(name), dim, keep[genes])
     return smaller
+
+
+def apply_plan(network: nn.Module, plan: Plan, space: PruningSpace) -> nn.Module:
+    """Return a copy of a network without the channels that a plan drops (see `remove_channels`).
+
+    Raises:
+        NetworkError: the plan or the space was made for another network.
+    """
+    return remove_channels(network, state_of(plan, space), space)
 
 
 def _require_fits(network: nn.Module, space: PruningSpace) -> None:
@@ -38,3 +55,9 @@ def _require_fits(network: nn.Module, space: PruningSpace) -> None:
                     f"the pruning space was made for another network: it needs {max(member.positions) + 1} {member.side}put "
                     f"channels of {member.layer}, here are {width}"
                 )
+
+
+def _require_some_kept(state: Tensor, space: PruningSpace) -> None:
+    for group, part in space.slices():
+        if not state[part].any():
+            raise ValueError(f"the state drops all channels of {group.name}; keep at least one")

@@ -1,4 +1,4 @@
-"""Slices: a network runs as small as a state makes it, while its dense weights stay.
+"""SlicedNetwork: a network runs as small as a state makes it, while its dense weights stay.
 
 For a call, every weight and batch-norm statistic is replaced by the part that the state keeps, and every layer is told its smaller
 widths: what runs is the pruned network, at the pruned network's cost. Gradients reach the kept part of the dense weights alone, and
@@ -24,7 +24,7 @@ from edcompress.pruning.surgery.masks import called_with
 _MANY_WEIGHTS = 1 << 22
 
 
-class Slices:
+class SlicedNetwork:
     """A network with its space, on the network's device."""
 
     def __init__(self, space: PruningSpace, network: nn.Module) -> None:

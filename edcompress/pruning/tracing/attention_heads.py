@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from edcompress.networks.attention import SelfAttention
-from edcompress.pruning.space.gene_index import tensors_along
+from edcompress.networks.load_pruned import SelfAttention, tensors_along
 from edcompress.pruning.space.layers import is_fused_attention
 from edcompress.pruning.space.space import Group, Member, TracedGroup
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from edcompress.networks.load_pruned import cut_side
 from edcompress.networks.modes import evaluating
 from edcompress.pruning.space.layers import own_width
-from edcompress.pruning.surgery.cut import cut_side
 
 Calls = dict[nn.Module, list[tuple[Tensor, Tensor] | None]]
 """What layers took and gave, once for each call; None where it was anything but one tensor."""

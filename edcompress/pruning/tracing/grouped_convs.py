@@ -83,7 +83,7 @@ def _normed(group: Group, layers: Mapping[str, nn.Module]) -> TracedGroup:
                     f"{member.layer} is a GroupNorm with groups of {size} channels that lie across several layers",
                 )
             places += [((member.layer, part), channel) for part, channel in zip(parts, member.channels, strict=True)]
-    part_of = united(range(group.channels), places)
+    part_of = unite(range(group.channels), places)
     left = len(set(part_of.values()))
     if norms and left == 1:
         name, size = next(iter(sizes.items()))
@@ -96,7 +96,7 @@ def _normed(group: Group, layers: Mapping[str, nn.Module]) -> TracedGroup:
     return group.model_copy(update={"channels": left, "members": members, "block": block}), None
 
 
-def united(channels: Iterable[int], places: Iterable[tuple[Hashable, int]]) -> dict[int, int]:
+def unite(channels: Iterable[int], places: Iterable[tuple[Hashable, int]]) -> dict[int, int]:
     """For each channel the number of its class, where channels that are at one place are in one class."""
     part_of = {channel: channel for channel in channels}
 

@@ -1,6 +1,6 @@
 """What torch's operations in a network's own code do to channels, as far as their autograd nodes say.
 
-Which dimension holds the channels is told by its size, where it alone has it.
+The dimension of the channels is recognised by its size, where no other has it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+
+from edcompress.pruning.torch_private import result_sizes, saved
 
 _TAKEN_OVER = {
     "Amax": "maximum", "Max": "maximum", "Amin": "minimum", "Min": "minimum", "Mean": "mean", "Sum": "sum", "Prod": "product",
@@ -19,7 +21,7 @@ _REARRANGED_BY = {
 
 
 def goes_over(node: Any, width: int | None) -> bool | None:
-    """Whether a dimension that an operation works along holds the `width` channels; None where that cannot be told."""
+    """Return whether a dimension that an operation works along holds the `width` channels; None where that cannot be told."""
     sizes, dims = _sizes(node), _dims(node)
     along = [dim for dim in range(1, len(sizes)) if sizes[dim] == width]
     if not dims or len(along) != 1:
@@ -28,17 +30,17 @@ def goes_over(node: Any, width: int | None) -> bool | None:
 
 
 def size_along(node: Any) -> int | None:
-    """The size of the dimension that an operation works along."""
+    """Return the size of the dimension that an operation works along, or None."""
     sizes, dims = _sizes(node), _dims(node)
     return sizes[dims[0] % len(sizes)] if dims and sizes else None
 
 
 def channel_fault(node: Any, width: int | None) -> str | None:
-    """What an operation does to the `width` channels that surgery does not follow, or None."""
+    """Return what an operation does to the `width` channels that surgery does not follow, or None."""
     kind = _kind(node)
     if kind in _REARRANGED_BY and (kind != "Repeat" or goes_over(node, width)):
         return f"the network's code rearranges its channels by {_REARRANGED_BY[kind]}, which surgery does not follow"
-    if kind == "ConstantPadNd" and any(node._saved_pad[2 * (len(_sizes(node)) - 2) :]):
+    if kind == "ConstantPadNd" and any(saved(node, "pad")[2 * (len(_sizes(node)) - 2) :]):
         return "the network's code pads its channels by a fixed number"
     if (
         kind == "Cat"
@@ -51,10 +53,12 @@ def channel_fault(node: Any, width: int | None) -> str | None:
 
 
 def taken_over(node: Any, width: int | None) -> str | None:
-    """What an operation computes of all `width` channels together, where it makes one of them, or None."""
+    """Return what an operation computes of all `width` channels together, where it makes one value of them, or None."""
     over = _TAKEN_OVER.get(_kind(node)) if goes_over(node, width) else None
     return (
-        f"the network's code takes the {over} over all of its channels, and over some it is another" if over else None
+        f"the network's code takes the {over} over all of its channels, which changes with their number"
+        if over
+        else None
     )
 
 
@@ -63,20 +67,20 @@ def _kind(node: Any) -> str:
 
 
 def _dims(node: Any) -> list[int]:
-    """The dimensions that an operation works along; torch keeps negative ones as unsigned numbers."""
+    """Return the dimensions that an operation works along; torch keeps negative ones as unsigned numbers."""
     if _kind(node) == "Repeat":
-        return [dim for dim, times in enumerate(node._saved_repeats) if times > 1]
-    saved = getattr(node, "_saved_dim", getattr(node, "_saved_dims", ()))
-    dims = saved if isinstance(saved, tuple) else (saved,)
+        return [dim for dim, times in enumerate(saved(node, "repeats")) if times > 1]
+    kept = next((value for value in (saved(node, "dim"), saved(node, "dims")) if value is not None), ())
+    dims = kept if isinstance(kept, tuple) else (kept,)
     return [dim - (1 << 64) if dim >> 63 else dim for dim in dims]
 
 
 def _sizes(node: Any) -> list[int]:
-    """The sizes of what an operation takes, or of what it gives where only these are known; of unbind, that of its dimension is 0."""
-    if sizes := getattr(node, "_saved_self_sym_sizes", ()):
+    """Return the sizes of what an operation takes, or else of what it gives; for unbind, with 0 for the dimension that it removes."""
+    if sizes := saved(node, "self_sym_sizes"):
         return list(sizes)
-    taken = getattr(node, "_saved_self", None)
-    sizes = list(taken.shape) if isinstance(taken, Tensor) else list(node._input_metadata[0].shape)
+    taken = saved(node, "self")
+    sizes = list(taken.shape) if isinstance(taken, Tensor) else result_sizes(node)
     if _kind(node) == "Unbind":
         sizes.insert(_dims(node)[0] % (len(sizes) + 1), 0)
     return sizes

@@ -17,10 +17,9 @@ from edcompress.core.errors import NetworkError, ProofError, first_line
 from edcompress.core.results.measures import Proof
 from edcompress.networks.equality import compare_logits, require_equal
 from edcompress.networks.random_weights import with_random_weights
-from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.space.space import Group, PruningSpace
 from edcompress.pruning.surgery.masks import masked_forward
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.pruning.tracing.removal_checks import Check, Mode, RunsAt, SameFunction, SameLogits
 
 _NO_BATCHES: Mapping[Mode, int] = {}
@@ -79,7 +78,7 @@ def prove_masked(network: nn.Module, space: PruningSpace, state: Tensor, images:
 
     Raises ProofError, which names the groups whose removal is not what their mask says.
     """
-    smaller = remove(network, plan_of(state, space), space).eval()
+    smaller = remove_channels(network, state, space).eval()
     masked = masked_forward(network.eval(), space, state, images)
     proof = compare_logits(masked, smaller(images), f"masked and pruned network on {len(images)} images")
     try:
@@ -151,7 +150,7 @@ def _told(look: _Look, space: PruningSpace, state: Tensor) -> str | None:
     """What is wrong with the network without the channels that `state` drops, or None."""
     where, inside = "", [""]
     try:
-        smaller = remove(look.network, plan_of(state, space), space)
+        smaller = remove_channels(look.network, state, space)
         inside = _inside(smaller)
         for check in look.checks:
             where = check.where

@@ -18,10 +18,9 @@ from edcompress.core.results.measures import TOLERANCE
 from edcompress.networks.equality import compare_logits
 from edcompress.networks.modes import evaluating
 from edcompress.networks.random_weights import in_doubles
-from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.surgery.masks import called_with, masked_forward
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import remove_channels
 
 Mode = Literal["train", "eval"]
 
@@ -84,7 +83,7 @@ class SameFunction:
                 return True
             if (precise := self._precise) is None:
                 return self._same(self.network, space, state, smaller, COARSE)
-            return self._same(precise, space, state, remove(precise, plan_of(state, space), space), PRECISE)
+            return self._same(precise, space, state, remove_channels(precise, state, space), PRECISE)
         except Exception:
             if self._runs:
                 raise

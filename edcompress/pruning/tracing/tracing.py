@@ -13,7 +13,7 @@ from edcompress.pruning.space.layers import CONVS, is_depthwise, layer_width
 from edcompress.pruning.space.space import Group, Member, PruningSpace, TracedGroup
 from edcompress.pruning.tracing.attention_heads import with_heads
 from edcompress.pruning.tracing.branches import split_branches
-from edcompress.pruning.tracing.depgraph import traced_groups
+from edcompress.pruning.tracing.coupled_groups import trace_groups
 from edcompress.pruning.tracing.grouped_convs import join_blocks, join_norm_groups
 from edcompress.pruning.tracing.locks import Locks
 
@@ -44,7 +44,7 @@ def trace_space(
 
 def _found(network: nn.Module, example: Tensor) -> list[TracedGroup]:
     try:
-        return traced_groups(network, (example,))
+        return trace_groups(network, (example,))
     except NetworkError as error:
         try:
             inputs = _inputs(network, example)
@@ -61,7 +61,7 @@ def _within(module: nn.Module, name: str, inputs: Inputs) -> Iterator[TracedGrou
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}" if name else child_name
         try:
-            found = traced_groups(child, inputs[path]) if path in inputs else None
+            found = trace_groups(child, inputs[path]) if path in inputs else None
         except NetworkError:
             found = None
         if found is None:

@@ -10,7 +10,7 @@ from edcompress.core.recipe.data import DEFAULT_BATCH, Data
 from edcompress.core.recipe.deployment import Benchmark, Export
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.system.distributed import ALONE, ProcessGroup
-from edcompress.data.transforms import normalised
+from edcompress.data.transforms import normalise
 from edcompress.deploy.export.onnx_export import to_onnx
 from edcompress.deploy.latency.layer_table import measure_table
 from edcompress.networks.modes import on_cpu
@@ -43,9 +43,9 @@ def find_space(
 
 
 def _random_pixels(example: Tensor, data: Data) -> Tensor:
-    """Return two images of random pixels like `example` [2, C, H, W], normalised as the data says; always the same ones."""
+    """Return two images of random pixels like `example` [2, C, H, W], normalise as the data says; always the same ones."""
     pixels = torch.randint(256, example.shape, dtype=torch.uint8, generator=Generator().manual_seed(0))
-    return normalised(pixels, data)
+    return normalise(pixels, data)
 
 
 def require_exportable(network: nn.Module, example: Tensor, factory: str | None, export: Export) -> None:

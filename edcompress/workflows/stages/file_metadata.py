@@ -14,14 +14,14 @@ from edcompress.core.recipe.data import Data
 from edcompress.core.system.monitor import Monitor
 from edcompress.core.system.tensor_files import read_metadata
 from edcompress.data.transforms import preprocessing_spec
-from edcompress.deploy.runtime.predictions import file_interface
+from edcompress.deploy.runtime.predictions import describe_onnx
 from edcompress.runs.folder import RunFolder
 
 CLASSES, PREPROCESSING = "edcompress.classes", "edcompress.preprocessing"
 """Keys of JSON texts in the metadata of ONNX files."""
 
 TRAINING = "edcompress.training"
-"""Key of the recipe's `of_training` as JSON in the metadata of a file by `train`."""
+"""Key of the recipe's `training_settings` as JSON in the metadata of a file by `train`."""
 
 
 def require_alike(
@@ -49,7 +49,7 @@ def unlike_images(path: Path, data: Data, channels: int) -> Iterator[str]:
 
 def _of_onnx_file(path: Path) -> Mapping[str, Any]:
     """Return the preprocessing that an ONNX file asks for, without what its own graph does, and what earlier versions do not say."""
-    about = file_interface(path)
+    about = describe_onnx(path)
     found = _read(about.metadata, PREPROCESSING, dict) or {}
     unsaid = {"exif_orientation"} if found.get("exif_orientation") is None else set()
     without = unsaid | ({"mean", "std"} if about.takes_pixels else set())
@@ -73,9 +73,9 @@ def _of_recipe(path: Path, channels: int) -> Mapping[str, Any]:
 def _unlike_classes(path: Path, data: Data, classes: Sequence[str]) -> Iterator[str]:
     """Yield how the data's classes differ from those in an ONNX file, or in that of a run; shards have numbers, which are not names."""
     file = path / "pruned.onnx" if path.is_dir() else path
-    numbered = data.dataset == "webdataset" and data.class_index == "position"
+    numbered = data.facts.numbered_classes and data.class_index == "position"
     theirs = (
-        _read(file_interface(file).metadata, CLASSES, list)
+        _read(describe_onnx(file).metadata, CLASSES, list)
         if file.suffix.lower() == ".onnx" and file.is_file()
         else None
     )

@@ -16,8 +16,7 @@ from edcompress.core.system.monitor import Monitor
 from edcompress.deploy.export.onnx_export import export_onnx
 from edcompress.deploy.latency.benchmark import measure
 from edcompress.pruning.search.importance import channel_ranks, magnitude
-from edcompress.pruning.space.plan import plan_of
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.report.gate.noise import noise_warning
 from edcompress.workflows.stages.starting_point import StartingPoint
 
@@ -64,7 +63,7 @@ def match_latency_target(
     with tempfile.TemporaryDirectory() as folder:
         files = {"dense": timer.export(start.dense, Path(folder) / "dense.onnx")}
         for _ in range(most_trials):
-            smaller = remove(network, plan_of(state, start.space), start.space)
+            smaller = remove_channels(network, state, start.space)
             files["pruned"] = timer.export(smaller, Path(folder) / "pruned.onnx")
             times = timer.measure(files)
             share = times["pruned"].p50 / times["dense"].p50

@@ -1,4 +1,4 @@
-"""Interruptible epochs in a row, from wherever the last snapshot stands, with their snapshots and logs."""
+"""Interruptible epochs in a row, from wherever the last checkpoint stands, with their checkpoints and logs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from edcompress.core.errors import EdcompressError, StorageError
-from edcompress.core.recipe.training import Running, TrainingConfig
+from edcompress.core.recipe.training import Checkpoints, TrainingConfig
 from edcompress.core.system.files import append, write_text
 from edcompress.core.system.signals import Interrupt
 from edcompress.networks.modes import on_cpu
@@ -26,20 +26,20 @@ from edcompress.training.precision import Precision
 from edcompress.training.regime import Regime
 from edcompress.training.state import TrainingState
 from edcompress.workflows.stages.run_context import RunContext
-from edcompress.workflows.stages.run_state import PruningRun, Snapshot, Stage, StageResults
+from edcompress.workflows.stages.run_state import Checkpoint, PruningRun, Stage, StageResults
 
 
 @dataclass(frozen=True)
 class Phase:
     """Epochs in a row: their name, the span of the first one, and what happens between them.
 
-    `save` writes a snapshot from which `train_phase` continues, as often as `running` says. On the first rank `log` gets each epoch,
+    `save` writes a checkpoint from which `train_phase` continues, as often as `checkpoints` says. On the first rank `log` gets each epoch,
     counted from 0, and its figures.
     """
 
     name: str
     span: ScheduleSpan
-    running: Running
+    checkpoints: Checkpoints
     interrupt: Interrupt
     save: Callable[[TrainingState], None]
     log: Callable[[int, dict[str, Any]], None] = lambda _, __: None
@@ -74,9 +74,9 @@ def train_stage(
     phase = Phase(
         name=stage,
         span=ScheduleSpan(0, epochs, offset, total),
-        running=run.recipe.run,
+        checkpoints=run.recipe.run,
         interrupt=run.interrupt,
-        save=lambda training: run.save(Snapshot(results, stage, training)),
+        save=lambda training: run.save(Checkpoint(results, stage, training)),
         log=lambda epoch, figures: _log(run, stage, epoch, offset, figures),
     )
     return train_phase(context, trainer, phase, state)
@@ -110,7 +110,7 @@ def train_phase(context: RunContext, trainer: Trainer, phase: Phase, state: Trai
         if context.ranks.is_main:
             phase.log(epoch, figures)
         checkpointer.save(epoch + 1)
-        phase.interrupt.settle()
+        phase.interrupt.finish()
         position = position.next_epoch()
     return phase.span.epochs
 
@@ -119,7 +119,7 @@ def _train_one(
     context: RunContext, trainer: Trainer, span: ScheduleSpan, position: EpochPosition, hooks: _Checkpointer
 ) -> EpochPosition:
     """Train an epoch from `position` on, and return the position at its end."""
-    batches = context.train_batches(span.offset + span.epoch, context.ranks).towards(context.device)
+    batches = context.train_batches(span.offset + span.epoch, context.ranks).pinned_for(context.device)
     return train_epoch(trainer, batches, span, context.seed, position, hooks)
 
 
@@ -131,7 +131,7 @@ def _figures(context: RunContext, trainer: Trainer, position: EpochPosition) -> 
 
 
 def shorten(path: Path, count: int) -> None:
-    """Keep the first `count` lines of a log, or create it: a resumed run computes again what was logged after its snapshot."""
+    """Keep the first `count` lines of a log, or create it: a resumed run computes again what was logged after its checkpoint."""
     lines = path.read_text(encoding="utf-8").splitlines()[:count] if count else []
     write_text(path, "".join(line + "\n" for line in lines))
 
@@ -152,7 +152,7 @@ class _Checkpointer:
     def after_step(self, position: EpochPosition) -> None:
         """Save when it is time; raise the KeyboardInterrupt of a signal that came meanwhile."""
         self._position = position
-        if self._phase.running.due(position.steps - self._saved_steps, time.monotonic() - self._saved_at):
+        if self._phase.checkpoints.due(position.steps - self._saved_steps, time.monotonic() - self._saved_at):
             self.save(self._epoch, position)
         self._phase.interrupt.release()
 
@@ -168,14 +168,14 @@ class _Checkpointer:
             raise
 
     def save(self, epoch: int, position: EpochPosition | None = None) -> None:
-        """Write a snapshot of the training in an epoch, at its start without a position; raise EdcompressError if it holds NaN."""
+        """Write a checkpoint of the training in an epoch, at its start without a position; raise EdcompressError if it holds NaN."""
         require_finite(self._trainer)
         self._phase.save(TrainingState.of(self._trainer, epoch, position))
         self._saved_steps, self._saved_at = position.steps if position else 0, time.monotonic()
 
 
 def require_finite(trainer: Trainer) -> None:
-    """Raise EdcompressError if a weight is NaN or infinite, so that every snapshot is one to continue from."""
+    """Raise EdcompressError if a weight is NaN or infinite, so that every checkpoint is one to continue from."""
     for name, tensor in trainer.network.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise EdcompressError(

@@ -17,12 +17,12 @@ from edcompress.core.results.measures import Accuracy
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import pick_device
 from edcompress.core.system.distributed import ALONE, ProcessGroup
-from edcompress.core.system.hashing import Running
+from edcompress.core.system.hashing import TensorDigest
 from edcompress.core.system.monitor import Monitor
 from edcompress.data.batches import Batch, Batches, eval_batches, train_batches
 from edcompress.data.images import ImageSet
 from edcompress.data.splits import Splits, check_divides, check_fits, open_splits
-from edcompress.data.transforms import eval_geometry, normalised
+from edcompress.data.transforms import eval_geometry, normalise
 from edcompress.deploy.runtime.parity import FEWEST_IMAGES
 from edcompress.networks.build import example_images
 from edcompress.networks.modes import evaluating
@@ -53,7 +53,7 @@ class RunContext:
                 monitor.warning(note)
             for doubt in self.splits.doubts:
                 monitor.alarm(doubt)
-        return replace(self, monitor=monitor, splits=self.splits.with_warn(once))
+        return replace(self, monitor=monitor, splits=self.splits.with_warnings_to(once))
 
     def with_batch_size(self, size: int) -> RunContext:
         """Return the context with another data.batch_size; raise InputError if the ranks cannot share such batches."""
@@ -97,12 +97,12 @@ class RunContext:
     @property
     def parity_images(self) -> Tensor:
         """The images of `parity_pixels` as the network takes them, float32."""
-        return normalised(self.parity_pixels, self.data)
+        return normalise(self.parity_pixels, self.data)
 
     @property
     def calibration_images(self) -> Tensor:
         """256 real images [N, C, H, W] spread over the search split, or all of a smaller one, that set the scale of int8 activations."""
-        return normalised(self._spread_over(self.splits.search), self.data)
+        return normalise(self._spread_over(self.splits.search), self.data)
 
     @property
     def scoring_batch(self) -> Batch:
@@ -116,7 +116,7 @@ class RunContext:
         """Return the batches of an epoch, counted from 0, in the order and with the augmentation that the seed fixes."""
         return train_batches(self.splits.train, self.data, seed=self.seed, epoch=epoch, ranks=ranks)
 
-    def test_batches(self, phase: str, seen: Running | None = None, *, as_pixels: bool = False) -> Iterator[Batch]:
+    def test_batches(self, phase: str, seen: TensorDigest | None = None, *, as_pixels: bool = False) -> Iterator[Batch]:
         """Yield the test images, batch by batch, each a step of `phase` to the monitor; their pixels are added to `seen`.
 
         `as_pixels`: as uint8 [N, H, W, C], for files that normalise the images themselves.
@@ -125,8 +125,8 @@ class RunContext:
         self.monitor.epoch(phase, 0, 1)
         for step, (pixels, labels) in enumerate(batches, 1):
             if seen:
-                seen.add(pixels)
-            yield pixels.permute(0, 2, 3, 1) if as_pixels else normalised(pixels, self.data), labels
+                seen.update(pixels)
+            yield pixels.permute(0, 2, 3, 1) if as_pixels else normalise(pixels, self.data), labels
             self.monitor.step(step, len(batches), {})
 
     def accuracy(self, network: nn.Module, forward: Forward | None = None, images: ImageSet | None = None) -> Accuracy:
@@ -140,7 +140,7 @@ class RunContext:
             return self._accuracy(forward, self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES)))
 
     def _accuracy(self, forward: Forward, images: ImageSet) -> Accuracy:
-        batches = eval_batches(images, self.data).of(self.ranks).towards(self.device)
+        batches = eval_batches(images, self.data).for_rank(self.ranks).pinned_for(self.device)
         return measure_accuracy(forward, batches, self.device, self.spec.model.num_classes, self.ranks)
 
     def _first_batch(self, images: ImageSet, most: int) -> Batch:
@@ -162,16 +162,15 @@ def _spread(images: ImageSet, most: int) -> Tensor:
 def open_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
     """Open the recipe's data; raise DataError or InputError if data or device cannot be used."""
     data, model, monitor, ranks = recipe.data, recipe.model, options.monitor, options.ranks
-    precision = choose_precision(recipe.precision, ranks.device(pick_device(options.device)))
-    listed = data.dataset == "webdataset"
-    if listed:
-        monitor.stage("opening the shards; new and changed ones are listed once")
+    precision = choose_precision(recipe.precision, ranks.device_for_rank(pick_device(options.device)))
+    if indexing := data.facts.indexing:
+        monitor.stage(indexing)
 
     def split() -> Splits:
         return open_splits(data, seed=recipe.seed, announce=monitor.warning)
 
-    if (data.download or listed) and ranks.size > 1:
-        ranks.run_on_rank0(lambda: bool(split()))  # otherwise all would download, or list the shards, at once
+    if (data.download or indexing) and ranks.size > 1:
+        ranks.run_on_rank0(lambda: bool(split()))  # otherwise all would download, or index the data, at once
     splits = split()
     check_fits(splits, model, data)
     check_divides(splits, data, ranks)

@@ -1,4 +1,4 @@
-"""A pruning run, the results of its stages, and its snapshots."""
+"""A pruning run, the results of its stages, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from edcompress.core.results.report import FileRecord, SearchSummary
 from edcompress.core.system.files import fsync_file
 from edcompress.core.system.monitor import Monitor
 from edcompress.core.system.signals import Interrupt
-from edcompress.core.system.tensor_files import load_snapshot, save_snapshot
+from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.trackers import Tracker
 from edcompress.training.state import TrainingState
 from edcompress.workflows.stages.run_context import RunContext
 from edcompress.workflows.stages.starting_point import StartingPoint
 
-SNAPSHOTS_KEPT = 2
+CHECKPOINTS_KEPT = 2
 
 Stage = Literal["search", "finetune"]
 
 
 class StageResults(Value):
-    """What the stages have measured so far; snapshots carry it. `files` records those that the run wrote and continues from."""
+    """What the stages have measured so far; checkpoints carry it. `files` records those that the run wrote and continues from."""
 
     seconds: float = 0.0
     search_began: float = 0.0
@@ -66,7 +66,7 @@ class StageResults(Value):
 
 
 @dataclass(frozen=True, eq=False)
-class Snapshot:
+class Checkpoint:
     """What a run continues from: the results so far, the stage, and its training, None before the first step.
 
     `network` holds the weights of the stage's network; None before the first step of the search, which begins with the starting point's.
@@ -78,8 +78,8 @@ class Snapshot:
     network: Mapping[str, Tensor] | None = None
 
     @classmethod
-    def from_tree(cls, tree: Mapping[str, Any]) -> Snapshot:
-        """Return the snapshot that `to_tree` gave."""
+    def from_tree(cls, tree: Mapping[str, Any]) -> Checkpoint:
+        """Return the checkpoint that `to_tree` gave."""
         return cls(
             results=StageResults.model_validate(tree["measured"]),
             stage=tree.get("stage", "search"),
@@ -88,7 +88,7 @@ class Snapshot:
         )
 
     def to_tree(self) -> dict[str, Any]:
-        """Return the snapshot as dicts, lists, tensors and plain values."""
+        """Return the checkpoint as dicts, lists, tensors and plain values."""
         tree = {"measured": self.results.model_dump(mode="json"), "stage": self.stage}
         if self.training:
             return tree | self.training.to_tree()
@@ -115,33 +115,33 @@ class PruningRun:
         """Return the results with the seconds up to now."""
         return results.with_seconds(time.monotonic() - self.began)
 
-    def save(self, snapshot: Snapshot) -> None:
-        """Write a snapshot from which the run can continue, and keep the one before it; only the first rank writes."""
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint from which the run can continue, and keep the one before it; only the first rank writes."""
         if not self.context.ranks.is_main:
             return
         for log in ("search.jsonl", "epochs.jsonl"):
-            fsync_file(self.folder / log)  # a power cut must not leave fewer lines than the snapshot counts
-        path, tree = self.folder.next_snapshot(), snapshot.to_tree()
-        save_snapshot(path, {**tree, "measured": self.clock(snapshot.results).model_dump(mode="json")})
-        for old in self.folder.snapshots[SNAPSHOTS_KEPT:]:
+            fsync_file(self.folder / log)  # a power cut must not leave fewer lines than the checkpoint counts
+        path, tree = self.folder.next_snapshot(), checkpoint.to_tree()
+        save_checkpoint(path, {**tree, "measured": self.clock(checkpoint.results).model_dump(mode="json")})
+        for old in self.folder.snapshots[CHECKPOINTS_KEPT:]:
             old.unlink()
 
 
-def last_snapshot(paths: Sequence[Path], monitor: Monitor) -> Snapshot | None:
-    """Return the first snapshot, of `paths` from the newest to the oldest, that is whole; None if there are none.
+def last_checkpoint(paths: Sequence[Path], monitor: Monitor) -> Checkpoint | None:
+    """Return the first checkpoint, of `paths` from the newest to the oldest, that is whole; None if there are none.
 
     Raises CheckpointError if all are damaged.
     """
     faults: list[CheckpointError] = []
     for path in paths:
         try:
-            tree = load_snapshot(path)
+            tree = load_checkpoint(path)
         except CheckpointError as error:
             faults.append(error)
             continue
         for fault in faults:
             monitor.warning(f"{fault}; going on from the one before it")
-        return Snapshot.from_tree(tree)
+        return Checkpoint.from_tree(tree)
     if faults:
-        raise CheckpointError(f"{faults[0]}, and no older snapshot is whole; start over with --force")
+        raise CheckpointError(f"{faults[0]}, and no older checkpoint is whole; start over with --force")
     return None

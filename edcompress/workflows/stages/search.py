@@ -1,9 +1,10 @@
-"""Stage: search the channels to remove."""
+"""Stage: search for the channels to keep, by the method of the recipe."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -13,11 +14,9 @@ from edcompress.core.results.report import SearchSummary
 from edcompress.core.system.files import append
 from edcompress.networks.modes import on_cpu
 from edcompress.pruning.search import edropout
-from edcompress.pruning.search.edropout_regime import EDropoutRegime, Figures
-from edcompress.pruning.search.gradual_magnitude import GradualRegime
+from edcompress.pruning.search.method import Figures, OneShotMethod, SearchProblem, TrainingMethod, find_method
 from edcompress.pruning.search.regime import SearchRegime
 from edcompress.training.state import TrainingState
-from edcompress.workflows.stages.one_shot import rank_one_shot
 from edcompress.workflows.stages.phases import shorten, train_stage
 from edcompress.workflows.stages.run_context import RunContext
 from edcompress.workflows.stages.run_state import PruningRun, StageResults
@@ -29,8 +28,10 @@ def search(
 ) -> tuple[nn.Module, Tensor, StageResults]:
     """Return the network as the search leaves it (on the CPU), the state bool[D] it found, and what was measured of it."""
     context, settings = run.context, run.recipe.search
-    if not settings.trains:
-        found = context.ranks.run_on_rank0(lambda: rank_one_shot(settings, context, run.start))
+    method = find_method(settings.method)
+    if isinstance(method, OneShotMethod):
+        problem = search_problem(settings, context, run.start)
+        found = context.ranks.run_on_rank0(lambda: method.choose_state(problem))
         return run.start.network, found, _summarised(run, results, found.unsqueeze(0), epochs=0, generations=0)
     network = context.precision.place(on_cpu(run.start.network))
     generation = int(state.regime["generation"]) if state else 0
@@ -44,6 +45,11 @@ def search(
     return on_cpu(network), found, results
 
 
+def check_search(settings: Search, context: RunContext, start: StartingPoint) -> None:
+    """Raise an EdcompressError if the search method cannot work on this starting point, before any compute."""
+    find_method(settings.method).check(search_problem(settings, context, start))
+
+
 def make_search_regime(
     settings: Search,
     context: RunContext,
@@ -51,12 +57,24 @@ def make_search_regime(
     network: nn.Module,
     log: Callable[[Figures], None],
 ) -> SearchRegime:
-    """Return the regime of a search that trains, on the starting point's network where it is placed."""
-    search = settings.for_batches_of(context.data.step_images)
-    if search.method == "gradual_magnitude":
-        return GradualRegime(network, start.space, start.budget, search, context.ranks)
-    return EDropoutRegime(network, start.space, start.budget, search, precision=context.precision,
-                       seed=context.seed, log=log, ranks=context.ranks)  # fmt: skip
+    """Return the regime of a method that trains, on the starting point's network where it is placed."""
+    method = find_method(settings.method)
+    assert isinstance(method, TrainingMethod)
+    return method.make_regime(replace(search_problem(settings, context, start), network=network, log=log))
+
+
+def search_problem(settings: Search, context: RunContext, start: StartingPoint) -> SearchProblem:
+    """Return what a search method gets: the network of the starting point on the CPU, and no log."""
+    return SearchProblem(
+        start.network,
+        start.space,
+        start.budget,
+        settings.for_batches_of(context.data.step_images),
+        context.precision,
+        seed=context.seed,
+        ranks=context.ranks,
+        batches=lambda: context.train_batches(epoch=0),
+    )
 
 
 def ignore_figures(_: Figures) -> None:

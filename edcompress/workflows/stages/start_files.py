@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from edcompress.core.system.tensor_files import load_snapshot
+from edcompress.core.system.tensor_files import load_checkpoint
 from edcompress.networks.weight_files import read_state_dict
 from edcompress.pruning.cost.latency_model import LatencyTable
 from edcompress.pruning.space.plan import Plan
@@ -58,7 +58,7 @@ def read_earlier(run: Path) -> EarlierNetwork:
 
 def read_start(folder: RunFolder, *, in_time: bool) -> KeptStart:
     """Return the starting point that an unfinished run keeps; raise RunFolderError if a file is missing or damaged."""
-    saved = load_snapshot(folder.start) if folder.start.is_file() else None
+    saved = load_checkpoint(folder.start) if folder.start.is_file() else None
     return KeptStart(
         folder=folder.path,
         dense=folder / "dense.safetensors",

@@ -29,7 +29,7 @@ from edcompress.pruning.cost.latency_model import LatencyTable
 from edcompress.pruning.space.plan import Plan, extended
 from edcompress.pruning.space.remaining_space import narrowed
 from edcompress.pruning.space.space import PruningSpace
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.runs.folder import RunFolder
 from edcompress.workflows.stages.feasibility import costs_and_target, find_space, latency_table, open_budget
 from edcompress.workflows.stages.start_files import EarlierNetwork, KeptStart, read_earlier, read_space
@@ -105,7 +105,7 @@ def resumed_starting_point(
 
 def time_dense(recipe: Recipe, dense: nn.Module, ranks: ProcessGroup = ALONE) -> LatencyTable | None:
     """Return where the dense network's time goes, measured now by the first rank; None if the target is not a latency."""
-    if not recipe.in_time:
+    if not recipe.targets_latency:
         return None
     example = example_images(recipe.network_spec.image_shape)
     return latency_table(dense, example, recipe.export, recipe.timing, ranks)
@@ -192,7 +192,7 @@ def _continued(
     """Return the starting point at what an earlier run left of `dense`; groups that are locked now stay locked to the search."""
     whole = _unlocked(found, earlier.plan)
     first = extended(earlier.plan, whole)
-    network, space = remove(dense, first, whole), narrowed(found, first)
+    network, space = apply_plan(dense, first, whole), narrowed(found, first)
     load_into(network, dict(earlier.weights), source="the earlier run's pruned network")
     example = example_images(recipe.network_spec.image_shape)
     costs, target = costs_and_target(dense, example, whole, recipe.share_target, table)

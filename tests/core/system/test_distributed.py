@@ -115,7 +115,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(splits: Splits) -> None:
 
 def test_every_test_image_is_some_ranks(splits: Splits) -> None:
     batches = eval_batches(splits.test, Data(dataset="digits", image_size=16, eval_batch_size=150))
-    parts = [[len(labels) for _, labels in batches.of(ProcessGroup(rank, 2))] for rank in range(2)]
+    parts = [[len(labels) for _, labels in batches.for_rank(ProcessGroup(rank, 2))] for rank in range(2)]
     assert parts == [[150, 59], [150]]
 
 
@@ -180,10 +180,10 @@ def test_what_ranks_tell_each_other(tmp_path: Path) -> None:
         from edcompress.core.system.distributed import destroy, init_process_group
         ranks = init_process_group("cpu")
         one, two = torch.full((2, 3), float(ranks.rank)), torch.tensor(float("inf") if ranks.rank else 1.0)
-        ranks.average([one, two], 1 + 2 * ranks.rank)
+        ranks.average_([one, two], 1 + 2 * ranks.rank)
         assert torch.equal(one, torch.full((2, 3), 0.75)) and two.isinf()
         assert ranks.sum(ranks.rank, 5) == (1, 10)
-        assert ranks.any(ranks.rank == 1) and not ranks.any(False)
+        assert ranks.any_rank(ranks.rank == 1) and not ranks.any_rank(False)
         assert ranks.run_on_rank0(lambda: {"rank": ranks.rank}) == {"rank": 0}
         images = torch.full((2, 3, 4, 4), ranks.rank).contiguous(memory_format=torch.channels_last)
         point, flag = torch.full((5, 1, 1, 1), ranks.rank).to(memory_format=torch.channels_last), torch.tensor(ranks.rank > 0)
@@ -200,7 +200,7 @@ def test_what_ranks_tell_each_other(tmp_path: Path) -> None:
     found = ended(torchrun(tmp_path, "script.py"))
     assert found.code == 0, found.err
     for rank in (0, 1):
-        assert (tmp_path / f"told by {rank}").read_text() == "it is another on rank 1 than on rank 0"
+        assert (tmp_path / f"told by {rank}").read_text() == "it differs between rank 0 and rank 1"
 
 
 @pytest.mark.integration
@@ -229,7 +229,7 @@ def test_batch_norm_ends_the_same_on_all_ranks(dense: Path, place: Path) -> None
 @pytest.mark.slow
 def test_statistics_that_no_rank_tells_the_others_are_found(place: Path) -> None:
     both = ended(torchrun(place, *EDCOMPRESS, "prune", "counting.safetensors", *options("run", factory="counting")))
-    assert both.err.count("error: the network after epoch 1 is another on rank 1 than on rank 0") == 1
+    assert both.err.count("error: the network after epoch 1 differs between rank 0 and rank 1") == 1
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ import pytest
 from edcompress.core.errors import InputError
 from edcompress.core.system import machine
 from edcompress.core.system.machine import (
-    Watch,
+    WaitTimer,
     cache_home,
     cpu_quota,
     data_home,
-    expanded,
+    expand_home,
     governor,
     memory_bytes,
-    process_mark,
+    process_identity,
     resident_bytes,
     throttling,
     usable_cores,
@@ -56,11 +56,11 @@ def test_the_memory_that_is_held_shows() -> None:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system tells no processes")
 def test_a_process_has_its_mark_as_long_as_it_lives() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        mark = process_mark(other.pid)
+        mark = process_identity(other.pid)
         assert mark is not None
-        assert mark == process_mark(other.pid)
-        assert mark != process_mark(os.getpid())
-    assert process_mark(other.pid) is None
+        assert mark == process_identity(other.pid)
+        assert mark != process_identity(os.getpid())
+    assert process_identity(other.pid) is None
 
 
 def test_the_mark_is_read_behind_any_name_and_a_process_that_has_ended_has_none(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_the_mark_is_read_behind_any_name_and_a_process_that_has_ended_has_none(
     for pid, state in ((7, "S"), (8, "Z")):
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) S 1 (b) {state} {' '.join(map(str, range(4, 53)))}\n")
-    assert [process_mark(pid, tmp_path) for pid in (7, 8, 9)] == ["boot/22", None, None]
+    assert [process_identity(pid, tmp_path) for pid in (7, 8, 9)] == ["boot/22", None, None]
 
 
 def test_memory_is_that_of_the_container_where_it_has_a_limit(tmp_path: Path) -> None:
@@ -101,44 +101,44 @@ def group(folder: Path, **files: str) -> Path:
 
 
 def test_a_quota_of_version_2_is_the_least_of_the_groups_around_the_process(tmp_path: Path) -> None:
-    told, root = tmp_path / "told", tmp_path / "cgroup"
-    told.write_text("0::/pod/box\n")
-    assert (cpu_quota(root, told), throttling(root, told)) == (None, None)
+    listed, root = tmp_path / "listed", tmp_path / "cgroup"
+    listed.write_text("0::/pod/box\n")
+    assert (cpu_quota(root, listed), throttling(root, listed)) == (None, None)
     group(root / "pod", cpu_max="150000 100000\n", cpu_stat="usage_usec 7\nnr_periods 10\nnr_throttled 4\n")
     group(root / "pod" / "box", cpu_max="max 100000\n", cpu_stat="usage_usec 5\nnr_periods 0\nnr_throttled 0\n")
-    assert (cpu_quota(root, told), throttling(root, told)) == (1.5, (4, 10))
+    assert (cpu_quota(root, listed), throttling(root, listed)) == (1.5, (4, 10))
     group(root / "pod" / "box", cpu_max="50000 100000\n")
-    assert cpu_quota(root, told) == 0.5
+    assert cpu_quota(root, listed) == 0.5
 
 
 def test_a_quota_of_version_1_is_found_inside_a_container_too(tmp_path: Path) -> None:
     """There /proc names the group as the host sees it, and the container's own is mounted as the root."""
-    told, root = tmp_path / "told", tmp_path / "cgroup"
-    told.write_text("4:memory:/docker/1\n3:cpu,cpuacct:/docker/1\n0::/docker/1\n")
+    listed, root = tmp_path / "listed", tmp_path / "cgroup"
+    listed.write_text("4:memory:/docker/1\n3:cpu,cpuacct:/docker/1\n0::/docker/1\n")
     own = group(root / "cpu,cpuacct", cpu_cfs_quota_us="-1\n", cpu_cfs_period_us="100000\n")
-    assert cpu_quota(root, told) is None
+    assert cpu_quota(root, listed) is None
     group(own, cpu_cfs_quota_us="200000\n", cpu_stat="nr_periods 8\nnr_throttled 2\nthrottled_time 99\n")
-    assert (cpu_quota(root, told), throttling(root, told)) == (2.0, (2, 8))
+    assert (cpu_quota(root, listed), throttling(root, listed)) == (2.0, (2, 8))
 
 
 def test_a_system_without_control_groups_has_no_quota(tmp_path: Path) -> None:
     assert (cpu_quota(tmp_path, tmp_path / "none"), throttling(tmp_path, tmp_path / "none")) == (None, None)
 
 
-def test_a_watch_tells_the_share_of_the_time_that_was_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_timer_measures_the_share_of_time_spent_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([1_000, 1_000 + 3_600_000_000_000, 5_000, 2_000, None])
     monkeypatch.setattr(machine, "run_delay", lambda: next(readings))
-    assert (Watch().waited(threads=2) or 0.0) > 1  # an hour in no time
-    watch = Watch()
-    assert watch.waited() == 0  # a thread that had waited has ended
-    assert watch.waited() is None
+    assert (WaitTimer().waited(threads=2) or 0.0) > 1  # an hour in no time
+    timer = WaitTimer()
+    assert timer.waited() == 0  # a thread that had waited has ended
+    assert timer.waited() is None
 
 
-def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_user_without_a_home_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         InputError, match=r"~no-such-user/x: its user has no home folder .*; set data\.root to a folder"
     ):
-        expanded(Path("~no-such-user/x"), "data.root")
+        expand_home(Path("~no-such-user/x"), "data.root")
     for name in ("HOME", "EDCOMPRESS_DATA", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # of whom the system knows nothing

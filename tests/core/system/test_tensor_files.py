@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from edcompress.core.errors import CheckpointError
-from edcompress.core.system.tensor_files import load_snapshot, save_snapshot, save_tensors
+from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
 
 DTYPES = (
     torch.float32,
@@ -46,8 +46,8 @@ def assert_same(one: Any, other: Any) -> None:
 
 def roundtrip(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
     (path / "state").mkdir(exist_ok=True)
-    save_snapshot(path / "state" / "latest.safetensors", tree)
-    return load_snapshot(path / "state" / "latest.safetensors")
+    save_checkpoint(path / "state" / "latest.safetensors", tree)
+    return load_checkpoint(path / "state" / "latest.safetensors")
 
 
 def test_a_nested_tree_comes_back_with_its_integer_keys(tmp_path: Path) -> None:
@@ -116,19 +116,19 @@ def test_a_second_snapshot_replaces_the_first_and_leaves_no_part(tmp_path: Path)
 
 @pytest.mark.parametrize("keep", [0, 40, 300])
 def test_a_damaged_snapshot_says_so(tmp_path: Path, keep: int) -> None:
-    save_snapshot(tmp_path / "s.safetensors", {"weight": torch.zeros(200)})
+    save_checkpoint(tmp_path / "s.safetensors", {"weight": torch.zeros(200)})
     (tmp_path / "s.safetensors").write_bytes((tmp_path / "s.safetensors").read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"damaged .*; start over with --force"):
-        load_snapshot(tmp_path / "s.safetensors")
+        load_checkpoint(tmp_path / "s.safetensors")
 
 
 def test_a_bit_that_flipped_is_noticed(tmp_path: Path) -> None:
-    save_snapshot(tmp_path / "s.safetensors", {"weight": torch.zeros(200), "epoch": 3})
+    save_checkpoint(tmp_path / "s.safetensors", {"weight": torch.zeros(200), "epoch": 3})
     content = bytearray((tmp_path / "s.safetensors").read_bytes())
     content[-7] ^= 1
     (tmp_path / "s.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match="its checksum is another"):
-        load_snapshot(tmp_path / "s.safetensors")
+    with pytest.raises(CheckpointError, match="checksum mismatch"):
+        load_checkpoint(tmp_path / "s.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -136,5 +136,5 @@ def test_a_bit_that_flipped_is_noticed(tmp_path: Path) -> None:
 )
 def test_a_tree_of_nonsense_is_no_snapshot(tmp_path: Path, tree: str) -> None:
     save_tensors(tmp_path / "latest.safetensors", {"0": torch.ones(1)}, {"tree": tree})
-    with pytest.raises(CheckpointError, match="is no snapshot of a run, or damaged"):
-        load_snapshot(tmp_path / "latest.safetensors")
+    with pytest.raises(CheckpointError, match="is not the checkpoint of a run, or is damaged"):
+        load_checkpoint(tmp_path / "latest.safetensors")

@@ -10,8 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from edcompress.core.errors import EdcompressError
-from edcompress.deploy.export.half_precision import halve
-from edcompress.deploy.export.onnx_variants import quantize
+from edcompress.deploy.export.onnx_variants import halve, quantize
 from edcompress.deploy.runtime.parity import compare_with_onnx, run_onnx
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from edcompress.core.recipe.data import Data
-from edcompress.data.transforms import normalised, preprocessing_spec
+from edcompress.data.transforms import normalise, preprocessing_spec
 from edcompress.deploy.export.onnx_variants import with_normalisation
 from edcompress.deploy.runtime.parity import run_onnx
 
@@ -19,7 +19,7 @@ def test_pixels_give_the_logits_of_the_images_that_are_made_of_them(
     pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = run_onnx(tmp_path / "pixels.onnx", pixels.permute(0, 2, 3, 1))
     with torch.no_grad():
-        expected = network.eval()(normalised(pixels, DATA))
+        expected = network.eval()(normalise(pixels, DATA))
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
     model = onnx.load(tmp_path / "pixels.onnx")
     (given,) = model.graph.input

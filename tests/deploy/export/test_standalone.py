@@ -1,7 +1,7 @@
-"""load_pruned.py, run where edcompress cannot be imported, against what edcompress itself makes of the same files."""
+"""load_pruned.py, run where edcompress cannot be imported, compared with what edcompress itself makes of the same files."""
 
 import importlib.util
-import re
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,13 +16,15 @@ from zoo import ZOO, images, randomised
 import edcompress
 from edcompress.core.recipe.model import Model
 from edcompress.core.system.tensor_files import save_tensors
-from edcompress.deploy.export.standalone import positions_kept, standalone_source
+from edcompress.deploy.export.standalone import standalone_files
+from edcompress.networks import load_pruned
 from edcompress.networks.attention import free_heads
+from edcompress.networks.load_pruned import positions_kept
 from edcompress.networks.materialize_weights import with_plain_weights
 from edcompress.networks.registry import build
 from edcompress.pruning.space.gene_index import padded, side_index
 from edcompress.pruning.space.plan import plan_of
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.pruning.tracing.tracing import trace_space
 
 ALONE = """
@@ -30,7 +32,7 @@ import runpy, sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("edcompress", "torch_pruning", "pydantic"):
+        if name.split(".")[0] in ABSENT:
             raise ImportError(f"{name} is not here")
 
 sys.meta_path.insert(0, Absent())
@@ -68,9 +70,10 @@ def net():
 """
 
 
-def alone(program: str, *arguments: object, cwd: Path) -> str:
-    """What a program prints that runs in a process of its own without edcompress."""
-    command = [sys.executable, "-W", "error", "-c", ALONE + program, *map(str, arguments)]
+def alone(program: str, *arguments: object, cwd: Path, absent: tuple[str, ...] = ()) -> str:
+    """What a program prints that runs in a process of its own without edcompress and some other packages."""
+    named = f"ABSENT = {('edcompress', 'torch_pruning', 'pydantic', *absent)!r}\n"
+    command = [sys.executable, "-W", "error", "-c", named + ALONE + program, *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -80,11 +83,12 @@ def written(folder: Path, model: Model, network: nn.Module, x: Tensor) -> nn.Mod
     """What is left of the network in a random state; its files, and its logits of x, are in the folder."""
     space = trace_space(network.eval(), x)
     plan = plan_of(random_state(space, 3), space)
-    pruned = remove(network, plan, space)
+    pruned = apply_plan(network, plan, space)
     folder.mkdir()
     (folder / "space.json").write_text(space.model_dump_json())
     (folder / "plan.json").write_text(plan.model_dump_json())
-    (folder / "load_pruned.py").write_text(standalone_source(model, pruned, x.shape[1:]))
+    for name, text in standalone_files(model, network, x.shape[1:]).items():
+        (folder / name).write_text(text)
     save_tensors(folder / "pruned.safetensors", pruned.state_dict())
     with torch.no_grad():
         torch.save((x, pruned(x)), folder / "expected.pt")
@@ -183,18 +187,48 @@ def test_networks_of_every_origin_are_rebuilt_without_edcompress(tmp_path: Path)
     assert len(lines) == len(models) + 1
 
 
-def test_it_holds_no_more_of_ours_than_the_network_needs() -> None:
-    def definitions(model: Model) -> set[str]:
-        return set(
-            re.findall(r"^(?:class|def) (\w+)", standalone_source(model, build(model), (3, 32, 32)), re.MULTILINE)
-        )
+@pytest.mark.parametrize(
+    ("arch", "absent"),
+    [("resnet8", ("torchvision", "timm")), ("squeezenet1_1", ("timm",))],
+    ids=["cifar", "torchvision"],
+)
+def test_a_network_needs_no_package_but_its_own(arch: str, absent: tuple[str, ...], tmp_path: Path) -> None:
+    model = Model(arch=arch, num_classes=3)
+    x = torch.randn(2, 3, 64, 64, generator=Generator().manual_seed(0))
+    pruned = written(tmp_path / "run", model, build(model), x)
+    parameters = sum(parameter.numel() for parameter in pruned.parameters())
+    assert alone(LOAD, "run", cwd=tmp_path, absent=absent) == f"{parameters}\n"
 
-    always = {"load_pruned", "build", "positions_kept", "cut_side", "_smaller_widths", "tensors_along"}
-    assert definitions(Model(arch="squeezenet1_1", num_classes=3)) == always
-    shortcuts = {"PaddedShortcut", "BasicBlock", "CifarResNet", "_stage", "_kaiming"}
-    assert definitions(Model(arch="resnet8", num_classes=3)) == always | shortcuts
+
+def test_the_file_beside_it_says_how_the_network_is_built() -> None:
     grey = Model(arch="resnet18", stem="cifar", num_classes=3, in_channels=1)
-    assert definitions(grey) == always | {"replace_input", "replace_stem", "_conv_like"}
+    files = standalone_files(grey, build(grey), (1, 32, 32))
+    description = json.loads(files["load_pruned.json"])
+    assert description["network"] == {"origin": "torchvision", "name": "resnet18", "arguments": {"num_classes": 3}}
+    stem = {"kind": "Conv2d", "in_channels": 1, "out_channels": 64, "kernel_size": [3, 3], "stride": [1, 1]}
+    stem |= {"padding": [1, 1], "dilation": [1, 1], "groups": 1, "bias": False}
+    assert description["layers"] == {"conv1": stem, "maxpool": {"kind": "Identity"}}
+    assert description["image"] == [1, 32, 32]
+    assert list(description["needs"]) == ["torch", "safetensors", "torchvision"]
+
+
+def test_the_module_is_copied_as_it_is() -> None:
+    model = Model(arch="resnet8", num_classes=3)
+    assert (
+        standalone_files(model, build(model), (3, 32, 32))["load_pruned.py"] == Path(load_pruned.__file__).read_text()
+    )
+
+
+def test_a_description_of_another_version_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"load_pruned\.json has version 2, this file reads 1; take both from one"):
+        load_pruned.build({"version": 2})
+
+
+def test_a_replacement_that_does_not_fit_is_named() -> None:
+    network = {"origin": "edcompress", "name": "CifarResNet", "arguments": {"depth": 8}}
+    layers = {"conv1": {"kind": "SelfAttention"}}
+    with pytest.raises(TypeError, match=r"replaces an nn\.MultiheadAttention, and the network has a Conv2d"):
+        load_pruned.build({"version": 1, "network": network, "image": [3, 32, 32], "layers": layers})
 
 
 def test_a_finished_run_is_loaded_without_edcompress(finished: Path, tmp_path: Path) -> None:

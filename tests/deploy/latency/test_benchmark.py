@@ -19,6 +19,7 @@ from edcompress.deploy.latency.worker import TimedModel, interleave
 from edcompress.report.gate.noise import noise_warning
 
 Shape = list[int | str | None]
+ON_CPU = {"provider": "CPUExecutionProvider", "runtime": "onnxruntime"}
 
 
 def identity(path: Path, *inputs: tuple[Shape, int]) -> Path:
@@ -56,7 +57,7 @@ def test_two_files_are_measured_side_by_side(onnx_file: Path, dead_onnx_file: Pa
 
 
 def test_few_runs_are_just_as_many_and_seconds_are_seconds(onnx_file: Path) -> None:
-    contestants = [TimedModel(onnx_file, 1, 1, "CPUExecutionProvider") for _ in range(2)]
+    contestants = [TimedModel(onnx_file, 1, 1, **ON_CPU) for _ in range(2)]
     for contestant in contestants:
         contestant.warm_up()
     interleave(contestants, 25, 0)
@@ -111,25 +112,18 @@ def test_calls_that_waited_for_their_core_say_so(onnx_file: Path, dead_onnx_file
 
 def test_what_the_system_does_not_tell_is_not_made_up(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_pin", lambda _: ())
-    told = {
-        "models": {"net": str(onnx_file)},
-        "batch_size": 1,
-        "threads": 1,
-        "provider": "CPUExecutionProvider",
-        "runs": 20,
-        "seconds": 0,
-    }
-    assert 0 <= worker.time_all(told)["waited"] <= 1
+    asked = {"models": {"net": str(onnx_file)}, "batch_size": 1, "threads": 1, **ON_CPU, "runs": 20, "seconds": 0}
+    assert 0 <= worker.time_all(asked)["waited"] <= 1
     monkeypatch.setattr(machine, "run_delay", lambda: None)
-    assert worker.time_all(told)["waited"] is None
+    assert worker.time_all(asked)["waited"] is None
 
 
-def test_periods_that_a_quota_cut_short_are_told(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_periods_that_a_quota_cut_short_are_reported(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([(3, 10), (5, 14)])
     monkeypatch.setattr(worker, "_pin", lambda _: ())
     monkeypatch.setattr(worker, "throttling", lambda: next(readings))
-    told = {"models": {"net": str(onnx_file)}, "batch_size": 1, "threads": 1, "provider": "CPUExecutionProvider"}
-    assert worker.time_all({**told, "runs": 20, "seconds": 0})["throttled"] == 0.5
+    asked = {"models": {"net": str(onnx_file)}, "batch_size": 1, "threads": 1, **ON_CPU}
+    assert worker.time_all({**asked, "runs": 20, "seconds": 0})["throttled"] == 0.5
 
 
 def test_the_worker_loads_no_torch() -> None:
@@ -179,7 +173,7 @@ def test_nothing_to_measure_is_an_error() -> None:
 def test_inputs_that_cannot_be_made_up_are_named(tmp_path: Path, shape: Shape, element: int, message: str) -> None:
     path = identity(tmp_path / "net.onnx", (shape, element))
     with pytest.raises(InputError, match=message):
-        TimedModel(path, 2, 1, "CPUExecutionProvider")
+        TimedModel(path, 2, 1, **ON_CPU)
 
 
 @pytest.mark.parametrize("batch", [2, "N", None])
@@ -191,7 +185,7 @@ def test_inputs_of_any_number_name_and_kind_are_made_up(tmp_path: Path, batch: i
         ([batch, 4], TensorProto.INT64),
         ([7, "N" if batch == "N" else 2], TensorProto.BOOL),
     )
-    feed = TimedModel(path, 2, 1, "CPUExecutionProvider").feed
+    feed = TimedModel(path, 2, 1, **ON_CPU).feed
     shapes = {name: (value.shape, value.dtype.name) for name, value in feed.items()}
     assert shapes == {
         "x0": ((), "float64"),

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from edcompress.core.recipe.deployment import Benchmark
 from edcompress.deploy.export.onnx_export import to_onnx
-from edcompress.deploy.latency.layer_profile import layer_times
+from edcompress.deploy.latency.layer_profile import measure_layer_shares
 
 
 class Uneven(nn.Module):
@@ -28,7 +28,7 @@ class Uneven(nn.Module):
 @pytest.mark.parametrize("opset", [18, 20])
 def test_the_time_goes_to_the_layer_that_takes_it(opset: int) -> None:
     network, images = Uneven().eval(), torch.randn(2, 3, 24, 24)
-    found = layer_times(network, to_onnx(network, images, opset), images, Benchmark())
+    found = measure_layer_shares(network, to_onnx(network, images, opset), images, Benchmark())
     assert next(iter(found)) == "heavy"
     assert found["heavy"] > 0.5
     assert sum(found.values()) == pytest.approx(1)

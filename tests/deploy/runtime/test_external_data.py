@@ -10,7 +10,7 @@ from edcompress.core.errors import InputError
 from edcompress.core.recipe.deployment import Benchmark
 from edcompress.deploy.latency.benchmark import measure
 from edcompress.deploy.runtime.parity import run_onnx
-from edcompress.deploy.runtime.sessions import session
+from edcompress.deploy.runtime.sessions import open_session
 
 
 def external(location: str, name: str = "bias") -> TensorProto:
@@ -61,9 +61,9 @@ def folder(tmp_path: Path) -> Path:
 def test_values_from_elsewhere_are_refused_wherever_the_tensor_stands(folder: Path, secret: Path, within: str) -> None:
     path = saved(folder / "m.onnx", external("../secret.bin"), within=within)
     with pytest.raises(
-        InputError, match=r"m\.onnx: tensor 'bias' is read from '\.\./secret\.bin', which is no file in"
+        InputError, match=r"m\.onnx: tensor 'bias' is read from '\.\./secret\.bin', which is not a file in"
     ):
-        session(path)
+        open_session(path)
     assert secret.exists()
 
 
@@ -88,7 +88,7 @@ def test_only_ordinary_files_beside_the_model_are_read(folder: Path, secret: Pat
     (secret.parent / "s").write_bytes(secret.read_bytes())
     path = saved(folder / "m.onnx", external(location.format(secret=secret)))
     with pytest.raises(InputError, match=r"m\.onnx: tensor 'bias' is read from "):
-        session(path)
+        open_session(path)
 
 
 @pytest.mark.parametrize("location", ["m.onnx.data", "deep/weights.bin", "./m.onnx.data"])
@@ -113,8 +113,8 @@ def test_no_verb_opens_a_model_that_reads_from_elsewhere(cli, folder: Path, secr
 def test_what_is_no_onnx_model_is_named(folder: Path) -> None:
     (folder / "m.onnx").write_bytes(b"\xff" * 100)
     with pytest.raises(InputError, match=r"m\.onnx: onnxruntime cannot load it as an ONNX model"):
-        session(folder / "m.onnx")
+        open_session(folder / "m.onnx")
     with (folder / "m.onnx").open("wb") as file:
         file.truncate(3 << 30)  # a hole: it takes no room
     with pytest.raises(InputError, match="an ONNX file has less than 2 GiB"):
-        session(folder / "m.onnx")
+        open_session(folder / "m.onnx")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edcompress.core.errors import InputError
 from edcompress.core.results.measures import Count
 from edcompress.deploy.runtime.parity import compare_with_onnx, run_onnx
-from edcompress.deploy.runtime.sessions import session
+from edcompress.deploy.runtime.sessions import open_session
 
 
 def test_the_file_gives_the_networks_logits(network: nn.Sequential, onnx_file: Path, images: Tensor) -> None:
@@ -49,14 +49,14 @@ def test_more_images_than_fit_one_call_are_all_compared(network: nn.Sequential, 
 
 def test_many_images_go_through_a_few_at_a_time(onnx_file: Path) -> None:
     """256 images of 224x224 at once would take gigabytes."""
-    opened, sizes = session(onnx_file), []
+    opened, sizes = open_session(onnx_file), []
 
     class Watched:
-        get_inputs = staticmethod(opened.get_inputs)
+        inputs, errors = opened.inputs, opened.errors
 
-        def run(self, names: None, feed: dict[str, Any]) -> Any:
+        def run(self, feed: dict[str, Any]) -> Any:
             sizes.extend(len(value) for value in feed.values())
-            return opened.run(names, feed)
+            return opened.run(feed)
 
     many = torch.randn(70, 3, 8, 8, generator=torch.Generator().manual_seed(6))
     assert torch.allclose(run_onnx(Watched(), many), run_onnx(onnx_file, many))  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ def test_outputs_that_are_no_numbers_are_an_error(tmp_path: Path, images: Tensor
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "words.onnx"
     )
-    with pytest.raises(InputError, match="first output of the ONNX model is no tensor of floating-point logits"):
+    with pytest.raises(InputError, match="first output of the ONNX model is not a tensor of floating-point logits"):
         run_onnx(tmp_path / "words.onnx", images)
 
 
@@ -116,12 +116,12 @@ def test_missing_and_broken_files_are_named(tmp_path: Path, onnx_file: Path) -> 
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(content)
         with pytest.raises(InputError, match=f"{name}.onnx: onnxruntime cannot load"):
-            session(path)
+            open_session(path)
     for path in (tmp_path / "absent.onnx", tmp_path):
         with pytest.raises(InputError, match="no such ONNX file"):
-            session(path)
+            open_session(path)
 
 
 def test_an_absent_provider_lists_the_available_ones(onnx_file: Path) -> None:
     with pytest.raises(InputError, match=r"NoSuchProvider is not available.*CPUExecutionProvider"):
-        session(onnx_file, provider="NoSuchProvider")
+        open_session(onnx_file, provider="NoSuchProvider")

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from costs import PROPERTY, Case, Chained, Measured, Priced, Scripted, cases, scripted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from states import space_of
@@ -12,69 +13,6 @@ from edcompress.pruning.cost.budget import MOST_ANNEALED, Budget
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.tracing.tracing import trace_space
-
-
-class Scripted(CostModel):
-    """Costs written down: a share of each kind linear in the widths, so that a state can be checked by hand."""
-
-    def __init__(self, prices: list[float], widths: tuple[int, ...]) -> None:
-        self.prices, self.full = torch.tensor(prices, dtype=torch.float64), torch.tensor(widths, dtype=torch.float64)
-
-    def share(self, kind: str, widths: Tensor) -> Tensor:
-        assert kind in ("macs", "params", "channels")
-        return (widths.to(torch.float64) @ self.prices) / (self.full @ self.prices)
-
-    def by_layer(self, kind: str, widths: Tensor) -> dict[str, float]:
-        assert kind == "macs"
-        return {
-            str(place): price for place, price in enumerate((widths * self.prices / (self.full @ self.prices)).tolist())
-        }
-
-
-class Chained(CostModel):
-    """A chain of convolutions written down: group i costs price_i x its width x the width before it (3 before the first)."""
-
-    def __init__(self, prices: list[int], widths: tuple[int, ...]) -> None:
-        self.prices, self.full = torch.tensor(prices, dtype=torch.float64), torch.tensor(widths, dtype=torch.float64)
-
-    def share(self, kind: str, widths: Tensor) -> Tensor:
-        assert kind in ("macs", "params", "channels")
-        return self._cost(widths.to(torch.float64)) / self._cost(self.full)
-
-    def _cost(self, widths: Tensor) -> Tensor:
-        before = torch.cat([torch.full_like(widths[..., :1], 3), widths[..., :-1]], -1)
-        return (widths * before) @ self.prices
-
-
-class Measured(Scripted):
-    """Times, of which those of odd widths are half as long again."""
-
-    def share(self, kind: str, widths: Tensor) -> Tensor:
-        widths = widths.to(torch.float64)
-        return super().share(kind, widths + 0.5 * (widths % 2) * widths)
-
-
-Case = tuple[Budget, Constraints]
-PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[Case, float]:
-    """A random chain of one to four groups under random constraints, and a limit that they can meet."""
-    widths = tuple(draw(st.lists(st.integers(1, 24), min_size=1, max_size=4)))
-    prices = draw(st.lists(st.integers(1, 100), min_size=len(widths), max_size=len(widths)))
-    constraints = Constraints(
-        round_to=draw(st.integers(1, 8)), min_channels=draw(st.integers(1, 4)), min_ratio=draw(st.floats(0, 0.6))
-    )
-    budget = Budget(space_of(*widths), Chained(prices, widths), Target(macs=1.0), constraints)
-    return (budget, constraints), budget.smallest + (1 - budget.smallest) * draw(st.floats(0, 1))
-
-
-def scripted(
-    widths: tuple[int, ...], prices: list[float], target: Target | None, **constraints: float | None
-) -> Budget:
-    limits = Constraints.model_validate({"round_to": 1, "min_ratio": 0.0, **constraints})
-    return Budget(space_of(*widths), Scripted(prices, widths), target, limits)
 
 
 def kept(budget: Budget, shares: list[float], limit: float | None) -> list[int]:
@@ -346,7 +284,7 @@ def test_the_sooner_the_target_is_reached_the_less_has_to_go() -> None:
     def last(target: float, anneal: float = 0.4) -> float:
         """The share of a search, in hundredths, from which on the target holds."""
         budget = scripted((100,), [1.0], Target(macs=target))
-        found = [budget.limit(step / 100, anneal) for step in range(101)]
+        found = [budget.budget(step / 100, anneal) for step in range(101)]
         assert found[0] == (1.0 if anneal else target)
         assert found == sorted(found, key=lambda limit: -limit)
         return found.index(target) / 100
@@ -355,14 +293,6 @@ def test_the_sooner_the_target_is_reached_the_less_has_to_go() -> None:
     assert last(0.25) == 0.8
     assert last(0.05) == MOST_ANNEALED
     assert last(0.5, anneal=0.0) == last(1.0) == 0.0
-
-
-class Priced(Scripted):
-    """A channel of the second group has as many parameters as one of the first, and costs a fourth."""
-
-    def share(self, kind: str, widths: Tensor) -> Tensor:
-        prices = torch.tensor([1.0, 1.0] if kind == "params" else [4.0, 1.0], dtype=torch.float64)
-        return (widths.to(torch.float64) @ prices) / (self.full @ prices)
 
 
 def test_a_bargain_is_a_group_of_many_parameters_for_what_it_costs() -> None:

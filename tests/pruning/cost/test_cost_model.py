@@ -16,10 +16,9 @@ from zoo_awkward import LearnedInput
 from edcompress.core.recipe.model import Model
 from edcompress.networks.registry import build
 from edcompress.pruning.cost.cost_model import CostModel
+from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import layer_sizes, measure_size
-from edcompress.pruning.cost.products import uncounted_warnings
-from edcompress.pruning.space.plan import plan_of
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.pruning.tracing.tracing import trace_space
 
 zoo = pytest.mark.parametrize("name", ZOO)
@@ -33,7 +32,7 @@ def test_predicted_costs_are_the_measured_ones(name: str, seed: int) -> None:
     costs, dense = CostModel(space, network, images(2)), measure_size(network, images(2))
     state = random_state(space, seed)
     widths = torch.tensor([int(state[part].sum()) for _, part in space.slices()])
-    pruned = measure_size(remove(network, plan_of(state, space), space), images(2))
+    pruned = measure_size(remove_channels(network, state, space), images(2))
     assert costs.share("macs", widths).item() * dense.macs == pytest.approx(pruned.macs, abs=1e-6)
     assert costs.share("params", widths).item() * dense.params == pytest.approx(pruned.params, abs=1e-6)
     assert costs.share("channels", widths).item() == pytest.approx(state.double().mean().item(), abs=1e-12)
@@ -224,7 +223,7 @@ def test_products_of_the_networks_own_code_follow_the_channels_that_they_take() 
     dense = 4 * (64 * 27 + 64 * 64 + 64 * 8 + 64 * 45) + 15
     assert measure_size(network, images(2)).macs == dense
     state = torch.tensor([True, False, True, True] + [True] * 5)
-    pruned = measure_size(remove(network, plan_of(state, space), space), images(2))
+    pruned = measure_size(remove_channels(network, state, space), images(2))
     assert pruned.macs == 3 * (dense - 15) / 4 + 15
     assert costs.share("macs", torch.tensor([3, 5])).item() * dense == pytest.approx(pruned.macs)
 

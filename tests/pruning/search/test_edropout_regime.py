@@ -9,10 +9,11 @@ from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel
-from edcompress.pruning.search.edropout_regime import EDropoutRegime, Figures
+from edcompress.pruning.search.edropout_regime import EDropoutRegime
+from edcompress.pruning.search.method import Figures, SearchProblem
 from edcompress.pruning.search.scoring import score_states
 from edcompress.pruning.space.space import PruningSpace
-from edcompress.pruning.surgery.sliced_forward import Slices
+from edcompress.pruning.surgery.sliced_forward import SlicedNetwork
 from edcompress.pruning.tracing.tracing import trace_space
 from edcompress.training.precision import Precision
 
@@ -29,10 +30,8 @@ def alternation(
     limits = Constraints(round_to=1, min_ratio=0.0)
     budget = Budget(space, CostModel(space, network, example), target, limits)
     settings = Search.model_validate({"evolve_every": 1, **search})
-    regime = EDropoutRegime(
-        network, space, budget, settings.for_batches_of(8), precision=FP32, seed=seed, log=log.append
-    )
-    return regime, space, log
+    problem = SearchProblem(network, space, budget, settings.for_batches_of(8), FP32, seed, log=log.append)
+    return EDropoutRegime(problem), space, log
 
 
 def run(regime: EDropoutRegime, first: int, last: int, of: int = 10) -> None:
@@ -171,7 +170,7 @@ def test_a_budget_that_moves_makes_stored_energies_void() -> None:
 def test_no_member_is_ever_worse_than_its_parent_on_the_batch_that_judged() -> None:
     network = randomised(ZOO["concat"].network())
     regime, space, log = alternation(network, None, genes="channels", init="bernoulli", score_batch=None)
-    slices, accepted = Slices(space, network), 0
+    slices, accepted = SlicedNetwork(space, network), 0
     for step in range(6):
         batch = images(8, seed=step)
         before = score_states(network, slices, regime.snapshot()["states"], batch, LABELS, FP32)
@@ -198,7 +197,7 @@ def test_scoring_changes_neither_statistics_nor_modes_nor_weights() -> None:
 def test_scores_are_those_of_the_batchs_statistics() -> None:
     network = randomised(ZOO["chain"].network())
     space = trace_space(network, images(2))
-    slices, batch = Slices(space, network), images(8)
+    slices, batch = SlicedNetwork(space, network), images(8)
     states = torch.stack([space.full_state(), space.full_state()])
     energies = score_states(network, slices, states, batch, LABELS, FP32)
     logits = copy.deepcopy(network).train()(batch)  # no dropout: train mode is batch statistics
@@ -210,7 +209,7 @@ def test_scores_are_those_of_the_batchs_statistics() -> None:
 def test_the_search_trains_and_guards_its_best_state() -> None:
     network = randomised(ZOO["chain"].network())
     regime, space, _ = alternation(network, Target(channels=0.5), anneal=0.0)
-    wanted = Slices(space, network).call(regime.state, images())
+    wanted = SlicedNetwork(space, network).call(regime.state, images())
     assert torch.equal(regime.forward(images()), wanted)
     before = copy.deepcopy(network.get_parameter("conv1.weight"))
     with regime.guard(), torch.no_grad():
@@ -229,7 +228,7 @@ def test_the_end_is_feasible_and_the_best_member_on_held_out_images() -> None:
     widths = torch.tensor([state[part].sum() for _, part in space.slices()])
     assert costs.share("macs", widths).item() <= 0.5
     states = regime.snapshot()["states"]
-    energies = score_states(network, Slices(space, network), states, images(8, seed=50), LABELS, FP32)
+    energies = score_states(network, SlicedNetwork(space, network), states, images(8, seed=50), LABELS, FP32)
     assert torch.equal(state, states[energies.argmin()])
 
 
@@ -266,7 +265,7 @@ def test_evolution_from_random_states_finds_the_channels_that_help() -> None:
     x, labels = noisy_batch(1000)
     found = regime.finish(x, labels)
     random = torch.rand(200, space.genes, generator=Generator().manual_seed(7)) < 0.5
-    slices = Slices(space, network)
+    slices = SlicedNetwork(space, network)
     energy = score_states(network, slices, found.unsqueeze(0), x, labels, FP32).item()
     chance = score_states(network, slices, random, x, labels, FP32)
     # by hand: k helpers lower the energy by 2 k, so a random state stands near -16 and the best at -32

@@ -1,7 +1,7 @@
 import pytest
 import torch
+from costs import Priced, Scripted
 from states import space_of
-from test_budget import Priced, Scripted
 from torch import Generator, Tensor
 
 from edcompress.core.recipe.search import Search

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from costs import PROPERTY, Chained, cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from states import space_of
-from test_budget import PROPERTY, Chained, cases
 from torch import Generator, Tensor, nn
 
 from edcompress.core.recipe.model import Model

@@ -1,7 +1,7 @@
 import pytest
 import torch
+from costs import Measured, scripted
 from states import space_of
-from test_budget import Measured, scripted
 from torch import Tensor
 from zoo import ZOO, images, randomised
 
@@ -9,10 +9,12 @@ from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel
-from edcompress.pruning.search.gradual_magnitude import GradualRegime
+from edcompress.pruning.search.gradual_magnitude import GradualMagnitudeRegime
 from edcompress.pruning.search.importance import magnitude
+from edcompress.pruning.search.method import SearchProblem
 from edcompress.pruning.search.one_shot import global_state, lamp, normalised, per_cost, uniform_state
 from edcompress.pruning.tracing.tracing import trace_space
+from edcompress.training.precision import Precision
 
 SCORES = torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0])
 
@@ -86,7 +88,8 @@ def test_gradual_magnitude_follows_the_weights_and_the_budget() -> None:
     network = randomised(ZOO["residual"].network())
     space, target = trace_space(network, images(2)), Target(macs=0.4)
     budget = Budget(space, CostModel(space, network, images(2)), target, Constraints(round_to=1, min_ratio=0.0))
-    regime = GradualRegime(network, space, budget, Search(evolve_every=2, anneal=0.8))
+    search, precision = Search(evolve_every=2, anneal=0.8), Precision("fp32", torch.device("cpu"))
+    regime = GradualMagnitudeRegime(SearchProblem(network, space, budget, search, precision))
     batch = (images(4), torch.zeros(4, dtype=torch.int64))
     regime.prepare(*batch, 0.0)
     assert regime.state.all()

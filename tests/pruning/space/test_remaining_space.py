@@ -11,8 +11,8 @@ from edcompress.pruning.space.plan import Plan, compose_plans, extended, plan_of
 from edcompress.pruning.space.remaining_space import narrowed
 from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.surgery.masks import masked_forward
-from edcompress.pruning.surgery.remove import remove
-from edcompress.pruning.surgery.sliced_forward import Slices
+from edcompress.pruning.surgery.remove import apply_plan, remove_channels
+from edcompress.pruning.surgery.sliced_forward import SlicedNetwork
 from edcompress.pruning.tracing.tracing import trace_space
 
 zoo = pytest.mark.parametrize("name", ZOO)
@@ -30,9 +30,9 @@ def halved(name: str, seed: int) -> tuple[nn.Module, PruningSpace, Plan]:
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_two_steps_are_one_step_with_the_composed_plan_bit_for_bit(name: str, seed: int) -> None:
     network, space, first = halved(name, seed)
-    smaller, rest = remove(network, first, space), narrowed(space, first)
+    smaller, rest = apply_plan(network, first, space), narrowed(space, first)
     second = plan_of(random_state(rest, seed + 10), rest)
-    twice, once = remove(smaller, second, rest), remove(network, compose_plans(first, second), space)
+    twice, once = apply_plan(smaller, second, rest), apply_plan(network, compose_plans(first, second), space)
     assert repr(twice) == repr(once)
     assert twice.state_dict().keys() == once.state_dict().keys()
     assert all(torch.equal(tensor, once.state_dict()[key]) for key, tensor in twice.state_dict().items())
@@ -44,10 +44,10 @@ def test_two_steps_are_one_step_with_the_composed_plan_bit_for_bit(name: str, se
 @zoo
 def test_the_rest_means_to_the_smaller_network_what_the_space_means_to_the_whole(name: str) -> None:
     network, space, first = halved(name, 2)
-    smaller, rest = remove(network, first, space), narrowed(space, first)
+    smaller, rest = apply_plan(network, first, space), narrowed(space, first)
     state = random_state(rest, 3)
-    pruned = remove(smaller, plan_of(state, rest), rest)
-    assert torch.equal(Slices(rest, smaller).call(state, images()), pruned(images()))
+    pruned = remove_channels(smaller, state, rest)
+    assert torch.equal(SlicedNetwork(rest, smaller).call(state, images()), pruned(images()))
     torch.testing.assert_close(masked_forward(smaller, rest, state, images()), pruned(images()), rtol=1e-4, atol=1e-5)
 
 
@@ -60,7 +60,7 @@ TRACED_OTHERWISE = {"grouped", "grouped_in_a_row", "grouped_in_concat", "group_n
 def test_it_is_the_space_that_tracing_finds(name: str) -> None:
     network, space, state = chosen(name)
     plan = plan_of(state, space)
-    traced = trace_space(remove(network, plan, space), images(2))
+    traced = trace_space(apply_plan(network, plan, space), images(2))
     assert (narrowed(space, plan) == traced) == (name not in TRACED_OTHERWISE)
     assert narrowed(space, extended(EVERYTHING, space)) == space
 
@@ -81,8 +81,8 @@ def test_a_locked_group_stays_as_the_plan_left_it() -> None:
     second = plan_of(random_state(rest, 0), rest)
     whole = compose_plans(first, second)
     assert [len(group.kept) for group in whole.groups] == [len(first.groups[0].kept), 1]
-    once = remove(network, whole, space)
-    assert torch.equal(remove(remove(network, first, space), second, rest)(images()), once(images()))
+    once = apply_plan(network, whole, space)
+    assert torch.equal(apply_plan(apply_plan(network, first, space), second, rest)(images()), once(images()))
 
 
 def test_a_plan_of_some_groups_is_extended_by_all_channels_of_the_others() -> None:
@@ -105,7 +105,7 @@ def test_costs_of_the_rest_are_shares_of_the_dense_network(name: str) -> None:
     )
     kept = [len(group.kept) for group in second.groups]
     stays = second.model_copy(update={"groups": second.groups[1:]})
-    pruned = remove(network, compose_plans(first, stays), space)
+    pruned = apply_plan(network, compose_plans(first, stays), space)
     dense, size = measure_size(network, images(2)), measure_size(pruned, images(2))
     widths = torch.tensor(kept[1:])
     assert costs.share("macs", widths).item() == pytest.approx(size.macs / dense.macs)

@@ -13,8 +13,7 @@ from torch.optim import SGD, AdamW
 from wirings import chosen
 from zoo import ZOO, images
 
-from edcompress.pruning.space.plan import plan_of
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import remove_channels
 
 LABELS = torch.tensor([0, 1, 2, 0])
 WIRINGS = ("residual", "option_a", "concat", "depthwise", "grouped", "flatten", "multihead", "fused_attention", "prelu")
@@ -24,7 +23,7 @@ wirings = pytest.mark.parametrize("name", WIRINGS)
 def pruned(name: str) -> nn.Module:
     """A network of the zoo without the channels that its chosen state drops, in eval mode."""
     network, space, state = chosen(name)
-    return remove(network, plan_of(state, space), space)
+    return remove_channels(network, state, space)
 
 
 def loss(network: nn.Module) -> torch.Tensor:

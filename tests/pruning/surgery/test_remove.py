@@ -11,7 +11,7 @@ from edcompress.core.errors import NetworkError, ProofError
 from edcompress.networks.equality import compare_logits, require_equal
 from edcompress.pruning.space.plan import GroupPlan, Plan, plan_of, state_of
 from edcompress.pruning.surgery.masks import masked_forward
-from edcompress.pruning.surgery.remove import remove
+from edcompress.pruning.surgery.remove import apply_plan, remove_channels
 from edcompress.pruning.tracing.probe import lock_inexact
 from edcompress.pruning.tracing.tracing import trace_space
 
@@ -25,7 +25,7 @@ def test_masked_equals_pruned_and_not_dense(name: str, seed: int) -> None:
     space = trace_space(network, images(2))
     state = random_state(space, seed)
     masked = masked_forward(network, space, state, images())
-    pruned = remove(network, plan_of(state, space), space)(images())
+    pruned = remove_channels(network, state, space)(images())
     scale = masked.abs().max()
     assert (masked - pruned).abs().max() <= 1e-5 * scale
     if not state.all():
@@ -41,7 +41,7 @@ def test_what_is_left_free_of_awkward_networks_is_exact(name: str) -> None:
     for seed in (0, 2):
         state = random_state(space, seed)
         masked = masked_forward(network, space, state, images())
-        pruned = remove(network, plan_of(state, space), space)(images())
+        pruned = remove_channels(network, state, space)(images())
         assert (masked - pruned).abs().max() <= 1e-5 * masked.abs().max()
 
 
@@ -59,7 +59,7 @@ def test_shapes_after_surgery_are_those_worked_out_by_hand(name: str) -> None:
             for g in space.free
         )
     )
-    smaller = remove(network, plan, space)
+    smaller = apply_plan(network, plan, space)
     tensors = smaller.state_dict()
     assert {key: tuple(tensors[key].shape) for key in ZOO[name].shapes} == ZOO[name].shapes
     group = space.free[0]
@@ -78,7 +78,7 @@ def test_surgery_leaves_the_network_alone_and_keeps_modes_and_flags(name: str) -
     next(network.children()).eval()
     modes, before = [m.training for m in network.modules()], copy.deepcopy(network.state_dict())
     space = trace_space(network, images(2))
-    smaller = remove(network, plan_of(random_state(space, 2), space), space)
+    smaller = remove_channels(network, random_state(space, 2), space)
     assert [m.training for m in network.modules()] == modes == [m.training for m in smaller.modules()]
     assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
     for copied in (network, smaller):
@@ -103,14 +103,14 @@ def test_a_plan_of_another_network_is_refused() -> None:
     space, other = trace_space(chain, images(2)), trace_space(residual, images(2))
     plan = plan_of(other.full_state(), other)
     with pytest.raises(NetworkError, match="differ in the channels of conv1, conv2, stem"):
-        remove(chain, plan, space)
+        apply_plan(chain, plan, space)
     with pytest.raises(NetworkError, match="differ in the channels of conv1, conv2, stem"):
         state_of(plan, space)
     wider = Plan(groups=(GroupPlan(name="conv1", channels=5, kept=(0,)),))
     with pytest.raises(NetworkError, match="differ in the channels of conv1, conv2"):
-        remove(chain, wider, space)
+        apply_plan(chain, wider, space)
     with pytest.raises(NetworkError, match="made for another network: it needs 4 output channels of bn, here are 0"):
-        remove(chain, plan, other)
+        apply_plan(chain, plan, other)
 
 
 def test_a_plan_holds_a_group_once() -> None:
@@ -157,5 +157,5 @@ def test_surgery_works_without_batch_norm_statistics_or_scales() -> None:
     space = trace_space(network, images(2))
     assert space.widths == (4, 5)
     state = random_state(space, 3)
-    smaller = remove(network, plan_of(state, space), space)
+    smaller = remove_channels(network, state, space)
     torch.testing.assert_close(smaller(images()), masked_forward(network, space, state, images()))

@@ -9,10 +9,9 @@ from torch.optim import SGD, Adadelta, AdamW, Optimizer
 from wirings import chosen, dropped_by_name, dropped_of
 from zoo import ZOO, images, randomised
 
-from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.surgery.masks import masked_forward
-from edcompress.pruning.surgery.remove import remove
-from edcompress.pruning.surgery.sliced_forward import Slices
+from edcompress.pruning.surgery.remove import remove_channels
+from edcompress.pruning.surgery.sliced_forward import SlicedNetwork
 from edcompress.pruning.tracing.tracing import trace_space
 from edcompress.training.batchnorm import batch_statistics
 
@@ -25,7 +24,7 @@ LABELS = torch.tensor([0, 1, 2, 0])
 def test_what_runs_is_the_pruned_network_bit_for_bit(name: str, seed: int) -> None:
     network, space, state = chosen(name)
     state = state if seed == 2 else random_state(space, seed)
-    slices, pruned = Slices(space, network), remove(network, plan_of(state, space), space)
+    slices, pruned = SlicedNetwork(space, network), remove_channels(network, state, space)
     assert torch.equal(slices.call(state, images()), pruned.eval()(images()))
     torch.testing.assert_close(
         slices.call(state, images()), masked_forward(network, space, state, images()), rtol=1e-4, atol=1e-5
@@ -36,8 +35,8 @@ def test_what_runs_is_the_pruned_network_bit_for_bit(name: str, seed: int) -> No
 def test_training_is_that_of_the_pruned_network(name: str) -> None:
     network, space, state = chosen(name)
     network.train()
-    pruned = remove(network, plan_of(state, space), space).train()
-    F.cross_entropy(Slices(space, network).call(state, images()), LABELS).backward()
+    pruned = remove_channels(network, state, space).train()
+    F.cross_entropy(SlicedNetwork(space, network).call(state, images()), LABELS).backward()
     F.cross_entropy(pruned(images()), LABELS).backward()
     total = {key: parameter.grad.norm() for key, parameter in network.named_parameters() if parameter.grad is not None}
     for key, parameter in pruned.named_parameters():
@@ -45,7 +44,7 @@ def test_training_is_that_of_the_pruned_network(name: str) -> None:
         torch.testing.assert_close(total[key], parameter.grad.norm(), rtol=1e-4, atol=1e-6)
     network.eval()  # the statistics of kept channels moved as theirs did
     torch.testing.assert_close(
-        Slices(space, network).call(state, images()), pruned.eval()(images()), rtol=1e-4, atol=1e-5
+        SlicedNetwork(space, network).call(state, images()), pruned.eval()(images()), rtol=1e-4, atol=1e-5
     )
 
 
@@ -56,7 +55,7 @@ def test_linear_layers_with_millions_of_weights_run_whole_and_mean_the_same() ->
     x = torch.randn(4, 4, generator=Generator().manual_seed(1))
     space = trace_space(network, x[:2])
     state = random_state(space, 2)
-    slices, pruned = Slices(space, network), remove(network, plan_of(state, space), space)
+    slices, pruned = SlicedNetwork(space, network), remove_channels(network, state, space)
     assert state.sum() < 0.6 * len(state)
     torch.testing.assert_close(slices.call(state, x), pruned.eval()(x), rtol=1e-4, atol=1e-5)
     F.cross_entropy(slices.call(state, x), LABELS).backward()
@@ -76,7 +75,7 @@ def test_linear_layers_with_millions_of_weights_run_whole_and_mean_the_same() ->
 @zoo
 def test_everything_kept_is_the_dense_network_bit_for_bit(name: str) -> None:
     network, space, _ = chosen(name)
-    assert torch.equal(Slices(space, network).call(space.full_state(), images()), network(images()))
+    assert torch.equal(SlicedNetwork(space, network).call(space.full_state(), images()), network(images()))
 
 
 @zoo
@@ -84,7 +83,7 @@ def test_a_call_leaves_modes_widths_and_weights_alone(name: str) -> None:
     network, space, state = chosen(name)
     before, modes, shape = copy.deepcopy(network.state_dict()), [m.training for m in network.modules()], repr(network)
     with batch_statistics(network):
-        Slices(space, network).call(state, images())
+        SlicedNetwork(space, network).call(state, images())
     assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
     assert [module.training for module in network.modules()] == modes
     assert repr(network) == shape
@@ -94,7 +93,7 @@ def test_widths_come_back_when_the_network_fails() -> None:
     network, space, state = chosen("chain")
     shape = repr(network)
     with pytest.raises(RuntimeError):
-        Slices(space, network).call(state, images()[:, :1])
+        SlicedNetwork(space, network).call(state, images()[:, :1])
     assert repr(network) == shape
 
 
@@ -102,7 +101,7 @@ def test_statistics_of_dropped_channels_stay() -> None:
     network, space, state = chosen("chain")
     before = network.get_buffer("bn1.running_mean").clone()
     network.train()
-    Slices(space, network).call(state, images())
+    SlicedNetwork(space, network).call(state, images())
     gone = [1]  # channel 1 of conv1 is dropped
     after = network.get_buffer("bn1.running_mean")
     assert torch.equal(after[gone], before[gone])
@@ -113,7 +112,7 @@ def test_statistics_of_dropped_channels_stay() -> None:
 def test_no_gradient_reaches_a_dropped_channel(name: str) -> None:
     network, space, state = chosen(name)
     network.train()
-    F.cross_entropy(Slices(space, network).call(state, images()), LABELS).backward()
+    F.cross_entropy(SlicedNetwork(space, network).call(state, images()), LABELS).backward()
     for parameter, dropped in dropped_of(network, space, state):
         assert parameter.grad is not None
         assert not parameter.grad[dropped].any()
@@ -133,7 +132,7 @@ OPTIMIZERS = {
 def test_frozen_steps_leave_dropped_weights_bit_for_bit(name: str, optimizer: str) -> None:
     network, space, state = chosen(name)
     step = OPTIMIZERS[optimizer](network.parameters())
-    slices = Slices(space, network)
+    slices = SlicedNetwork(space, network)
     _train_step(slices, space.full_state(), step, frozen=True)  # momentum that wants to go on
     before = copy.deepcopy(dict(network.named_parameters()))
     _train_step(slices, state, step, frozen=True)
@@ -148,7 +147,7 @@ def test_frozen_steps_leave_dropped_weights_bit_for_bit(name: str, optimizer: st
 
 def test_dropped_weights_may_return() -> None:
     network, space, state = chosen("chain")
-    slices = Slices(space, network)
+    slices = SlicedNetwork(space, network)
     dense = slices.call(space.full_state(), images())
     assert not torch.equal(slices.call(state, images()), dense)
     with slices.frozen(state), torch.no_grad():
@@ -160,7 +159,7 @@ def test_dropped_weights_may_return() -> None:
         assert torch.equal(parameter[~dropped], 0.5 * reference[~dropped])
 
 
-def _train_step(slices: Slices, state: Tensor, step: Optimizer, *, frozen: bool) -> None:
+def _train_step(slices: SlicedNetwork, state: Tensor, step: Optimizer, *, frozen: bool) -> None:
     step.zero_grad(set_to_none=True)
     F.cross_entropy(slices.call(state, images()), LABELS).backward()
     if frozen:

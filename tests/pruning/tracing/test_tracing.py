@@ -15,11 +15,10 @@ from edcompress.core.errors import NetworkError, ProofError, RecipeError
 from edcompress.core.recipe.model import Model
 from edcompress.networks.equality import compare_logits, require_equal
 from edcompress.networks.registry import build
-from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.surgery.masks import masked_forward
-from edcompress.pruning.surgery.remove import remove
-from edcompress.pruning.tracing.depgraph import traced_groups
+from edcompress.pruning.surgery.remove import remove_channels
+from edcompress.pruning.tracing.coupled_groups import trace_groups
 from edcompress.pruning.tracing.probe import lock_inexact
 from edcompress.pruning.tracing.tracing import trace_space
 
@@ -114,7 +113,7 @@ def test_what_cannot_be_traced_as_a_whole_is_traced_in_parts() -> None:
     network = randomised(torchvision.models.shufflenet_v2_x0_5(num_classes=3))
     x = torch.randn(2, 3, 32, 32, generator=Generator().manual_seed(0))
     with pytest.raises(NetworkError, match=r"ShuffleNetV2 cannot be traced .* ZeroDivisionError"):
-        traced_groups(network, (x,))
+        trace_groups(network, (x,))
     space = lock_inexact(network, trace_space(network, x), x)
     units = [f"stage{stage}.{unit}" for stage, last in ((2, 4), (3, 8), (4, 4)) for unit in range(last)]
     assert [group.name for group in space.free] == [f"{unit}.branch2.0" for unit in units]
@@ -124,9 +123,7 @@ def test_what_cannot_be_traced_as_a_whole_is_traced_in_parts() -> None:
     }
     state = random_state(space, 3)
     require_equal(
-        compare_logits(
-            masked_forward(network, space, state, x), remove(network, plan_of(state, space), space)(x), "both"
-        )
+        compare_logits(masked_forward(network, space, state, x), remove_channels(network, state, space)(x), "both")
     )
 
 

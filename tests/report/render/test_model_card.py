@@ -22,7 +22,7 @@ from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.results.measures import MOST_WAITED
 from edcompress.core.results.report import Report
 from edcompress.data.images import FileImages, MemoryImages
-from edcompress.data.transforms import eval_geometry, normalised, preprocessing_spec
+from edcompress.data.transforms import eval_geometry, normalise, preprocessing_spec
 from edcompress.report.render.html_page import render_page
 from edcompress.report.render.model_card import render_card, snippet
 from edcompress.runs.folder import RunFolder
@@ -58,7 +58,7 @@ def program_and_product(folder: Path, data: Data, channels: int) -> tuple[torch.
     images = FileImages((str(folder / "image.png"),), torch.tensor([0]), channels, orientation=data.exif_orientation)
     logits, top = printed(snippet(preprocessing_spec(data, channels)), folder)
     assert top == int(torch.tensor(logits).argmax())
-    return torch.tensor(logits), normalised(images.read([0], eval_geometry(data)).pixels, data).flatten()
+    return torch.tensor(logits), normalise(images.read([0], eval_geometry(data)).pixels, data).flatten()
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -89,7 +89,7 @@ def test_the_program_resizes_as_the_recipe_says(
     bilinear = program_and_product(tmp_path, data.model_copy(update={"interpolation": "bilinear"}), 3)[1]
     assert torch.equal(product, bilinear) == (interpolation == "bilinear")
     memory = MemoryImages(pil_to_tensor(noise(37, 53)).unsqueeze(0), torch.tensor([0]), 3)
-    assert torch.equal(normalised(memory.read([0], eval_geometry(data)).pixels, data).flatten(), product)
+    assert torch.equal(normalise(memory.read([0], eval_geometry(data)).pixels, data).flatten(), product)
 
 
 @pytest.mark.parametrize("orientation", ["apply", "ignore"])

@@ -112,7 +112,7 @@ def test_a_file_that_takes_pixels_is_given_pixels(tmp_path: Path) -> None:
 
 def test_what_train_writes_into_a_checkpoint_is_read(tmp_path: Path) -> None:
     path, other = tmp_path / "dense.safetensors", digits("data.mean=[0.5]", "data.image_size=20")
-    save_tensors(path, {}, {TRAINING: json.dumps(RECIPE.of_training)})
+    save_tensors(path, {}, {TRAINING: json.dumps(RECIPE.training_settings)})
     assert list(unlike_images(path, RECIPE.data, 1)) == []
     assert list(unlike_images(path, other.data, 1)) == [
         "image_size is 16 there, and 20 in the recipe",

@@ -12,18 +12,22 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from edcompress.deploy.export.half_precision import UNROUNDED, rounded
-from edcompress.deploy.runtime.parity import CHUNK, fixed_batch, outputs
-from edcompress.deploy.runtime.sessions import session
+from edcompress.deploy.runtime.half_precision import UNROUNDED, round_float16
+from edcompress.deploy.runtime.parity import batch_limit, compute_outputs
+from edcompress.deploy.runtime.sessions import open_session
 
 LARGEST, SMALLEST = 65504.0, 2.0**-14
 """Of float16: its largest number, and the smallest that has all of its eleven bits."""
 
 
-def out_of_range(path: Path, images: Tensor) -> str:
-    """The first result in the file `path` that on `images` [N, C, H, W] is too large for float16, or too small as a whole; "" for none."""
-    model = rounded(path)
-    assert model is not None, f"{path} holds no float16"
+def find_out_of_range(path: Path, images: Tensor) -> str:
+    """Describe the first float16 result of a file that on images [N, C, H, W] is too large for float16, or too small as a whole.
+
+    The description is "" where there is none, as of a file without float16.
+    """
+    model = round_float16(path)
+    if model is None:
+        return ""
     results = {name: node for node in model.graph.node for name in node.output if name.endswith(UNROUNDED)}
     largest = _largest(model, list(results), images).tolist()
     for (name, node), reached in zip(results.items(), largest, strict=True):
@@ -36,7 +40,7 @@ def out_of_range(path: Path, images: Tensor) -> str:
 
 
 def _largest(model: onnx.ModelProto, names: list[str], images: Tensor) -> NDArray[np.float32]:
-    """The largest magnitude of each of the model's values over the images."""
+    """Return the largest magnitude [names] of each of the model's values over the images."""
     for number, name in enumerate(names):
         ends = [name, f"magnitude{number}", f"largest{number}"]
         model.graph.node.append(helper.make_node("Abs", ends[:1], ends[1:2]))
@@ -44,14 +48,14 @@ def _largest(model: onnx.ModelProto, names: list[str], images: Tensor) -> NDArra
         model.graph.output.append(helper.make_tensor_value_info(ends[2], TensorProto.FLOAT, []))
     with tempfile.TemporaryDirectory() as folder:
         onnx.save_model(model, str(Path(folder) / "watched.onnx"))
-        opened = session(Path(folder) / "watched.onnx", torch.get_num_threads())
-    batches = torch.split(images, fixed_batch(opened) or CHUNK)
-    found: NDArray[np.float32] = np.fmax.reduce([outputs(opened, batch)[1:] for batch in batches])
+        opened = open_session(Path(folder) / "watched.onnx", torch.get_num_threads())
+    batches = torch.split(images, batch_limit(opened))
+    found: NDArray[np.float32] = np.fmax.reduce([compute_outputs(opened, batch)[1:] for batch in batches])
     return found
 
 
 def _behind(model: onnx.ModelProto, node: onnx.NodeProto) -> str:
-    """The nearest layer with weights that a node's inputs come from; "" for none."""
+    """Name the nearest layer with weights that a node's inputs come from; "" for none."""
     makers = {name: other for other in model.graph.node for name in other.output}
     weights = {tensor.name for tensor in model.graph.initializer}
     near, seen = [node], set[str]()

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from edcompress.core.errors import InputError
 from edcompress.core.results.measures import Count
-from edcompress.deploy.export.half_precision import faithful_session, halve
-from edcompress.deploy.export.half_ranges import out_of_range
+from edcompress.deploy.export.onnx_variants import halve
+from edcompress.deploy.runtime.half_precision import faithful_session
+from edcompress.deploy.runtime.half_ranges import find_out_of_range
 from edcompress.deploy.runtime.parity import compare_with_onnx, run_onnx
 from edcompress.deploy.runtime.predictions import predict
-from edcompress.deploy.runtime.sessions import session
+from edcompress.deploy.runtime.sessions import open_session
 
 GRAPH = """<ir_version: 10, opset_import: ["": 18]>
 net (float[batch, 3, 4, 4] images) => (float[batch, 3] logits)
@@ -90,13 +91,13 @@ def test_a_norm_is_equal_only_where_its_squares_are_in_range(
     ],
 )
 def test_what_leaves_the_range_is_named(tmp_path: Path, few: Tensor, nodes: str, scale: float, said: str) -> None:
-    assert re.fullmatch(said, out_of_range(halved(tmp_path, nodes, scale), few))
+    assert re.fullmatch(said, find_out_of_range(halved(tmp_path, nodes, scale), few))
 
 
 def test_images_that_overflow_have_no_answer(tmp_path: Path, few: Tensor) -> None:
     """In float32, as onnxruntime runs the file, all eight have one."""
     path, labels = halved(tmp_path, GEM, 99.0), torch.zeros(8, dtype=torch.int64)
-    assert np.isfinite(session(path).run(None, {"images": few.numpy()})[0]).all()
+    assert np.isfinite(open_session(path).run({"images": few.numpy()})[0]).all()
     found = predict({"half": path}, [(few, labels)], 3)["half"]
     assert found.classes[:, 0].tolist() == [-1] * 8
     assert found.accuracy.top5 == Count(correct=0, total=8)
@@ -117,15 +118,15 @@ def test_both_branches_of_a_file_are_rounded(tmp_path: Path) -> None:
     }""")
     onnx.save(model, tmp_path / "net.onnx")
     opened = faithful_session(tmp_path / "net.onnx")
-    up = opened.run(None, {"images": np.float32([[300, 1, 2, 3]])})[0]
-    down = opened.run(None, {"images": np.float32([[-300, 1, 2, 1 / 3]])})[0]
+    up = opened.run({"images": np.float32([[300, 1, 2, 3]])})[0]
+    down = opened.run({"images": np.float32([[-300, 1, 2, 1 / 3]])})[0]
     assert up.tolist() == [[np.inf, *np.float16([0.01, 0.04, 0.09]).tolist()]]
     assert down.tolist() == [[-300, 1, 2, float(np.float16(1 / 3))]]
 
 
 def test_a_file_without_float16_is_opened_as_it_is(onnx_file: Path, images: Tensor) -> None:
     feed = {"images": images.numpy()}
-    assert (faithful_session(onnx_file).run(None, feed)[0] == session(onnx_file).run(None, feed)[0]).all()
+    assert (faithful_session(onnx_file).run(feed)[0] == open_session(onnx_file).run(feed)[0]).all()
 
 
 def test_a_result_that_may_be_float16_or_not_is_named(tmp_path: Path) -> None:
@@ -138,6 +139,6 @@ def test_a_result_that_may_be_float16_or_not_is_named(tmp_path: Path) -> None:
     }""")
     onnx.save(model, tmp_path / "net.onnx")
     with pytest.raises(
-        InputError, match=r"net.onnx: it holds float16, and whether Gelu bent is float16 too cannot be told"
+        InputError, match=r"net.onnx: it holds float16, and it is not known whether Gelu bent is float16 too"
     ):
         faithful_session(tmp_path / "net.onnx")

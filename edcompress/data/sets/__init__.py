@@ -1,0 +1,1 @@
+"""The data sets that `data.dataset` can name, one module each."""

@@ -1,0 +1,1 @@
+"""The search methods, one per file; `edcompress.pruning.search.method` says what such a file holds."""
