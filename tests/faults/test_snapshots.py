@@ -112,7 +112,7 @@ def test_without_a_whole_snapshot_the_way_out_is_to_start_over(torn: Path, tmp_p
     folder = RunFolder(shutil.copytree(torn, tmp_path / "run"))
     for path in folder.snapshots:
         path.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="no older snapshot is whole; start over with --force"):
+    with pytest.raises(CheckpointError, match="start over with --force; no older checkpoint is whole"):
         pruned(dense, folder.path, digits(*OFTEN), resume=True)
 
 

@@ -143,5 +143,5 @@ def last_checkpoint(paths: Sequence[Path], monitor: Monitor) -> Checkpoint | Non
             monitor.warning(f"{fault}; going on from the one before it")
         return Checkpoint.from_tree(tree)
     if faults:
-        raise CheckpointError(f"{faults[0]}, and no older checkpoint is whole; start over with --force")
+        raise CheckpointError(f"{faults[0]}; no older checkpoint is whole")
     return None
