@@ -41,7 +41,7 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def of(cls, run: RunPath) -> RunFolder:
+    def of(cls, run: RunOrPath) -> RunFolder:
         """Return the run folder at a path, or the one that is given."""
         return run if isinstance(run, RunFolder) else cls(Path(run))
 
@@ -244,11 +244,11 @@ class RunFolder:
         return read_report(self / "report.json")
 
 
-RunPath = RunFolder | str | Path
+RunOrPath = RunFolder | str | Path
 """A run folder, or its path."""
 
 
-def path_of(given: RunPath) -> Path:
+def path_of(given: RunOrPath) -> Path:
     """Return the path of a run folder, or the path that is given."""
     return given.path if isinstance(given, RunFolder) else Path(given)
 

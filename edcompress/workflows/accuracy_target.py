@@ -27,14 +27,18 @@ from edcompress.report.render.formatting import points, waiting
 from edcompress.runs.folder import FILES, RunFolder
 from edcompress.runs.progress import recording
 from edcompress.workflows.load import load_pruned
-from edcompress.workflows.pruning_run import OpenStart, PruneRequest, prune_once
+from edcompress.workflows.pruning_run import PruneRequest, prune_once
 from edcompress.workflows.reporting import save_report
-from edcompress.workflows.resume import hold_folder, reserve_folder
+from edcompress.workflows.resume import hold_folder, read_start, reserve_folder
 from edcompress.workflows.stages.batch_size import sized_for_search
 from edcompress.workflows.stages.latency_target import NetworkTimer
 from edcompress.workflows.stages.run_context import RunContext, open_provable_context
-from edcompress.workflows.stages.start_files import read_start
-from edcompress.workflows.stages.starting_point import StartingPoint, open_starting_point, reopen_starting_point
+from edcompress.workflows.stages.starting_point import (
+    OpenStart,
+    StartingPoint,
+    open_starting_point,
+    reopen_starting_point,
+)
 
 FINEST = 0.98
 """Ratio of two budgets above which they count as one."""
@@ -160,7 +164,7 @@ def _run_trial(series: Series, number: int, share: float, best: Trial | None) ->
     trial = RunFolder(folder.trials / f"{number}-macs={share:g}")
     request = PruneRequest(recipe, trial, open_start, series.request.weights, options, resume=True, force=True)
     report = prune_once(request)
-    top1 = held_out_accuracy(context, load_pruned(trial, series.start.dense)).top1
+    top1 = held_out_accuracy(context, load_pruned(series.start.dense, trial.path)).top1
     drop = accuracy_drop(series.dense, top1)
     context.monitor.stage(
         f"trial {number}: top-1 {points(-drop)} beside the dense network's on {top1.total} held-out images"
@@ -232,7 +236,7 @@ def _points(series: Series, trials: list[Trial], chosen: Trial) -> list[Point]:
     context, recipe, dense = series.context, series.request.recipe, series.start.dense
     context.monitor.stage("latency in onnxruntime of the dense network and of all trials, interleaved")
     timer = NetworkTimer(context.example, recipe.export, recipe.timing, context.monitor)
-    networks = {"dense": dense} | {trial.name: load_pruned(trial.folder, dense) for trial in trials}
+    networks = {"dense": dense} | {trial.name: load_pruned(dense, trial.folder.path) for trial in trials}
     with tempfile.TemporaryDirectory() as scratch:
         times = timer.measure(
             {name: timer.export(network, Path(scratch) / f"{name}.onnx") for name, network in networks.items()}

@@ -12,7 +12,7 @@ from edcompress.core.system.files import require_new_file
 from edcompress.deploy.export.torch_archives import SUFFIXES, Form, save_archive
 from edcompress.networks.build import example_images
 from edcompress.runs.file_records import OF_PRUNING, require_as_written
-from edcompress.runs.folder import FILES, RunFolder, RunPath
+from edcompress.runs.folder import FILES, RunFolder, RunOrPath
 from edcompress.workflows.load import load
 
 _OF_ONE_FORM = {".onnx", *SUFFIXES.values()}
@@ -23,7 +23,7 @@ _OF_THE_RUN = {name for name in FILES if not name.endswith((SUFFIXES["pt2"], SUF
 
 
 def convert(
-    folder: RunPath,
+    folder: RunOrPath,
     form: Form,
     output: str | Path | None = None,
     *,
@@ -50,7 +50,7 @@ def convert(
     run.require_finished("convert")
     if form not in SUFFIXES:
         raise InputError(f"--to {form}: choose {', '.join(SUFFIXES)}")
-    file = _default_output(run, form) if output is None else Path(output)
+    file = _default_output(run.path, form) if output is None else Path(output)
     _require_output(file, form, run.path, force=force)
     written = run.read_report().files
     require_as_written(run, {name: written[name] for name in OF_PRUNING if name in written})
@@ -61,9 +61,9 @@ def convert(
         return file, save_archive(network, example_images(run.read_recipe().network_spec.image_shape), file, form)
 
 
-def _default_output(run: RunFolder, form: Form) -> Path:
+def _default_output(run: Path, form: Form) -> Path:
     if form == "safetensors":  # a run has one already
-        return Path(f"{run.path.resolve().name}.safetensors")
+        return Path(f"{run.resolve().name}.safetensors")
     return run / f"pruned{SUFFIXES[form]}"
 
 

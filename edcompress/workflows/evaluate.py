@@ -16,7 +16,7 @@ from edcompress.core.system.devices import oom_as_error
 from edcompress.deploy.latency.benchmark import measure_all
 from edcompress.deploy.runtime.predictions import describe_onnx, predict
 from edcompress.report.gate.sanity import at_chance
-from edcompress.runs.folder import RunFolder, RunPath, path_of
+from edcompress.runs.folder import RunFolder, RunOrPath, path_of
 from edcompress.workflows.load import load
 from edcompress.workflows.stages.file_metadata import require_alike
 from edcompress.workflows.stages.run_context import open_context
@@ -24,7 +24,7 @@ from edcompress.workflows.stages.starting_point import read_weights, require_sam
 
 
 def evaluate(
-    model: RunPath, recipe: Recipe, options: RunOptions = DEFAULT, *, ignore_metadata: bool = False
+    model: RunOrPath, recipe: Recipe, options: RunOptions = DEFAULT, *, ignore_metadata: bool = False
 ) -> Accuracy:
     """Measure accuracy on the recipe's test images, in fp32; a float16 file computes in float16.
 
@@ -56,7 +56,7 @@ def evaluate(
     return accuracy
 
 
-def benchmark(models: Sequence[RunPath], options: Benchmark) -> dict[str, tuple[Latency, ...]]:
+def benchmark(models: Sequence[RunOrPath], options: Benchmark) -> dict[str, tuple[Latency, ...]]:
     """Measure the latency of ONNX files in onnxruntime, by interleaved calls in fresh processes.
 
     Args:

@@ -24,17 +24,18 @@ from edcompress.deploy.runtime.predictions import Predictions, predict
 from edcompress.report.gate.noise import noise_warning
 from edcompress.report.gate.recommendation import recommend
 from edcompress.report.gate.sanity import alarms
+from edcompress.report.render.model_card import render_card
 from edcompress.runs.file_records import records
-from edcompress.runs.folder import UNFINISHED_EXPORTS, RunFolder, RunPath
+from edcompress.runs.folder import UNFINISHED_EXPORTS, RunFolder, RunOrPath
 from edcompress.runs.progress import recording
 from edcompress.workflows.load import load
-from edcompress.workflows.onnx_files import CARD, VARIANTS, OnnxFiles, card, publish_files, write_onnx
+from edcompress.workflows.onnx_files import CARD, VARIANTS, OnnxFiles, publish_files, write_onnx
 from edcompress.workflows.stages.run_context import RunContext, open_provable_context
 from edcompress.workflows.stages.starting_point import load_dense
 
 
 def export(
-    folder: RunPath,
+    folder: RunOrPath,
     *,
     opset: int | None = None,
     batch: int | str | None = None,
@@ -94,7 +95,8 @@ def _export(run: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
         for text in alarms(completed):
             context.monitor.alarm(text)
         completed = completed.with_shipping(recommend(completed, recipe.gate), recipe.gate)
-        write_text(made / CARD, card(context, recipe, completed))
+        preprocessing = preprocessing_spec(context.data, context.splits.channels)
+        write_text(made / CARD, render_card(completed, recipe, preprocessing, context.splits.classes))
         publish_files(made, run, completed, bare.without_onnx())
     return completed
 

@@ -15,12 +15,12 @@ from edcompress.report.gate.consistency import require_possible
 from edcompress.report.gate.recommendation import recommend
 from edcompress.report.gate.verdict import judge
 from edcompress.runs.file_records import ALONE, require_bound
-from edcompress.runs.folder import RunFolder, RunPath
+from edcompress.runs.folder import RunFolder, RunOrPath
 from edcompress.runs.reading import read_report
 from edcompress.workflows.reporting import save_report
 
 
-def gate(target: RunPath, limits: Gate | None = None, *, baseline: RunPath | None = None) -> Verdict:
+def gate(target: RunOrPath, limits: Gate | None = None, *, baseline: RunOrPath | None = None) -> Verdict:
     """Check a run, or a report.json alone, against its limits.
 
     The verdict is saved in the run's report if that can be written.
@@ -51,7 +51,7 @@ def gate(target: RunPath, limits: Gate | None = None, *, baseline: RunPath | Non
     return verdict
 
 
-def limits_of(target: RunPath, given: dict[str, Any]) -> Gate:
+def limits_of(target: RunOrPath, given: dict[str, Any]) -> Gate:
     """Return the limits of the recipe beside the report, else those in the report, else the defaults, overridden by those `given`."""
     base = _recorded_limits(_target(target)) or Gate()
     try:
@@ -61,7 +61,7 @@ def limits_of(target: RunPath, given: dict[str, Any]) -> Gate:
         raise InputError("\n".join(faults)) from None
 
 
-def _target(given: RunPath) -> RunFolder | Path:
+def _target(given: RunOrPath) -> RunFolder | Path:
     """Return a run folder, or the path of a report.json alone."""
     if isinstance(given, RunFolder):
         return given

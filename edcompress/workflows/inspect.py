@@ -23,7 +23,7 @@ from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import layer_sizes, measure_size, outputs_per_image
 from edcompress.pruning.space.space import Group, PruningSpace
-from edcompress.runs.folder import RunPath, path_of
+from edcompress.runs.folder import RunOrPath, path_of
 from edcompress.workflows.evaluate import network_of
 from edcompress.workflows.stages.feasibility import costs_and_target
 from edcompress.workflows.stages.starting_point import space_of, time_dense
@@ -33,7 +33,7 @@ LITTLE_WORK = 100
 
 
 def inspect(
-    model: RunPath | None, recipe: Recipe, options: RunOptions = DEFAULT, *, onnx_latency: bool = False
+    model: RunOrPath | None, recipe: Recipe, options: RunOptions = DEFAULT, *, onnx_latency: bool = False
 ) -> Inspection:
     """Find what of a network can be pruned, and what is locked and why; nothing is trained and no data is read.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
 from edcompress.core.system.devices import pick_device
@@ -10,11 +12,11 @@ from edcompress.networks.build import plain_network
 from edcompress.networks.load_weights import load_into
 from edcompress.networks.weight_files import read_state_dict
 from edcompress.pruning.surgery.remove import apply_plan
-from edcompress.runs.folder import RunFolder, RunPath
+from edcompress.runs.folder import RunFolder, RunOrPath
 from edcompress.workflows.stages.start_files import read_plan, read_space
 
 
-def load(folder: RunPath, device: str = "cpu", *, trust_code: bool = False) -> nn.Module:
+def load(folder: RunOrPath, device: str = "cpu", *, trust_code: bool = False) -> nn.Module:
     """Load the pruned network of a finished run: build the dense network, replay the plan, load the tensors.
 
     Args:
@@ -32,11 +34,11 @@ def load(folder: RunPath, device: str = "cpu", *, trust_code: bool = False) -> n
     require_utf8(run.path)
     run.require_finished("load")
     dense = plain_network(run.read_recipe().network_spec, trust_code=trust_code)
-    return load_pruned(run, dense).to(where)
+    return load_pruned(dense, run.path).to(where)
 
 
-def load_pruned(run: RunFolder, dense: nn.Module) -> nn.Module:
-    """Return the pruned network of a finished run, in eval mode: its plan is replayed on `dense`, its tensors loaded."""
+def load_pruned(dense: nn.Module, run: Path) -> nn.Module:
+    """Return the pruned network of the finished run in a folder, in eval mode: its plan is replayed on `dense`, its tensors loaded."""
     network = apply_plan(dense, read_plan(run / "plan.json"), read_space(run / "space.json"))
     weights = run / "pruned.safetensors"
     load_into(network, read_state_dict(weights), source=str(weights))

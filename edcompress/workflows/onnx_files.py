@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from edcompress.core.errors import ProofError
 from edcompress.core.recipe.deployment import Export
-from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import ModelResult, Proof
 from edcompress.core.results.report import Report, VariantName
 from edcompress.core.system.files import writing
@@ -26,7 +25,6 @@ from edcompress.deploy.export.onnx_variants import halve, quantize, with_normali
 from edcompress.deploy.runtime.half_ranges import find_out_of_range
 from edcompress.deploy.runtime.parity import compare_with_onnx, run_onnx
 from edcompress.networks.equality import compare_logits, require_equal
-from edcompress.report.render.model_card import render_card
 from edcompress.runs.folder import FILES, RunFolder
 from edcompress.workflows.reporting import save_report
 from edcompress.workflows.stages.file_metadata import CLASSES, PREPROCESSING
@@ -136,12 +134,6 @@ def _restored_on_failure(folder: Path, kept: Path) -> Iterator[None]:
             else:
                 (folder / name).unlink(missing_ok=True)
         raise
-
-
-def card(context: RunContext, recipe: Recipe, report: Report) -> str:
-    """Return the text of model_card.md for an exported run."""
-    preprocessing = preprocessing_spec(context.data, context.splits.channels)
-    return render_card(report, recipe, preprocessing, context.splits.classes)
 
 
 def metadata(context: RunContext, report: Report, result: ModelResult) -> dict[str, str]:

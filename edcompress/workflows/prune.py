@@ -13,20 +13,19 @@ from edcompress.core.results.report import Report
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.files import require_utf8
 from edcompress.networks.build import example_images
-from edcompress.runs.folder import RunFolder, RunPath, path_of
-from edcompress.runs.progress import starting_weights
+from edcompress.runs.folder import RunFolder, RunOrPath, path_of
 from edcompress.workflows.accuracy_target import smallest_within
 from edcompress.workflows.pruning_run import PruneRequest, prune_once
-from edcompress.workflows.resume import can_resume, require_same_weights, with_resolved_batch_size
+from edcompress.workflows.resume import resumed_name, with_resolved_batch_size
 from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.file_metadata import unlike_images
 from edcompress.workflows.stages.starting_point import StartingPoint, open_starting_point
 
 
 def prune(
-    weights: RunPath,
+    weights: RunOrPath,
     recipe: Recipe,
-    folder: RunPath,
+    folder: RunOrPath,
     *,
     resume: bool = False,
     force: bool = False,
@@ -60,7 +59,7 @@ def prune(
     name, ranks = source.name, options.ranks
     if resume:
         recipe = ranks.run_on_rank0(partial(with_resolved_batch_size, recipe, run))
-        name = ranks.run_on_rank0(partial(_resumed_name, source, recipe, run, options))
+        name = ranks.run_on_rank0(partial(resumed_name, run, recipe, source, options))
     open_start = partial(_open_start, weights=source, options=options)
     request = PruneRequest(recipe, run, open_start, name, options, resume=resume, force=force)
     if recipe.target is None or recipe.target.max_top1_drop is None:
@@ -84,11 +83,3 @@ def _open_start(recipe: Recipe, weights: Path, options: RunOptions, images: Tens
         except NetworkError as error:
             options.monitor.warning(f"{error}; it is pruned, and `edcompress export` will refuse it")
     return start
-
-
-def _resumed_name(weights: Path, recipe: Recipe, run: RunFolder, options: RunOptions) -> str:
-    """Return the name of the weights that the run was started with; those that are given, if they exist, must be the same."""
-    is_run_itself = weights.resolve() == run.path.resolve()
-    if can_resume(run, recipe) and weights.exists() and not is_run_itself:
-        require_same_weights(run, weights, options)
-    return starting_weights(run) or weights.name

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edcompress.core.errors import RunFolderError
 from edcompress.core.recipe.data import Data
@@ -38,22 +38,16 @@ from edcompress.runs.trackers import open_trackers, require_trackers
 from edcompress.training.optimizers import make_optimizer
 from edcompress.workflows.load import load_pruned
 from edcompress.workflows.reporting import save_report
-from edcompress.workflows.resume import can_resume, hold_folder, start_files
+from edcompress.workflows.resume import can_resume, hold_folder, read_start, start_files
 from edcompress.workflows.stages.batch_size import sized_for_search
 from edcompress.workflows.stages.latency_target import MOST_TRIALS, NetworkTimer, match_latency_target
 from edcompress.workflows.stages.plain_training import finetune
 from edcompress.workflows.stages.run_context import RunContext, open_provable_context
 from edcompress.workflows.stages.run_state import Checkpoint, PruningRun, StageResults, last_checkpoint
 from edcompress.workflows.stages.search import check_search, search
-from edcompress.workflows.stages.start_files import read_plan, read_space, read_start
-from edcompress.workflows.stages.starting_point import StartingPoint, resumed_starting_point
+from edcompress.workflows.stages.start_files import read_plan, read_space
+from edcompress.workflows.stages.starting_point import OpenStart, StartingPoint, resumed_starting_point
 from edcompress.workflows.stages.surgery import remove_and_verify
-
-
-class OpenStart(Protocol):
-    """Opens what a run starts from, and tries removals on real images [N, C, H, W]; raises InputError if the recipe does not fit it."""
-
-    def __call__(self, recipe: Recipe, *, images: Tensor) -> StartingPoint: ...
 
 
 @dataclass(frozen=True)
@@ -214,7 +208,7 @@ def _save_and_reload(run: PruningRun, tuned: nn.Module, results: StageResults) -
     context, folder = run.context, run.folder
     require_as_written(folder, results.files)
     save_tensors(folder / "pruned.safetensors", tuned.state_dict(), {"edcompress.recipe": run.recipe.digest})
-    again = load_pruned(folder, run.start.dense)
+    again = load_pruned(run.start.dense, folder.path)
     for name, text in standalone_files(run.recipe.model, run.start.dense, context.spec.image_shape).items():
         write_text(folder / name, text)
     with torch.no_grad():

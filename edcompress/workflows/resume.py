@@ -19,7 +19,12 @@ from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.core.system.files import write_text
 from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
 from edcompress.networks.weight_files import read_state_dict
+from edcompress.pruning.cost.latency_model import LatencyTable
+from edcompress.pruning.space.plan import Plan
 from edcompress.runs.folder import RunFolder
+from edcompress.runs.progress import starting_weights
+from edcompress.runs.reading import parsed
+from edcompress.workflows.stages.start_files import EarlierNetwork, KeptStart, read_space
 from edcompress.workflows.stages.starting_point import StartingPoint, load_dense, read_weights
 
 FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "data.skip_broken", "gate.", "preset", "run.")
@@ -71,6 +76,19 @@ def save_start(start: StartingPoint, folder: RunFolder) -> None:
         save_checkpoint(folder.start, {"plan": plan, "network": network})
 
 
+def read_start(folder: RunFolder, *, in_time: bool) -> KeptStart:
+    """Return the starting point that an unfinished run keeps; raise RunFolderError if a file is missing or damaged."""
+    saved = load_checkpoint(folder.start) if folder.start.is_file() else None
+    return KeptStart(
+        folder=folder.path,
+        dense=folder / "dense.safetensors",
+        space=read_space(folder / "space.json"),
+        table=parsed(folder / "latency.json", LatencyTable.model_validate_json) if in_time else None,
+        earlier=EarlierNetwork(Plan.model_validate(saved["plan"]), saved["network"]) if saved else None,
+        step=parsed(folder.step, int) if folder.step.exists() else None,
+    )
+
+
 def start_files(folder: RunFolder) -> list[Path]:
     """Return the files of `save_start` that stay in the run, and have no checksum of their own."""
     return [path for name in ("dense.safetensors", "space.json", "latency.json") if (path := folder / name).is_file()]
@@ -90,6 +108,14 @@ def can_resume(folder: RunFolder, recipe: Recipe) -> bool:
     if not folder.finished and not folder.state.is_dir():
         raise RunFolderError(f"{folder.state} is missing, from which the run would continue; start over with --force")
     return True
+
+
+def resumed_name(folder: RunFolder, recipe: Recipe, weights: Path, options: RunOptions) -> str:
+    """Return the name of the weights that a run was started with; those that are given, if they exist, must be the same."""
+    is_run_itself = weights.resolve() == folder.path.resolve()
+    if can_resume(folder, recipe) and weights.exists() and not is_run_itself:
+        require_same_weights(folder, weights, options)
+    return starting_weights(folder) or weights.name
 
 
 def require_same_weights(folder: RunFolder, source: Path, options: RunOptions) -> None:

@@ -12,7 +12,7 @@ from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.distributed import ALONE
 from edcompress.deploy.latency.benchmark import require_measurable
 from edcompress.networks.build import example_images, plain_network
-from edcompress.runs.folder import RunFolder, RunPath
+from edcompress.runs.folder import RunFolder, RunOrPath
 from edcompress.workflows.export import export
 from edcompress.workflows.prune import prune
 from edcompress.workflows.resume import reserve_folder, update_recipe_file
@@ -24,8 +24,8 @@ from edcompress.workflows.train import train
 
 def run(
     recipe: Recipe,
-    folder: RunPath,
-    weights: RunPath | None = None,
+    folder: RunOrPath,
+    weights: RunOrPath | None = None,
     *,
     resume: bool = False,
     force: bool = False,

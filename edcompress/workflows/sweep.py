@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edcompress.core.errors import InputError, RunFolderError
@@ -18,7 +19,7 @@ from edcompress.networks.build import example_images, plain_network
 from edcompress.report.pareto import point_of, with_front
 from edcompress.report.render.formatting import waiting
 from edcompress.report.render.html_page import render_sweep
-from edcompress.runs.folder import RunFolder, RunPath, path_of
+from edcompress.runs.folder import RunFolder, RunOrPath, path_of
 from edcompress.runs.progress import starting_weights
 from edcompress.runs.reading import parsed
 from edcompress.workflows.export import export
@@ -38,7 +39,7 @@ _DENSE = "dense.safetensors"
 def sweep(
     recipes: Mapping[str, Recipe],
     folder: str | Path,
-    weights: RunPath | None = None,
+    weights: RunOrPath | None = None,
     options: RunOptions = DEFAULT,
 ) -> Sweep:
     """Prune, export and gate the same weights by each recipe, and compare the results.
@@ -60,35 +61,40 @@ def sweep(
         EdcompressError: A run failed.
     """
     root, source = Path(folder), None if weights is None else path_of(weights)
-    points, first = {name: _point(root, name) for name in recipes}, next(iter(recipes.values()))
-    _require_same_sweep(root, source.name if source else _DENSE, points.values())
+    points = [_Point(name, recipe, RunFolder(root / name.replace("/", "_"))) for name, recipe in recipes.items()]
+    _require_same_sweep(root, source.name if source else _DENSE, points)
     if source is None:
-        _require_one_training(recipes)
-    for name, recipe in recipes.items():
-        _check_point(recipe, points[name], source, options)
-    _check_data([recipe for name, recipe in recipes.items() if not points[name].finished], options)
+        _require_one_training(points)
+    for point in points:
+        _check_point(point, source, options)
+    _check_data([point.recipe for point in points if not point.run.finished], options)
     if source is None:
-        _require_same_training(first, root)
-        source = _trained(first, root / _DENSE, options)
+        _require_same_training(points[0].recipe, root)
+        source = _trained(points[0].recipe, root / _DENSE, options)
     reports: dict[str, Report] = {}
-    for name, recipe in recipes.items():
-        options.monitor.stage(f"point {len(reports) + 1} of {len(recipes)}: {name}")
-        reports[name] = _finish_point(recipe, points[name], source, options)
+    for number, point in enumerate(points, 1):
+        options.monitor.stage(f"point {number} of {len(points)}: {point.name}")
+        reports[point.name] = _finish_point(point, source, options)
         found = _side_by_side(reports)
         write_text(root / "sweep.json", found.model_dump_json(indent=1) + "\n")
         write_text(root / "sweep.html", render_sweep(found))
     return found
 
 
-def _point(folder: Path, name: str) -> RunFolder:
-    return RunFolder(folder / name.replace("/", "_"))
+@dataclass(frozen=True)
+class _Point:
+    """A point of a sweep: its name, its recipe and its run."""
+
+    name: str
+    recipe: Recipe
+    run: RunFolder
 
 
-def _require_same_sweep(folder: Path, weights: str, points: Iterable[RunFolder]) -> None:
+def _require_same_sweep(folder: Path, weights: str, points: Iterable[_Point]) -> None:
     """Raise RunFolderError if the folder holds a sweep of weights with a different name."""
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file; choose another folder with -o")
-    before = [starting_weights(point) for point in points]
+    before = [starting_weights(point.run) for point in points]
     if (folder / "sweep.json").exists():
         whole = parsed(folder / "sweep.json", Sweep.model_validate_json, "choose another folder with -o")
         before.insert(0, whole.checkpoint)
@@ -96,24 +102,25 @@ def _require_same_sweep(folder: Path, weights: str, points: Iterable[RunFolder])
         raise RunFolderError(f"{folder} holds a sweep of {others[0]}, not of {weights}; choose another folder with -o")
 
 
-def _require_one_training(recipes: Mapping[str, Recipe]) -> None:
+def _require_one_training(points: Sequence[_Point]) -> None:
     """Raise InputError if the recipes would train different networks."""
-    first = next(iter(recipes.values()))
-    for name, recipe in recipes.items():
-        if changed := changed_keys(first.training_settings, recipe.training_settings):
+    first = points[0].recipe.training_settings
+    for point in points:
+        if changed := changed_keys(first, point.recipe.training_settings):
             raise InputError(
-                f"{name}: without weights one network is trained for all points, but {', '.join(changed)} differ"
+                f"{point.name}: without weights one network is trained for all points, but {', '.join(changed)} differ"
             )
 
 
-def _check_point(recipe: Recipe, point: RunFolder, weights: Path | None, options: RunOptions) -> None:
+def _check_point(point: _Point, weights: Path | None, options: RunOptions) -> None:
     """Raise InputError if a point cannot be run, or is already there with different weights or measurements."""
+    recipe = point.recipe
     require_measurable(recipe.timing)
-    _require_same_files(recipe, point)
+    _require_same_files(point)
     if weights and weights.exists():
         network = open_starting_point(recipe, weights, options).dense
-        if point.exists:
-            require_same_weights(point, weights, options)
+        if point.run.exists:
+            require_same_weights(point.run, weights, options)
     else:
         network = plain_network(recipe.network_spec, trust_code=options.trust_code)
         budget_of(recipe, network, space_of(recipe, network), time_dense(recipe, network))
@@ -127,13 +134,14 @@ def _check_data(recipes: Iterable[Recipe], options: RunOptions) -> None:
         open_provable_context(recipe, options)
 
 
-def _require_same_files(recipe: Recipe, point: RunFolder) -> None:
+def _require_same_files(point: _Point) -> None:
     """Raise RunFolderError if a point was not measured as the recipe says: it would stand beside points that are."""
-    if not point.finished or point.read_report().pruned.latency_ms is None:
+    run = point.run
+    if not run.finished or run.read_report().pruned.latency_ms is None:
         return
-    if changed := [key for key in differences(point.read_recipe(), recipe) if key.startswith(OF_FILES)]:
+    if changed := [key for key in differences(run.read_recipe(), point.recipe) if key.startswith(OF_FILES)]:
         raise RunFolderError(
-            f"{point.path} was exported and measured with a different {', '.join(changed)}; choose another folder with -o, or use what "
+            f"{run.path} was exported and measured with a different {', '.join(changed)}; choose another folder with -o, or use what "
             "it was measured with"
         )
 
@@ -141,10 +149,9 @@ def _require_same_files(recipe: Recipe, point: RunFolder) -> None:
 def _require_same_training(recipe: Recipe, folder: Path) -> None:
     """Raise RunFolderError if the folder's network, or that of one of its points, is from a different training."""
     path = folder / _DENSE
-    points = [RunFolder(point.parent) for point in sorted(folder.glob("*/recipe.yaml"))]
+    runs = [RunFolder(file.parent) for file in sorted(folder.glob("*/recipe.yaml"))]
     pairs = [
-        (point.read_recipe().training_settings, with_resolved_batch_size(recipe, point).training_settings)
-        for point in points
+        (run.read_recipe().training_settings, with_resolved_batch_size(recipe, run).training_settings) for run in runs
     ]
     if path.is_file():
         pairs.append((json.loads(read_metadata(path).get(TRAINING, "{}")), recipe.training_settings))
@@ -164,14 +171,14 @@ def _trained(recipe: Recipe, path: Path, options: RunOptions) -> Path:
     return path
 
 
-def _finish_point(recipe: Recipe, point: RunFolder, weights: Path, options: RunOptions) -> Report:
+def _finish_point(point: _Point, weights: Path, options: RunOptions) -> Report:
     """Do what a point still needs, and return its report."""
-    report = prune(weights, recipe, point, resume=True, force=True, options=options)
-    update_recipe_file(point, recipe)
+    report = prune(weights, point.recipe, point.run, resume=True, force=True, options=options)
+    update_recipe_file(point.run, point.recipe)
     if report.pruned.latency_ms is None:
-        export(point, options=options)
-    gate(point, recipe.gate)
-    return point.read_report()
+        export(point.run, options=options)
+    gate(point.run, point.recipe.gate)
+    return point.run.read_report()
 
 
 def _side_by_side(reports: Mapping[str, Report]) -> Sweep:

@@ -8,12 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from edcompress.core.system.tensor_files import load_checkpoint
 from edcompress.networks.weight_files import read_state_dict
 from edcompress.pruning.cost.latency_model import LatencyTable
 from edcompress.pruning.space.plan import Plan
 from edcompress.pruning.space.space import PruningSpace
-from edcompress.runs.folder import RunFolder
 from edcompress.runs.reading import parsed
 
 
@@ -54,16 +52,3 @@ def read_space(path: Path) -> PruningSpace:
 def read_earlier(run: Path) -> EarlierNetwork:
     """Return what a finished run left of its dense network."""
     return EarlierNetwork(read_plan(run / "plan.json"), read_state_dict(run / "pruned.safetensors"))
-
-
-def read_start(folder: RunFolder, *, in_time: bool) -> KeptStart:
-    """Return the starting point that an unfinished run keeps; raise RunFolderError if a file is missing or damaged."""
-    saved = load_checkpoint(folder.start) if folder.start.is_file() else None
-    return KeptStart(
-        folder=folder.path,
-        dense=folder / "dense.safetensors",
-        space=read_space(folder / "space.json"),
-        table=parsed(folder / "latency.json", LatencyTable.model_validate_json) if in_time else None,
-        earlier=EarlierNetwork(Plan.model_validate(saved["plan"]), saved["network"]) if saved else None,
-        step=parsed(folder.step, int) if folder.step.exists() else None,
-    )

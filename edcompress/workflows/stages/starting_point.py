@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,12 @@ class StartingPoint:
     space: PruningSpace
     budget: Budget
     table: LatencyTable | None
+
+
+class OpenStart(Protocol):
+    """Opens what a run starts from, and tries removals on real images [N, C, H, W]; raises InputError if the recipe does not fit it."""
+
+    def __call__(self, recipe: Recipe, *, images: Tensor) -> StartingPoint: ...
 
 
 def open_starting_point(

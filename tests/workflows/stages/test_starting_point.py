@@ -8,8 +8,7 @@ from digits import digits
 from edcompress.core.errors import RunFolderError
 from edcompress.core.system.context import RunOptions
 from edcompress.runs.folder import RunFolder
-from edcompress.workflows.resume import save_start
-from edcompress.workflows.stages.start_files import read_start
+from edcompress.workflows.resume import read_start, save_start
 from edcompress.workflows.stages.starting_point import StartingPoint, open_starting_point, resumed_starting_point
 
 
