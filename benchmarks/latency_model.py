@@ -56,7 +56,7 @@ measured. Median over the states (smallest to largest); all at {SHARE:.0%} of th
 
 """
 COLUMNS = ("network", "machine", "step", "table, s", "states x calls", "time left", "prediction's error", "speed-up / MACs",
-           "least predicted", "likewise")  # fmt: skip
+           "least predicted", "predicted speed-up / MACs")  # fmt: skip
 
 
 def main() -> None:

@@ -3,13 +3,13 @@
     pip install mutmut
     python benchmarks/mutation.py --sample 50 --seed 0
 
-mutmut makes the faults (an operator, a constant, an argument changed) in a copy of the last commit, and runs for each the tests that reach
-the changed function. A fault that no test notices has survived: look at it, and write the test where it matters.
+mutmut makes the faults (it changes an operator, a constant or an argument) in a copy of the last commit, and runs for each the tests that
+reach the changed function. A fault that no test notices has survived: look at it, and write the test if the fault matters. Appends a line
+per package to benchmarks/mutation.jsonl.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -22,8 +22,11 @@ from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-LOG = Path(__file__).with_suffix(".jsonl")
+import harness
+from harness import HERE, Line
+
+ROOT = HERE.parent
+LOG = HERE / "mutation.jsonl"
 ROOMS = {
     "pruning/search": ("tests/pruning", "tests/workflows/stages"),
     "pruning/cost": ("tests/pruning",),
@@ -31,7 +34,8 @@ ROOMS = {
     "training": ("tests/training", "tests/workflows/stages", "tests/workflows/test_train.py"),
     "report/gate": ("tests/report", "tests/workflows/test_gate.py"),
 }
-"""What is changed, and the tests nearest to it."""
+"""The packages that get faults, and their nearest tests."""
+
 ANSWERS = {
     0: "survived",
     1: "killed",
@@ -63,27 +67,32 @@ pytest_add_cli_args_test_selection=
 
 
 def main() -> None:
-    """Sample faults in each room, log one line per room, and print what survived."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sample", type=int, default=50, help="faults per room")
+    """Sample faults in each package, log one line per package, and print what survived."""
+    parser = harness.new_parser(__doc__)
+    parser.add_argument("--sample", type=int, default=50, help="faults per package")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--room", action="append", choices=ROOMS, help="default: all; repeatable")
     parser.add_argument("--jobs", type=int, default=1, help="faults tried at once")
-    parser.add_argument("--log", type=Path, default=LOG)
+    parser.add_argument("--log", type=Path, default=LOG, help="the file of the lines")
     options = parser.parse_args()
     for room in options.room or ROOMS:
         found, diffs = tried(room, options.sample, options.seed, options.jobs)
         counts = Counter(found.values())
-        line = {"room": room, "seed": options.seed, "mutmut": version("mutmut"), **counts, "survivors": sorted(diffs)}
-        with options.log.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        line: Line = {
+            "room": room,
+            "seed": options.seed,
+            "mutmut": version("mutmut"),
+            **counts,
+            "survivors": sorted(diffs),
+        }
+        harness.append_line(options.log, line)
         print(f"{room}: {len(found)} faults, {dict(counts)}")
         for diff in diffs.values():
             print(diff)
 
 
 def tried(room: str, sample: int, seed: int, jobs: int) -> tuple[dict[str, str], dict[str, str]]:
-    """The answer to each sampled fault of a room by its name, and the diffs of those that survived."""
+    """Return the answer to each sampled fault of a package by its name, and the diffs of those that survived."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch)
         archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
@@ -101,7 +110,7 @@ def tried(room: str, sample: int, seed: int, jobs: int) -> tuple[dict[str, str],
 
 
 def answers(copy: Path, room: str) -> dict[str, int | None]:
-    """The exit code of the tests under each fault of a room; None where it was not tried."""
+    """Return the exit code of the tests for each fault of a package; None if it was not tried."""
     found: dict[str, int | None] = {}
     for path in (copy / "mutants" / "edcompress" / room).glob("*.py.meta"):
         codes: Mapping[str, int | None] = json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
@@ -110,7 +119,7 @@ def answers(copy: Path, room: str) -> dict[str, int | None]:
 
 
 def mutmut(copy: Path, arguments: Sequence[str]) -> str:
-    """What mutmut prints."""
+    """Run mutmut and return its output."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "EDCOMPRESS_DATA")}
     environment |= {"OMP_NUM_THREADS": "1"}
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""Writes docs/recipes.md: every key of a recipe with its default, what it may be, and what it means, from the schema.
+"""Writes docs/recipes.md from the schema: every key of a recipe with its default, its type and its meaning.
 
 python docs/reference.py
 """
@@ -22,20 +22,20 @@ from edcompress.core.recipe.search import METHODS
 PAGE = Path(__file__).with_name("recipes.md")
 HEAD = """# Recipes
 
-A recipe is a YAML file that says what differs from the defaults. `edcompress recipes` lists the shipped ones, `edcompress init my.yaml`
-writes one with every key, `edcompress check my.yaml` lists every fault at once, and `--set key=value` overrides a key on the command line:
+A recipe is a YAML file with what differs from the defaults. `edcompress recipes` lists the shipped ones, `edcompress init my.yaml`
+writes one with every key, `edcompress check my.yaml` reports all faults at once, and `--set key=value` overrides a key on the command line:
 
 ```console
 $ edcompress check resnet20_cifar10 --set target.macs=0.3 --set search.method=magnitude
 ```
 
-Layers, later over earlier: the defaults, the preset that the file names, the file, the preset that `--set preset=NAME` names, other
-`--set`. All keys are below; this page is written from the schema by `docs/reference.py`.
+Later layers override earlier ones: the defaults, the preset that the file names, the file, the preset of `--set preset=NAME`, other
+`--set`. All keys are below; `docs/reference.py` writes this page from the schema.
 """
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [HEAD, *section("", Recipe)]
     for name, field in Recipe.model_fields.items():
         if model := section_of(field):
@@ -50,7 +50,7 @@ def page() -> str:
 
 
 def section(prefix: str, model: type[BaseModel], given: Any = None) -> Iterator[str]:
-    """A table of the keys that are no sections themselves; the section `given` by default has defaults of its own."""
+    """Yield the table of the keys that are not sections; defaults come from `given`, the default section, if there is one."""
     yield "| key | default | may be | |"
     yield "| --- | --- | --- | --- |"
     for name, field in model.model_fields.items():
@@ -65,7 +65,7 @@ def section(prefix: str, model: type[BaseModel], given: Any = None) -> Iterator[
 
 
 def methods() -> Iterator[str]:
-    """A table of the search methods, by the docstrings of their modules."""
+    """Yield the table of the search methods, from the docstrings of their modules."""
     yield "\n| `search.method` | |"
     yield "| --- | --- |"
     for name in registry.names_in(METHODS):
@@ -74,27 +74,27 @@ def methods() -> Iterator[str]:
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The section that a key holds, or None."""
+    """Return the section that a key holds, or None."""
     options = get_args(field.annotation) or (field.annotation,)
     return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
 
 
 def default(value: Any) -> str:
-    """The default as it is written in YAML."""
+    """Return the default as YAML."""
     if value is PydanticUndefined:
         return "required"
     return f"`{json.dumps(value)}`" if value not in ("", ()) else "none"
 
 
 def allowed(field: FieldInfo) -> str:
-    """The names of a registry, or the type with its bounds."""
+    """Return the names of a registry, or the type with its bounds."""
     if names := [name for one in field.metadata for name in getattr(getattr(one, "func", None), "names", ())]:
         return ", ".join(f"`{name}`" for name in names)
     return ", ".join([kinds(field.annotation), *bounds(field.metadata)])
 
 
 def kinds(annotation: Any) -> str:
-    """The type in words."""
+    """Return the type in words."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return ", ".join(f"`{one}`" for one in args)
@@ -111,7 +111,7 @@ def kinds(annotation: Any) -> str:
 
 
 def bounds(metadata: Any) -> Iterator[str]:
-    """The bounds among a type's metadata."""
+    """Yield the bounds among a type's metadata."""
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     for one in metadata:
         if isinstance(one, FieldInfo):

@@ -1,6 +1,7 @@
 """edcompress: turn a trained image classifier into a smaller, faster ONNX file, and prove it.
 
-The functions are the verbs of the command line. They are imported on first use, so that `import edcompress` loads no torch.
+The functions are the commands of the command line: `edcompress.prune(...)` does what `edcompress prune` does. They are imported on first
+use, so that `import edcompress` loads no torch. Every error that they raise on purpose is an `EdcompressError`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     __version__: str
 
 _NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-"""Keep onnxruntime and MLflow from reporting to their makers, in this process and those that it starts. Both read these variables when
-they are imported, which is later than this. A value that the user has set stays."""
+"""Variables that keep onnxruntime and MLflow from sending usage data, in this process and those that it starts. Both read them when they
+are imported, which is later. A value that the user has set stays."""
 
 os.environ.update({name: value for name, value in _NO_TELEMETRY.items() if name not in os.environ})
 

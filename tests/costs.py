@@ -46,7 +46,7 @@ class Chained(CostModel):
 
 
 class Measured(Scripted):
-    """Times, of which those of odd widths are half as long again."""
+    """Times, which are half as long again at odd widths."""
 
     def share(self, kind: str, widths: Tensor) -> Tensor:
         widths = widths.to(torch.float64)
@@ -59,7 +59,7 @@ PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Case, float]:
-    """A random chain of one to four groups under random constraints, and a limit that they can meet."""
+    """A random chain of one to four groups under random constraints, and a budget that they can meet."""
     widths = tuple(draw(st.lists(st.integers(1, 24), min_size=1, max_size=4)))
     prices = draw(st.lists(st.integers(1, 100), min_size=len(widths), max_size=len(widths)))
     constraints = Constraints(

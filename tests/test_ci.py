@@ -14,7 +14,7 @@ import yaml
 from typer.main import get_command
 
 from edcompress.cli.app import app
-from edcompress.core.recipe.deployment import Gate
+from edcompress.core.recipe.gate import Gate
 
 ROOT = Path(__file__).parents[1]
 ACTION = yaml.safe_load((ROOT / ".github/actions/gate/action.yml").read_text())

@@ -26,7 +26,7 @@ HOMES = {
     "onnxruntime": "deploy/",
     "typer": "cli/",
     "timm": "networks/",
-    "mlflow": "runs/trackers.py",
+    "mlflow": "runs/trackers/",
     "webdataset": "data/tar_shards.py",
     "torch.distributed": "core/system/distributed.py",
 }

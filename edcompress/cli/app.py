@@ -1,6 +1,6 @@
 """The typer app: registers the commands.
 
-No command module imports torch at the top, so that `--help`, `check` and `gate` answer at once.
+No command module imports torch at the top, so that `--help`, `recipes`, `status` and `gate` answer at once.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(given: bool) -> None:
+    if given:
         say(edcompress.__version__)
         raise typer.Exit
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 import edcompress
 from edcompress.cli.console import err, say
-from edcompress.cli.interruption import how_to_go_on, resumable, saying_how_to_resume, written
+from edcompress.cli.interruption import interruptible_run, interruptible_training
 from edcompress.cli.options import (
     AsJson,
     Device,
@@ -22,6 +21,7 @@ from edcompress.cli.options import (
     RecipeName,
     Replace,
     Resume,
+    SweepOutput,
     Trained,
     TrustCode,
     TrustPickle,
@@ -29,76 +29,65 @@ from edcompress.cli.options import (
 )
 from edcompress.cli.output import show_report, show_sweep, show_value
 from edcompress.cli.progress_bar import Display
-from edcompress.cli.run_argument import require_one_way, run_folder
+from edcompress.cli.run_argument import require_one_choice, run_folder
 from edcompress.cli.verdict import finish_with_gate
 from edcompress.core.recipe.loading import read_recipe, variants
 from edcompress.core.system.context import RunOptions
-from edcompress.core.system.distributed import ALONE, init_process_group
+from edcompress.core.system.distributed import ProcessGroup, init_process_group
 from edcompress.core.system.signals import Interrupt
-from edcompress.runs.trackers import require_trackers
+from edcompress.runs.folder import RunFolder
+from edcompress.runs.tracking import require_trackers
 
 
-def prune(checkpoint: Weights, recipe: RecipeName, output: Output = None, overrides: Overrides = None, device: Device = "auto",
+def prune(weights: Weights, recipe: RecipeName, output: Output = None, overrides: Overrides = None, device: Device = "auto",
           resume: Resume = False, force: Force = False, trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
           log: Log = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
     """Compress a trained network: search, remove channels, fine-tune, prove, report."""
     require_trackers(log or ())
     checked, ranks = read_recipe(recipe, overrides or ()), init_process_group(device)
     folder = ranks.run_on_rank0(lambda: run_folder(output, checked.name, resume=resume, force=force))
-    with (
-        Display(err, quiet=quiet or not ranks.is_main) as monitor,
-        resumable(folder, ranks, resume=resume, force=force) as interrupt,
-    ):
+    with _watching(folder, ranks, resume=resume, force=force, quiet=quiet) as (monitor, interrupt):
         options = RunOptions(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt, ranks)
-        report = edcompress.prune(checkpoint, checked, folder, resume=resume, force=force, options=options)
+        report = edcompress.prune(weights, checked, folder, resume=resume, force=force, options=options)
     if ranks.is_main:
-        show_report(report, folder, as_json=as_json)
+        show_report(report, folder.path, as_json=as_json)
 
 
-def train(recipe: RecipeName, output: Trained, overrides: Overrides = None, device: Device = "auto", resume: Resume = False,
-          force: Replace = False, trust_code: TrustCode = False, quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
-    """Train a dense network from random weights, for when there is no checkpoint yet."""
-    require_one_way(resume=resume, force=force)
-    checked = read_recipe(recipe, overrides or ())
-    from edcompress.workflows import train
-
-    kept = train.unfinished(output)
-    before = None if resume else written(kept)
-
-    def saved() -> str:
-        if written(kept) != before:
-            return how_to_go_on(force=force)
-        return "nothing was saved yet" + (f"; {kept} is as it was" if before else "")
-
-    with Display(err, quiet=quiet) as monitor, saying_how_to_resume(ALONE, kept.exists, saved) as interrupt:
-        options = RunOptions(device, trust_code, monitor=monitor, interrupt=interrupt)
-        accuracy = edcompress.train(checked, output, resume=resume, force=force, options=options)
-    top1 = accuracy.top1
-    show_value(accuracy, as_json, f"{output}: top-1 {top1.correct} of {top1.total} ({top1.fraction:.2%})")
-
-
-def run(recipe: RecipeName, checkpoint: OptionalWeights = None,
+def run(recipe: RecipeName, weights: OptionalWeights = None,
         output: Output = None, overrides: Overrides = None, device: Device = "auto", resume: Resume = False, force: Force = False,
         trust_code: TrustCode = False, trust_pickle: TrustPickle = False, log: Log = None, quiet: Quiet = False) -> None:  # fmt: skip
     """prune, export --onnx and gate in one go."""
     require_trackers(log or ())
     checked, ranks = read_recipe(recipe, overrides or ()), init_process_group(device)
     folder = ranks.run_on_rank0(lambda: run_folder(output, checked.name, resume=resume, force=force))
-    with (
-        Display(err, quiet=quiet or not ranks.is_main) as monitor,
-        resumable(folder, ranks, resume=resume, force=force) as interrupt,
-    ):
+    with _watching(folder, ranks, resume=resume, force=force, quiet=quiet) as (monitor, interrupt):
         options = RunOptions(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt, ranks)
-        edcompress.run(checked, folder, checkpoint, resume=resume, force=force, options=options)
+        edcompress.run(checked, folder, weights, resume=resume, force=force, options=options)
     if ranks.is_main:
-        finish_with_gate(folder)
+        finish_with_gate(folder.path)
 
 
-def sweep(recipe: RecipeName, checkpoint: OptionalWeights = None,
-          output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Default: runs/NAME-sweep.")] = None,
-          overrides: Overrides = None, device: Device = "auto", trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
+def train(recipe: RecipeName, output: Trained, overrides: Overrides = None, device: Device = "auto", resume: Resume = False,
+          force: Replace = False, trust_code: TrustCode = False, quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
+    """Train a dense network from random weights, if you have no weights yet."""
+    require_one_choice(resume=resume, force=force)
+    checked = read_recipe(recipe, overrides or ())
+    from edcompress.workflows.train import unfinished  # imports torch
+
+    with (
+        Display(err, quiet=quiet) as monitor,
+        interruptible_training(unfinished(output), resume=resume, force=force) as interrupt,
+    ):
+        options = RunOptions(device, trust_code, monitor=monitor, interrupt=interrupt)
+        accuracy = edcompress.train(checked, output, resume=resume, force=force, options=options)
+    top1 = accuracy.top1
+    show_value(accuracy, as_json, f"{output}: top-1 {top1.correct} of {top1.total} ({top1.fraction:.2%})")
+
+
+def sweep(recipe: RecipeName, weights: OptionalWeights = None, output: SweepOutput = None, overrides: Overrides = None,
+          device: Device = "auto", trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
           log: Log = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
-    """A run per value of --set key=value,value,...; side by side. The same command again does what is left to do."""
+    """Compare runs, one per value of --set key=value,value,.... Repeat the command to continue."""
     require_trackers(log or ())
     recipes = variants(recipe, overrides or ())
     folder = output or Path("runs") / f"{next(iter(recipes.values())).name}-sweep"
@@ -106,18 +95,30 @@ def sweep(recipe: RecipeName, checkpoint: OptionalWeights = None,
     with Display(err, quiet=quiet) as monitor, interrupt.listening():
         try:
             options = RunOptions(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt)
-            found = edcompress.sweep(recipes, folder, checkpoint, options)
+            found = edcompress.sweep(recipes, folder, weights, options)
         except KeyboardInterrupt:
-            say(f"\ninterrupted: go on with the same command; what is finished stays in {folder}", err)
+            say(f"\ninterrupted: continue with the same command; finished runs stay in {folder}", err)
             raise
     show_sweep(found, folder, as_json=as_json)
 
 
 def demo(output: Output = None, overrides: Overrides = None, force: Force = False, quiet: Quiet = False) -> None:
     """Train, compress, prove, export, measure and gate a small network on digits: no files, no network, about a minute."""
-    # Whatever else runs on this machine, what it shows is worth seeing; the gate warns.
+    # A demo ends with its figures even on a busy machine; the gate warns.
     checked = read_recipe("digits", ["gate.disturbed=allow", *(overrides or ())])
     folder = run_folder(output, "demo", resume=False, force=force)
     with Display(err, quiet=quiet) as monitor, Interrupt().listening():
         edcompress.run(checked, folder, force=force, options=RunOptions("cpu", monitor=monitor))
-    finish_with_gate(folder)
+    finish_with_gate(folder.path)
+
+
+@contextmanager
+def _watching(
+    folder: RunFolder, ranks: ProcessGroup, *, resume: bool, force: bool, quiet: bool
+) -> Iterator[tuple[Display, Interrupt]]:
+    """Show the progress of a run that a block computes on rank 0, and how to continue if it is interrupted."""
+    with (
+        Display(err, quiet=quiet or not ranks.is_main) as monitor,
+        interruptible_run(folder, ranks, resume=resume, force=force) as interrupt,
+    ):
+        yield monitor, interrupt

@@ -18,21 +18,21 @@ from edcompress.runs.progress import finite
 
 
 class Terminal(Console):
-    """A console that falls silent where nobody reads it any more, as behind `| head`: a run goes on, and a gate keeps its exit code.
+    """A console that falls silent when its reader is gone, as behind `| head`, so that a run continues and a gate keeps its exit code.
 
-    What it prints holds no control characters but its own, and no commands to CI servers: names come from files of others.
+    What it prints contains no control characters but its own, and no commands to CI servers: names come from other people's files.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The segments of what is printed, their text made harmless."""
+        """Return the segments to print, with their text made harmless."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(harmless(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Send what is still to come nowhere."""
+        """Discard all further output."""
         self.quiet = True
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.file.fileno())
@@ -45,7 +45,7 @@ err = Terminal(stderr=True)
 
 @contextmanager
 def harmless_warnings() -> Iterator[None]:
-    """A block whose Python warnings, which name files, are shown as `Terminal` would show them."""
+    """Show the Python warnings of a block as `Terminal` would, because they name files."""
     before = warnings.formatwarning
 
     def formatted(*arguments: Any, **options: Any) -> str:
@@ -59,17 +59,17 @@ def harmless_warnings() -> Iterator[None]:
 
 
 def say(text: str, console: Console = out) -> None:
-    """One line as it is: paths and names may hold brackets, and are never wrapped."""
+    """Print a line as it is: paths and names may contain brackets, and are not wrapped."""
     console.print(text, markup=False, soft_wrap=True)
 
 
-def cry(text: str) -> None:
-    """A warning that cannot be overlooked, as it is."""
+def say_loudly(text: str) -> None:
+    """Print a conspicuous warning, as it is."""
     out.print(f"WARNING: {text}", style="bold red", markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """A value of plain types, alone on stdout: JSON has no NaN and no infinity, which become null."""
+    """Print a value of plain types on stdout; NaN and infinity, which JSON lacks, become null."""
     try:
         sys.stdout.write(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
         sys.stdout.flush()

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 import edcompress
 from edcompress.cli.console import Terminal, err
-from edcompress.cli.options import AsJson, Overrides, RecipeName, TrustCode, TrustPickle
+from edcompress.cli.options import (
+    AsJson,
+    OnnxLatency,
+    Overrides,
+    RatesRecipe,
+    RecipeName,
+    RunOrSweep,
+    RunsFolder,
+    TrustCode,
+    TrustPickle,
+    WeightsOrRun,
+)
 from edcompress.cli.output import show_inspection
 from edcompress.cli.progress_bar import Display
 from edcompress.cli.status_tables import show_findings, show_runs, show_status
@@ -18,31 +26,22 @@ from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.system.context import RunOptions
 from edcompress.runs.finding import find
 from edcompress.runs.status import list_runs, status_of
-from edcompress.workflows.doctor import examine, examine_rates
-
-Folder = Annotated[
-    Path | None,
-    typer.Argument(metavar="[RUN]", help="A run folder, or a sweep's; default: the run under ./runs begun last."),
-]
-Root = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="The folder that holds the runs.")]
-RatesRecipe = Annotated[
-    str | None,
-    typer.Option("--recipe", "-r", help="Measure too whether this recipe's images or its training are slower."),
-]
 
 
-def status(run: Folder = None, as_json: AsJson = False) -> None:
-    """How a run stands, from any shell while it runs: stage, epoch, figures, time left, last checkpoint."""
+def status(run: RunOrSweep = None, as_json: AsJson = False) -> None:
+    """Show where a run stands, from any shell while it runs: stage, epoch, figures, time left, last checkpoint."""
     show_status(status_of(find(run)), as_json=as_json)
 
 
-def runs(folder: Root = Path("runs"), as_json: AsJson = False) -> None:
-    """List the runs in a folder with what they came to, the last sign of life first."""
+def runs(folder: RunsFolder = Path("runs"), as_json: AsJson = False) -> None:
+    """List the runs in a folder with their results, the last active one first."""
     show_runs(list_runs(folder), folder, as_json=as_json)
 
 
 def doctor(recipe: RatesRecipe = None, trust_code: TrustCode = False, as_json: AsJson = False) -> None:
-    """Check versions, devices, providers, threads, memory and disk: exit code 3 when something is at fault."""
+    """Check versions, devices, providers, threads, memory and disk: exit code 3 if something is at fault."""
+    from edcompress.workflows.doctor import examine, examine_rates  # here, so that other commands start fast
+
     checked = read_recipe(recipe, ()) if recipe else None
     findings = examine()
     if checked:
@@ -50,14 +49,12 @@ def doctor(recipe: RatesRecipe = None, trust_code: TrustCode = False, as_json: A
             findings += examine_rates(checked, monitor, trust_code=trust_code)
     show_findings(findings, as_json=as_json)
     if faults := [finding.name for finding in findings if finding.level == "fault"]:
-        raise EdcompressError(f"at fault: {', '.join(faults)}; see above for the way out")
+        raise EdcompressError(f"at fault: {', '.join(faults)}; the fixes are listed above")
 
 
-def inspect(recipe: RecipeName, model: Annotated[Path | None, typer.Argument(help="A checkpoint or run; default: random weights.")] = None,
-            overrides: Overrides = None,
-            onnx_latency: Annotated[bool, typer.Option("--onnx-latency", help="Each layer's share of the time in onnxruntime.")] = False,
+def inspect(recipe: RecipeName, model: WeightsOrRun = None, overrides: Overrides = None, onnx_latency: OnnxLatency = False,
             trust_code: TrustCode = False, trust_pickle: TrustPickle = False, as_json: AsJson = False) -> None:  # fmt: skip
-    """What can be pruned, and what is locked and why, before any training."""
+    """Show what can be pruned, and what is locked and why, before any training."""
     checked = read_recipe(recipe, overrides or ())
     with Display(err, quiet=True) as monitor:
         options = RunOptions("cpu", trust_code, trust_pickle, monitor)

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from edcompress.cli import tables
-from edcompress.cli.console import cry, out, print_json, say
-from edcompress.core.errors import InputError
+from edcompress.cli.console import out, print_json, say, say_loudly
 from edcompress.core.results.inspection import Inspection
 from edcompress.core.results.measures import Accuracy, Latency
 from edcompress.core.results.report import TOP5, Report, Sweep, TargetResult
 from edcompress.core.results.verdict import Verdict
-from edcompress.core.system.files import require_new_file, write_text
 from edcompress.report.gate.noise import noise_warning
 from edcompress.report.gate.sanity import alarms
-from edcompress.report.render import ci_formats
-from edcompress.report.render.ci_formats import junit, junit_of_failure
 from edcompress.report.render.formatting import calls, human, measured_with, setting
-from edcompress.report.render.rows import point_doubts, ship_line
+from edcompress.report.render.point_rows import point_doubts
+from edcompress.report.render.rows import ship_line
 from edcompress.report.render.verdict_rows import check_notes
-from edcompress.runs.folder import FILES, RunFolder
+from edcompress.runs.folder import FILES
 
 
 def show_latency(latency: Mapping[str, Sequence[Latency]], *, as_json: bool) -> None:
-    """A table of files for each setting, and what they were measured with."""
+    """Show a table of files for each setting, and what they were measured with."""
     if as_json:
         print_json({name: [value.model_dump() for value in values] for name, values in latency.items()})
         return
@@ -43,7 +37,7 @@ def show_latency(latency: Mapping[str, Sequence[Latency]], *, as_json: bool) -> 
 
 
 def show_inspection(found: Inspection, *, as_json: bool) -> None:
-    """The groups with their share of the cost, which are locked and why, how far pruning can go, and what to beware of."""
+    """Show the groups with their share of the cost, which are locked and why, how far pruning can go, and warnings."""
     if as_json:
         print_json(found.model_dump())
         return
@@ -58,12 +52,12 @@ def show_inspection(found: Inspection, *, as_json: bool) -> None:
     smallest = " and ".join(f"{share:.1%} of the {kind}" for kind, share in found.smallest.items())
     say(f"the constraints leave at least {smallest}")
     if found.round_to:
-        say(f"for the recipe's target channels go in steps of {found.round_to}")
+        say(f"for the recipe's target, widths are multiples of {found.round_to}")
     _warn(found.warnings)
 
 
-def show_report(report: Report, folder: RunFolder, *, as_json: bool) -> None:
-    """Dense against pruned, the stages, the proofs, the target, and the files of the run."""
+def show_report(report: Report, folder: Path, *, as_json: bool) -> None:
+    """Show dense and pruned side by side, the stages, the proofs, the target, and the files of the run."""
     if as_json:
         print_json(report.model_dump())
         return
@@ -82,7 +76,7 @@ def show_report(report: Report, folder: RunFolder, *, as_json: bool) -> None:
     if warning := noise_warning(report.latencies):
         say(f"warning: {warning}")
     for text in alarms(report):
-        cry(text)
+        say_loudly(text)
     if line := ship_line(report):
         say(line)
     for name in FILES:
@@ -100,11 +94,11 @@ def _achieved(target: TargetResult) -> str:
         return f"top-1 drop on the held-out images: asked for at most {target.asked:.2%}, {target.achieved:.2%} lost"
     asked = f"{target.kind}: asked for at most {target.asked:.1%}" if target.kind != "none" else "macs: no target"
     predicted = f" ({target.predicted:.1%} predicted)" if target.predicted is not None else ""
-    return f"{asked}, {target.achieved:.1%} left{predicted}; channels by multiples of {target.round_to}"
+    return f"{asked}, {target.achieved:.1%} left{predicted}; widths are multiples of {target.round_to}"
 
 
 def show_sweep(found: Sweep, folder: Path, *, as_json: bool) -> None:
-    """The points side by side, and the files of the sweep."""
+    """Show the points side by side, and the files of the sweep."""
     if as_json:
         print_json(found.model_dump())
         return
@@ -116,7 +110,7 @@ def show_sweep(found: Sweep, folder: Path, *, as_json: bool) -> None:
 
 
 def show_verdict(verdict: Verdict, *, as_json: bool) -> None:
-    """Each limit with its margin, and what is known of how sure the figures are."""
+    """Show each limit with its margin, and notes on how certain the figures are."""
     if as_json:
         print_json(verdict.model_dump())
         return
@@ -125,42 +119,8 @@ def show_verdict(verdict: Verdict, *, as_json: bool) -> None:
         say(note)
 
 
-def require_junit_place(path: Path | None) -> None:
-    """Raise InputError where the JUnit file cannot be written; only a file named .xml is replaced."""
-    if path is None:
-        return
-    require_new_file(path, "--junit", ".xml", force=True)
-
-
-@contextmanager
-def write_junit(junit_file: Path | None, name: str) -> Iterator[None]:
-    """A block that judges; where it fails the JUnit file says so, for CI servers would read an older one that passed."""
-    require_junit_place(junit_file)
-    try:
-        yield
-    except BaseException as error:
-        if junit_file:
-            write_text(junit_file, junit_of_failure(str(error) or type(error).__name__, name))
-        raise
-
-
-def write_ci_outputs(verdict: Verdict, name: str, junit_file: Path | None) -> None:
-    """The verdict as a JUnit file, where one is asked for, and in GitHub Actions as annotations (stderr) and the step's summary."""
-    if junit_file:
-        write_text(junit_file, junit(verdict, name))
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        for line in ci_formats.workflow_commands(verdict):
-            sys.stderr.write(line + "\n")
-    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
-        try:
-            with Path(path).open("a", encoding="utf-8") as file:
-                file.write(ci_formats.summary(verdict, name))
-        except OSError as error:
-            raise InputError(f"GITHUB_STEP_SUMMARY: {path} cannot be written: {error.strerror}") from error
-
-
 def show_accuracy(accuracy: Accuracy, classes: int, *, as_json: bool) -> None:
-    """Top-1 and top-5, where there are more than five classes."""
+    """Show top-1, and top-5 if there are more than five classes."""
     counts = {1: accuracy.top1, TOP5: accuracy.top5}
     lines = {k: f"top-{k}  {count.correct} of {count.total}  ({count.fraction:.2%})" for k, count in counts.items()}
     if classes <= TOP5:
@@ -169,7 +129,7 @@ def show_accuracy(accuracy: Accuracy, classes: int, *, as_json: bool) -> None:
 
 
 def show_value(value: BaseModel, as_json: bool, *lines: str) -> None:
-    """The value as JSON, or the lines that say it."""
+    """Show the value as JSON, or the lines."""
     if as_json:
         print_json(value.model_dump())
         return

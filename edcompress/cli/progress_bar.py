@@ -1,15 +1,17 @@
-"""The terminal's monitor: a live display where there is a terminal, one line per stage and epoch where there is none."""
+"""The live progress display: one line per stage and epoch, and on a terminal a bar."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 _FORMATS = {
     "loss": "loss {:.2f}",
@@ -21,7 +23,7 @@ _FORMATS = {
 
 
 class Display:
-    """A monitor (see `edcompress.monitor`) that writes to stderr, and sends there what the user's code prints meanwhile."""
+    """A monitor (see `edcompress.core.system.monitor`) that writes to stderr, and redirects there what the user's code prints."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console, self._quiet = console, quiet
@@ -31,9 +33,7 @@ class Display:
         self._warned: set[str] = set()
         self._title, self._epoch, self._epochs, self._accuracy = "", 0, 0, None
         if console.is_terminal and not quiet:
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
-                       TextColumn("{task.fields[figures]}", markup=False), TimeRemainingColumn(compact=True))  # fmt: skip
-            self._progress = Progress(*columns, console=console, transient=True, refresh_per_second=4)
+            self._progress = _progress_of(console)
 
     def __enter__(self) -> Self:
         self._prints.__enter__()
@@ -49,12 +49,12 @@ class Display:
         self._prints.__exit__(kind, error, trace)
 
     def stage(self, text: str) -> None:
-        """Say what begins."""
+        """Print the stage that starts."""
         self._drop_task()
         self._say(f"[bold]•[/bold] {escape(text)}")
 
     def epoch(self, phase: str, epoch: int, epochs: int) -> None:
-        """Begin or move on the bar of a phase; it spans the phase's epochs."""
+        """Start or advance the bar of a phase; it spans the phase's epochs."""
         if phase != self._title or epochs != self._epochs:
             self._drop_task()
             self._accuracy = None
@@ -63,7 +63,7 @@ class Display:
             self._task = self._progress.add_task(phase, total=None, figures="")
 
     def step(self, step: int, steps: int, figures: dict[str, Any]) -> None:
-        """Move the bar one step on."""
+        """Advance the bar by one step."""
         if self._progress and self._task is not None:
             shown = {**figures, "accuracy": self._accuracy}
             self._progress.update(
@@ -75,20 +75,20 @@ class Display:
             )
 
     def epoch_done(self, figures: dict[str, Any]) -> None:
-        """Leave a line for the epoch."""
+        """Print a line for the epoch."""
         self._accuracy = figures.get("accuracy")
         self._say(f"  {escape(self._title)} {self._epoch + 1}/{self._epochs}: {_format(figures)}")
 
     def warning(self, text: str) -> None:
-        """Leave a line, even where there shall be no progress."""
+        """Print a line, even if progress is quiet."""
         self._warn(f"  [yellow]warning:[/yellow] {escape(text)}")
 
     def alarm(self, text: str) -> None:
-        """Leave a line that cannot be overlooked, even where there shall be no progress."""
+        """Print a conspicuous line, even if progress is quiet."""
         self._warn(f"  [bold red]WARNING: {escape(text)}[/bold red]")
 
     def _warn(self, line: str) -> None:
-        """Say once what may be found out several times."""
+        """Print a line once, however often it is found out."""
         if line not in self._warned:
             self._warned.add(line)
             self._console.print(line, soft_wrap=True)
@@ -101,6 +101,14 @@ class Display:
         if self._progress and self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
+
+
+def _progress_of(console: Console) -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # here, so that commands start fast
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None),
+               TextColumn("{task.fields[figures]}", markup=False), TimeRemainingColumn(compact=True))  # fmt: skip
+    return Progress(*columns, console=console, transient=True, refresh_per_second=4)
 
 
 def _format(figures: dict[str, Any]) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from shlex import quote
-from typing import Annotated
 
-import typer
 from rich.table import Table
 
 from edcompress.cli.console import out, say
-from edcompress.cli.options import Overrides, Replace
+from edcompress.cli.options import NewRecipe, Overrides, RecipeFiles, RecipeToPrint, Replace
 from edcompress.core.errors import InputError, NetworkError
 from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.recipe.starter import headline, starter
@@ -18,7 +15,7 @@ from edcompress.core.recipe.yaml_files import locate, presets, read_text, shippe
 from edcompress.core.system.files import require_new_file, write_text
 
 
-def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None) -> None:
+def recipes(name: RecipeToPrint = None) -> None:
     """List the shipped recipes, or print one."""
     if name:
         path = presets().get(name) or locate(name)
@@ -31,10 +28,9 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe."
     out.print(table)
 
 
-def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Files or names of recipes.")],
-          overrides: Overrides = None) -> None:  # fmt: skip
+def check(recipe: RecipeFiles, overrides: Overrides = None) -> None:
     """Check recipes and list every fault at once."""
-    from edcompress.networks.registry import require_known  # torch, which no other of these commands needs
+    from edcompress.networks.registry import require_known  # imports torch
 
     faults = []
     for name in recipe:
@@ -49,7 +45,7 @@ def check(recipe: Annotated[list[str], typer.Argument(metavar="RECIPE...", help=
         raise InputError("\n".join(faults))
 
 
-def init(path: Annotated[Path, typer.Argument(help="The recipe file to write.")], force: Replace = False) -> None:
+def init(path: NewRecipe, force: Replace = False) -> None:
     """Write a recipe with every key, its default and its meaning."""
     require_new_file(path, "init", force=force)
     write_text(path, starter(path))

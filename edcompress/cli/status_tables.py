@@ -1,10 +1,11 @@
-"""What `status`, `runs` and `doctor` print: it fits 80 columns, cuts nothing off and says everything without colour."""
+"""Status, runs and doctor tables: they fit 80 columns, cut nothing off and say everything without colour."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
@@ -14,7 +15,9 @@ from edcompress.cli.console import out, print_json, say
 from edcompress.report.render.formatting import MISSING
 from edcompress.runs.progress import Progress
 from edcompress.runs.status import Outcome, Status, is_here
-from edcompress.workflows.doctor import Finding
+
+if TYPE_CHECKING:
+    from edcompress.workflows.doctor import Finding
 
 _FORMS = {
     "loss": "loss {:.3f}",
@@ -26,7 +29,7 @@ _STYLES = {"running": "green", "failed": "bold red", "damaged": "bold red", "fau
 
 
 def show_status(status: Status, *, as_json: bool) -> None:
-    """Where a run stands, and how to go on with one that does not run."""
+    """Show where a run stands, and how to continue one that is not running."""
     if as_json:
         print_json(status.model_dump(mode="json"))
         return
@@ -36,16 +39,16 @@ def show_status(status: Status, *, as_json: bool) -> None:
     for fault in status.faults:
         say(fault)
     if status.command:
-        say(f"go on with:\n  {status.command}")
+        say(f"continue with:\n  {status.command}")
 
 
 def show_runs(statuses: Sequence[Status], root: Path, *, as_json: bool) -> None:
-    """Runs side by side, and what is wrong with damaged ones."""
+    """Show runs side by side, and what is wrong with damaged ones."""
     if as_json:
         print_json([status.model_dump(mode="json") for status in statuses])
         return
     if not statuses:
-        say(f"no runs in {root}; make one with: edcompress prune CHECKPOINT --recipe RECIPE")
+        say(f"no runs in {root}; start one with: edcompress prune WEIGHTS --recipe RECIPE")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run, recipe", overflow="fold")
@@ -61,7 +64,7 @@ def show_runs(statuses: Sequence[Status], root: Path, *, as_json: bool) -> None:
 
 
 def show_findings(findings: Iterable[Finding], *, as_json: bool) -> None:
-    """What `doctor` found, a line each."""
+    """Show what `doctor` found, a line each."""
     if as_json:
         print_json([finding.model_dump() for finding in findings])
         return
@@ -75,8 +78,8 @@ def show_findings(findings: Iterable[Finding], *, as_json: bool) -> None:
     out.print(table)
 
 
-def span(seconds: float) -> str:
-    """A length of time in one or two units, for example "12 s", "5 min", "3 h 20 min" or "2 d 5 h"."""
+def duration(seconds: float) -> str:
+    """Return a length of time in one or two units, for example "12 s", "5 min", "3 h 20 min" or "2 d 5 h"."""
     minutes, hours = round(seconds / 60), round(seconds / 3600)
     if round(seconds) < 60:
         return f"{seconds:.0f} s"
@@ -109,7 +112,7 @@ def _standing(status: Status) -> Iterator[tuple[str, str]]:
         if progress.phase_left_s is not None:
             yield "time left", _left(progress)
     if status.checkpoint_age_s is not None:
-        yield "checkpoint", f"saved {span(status.checkpoint_age_s)} ago"
+        yield "checkpoint", f"saved {duration(status.checkpoint_age_s)} ago"
     if status.outcome:
         yield "result", _result(status.outcome)
 
@@ -117,25 +120,24 @@ def _standing(status: Status) -> Iterator[tuple[str, str]]:
 def _state(status: Status) -> str:
     progress = status.progress
     if progress is None:
-        kept = "; it has no progress.json: another version of edcompress began it" if status.state == "unknown" else ""
-        return f"{status.state}{kept}"
+        why = "; it has no progress.json: another version of edcompress started it" if status.state == "unknown" else ""
+        return f"{status.state}{why}"
     process = progress.process
     verb = "" if progress.verb == "prune" else f"{progress.verb} "
-    where = f"process {process.pid}" + (
-        "" if is_here(process) else f" on {process.host}, which cannot be asked from here"
-    )
-    heard = f"last sign of life {_ago(status)} ago"
+    elsewhere = "" if is_here(process) else f" on {process.host}, whose processes are not visible from here"
+    where = f"process {process.pid}{elsewhere}"
+    active = f"last active {_ago(status)} ago"
     return {
-        "running": f"{verb}running for {span(_since(progress.began))}, {where}, {heard}",
-        "unknown": f"unknown: {verb}begun by {where}; {heard}",
+        "running": f"{verb}running for {duration(_since(progress.began))}, {where}, {active}",
+        "unknown": f"unknown: {verb}started by {where}; {active}",
         "failed": f"{verb}failed {_ago(status)} ago: {progress.error}",
-        "interrupted": f"{verb}interrupted; {heard}",
+        "interrupted": f"{verb}interrupted; {active}",
     }.get(status.state, f"{verb}{status.state} {_ago(status)} ago")
 
 
 def _stage(progress: Progress) -> str:
     if progress.phase is None:
-        return progress.stage or "begins"
+        return progress.stage or "starting"
     step = f", step {progress.step} of {progress.steps}" if progress.step and progress.steps else ""
     return f"{progress.phase}, epoch {progress.epoch} of {progress.epochs}{step}"
 
@@ -147,10 +149,10 @@ def _figures(progress: Progress) -> str:
 
 def _left(progress: Progress) -> str:
     assert progress.phase_left_s is not None
-    left = f"about {span(progress.phase_left_s)} of this phase"
+    left = f"about {duration(progress.phase_left_s)} of this phase"
     if progress.training_left_s is None or progress.training_left_s == progress.phase_left_s:
         return left
-    return f"{left}; at its pace {span(progress.training_left_s)} of all training"
+    return f"{left}; at this pace {duration(progress.training_left_s)} of all training"
 
 
 def _result(outcome: Outcome) -> str:
@@ -178,7 +180,7 @@ def _gate(outcome: Outcome) -> str:
 
 
 def _ago(status: Status) -> str:
-    return span(_since(status.when))
+    return duration(_since(status.when))
 
 
 def _since(when: datetime) -> float:

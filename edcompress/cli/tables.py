@@ -1,4 +1,4 @@
-"""The tables that the command line prints; they fit 80 columns and say everything without colour."""
+"""Rich tables of results; they fit 80 columns and say everything without colour."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from edcompress.core.results.measures import Latency
 from edcompress.core.results.report import Point, Report
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.render.formatting import calls, setting
+from edcompress.report.render.inspection_rows import group_rows, layer_rows
+from edcompress.report.render.point_rows import point_columns
 from edcompress.report.render.rows import (
     VARIANT_HEADINGS,
     comparison_rows,
-    group_rows,
     latency_rows,
-    layer_rows,
-    point_columns,
     proof_rows,
     setting_rows,
     stage_rows,
@@ -30,14 +29,14 @@ from edcompress.report.render.verdict_rows import check_rows
 
 
 def comparison_table(report: Report) -> Table:
-    """Dense against pruned: accuracy, cost and latency, and the change of each."""
+    """Return accuracy, cost and latency of dense and pruned, and the change of each."""
     table = _table("Dense and pruned", ("", "dense", "pruned", "change"), comparison_rows(report))
     table.columns[0].no_wrap = table.columns[3].no_wrap = False  # below 80 columns
     return table
 
 
 def variants_table(report: Report) -> Table:
-    """pruned.onnx and what was made of it."""
+    """Return pruned.onnx and its variants."""
     table = _table("Files to ship", VARIANT_HEADINGS, variant_rows(report))
     table.columns[0].overflow = "fold"
     table.columns[0].no_wrap = table.columns[4].no_wrap = False
@@ -45,13 +44,13 @@ def variants_table(report: Report) -> Table:
 
 
 def settings_table(report: Report) -> Table:
-    """The median call of the dense and the pruned network at every batch size and number of threads."""
+    """Return the median call of the dense and the pruned network at every batch size and number of threads."""
     headings = ("", "dense p50", "pruned p50", "speed-up")
     return _table("Latency by batch size and threads", headings, setting_rows(report))
 
 
 def latency_table(latency: Mapping[str, Latency]) -> Table:
-    """Models that were measured side by side, by name: percentiles, memory, and the speed-up over the first."""
+    """Return percentiles, memory, and the speed-up over the first, of models that were measured side by side, by name."""
     one = next(iter(latency.values()))
     headings = ("model", "p50", "p90", "p99", "memory", "speed-up")
     table = _table(f"{setting(one)}: {calls(one)}", headings, latency_rows(latency))
@@ -60,19 +59,19 @@ def latency_table(latency: Mapping[str, Latency]) -> Table:
 
 
 def stages_table(report: Report) -> Table:
-    """The accuracy of the dense network, under the mask, after surgery and after fine-tuning."""
+    """Return the accuracy of the dense network, under the mask, after surgery and after fine-tuning."""
     return _table("Accuracy through the stages", ("", "top-1", "top-5", "top-1 correct"), stage_rows(report))
 
 
 def proofs_table(report: Report) -> Table:
-    """How far apart the logits are of the networks that must be equal."""
+    """Return how far apart the logits are of the networks that must be equal."""
     table = _table("Proofs", ("", "largest diff", "relative", "of"), proof_rows(report))
     table.columns[3].justify, table.columns[3].no_wrap = "left", False
     return table
 
 
 def points_table(title: str, points: Sequence[Point]) -> Table:
-    """Several networks side by side, smallest first."""
+    """Return several networks side by side, smallest first."""
     judged = any(point.judged_drop is not None for point in points)
     headings, rows = point_columns(points, ("params", "test") if judged else ("params", "p50"))  # fits 80 columns
     table = _table(title, headings, rows)
@@ -83,7 +82,7 @@ def points_table(title: str, points: Sequence[Point]) -> Table:
 
 
 def groups_table(found: Inspection) -> Table:
-    """Every group of channels, the share of the cost of the layers that it touches, and why it is locked."""
+    """Return every group of channels, the share of the cost of the layers that it touches, and why it is locked."""
     headings = ("group", "channels", "layers", "MACs", "params", "")
     table = _table(f"Groups of {found.network}", headings, group_rows(found))
     table.columns[0].overflow = "fold"
@@ -95,14 +94,14 @@ def groups_table(found: Inspection) -> Table:
 
 
 def layers_table(found: Inspection) -> Table:
-    """Every layer's share of the time in onnxruntime, the dearest first, beside its share of the multiply-accumulates."""
+    """Return every layer's share of the time in onnxruntime, largest first, and of the multiply-accumulates."""
     table = _table("Time in onnxruntime", ("layer", "time", "MACs"), layer_rows(found))
     table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
     return table
 
 
 def verdict_table(verdict: Verdict) -> Table:
-    """Each limit of the gate with its value and margin, and the answer."""
+    """Return each limit of the gate with its value, margin and answer."""
     answer = "pass" if verdict.passed else "FAIL"
     table = _table(f"Gate: {answer}", ("", "value", "limit", "margin", "answer"), check_rows(verdict))
     table.columns[0].no_wrap = False  # below 80 columns
@@ -112,7 +111,7 @@ def verdict_table(verdict: Verdict) -> Table:
 
 
 def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table whose cells are shown as they are: names may hold brackets, line ends, or worse."""
+    """Return a table whose cells are shown as they are: names may contain brackets, line ends, or worse."""
     table = Table(title=Text(one_line(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for position, heading in enumerate(headings):
         table.add_column(heading, justify="right" if position else "left", no_wrap=True)

@@ -24,6 +24,7 @@ from edcompress.core.system.machine import usable_cores
 from edcompress.data.images import ImageSet
 from edcompress.data.opening import Warn, discard_warning
 from edcompress.data.seeding import derived_seed, generator_for
+from edcompress.data.torch_private import is_dead_worker
 from edcompress.data.transforms import (
     Geometry,
     default_generator_seeded,
@@ -48,9 +49,6 @@ _Loaded = tuple[Batch | None, tuple[str, ...]] | EdcompressError
 _FEWER_WORKERS = "lower data.workers (0: load in the training process), and continue with --resume"
 
 _REPAIR = "repair or remove the files, or check that their disk is mounted"
-
-_WORKER_DIED = "DataLoader worker (pid"
-"""Start of the RuntimeError that torch raises for a dead worker; it has no class of its own (seen in torch 2.14)."""
 
 
 class Batches:
@@ -133,7 +131,7 @@ class Batches:
         try:
             yield from batches
         except RuntimeError as error:
-            if not str(error).startswith(_WORKER_DIED):
+            if not is_dead_worker(error):
                 raise
             raise EdcompressError(
                 f"a process that loads images died ({error}): most often memory ran out, or /dev/shm is full; {_FEWER_WORKERS}"

@@ -53,14 +53,6 @@ def open_part(opener: Opener, request: OpenRequest, **part: Any) -> Any:
         raise _unusable(data, folder, "cannot be downloaded to or read from", error) from error
 
 
-def files_and_labels(part: Any) -> list[tuple[str, int]]:
-    """Return (path, label) of each image of a part of torchvision's Flowers102.
-
-    There is no public way to ask for them without decoding the images: `_image_files` and `_labels`, seen in torchvision 0.29.
-    """
-    return [(str(path), label) for path, label in zip(part._image_files, part._labels, strict=True)]
-
-
 def _require_present(folder: Path, data: Data) -> None:
     if not data.download and not folder.is_dir():
         raise DataError(

@@ -1,1 +1,1 @@
-"""Architectures by name, and weights in and out."""
+"""Networks by name or from user code, and weights in and out."""

@@ -1,4 +1,4 @@
-"""Self-attention whose heads can be removed, in place of torch's, where a network gives the same logits with it."""
+"""Replace torch's attentions by SelfAttention, whose heads can be removed, where that leaves a network's logits unchanged."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from edcompress.networks.replacements import as_replacement
 
 
 def with_free_heads(network: nn.Module, names: list[str] | None = None) -> nn.Module:
-    """Put SelfAttention in the place of every torch attention that packs its projections, batch first; return the network itself.
+    """Replace torch's attentions by SelfAttention, in place, where they pack their projections, batch first.
 
-    Where `names` are given, only those are replaced.
+    Args:
+        network: The network to change.
+        names: The attentions to replace; all where it is None.
+
+    Returns:
+        The network itself.
     """
     replaced = {
         layer: as_replacement(SelfAttention(layer)).train(layer.training)
@@ -35,7 +40,11 @@ def _packs(attention: nn.MultiheadAttention) -> bool:
 
 @torch.no_grad()
 def free_heads(network: nn.Module, images: Tensor) -> nn.Module:
-    """Put SelfAttention wherever the network gives the same logits for images [N, C, H, W] with it; return the network itself."""
+    """Replace torch's attentions by SelfAttention, in place, where that leaves the logits for images [N, C, H, W] unchanged.
+
+    Returns:
+        The network itself.
+    """
     attentions = [name for name, layer in network.named_modules() if isinstance(layer, nn.MultiheadAttention)]
     if not attentions:
         return network
@@ -45,7 +54,7 @@ def free_heads(network: nn.Module, images: Tensor) -> nn.Module:
     def alike(names: list[str]) -> bool:
         try:
             found = with_free_heads(copy.deepcopy(network).eval(), names)(images)
-        except Exception:  # whatever code of others does with another attention
+        except Exception:  # foreign code may do anything with another attention
             return False
         return torch.allclose(found, logits, rtol=1e-4, atol=1e-5)
 

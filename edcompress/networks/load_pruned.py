@@ -86,10 +86,10 @@ def _built(origin: str, name: str, arguments: dict[str, Any], image: list[int]) 
 
 
 def materialize(layer: nn.Module) -> None:
-    """Have a layer hold its tensors as it uses them, in place, without torch's parametrizations, norms and masks of them."""
+    """Replace the tensors that a layer computes by torch's parametrizations, norms and masks by their values, in place."""
     training = layer.training
     for tensor in list(getattr(layer, "parametrizations", ())):
-        layer.eval()  # else spectral_norm goes on estimating, and the weight is not what the network uses
+        layer.eval()  # otherwise spectral_norm updates its estimate, and the weight is not the one that the network uses
         parametrize.remove_parametrizations(layer, tensor)
         layer.train(training)
     for hook in list(layer._forward_pre_hooks.values()):  # private to torch, as is _tensor_name; seen in 2.14
@@ -102,7 +102,7 @@ def materialize(layer: nn.Module) -> None:
 
 
 def _replace_layers(network: nn.Module, layers: dict[str, dict[str, Any]]) -> None:
-    """Put the described layers in the place of those of these names; one for each layer, by whatever names the network has it."""
+    """Replace the named layers by the described ones; a layer with several names is replaced by one."""
     old = {name: network.get_submodule(name) for name in layers}
     new: dict[nn.Module, nn.Module] = {}
     for name, layer in old.items():
@@ -130,10 +130,10 @@ class SelfAttention(nn.Module):
     """nn.MultiheadAttention of one input, batch first, with the same parameters under the same names, whose heads can be removed.
 
     torch's ties the heads' width to the embedding's. Here in_proj_weight [3 x heads x head_dim, embedding] holds queries, keys and values,
-    each head by head, and `num_heads` is read at every call, so that fewer rows and fewer heads go together.
+    each head by head, and `num_heads` is read at every call, so that rows and heads can be removed together.
     """
 
-    batch_first = False  # keeps torch's own encoder from its fused path, which reads the tensors past this layer
+    batch_first = False  # keeps torch's encoder off its fused path, which reads the tensors without calling this layer
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         """Take over the parameters of a layer that packs its projections."""
@@ -171,7 +171,7 @@ class SelfAttention(nn.Module):
 
 
 def _bias(mask: Tensor | None, like: Tensor) -> Tensor | None:
-    """Return what is added to scores for torch's `mask`, in which True stands for what is not attended to."""
+    """Return the term added to the scores for torch's `mask`, in which True excludes a token."""
     if mask is None or mask.dtype != torch.bool:
         return mask
     return like.new_zeros(mask.shape).masked_fill(mask, -torch.inf)
@@ -180,8 +180,8 @@ def _bias(mask: Tensor | None, like: Tensor) -> Tensor | None:
 class PaddedShortcut(nn.Module):
     """Option A: subsample by `stride`, and put zero channels before and after the input's channels.
 
-    It is computed as a fixed 1x1 convolution, whose weight [out, in, 1, 1] of zeros and ones says which input channel goes where:
-    bit for bit the padding, and what surgery can cut at either end, so that the streams of two stages can differ.
+    It is computed as a fixed 1x1 convolution, whose weight [out, in, 1, 1] of zeros and ones routes input channels to output channels:
+    bit for bit the padding, but surgery can cut it at either end, so that the streams of two stages can differ.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -193,7 +193,7 @@ class PaddedShortcut(nn.Module):
         self.register_buffer("route", route, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W] to [B, out_channels, ceil(H / stride), ceil(W / stride)]."""
+        """Map [B, in_channels, H, W] to [B, out_channels, ceil(H / stride), ceil(W / stride)]."""
         return F.conv2d(x, self.route, stride=self.stride)
 
 
@@ -210,7 +210,7 @@ class BasicBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity() if same else PaddedShortcut(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W] to [B, channels, ceil(H / stride), ceil(W / stride)]."""
+        """Map [B, in_channels, H, W] to [B, channels, ceil(H / stride), ceil(W / stride)]."""
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
@@ -239,7 +239,7 @@ class CifarResNet(nn.Module):
         self.apply(_kaiming)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, in_channels, H, W] to logits [B, num_classes]."""
+        """Map images [B, in_channels, H, W] to logits [B, num_classes]."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(self.pool(x).flatten(1))
@@ -306,12 +306,12 @@ def smaller_widths(layer: nn.Module, dim: int, kept: int, width: int) -> Iterato
             yield attribute, getattr(layer, attribute) * kept // width
 
 
-def main() -> None:
-    """Load the network of this folder, run it on a random image, and print its size."""
-    description = _read(FOLDER / "load_pruned.json")
+def main(folder: Path = FOLDER) -> None:
+    """Load the network of a run folder, run it on a random image, and print its size."""
+    description = _read(folder / "load_pruned.json")
     if description["network"]["origin"] == "factory":
         sys.path.insert(0, str(Path.cwd()))  # where your code is looked for
-    network, image = load_pruned(), [1, *description["image"]]
+    network, image = load_pruned(folder), [1, *description["image"]]
     with torch.no_grad():
         logits = network(torch.randn(image))
     parameters = sum(parameter.numel() for parameter in network.parameters())

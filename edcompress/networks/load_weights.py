@@ -1,4 +1,4 @@
-"""Tensors into a network, all or nothing, with a message that says which key does not fit and probably why."""
+"""Load tensors into a network, all or none, with a message that names the key that does not fit and the likely reason."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from torch import Tensor, nn
 
 from edcompress.core.errors import WeightsError
 from edcompress.core.plain_text import few
+from edcompress.networks.torch_private import COMPILED
 
 MOST_NAMES = 8
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 """Training-only heads in torchvision's GoogLeNet and Inception files."""
 
-# A wrapped network (DataParallel, torch.compile) prefixes its keys; compile does so for submodules too.
-PREFIX = re.compile(r"^(module\.)+|_orig_mod\.")
-# torchvision's own DenseNet files still hold names of before PyTorch 0.4.
+PREFIX = re.compile(rf"^(module\.)+|{COMPILED}\.")
+"""What DataParallel and torch.compile put before the names of a network's tensors, the latter for submodules too."""
+
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
+"""Names from before PyTorch 0.4, which torchvision's DenseNet files still have."""
 
 _MARKS = {
-    "fake_quant": "the checkpoint is of a network that is prepared for quantisation: prune before preparing, from the weights before it",
-    "activation_post_process": "the checkpoint is of a network with observers: prune before preparing it for quantisation",
-    "parametrizations.": "the checkpoint holds parametrized weights: call torch.nn.utils.parametrize.remove_parametrizations before saving",
+    "fake_quant": "the weights are of a network that is prepared for quantisation: prune before that, from the weights before it",
+    "activation_post_process": "the weights are of a network with observers: prune before preparing it for quantisation",
+    "parametrizations.": "the weights are parametrized: call torch.nn.utils.parametrize.remove_parametrizations before saving",
 }
-"""What a part of a name that the network lacks says of the checkpoint."""
+"""The likely reason for a tensor that the network lacks, by a part of its name."""
 
 Shape = tuple[int, ...]
 Misfits = dict[str, tuple[Shape, Shape]]
@@ -35,21 +37,33 @@ Misfits = dict[str, tuple[Shape, Shape]]
 def load_into(
     network: nn.Module, tensors: Mapping[str, Tensor], *, source: str, reset_head: bool = False
 ) -> frozenset[str]:
-    """Copies `tensors` into `network`, every one of them; WeightsError (naming `source`) where they do not fit.
+    """Copy all tensors into a network.
 
-    Where all names have a prefix in common that the network's lack (a Lightning module's `model.`), it is dropped, and with it what
-    stands outside of it. With `reset_head` a classifier for another number of classes stays as it is in the network, and the names of its
-    tensors are returned. Counters, tables of indices and masks may be missing, as the network makes its own, and be more than the network
-    has, and so may a profiler's counts.
+    A prefix that the names share and the network's lack (a Lightning module's `model.`) is dropped, and tensors without it are ignored.
+    Counters, tables of indices, masks and a profiler's counts may be missing or superfluous, as the network makes its own.
+
+    Args:
+        network: The network to change.
+        tensors: By parameter name.
+        source: Their file, for messages.
+        reset_head: Keep the network's classifier where the tensors have one for a different number of classes.
+
+    Returns:
+        The names of the classifier's tensors that were kept.
+
+    Raises:
+        WeightsError: The tensors do not fit; the message says which and why.
     """
     state = network.state_dict()  # torch's own dictionary: it carries the version of each layer's layout
-    named = _unprefixed(_as_named(_multiplied_out(tensors, state), state), state, source)
+    named = _unprefixed(_renamed(_masks_applied(tensors, state), state), state, source)
     given = {key: tensor for key, tensor in named.items() if not _is_unused_head(network, key)}
-    kept = _other_head(given, state) if reset_head else frozenset()
+    kept = _different_head(given, state) if reset_head else frozenset()
     given = {
-        key: tensor for key, tensor in given.items() if key not in kept and (key in state or not _is_aside(key, tensor))
+        key: tensor
+        for key, tensor in given.items()
+        if key not in kept and (key in state or not _is_optional(key, tensor))
     }
-    missing = [key for key in state if key not in given and key not in kept and not _is_aside(key, state[key])]
+    missing = [key for key in state if key not in given and key not in kept and not _is_optional(key, state[key])]
     unexpected = [key for key in given if key not in state]
     misfits: Misfits = {
         key: (tuple(given[key].shape), tuple(old.shape))
@@ -66,14 +80,14 @@ def load_into(
 
 
 def plain_name(key: str) -> str:
-    """A parameter's name without what wrappers put before it."""
+    """Return a parameter's name without the prefixes of wrappers."""
     while (shorter := PREFIX.sub("", key)) != key:
         key = shorter
     return OLD_DENSENET.sub(r"\1\2.", key)
 
 
-def _multiplied_out(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The tensors with NAME for each pair NAME_orig and NAME_mask of torch.nn.utils.prune, unless the network holds such pairs itself."""
+def _masks_applied(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Replace each pair NAME_orig and NAME_mask of torch.nn.utils.prune by NAME, unless the network has such pairs itself."""
     if any(key.endswith("_orig") for key in state):
         return tensors
     names = [key.removesuffix("_orig") for key in tensors if key.endswith("_orig")]
@@ -86,16 +100,17 @@ def _multiplied_out(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) 
     return {key: tensor for key, tensor in tensors.items() if key not in halves} | masked
 
 
-def _as_named(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The tensors under the network's own names, which may hold what files are read without, such as a block called `module`."""
+def _renamed(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Rename tensors to the network's own names, which may contain what `plain_name` removes, such as a block called `module`."""
     own = {plain_name(key): key for key in state}
     return {key if key in state else own.get(key, key): tensor for key, tensor in tensors.items()}
 
 
 def _unprefixed(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
-    """The tensors under the prefix that makes most of their names the network's; all, where some name is one already.
+    """Return the tensors under the prefix without which most names are the network's; all tensors where some name is one already.
 
-    WeightsError where two prefixes do so, as of a teacher and a student, and their tensors differ.
+    Raises:
+        WeightsError: Two prefixes fit equally, as for a teacher and a student, and their tensors differ.
     """
     if tensors.keys() & state.keys():
         return tensors
@@ -109,7 +124,7 @@ def _unprefixed(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], sour
     for other in others if most > len(state) / 2 else []:
         if not _same(found, _under(other, tensors)):
             raise WeightsError(
-                f"{source} holds weights for the network twice, under {first} and under {other}; save those that you mean by themselves"
+                f"{source} holds weights for the network twice, under {first} and under {other}; save only the weights to use"
             )
     return found
 
@@ -124,15 +139,15 @@ def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _other_head(given: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> frozenset[str]:
-    """The tensors that differ in their number of outputs alone, of one layer or of several with as many each; or none."""
+def _different_head(given: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> frozenset[str]:
+    """Return the tensors whose shapes differ only in the number of classes; empty where others differ too."""
     differ = {key for key, old in state.items() if key in given and given[key].shape != old.shape}
     pairs = [(tuple(given[key].shape), tuple(state[key].shape)) for key in differ]
     return frozenset(differ) if _of_other_classes(pairs) else frozenset()
 
 
 def _of_other_classes(pairs: Collection[tuple[Shape, Shape]]) -> bool:
-    """Whether shapes differ as those of classifiers do: in the first axis alone, and all from one number to one other."""
+    """Return whether shapes differ only in the first axis, and all by the same two numbers, as those of classifiers do."""
     return all(_differing(*pair) == (0,) for pair in pairs) and len({(a[0], b[0]) for a, b in pairs}) == 1
 
 
@@ -140,8 +155,8 @@ def _is_unused_head(network: nn.Module, key: str) -> bool:
     return key.startswith(AUXILIARY) and getattr(network, "aux_logits", True) is False
 
 
-def _is_aside(key: str, tensor: Tensor) -> bool:
-    """Whether a tensor is beside the weights: none of whole numbers or truth values is one, nor what thop leaves in a network."""
+def _is_optional(key: str, tensor: Tensor) -> bool:
+    """Return whether a tensor is not a weight: integers and booleans, and the counts that thop leaves in a network."""
     return not tensor.is_floating_point() or key.rpartition(".")[2] in ("total_ops", "total_params")
 
 
@@ -168,24 +183,26 @@ def _explain(missing: list[str], unexpected: list[str], misfits: Misfits, shared
     total = shared + len(missing) + len(unexpected)
     parts = ["the weights do not fit the recipe's network"]
     if fits < total / 2:
-        parts.append(f"only {fits} of {total} tensors match, so this is probably another architecture: see model.arch")
+        parts.append(
+            f"only {fits} of {total} tensors match, so this is probably a different architecture: see model.arch"
+        )
     if missing:
         parts.append(f"missing {_listed(missing)}")
     if unexpected:
         parts.append(f"unexpected {_listed(unexpected)}")
-        parts += [said for mark, said in _MARKS.items() if any(mark in key for key in unexpected)]
+        parts += [reason for mark, reason in _MARKS.items() if any(mark in key for key in unexpected)]
     if misfits:
-        parts.append(f"of another shape {_listed(f'{key} {_pair(pair)}' for key, pair in misfits.items())}")
+        parts.append(f"different shapes {_listed(f'{key} {_pair(pair)}' for key, pair in misfits.items())}")
     return "; ".join(parts)
 
 
 def _known_cause(misfits: Misfits) -> str | None:
-    """The recipe's field that explains shapes which differ in one layer only, or in classifiers."""
+    """Return the recipe's key that explains shapes which differ in a single layer, or in classifiers; None where none does."""
     key, (theirs, ours) = next(iter(misfits.items()))
     if _of_other_classes(misfits.values()):
         return (
-            f"the checkpoint has {theirs[0]} classes, the recipe's model.num_classes is {ours[0]} ({key}); "
-            "model.reset_head: true begins a new classifier"
+            f"the weights have {theirs[0]} classes, the recipe's model.num_classes is {ours[0]} ({key}); "
+            "model.reset_head: true starts with a new classifier"
         )
     layers = {key.rpartition(".")[0] for key in misfits}
     differ = {_differing(*pair) for pair in misfits.values()}
@@ -193,13 +210,9 @@ def _known_cause(misfits: Misfits) -> str | None:
         return None
     match differ.pop(), len(ours):
         case (1,), 4:
-            return (
-                f"the checkpoint takes {theirs[1]} input channels, the recipe's model.in_channels is {ours[1]} ({key})"
-            )
+            return f"the weights take {theirs[1]} input channels, the recipe's model.in_channels is {ours[1]} ({key})"
         case (2, 3), 4:
-            return (
-                f"the checkpoint's {key} is {theirs[2]}x{theirs[3]}, the network's {ours[2]}x{ours[3]}: see model.stem"
-            )
+            return f"{key} of the weights is {theirs[2]}x{theirs[3]}, the network's {ours[2]}x{ours[3]}: see model.stem"
     return None
 
 

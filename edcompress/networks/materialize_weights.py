@@ -1,6 +1,6 @@
-"""Weights that layers compute anew at every call (standardised, normalised, parametrised), written down as plain ones.
+"""Plain weights in place of those that layers compute at every call (standardised, normalised, parametrised).
 
-Such a weight depends on all its channels at once, so none could be removed. The network with plain weights computes the same.
+A computed weight depends on all its channels at once, so that none could be removed. The network with plain weights computes the same.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from edcompress.networks.replacements import as_replacement
 
 
 def with_plain_weights(network: nn.Module) -> nn.Module:
-    """Have every layer hold its weight as it uses it, in place; return the network itself.
+    """Replace computed weights by plain ones, in place: torch's parametrizations, norms and masks, and convolutions with their own forward.
 
-    Plain convolutions take the place of those that compute their weight; torch's parametrizations, norms and masks go.
+    Returns:
+        The network itself.
     """
     for layer in list(network.modules()):
         materialize(layer)
-    plain: dict[nn.Module, nn.Module] = {}  # one for each, by whatever names the network has it
+    plain: dict[nn.Module, nn.Module] = {}  # one for each layer, whatever names it has in the network
     for name, layer in list(network.named_modules(remove_duplicate=False)):
         if isinstance(layer, nn.Conv2d) and type(layer).forward is not nn.Conv2d.forward:
             if layer not in plain:
@@ -34,11 +35,11 @@ def with_plain_weights(network: nn.Module) -> nn.Module:
 
 
 _CONV2D = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-"""The arguments of torch.conv2d in their order, and what they are where they are left out."""
+"""The arguments of torch.conv2d in order, with their defaults."""
 
 
 class _Watched(TorchFunctionMode):
-    """Notes what the one convolution inside is called with."""
+    """Records the arguments of the convolutions inside the block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,14 +53,14 @@ class _Watched(TorchFunctionMode):
 
 
 def _plain(layer: nn.Conv2d) -> nn.Conv2d:
-    """A plain layer with the weight that this one uses; the layer itself where that is its own, or where it does more than convolve."""
+    """Return a plain layer with the weight that this one computes; the layer itself where it computes none, or does more than convolve."""
     with torch.no_grad():
         plain = _convolution_in(layer) if _only_convolves(layer) else None
     return layer if plain is None else plain.train(layer.training)
 
 
 def _only_convolves(layer: nn.Conv2d) -> bool:
-    """Whether the layer is one convolution of its input, tried on a copy with random weights and images: its own may hide the rest."""
+    """Return whether the layer is one convolution of its input; tried with random weights and images, as its own may hide the rest."""
     generator = torch.Generator().manual_seed(0)
     try:
         other = copy.deepcopy(layer)
@@ -68,13 +69,13 @@ def _only_convolves(layer: nn.Conv2d) -> bool:
         plain = _convolution_in(other)
         images = [image.normal_(generator=generator) for image in _images(layer)]
         return plain is not None and all(_equal(other(image), plain(image)) for image in images)
-    # Whatever a foreign layer raises that wants other arguments than one image, it is no plain convolution.
+    # Whatever a foreign layer raises that wants other arguments than one image, it is not a plain convolution.
     except Exception:
         return False
 
 
 def _convolution_in(layer: nn.Conv2d) -> nn.Conv2d | None:
-    """A plain layer with the weight and bias of the one convolution that this one makes; None where they are its own."""
+    """Return a plain layer with weight and bias of the one convolution that this layer calls; None where they are its own."""
     with _Watched() as watched:
         images = list(_images(layer))
         for image in images:
@@ -95,7 +96,7 @@ def _convolution_in(layer: nn.Conv2d) -> nn.Conv2d | None:
 
 
 def _images(layer: nn.Conv2d) -> Iterator[Tensor]:
-    """Zeros [1, C, H, W] for the layer, of several sizes: padding may depend on the remainder by the stride."""
+    """Yield zeros [1, C, H, W] for the layer in several sizes, since padding may depend on the remainder by the stride."""
     for more in range(max(layer.stride)):
         size = (
             2 * dilation * kernel + more for dilation, kernel in zip(layer.dilation, layer.kernel_size, strict=True)
@@ -108,7 +109,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _padding_its_input() -> type[nn.Conv2d]:
-    """timm's convolution with TensorFlow's padding; only timm's layers pad their own input."""
+    """Return timm's convolution with TensorFlow's padding; only timm's layers pad their own input."""
     from timm.layers import Conv2dSame  # type: ignore[attr-defined]
 
     return Conv2dSame

@@ -1,4 +1,4 @@
-"""Modes of a network that last for a moment, and a copy on the CPU."""
+"""Temporary modes of a network, and a copy on the CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Inside, every module is in eval mode; afterwards each has its own mode back."""
+    """Put every module into eval mode inside the block, and restore each one's mode afterwards."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -25,20 +25,20 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def differentiable(network: nn.Module) -> Iterator[None]:
-    """Inside, every parameter asks for a gradient; afterwards each has its own flag back."""
-    with _asking(network, True), torch.enable_grad():
+    """Let every parameter require a gradient inside the block, and restore each one's flag afterwards."""
+    with _requiring_grad(network, True), torch.enable_grad():
         yield
 
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Inside, no parameter asks for a gradient; afterwards each has its own flag back."""
-    with _asking(network, False), torch.no_grad():
+    """Let no parameter require a gradient inside the block, and restore each one's flag afterwards."""
+    with _requiring_grad(network, False), torch.no_grad():
         yield
 
 
 @contextmanager
-def _asking(network: nn.Module, flag: bool) -> Iterator[None]:
+def _requiring_grad(network: nn.Module, flag: bool) -> Iterator[None]:
     flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     network.requires_grad_(flag)
     try:
@@ -50,7 +50,7 @@ def _asking(network: nn.Module, flag: bool) -> Iterator[None]:
 
 @torch.no_grad()
 def run_once(network: nn.Module, images: Tensor, hooks: Iterable[RemovableHandle]) -> None:
-    """Run the network on images [N, ...] in eval mode for the sake of hooks that were put on its layers, and take these off again."""
+    """Run the network once on images [N, ...] in eval mode for hooks that were registered on its layers, and remove the hooks."""
     try:
         with evaluating(network):
             network(images)
@@ -60,5 +60,5 @@ def run_once(network: nn.Module, images: Tensor, hooks: Iterable[RemovableHandle
 
 
 def on_cpu(network: nn.Module) -> nn.Module:
-    """A copy in eval mode on the CPU, in fp32 and contiguous layout: the form in which models are proved and exported."""
+    """Return a copy in eval mode on the CPU, in fp32 and contiguous layout: the form in which models are proved and exported."""
     return copy.deepcopy(network).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload, no-any-return]

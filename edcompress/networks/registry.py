@@ -1,4 +1,4 @@
-"""Networks by name: a recipe's `model` section to a `torch.nn.Module` with random weights."""
+"""Networks by name: from a recipe's `model` section to a `torch.nn.Module` with random weights."""
 
 from __future__ import annotations
 
@@ -20,23 +20,32 @@ CIFAR_RESNETS = {f"resnet{depth}": depth for depth in (8, 20, 32, 44, 56, 110)}
 
 TIMM = "timm:"
 WITH_CIFAR_STEM = "torchvision's resnet, resnext, wide_resnet and densenet, and the CIFAR resnet8 ... resnet110"
-# By torchvision's module: the first convolution and the max-pooling.
 STEMS = {"resnet": ("conv1", "maxpool"), "densenet": ("features.conv0", "features.pool0")}
-# Weights are loaded or trained afterwards, and both networks warn when `init_weights` is left open.
+"""The first convolution and the max-pooling, by torchvision's module."""
+
 EXTRA_ARGUMENTS = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
+"""Weights are loaded or trained afterwards, but both networks warn unless `init_weights` is given."""
 
 
 def architectures() -> list[str]:
-    """Every name that `model.arch` takes, sorted; timm's come on top as `timm:NAME`."""
+    """Return every name that `model.arch` takes, sorted, other than `timm:NAME`."""
     return sorted([*CIFAR_RESNETS, *_torchvision_names()])
 
 
 def build(model: Model, *, trust_code: bool = False) -> nn.Module:
-    """The network that `model` asks for, in train mode, randomly initialised; NetworkError where it cannot be had."""
+    """Build the network of a recipe, in train mode, randomly initialised.
+
+    Args:
+        model: The recipe's model section.
+        trust_code: Allow `model.factory`, which runs the user's code.
+
+    Raises:
+        NetworkError: The network is unknown, cannot be built, or its factory is not trusted.
+    """
     require_known(model)
     if model.factory is not None:
         return call_factory(model.factory, trust_code=trust_code)
-    assert model.arch is not None, "recipe.Model holds exactly one of arch and factory"
+    assert model.arch is not None
     if model.arch in CIFAR_RESNETS:
         return CifarResNet(CIFAR_RESNETS[model.arch], model.num_classes, model.in_channels)
     if model.arch.startswith(TIMM):
@@ -45,14 +54,14 @@ def build(model: Model, *, trust_code: bool = False) -> nn.Module:
 
 
 def require_known(model: Model) -> None:
-    """NetworkError where nothing is called `model.arch`, or it has no stem of `model.stem`; nothing is built, and no factory imported."""
+    """Raise NetworkError for an unknown `model.arch`, or one without the stem of `model.stem`; build and import nothing."""
     arch = model.arch or ""
     if arch.startswith(TIMM):
         _require_in_timm(arch.removeprefix(TIMM))
     elif model.arch is not None and arch not in architectures():
         raise NetworkError(
             f"model.arch: there is no {arch!r}{did_you_mean(arch, architectures(), 3)} "
-            f"(timm's networks are written {TIMM}NAME; torchvision's classifiers go by their own names)"
+            f"(write timm's networks as {TIMM}NAME, and torchvision's classifiers by their own names)"
         )
     has_cifar_stem = arch in CIFAR_RESNETS or (arch in _torchvision_names() and family(arch) in STEMS)
     if model.stem == "cifar" and not has_cifar_stem:
@@ -76,19 +85,19 @@ def _from_torchvision(name: str, model: Model) -> nn.Module:
 
 
 def family(name: str) -> str:
-    """The module of torchvision.models that builds this network."""
+    """Return the name of the module of torchvision.models that builds this network."""
     module: str = torchvision.models.get_model_builder(name).__module__
     return module.rpartition(".")[2]
 
 
 def replace_input(network: nn.Module, in_channels: int) -> None:
-    """Let the network's first convolution of RGB images take `in_channels`."""
+    """Replace the first convolution of RGB images by one that takes `in_channels`."""
     name, conv = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3)
     network.set_submodule(name, _conv_like(conv, in_channels=in_channels))
 
 
 def replace_stem(network: nn.Module, conv: str, pool: str) -> None:
-    """3x3 stride 1 instead of 7x7 stride 2, and no max-pooling: for images of about 32x32 (He et al., 2015, 4.2)."""
+    """Replace 7x7 stride 2 by 3x3 stride 1, and remove the max-pooling, for images of about 32x32 (He et al., 2015, 4.2)."""
     old = network.get_submodule(conv)
     assert isinstance(old, nn.Conv2d)
     network.set_submodule(conv, _conv_like(old, kernel_size=3, stride=1, padding=1))

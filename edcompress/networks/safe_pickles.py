@@ -1,4 +1,4 @@
-"""What torch.save writes, read without running what a pickle may ask for."""
+"""Read files of torch.save without running code, and within a memory bound."""
 
 from __future__ import annotations
 
@@ -22,24 +22,39 @@ from edcompress.core.errors import WeightsError, first_line
 from edcompress.networks.user_factory import importable_working_directory
 
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
-# How a pickle names a function that turns text into bytes, by codecs of which one takes minutes for a page.
+"""The first bytes of torch's format since 1.6, and of the one before."""
+
 ENCODE = b"c_codecs\nencode\n"
+"""A pickle's reference to a function that encodes text; some of its codecs take minutes for a page."""
+
 MOST_TUPLES = 60_000
-"""In one pickle; each tensor has five."""
+"""Tuples in one pickle; each tensor has five."""
 
 LEGACY_PICKLES = 5
-"""torch's format before 1.6: a magic number, a version, the machine, the object, the storages' keys."""
+"""Pickles in torch's format before 1.6: a magic number, a version, the machine, the object, the storages' keys."""
 
 
 def read_torch(path: Path, *, trust_pickle: bool) -> object:
-    """What torch.save wrote: tensors, and plain data around them; WeightsError for anything else, unless it is trusted."""
+    """Read a file of torch.save.
+
+    Args:
+        path: The file.
+        trust_pickle: Unpickle anything, which may run code from the file.
+
+    Returns:
+        Tensors, and the plain data around them.
+
+    Raises:
+        WeightsError: The file is damaged, or holds more than tensors and plain data and is not trusted.
+        MemoryError: It asks for more memory than there is.
+    """
     try:
         if not trust_pickle:
-            _require_nothing_grows(path)
-        # Namespace is data alone, and reference training scripts put their arguments next to the weights.
-        # A file, not its path: torch.load would go by the path's suffix.
+            _require_bounded_cost(path)
+        # Namespace holds only data, and reference training scripts save their arguments with the weights.
+        # A file, not its path: torch.load would choose the format by the suffix.
         with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            # torch warns of newer pickle protocols that it "might" not read; it then reads them, or raises.
+            # torch warns that it "might" not read newer pickle protocols; it then reads them, or raises.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content: object = torch.load(file, map_location="cpu", weights_only=True)
         return content
@@ -50,7 +65,7 @@ def read_torch(path: Path, *, trust_pickle: bool) -> object:
             raise WeightsError(_holds_code(path, str(error))) from error
     except (WeightsError, MemoryError):
         raise
-    except Exception as error:  # whatever torch and Python say of nonsense in place of a pickle
+    except Exception as error:  # whatever torch and Python raise for nonsense in place of a pickle
         if "can't allocate memory" in str(error):
             raise MemoryError from error
         if "TorchScript" in str(error):
@@ -59,8 +74,8 @@ def read_torch(path: Path, *, trust_pickle: bool) -> object:
     return _unpickle(path)
 
 
-def _require_nothing_grows(path: Path) -> None:
-    """Refuses what torch.load allows and of which a small file makes hours, gigabytes or a crash: compression, encoding, nesting."""
+def _require_bounded_cost(path: Path) -> None:
+    """Refuse what torch.load allows although a small file can cost hours, gigabytes or a crash: compression, encoding, nesting."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content.find(ENCODE) >= 0:
             raise WeightsError(_holds_code(path, "GLOBAL _codecs.encode"))
@@ -70,7 +85,9 @@ def _require_nothing_grows(path: Path) -> None:
             return
         with zipfile.ZipFile(file) as archive:
             packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
-            if packed and not any(name.endswith("/constants.pkl") for name in archive.namelist()):  # TorchScript's mark
+            if packed and not any(
+                name.endswith("/constants.pkl") for name in archive.namelist()
+            ):  # which marks TorchScript
                 raise WeightsError(
                     f"{path}: {packed[0]} in it is compressed, which torch.save never does; unzip, and zip with -0"
                 )
@@ -81,15 +98,15 @@ def _require_nothing_grows(path: Path) -> None:
 
 
 def _require_shallow(path: Path, program: IO[bytes]) -> None:
-    """Python's own hash of tuples in tuples ends the process where they are some 100 000 deep."""
+    """Refuse too many tuples: Python's hash of tuples nested about 100 000 deep crashes the process."""
     tuples = (opcode for opcode, _, _ in pickletools.genops(program) if "TUPLE" in opcode.name)
-    with suppress(ValueError):  # where the program breaks off; of that torch.load tells
+    with suppress(ValueError):  # where the program breaks off, which torch.load reports
         if next(islice(tuples, MOST_TUPLES, None), None):
-            raise WeightsError(f"{path}: holds more than {MOST_TUPLES} tuples, which no weights do; save them alone")
+            raise WeightsError(f"{path}: holds more than {MOST_TUPLES} tuples, which weights never do; save only them")
 
 
 def _unpickle(path: Path) -> object:
-    """Runs whatever code the file holds; only after the user said so."""
+    """Unpickle anything, which runs code in the file; only after the user allowed it."""
     try:
         with path.open("rb") as file, importable_working_directory():
             content: object = torch.load(file, map_location="cpu", weights_only=False)
@@ -119,9 +136,9 @@ if sys.platform == "linux":
 
     @contextmanager
     def bounded_memory(more: int) -> Iterator[None]:
-        """MemoryError (torch: RuntimeError) in the block where the process takes `more` bytes beyond what it has.
+        """Raise MemoryError (torch: RuntimeError) in the block where the process takes `more` bytes beyond what it has.
 
-        The kernel counts for us, so the bound holds for the whole process; other systems than Linux do not count.
+        Linux enforces the bound, for the whole process; other systems cannot.
         """
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limits = [limit for limit in (soft, _data_bytes() + more) if limit != resource.RLIM_INFINITY]
@@ -132,12 +149,12 @@ if sys.platform == "linux":
             resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
     def _data_bytes() -> int:
-        """What the kernel compares with RLIMIT_DATA: sixth figure of statm, in pages (man 5 proc)."""
+        """Return the bytes that the kernel compares with RLIMIT_DATA: the sixth figure of statm, in pages (man 5 proc)."""
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
 
 else:
 
     @contextmanager
     def bounded_memory(more: int) -> Iterator[None]:  # noqa: ARG001
-        """Nothing is bounded here."""
+        """Do nothing: this system cannot bound the memory of a block."""
         yield

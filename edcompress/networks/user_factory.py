@@ -1,6 +1,6 @@
 """A network from the user's own code: `package.module:callable`, importable from the working directory.
 
-Whatever goes wrong in there is the user's to mend, so it is reported as theirs, with the original text and traceback.
+An error in that code is the user's to fix, and is reported with its original text and traceback.
 """
 
 from __future__ import annotations
@@ -25,36 +25,39 @@ import edcompress
 from edcompress.core.errors import NetworkError
 from edcompress.core.plain_text import did_you_mean
 from edcompress.networks.modes import differentiable, evaluating
+from edcompress.networks.torch_private import COMPILED
 
-NOT_THEIRS = (*(f"{folder}{os.sep}" for package in (edcompress, torch) for folder in package.__path__), "<frozen ")
-"""How the paths of frames begin that say nothing about the user's code: ours, torch's and the import system's."""
+NOT_USER_CODE = (*(f"{folder}{os.sep}" for package in (edcompress, torch) for folder in package.__path__), "<frozen ")
+"""The start of the paths of frames outside the user's code: ours, torch's and the import system's."""
 
 MOST_FRAMES = 20
+"""Frames of a traceback that are shown."""
+
 SAME = 1e-4
-"""Largest difference of the logits of one network, relative to their largest magnitude."""
+"""The largest difference between logits of one network and its copy, relative to their largest magnitude."""
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)
 
 QUANTISED = re.compile(
     r"torch\.ao\.nn\.(intrinsic\.)?(qat|quantized)\b|torch\.ao\.quantization\.(fake_quantize|observer)\b|torchao\."
 )
-"""Where the layers of networks are defined that are prepared for quantisation, or converted; fused layers of floats are not."""
+"""Modules that define the layers of networks prepared for quantisation or converted; fused float layers are defined elsewhere."""
 
 
 @contextmanager
 def users_code(what: str) -> Iterator[None]:
-    """NetworkError with `what` and the user's part of the traceback where the block fails, if by sys.exit; Ctrl-C is Ctrl-C."""
+    """Turn any error of the block, even sys.exit, into a NetworkError with `what` and the user's part of the traceback; Ctrl-C passes."""
     try:
         yield
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise NetworkError(f"{what}: {_text(error)}{_their_traceback(error)}") from error
+        raise NetworkError(f"{what}: {_text(error)}{_user_traceback(error)}") from error
 
 
 @contextmanager
 def importable_working_directory() -> Iterator[None]:
-    """Puts the working directory first on `sys.path` for the time of the block, as `python -m` does."""
+    """Put the working directory first on `sys.path` inside the block, as `python -m` does."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
@@ -66,7 +69,18 @@ def importable_working_directory() -> Iterator[None]:
 
 
 def call_factory(spec: str, *, trust_code: bool) -> nn.Module:
-    """The module that the factory `spec` returns; NetworkError without trust, or where the user's code fails."""
+    """Call the user's factory.
+
+    Args:
+        spec: The factory as package.module:callable.
+        trust_code: Whether the user allowed their code to run.
+
+    Returns:
+        The network that it returns.
+
+    Raises:
+        NetworkError: The code is not trusted or fails, or it does not return a network that can be pruned.
+    """
     if not trust_code:
         raise NetworkError(f"model.factory: {spec} runs your own code; add --trust-code to allow it")
     with importable_working_directory():
@@ -76,35 +90,45 @@ def call_factory(spec: str, *, trust_code: bool) -> nn.Module:
             network = factory()
     if not isinstance(network, nn.Module):
         raise NetworkError(f"model.factory: {spec}() must return a torch.nn.Module, it returned {_kind(network)}")
-    if isinstance(network, WRAPPERS) or hasattr(network, "_orig_mod"):
+    if isinstance(network, WRAPPERS) or hasattr(network, COMPILED):
         raise NetworkError(
             f"model.factory: {spec}() returned a {type(network).__name__} around the network; return the network itself "
-            "(recipes have `compile`, and several GPUs are docs/scale.md)"
+            "(for torch.compile set the recipe's `compile`; for several GPUs see docs/scale.md)"
         )
     if prepared := _prepared(network):
         name, kind = prepared
         raise NetworkError(
-            f"model.factory: {spec}() returned a network that is prepared for quantisation ({name} is a {kind}); prune before preparing: "
-            "return the network as it is before that, and prepare what edcompress.load gives"
+            f"model.factory: {spec}() returned a network that is prepared for quantisation ({name} is a {kind}); prune before that: "
+            "return the network without the preparation, and prepare what edcompress.load returns"
         )
     return network
 
 
 def require_repeatable(network: nn.Module, spec: str, images: Tensor) -> None:
-    """NetworkError where a copy of the network gives other logits for the images [N, C, H, W]: all that is proved compares such."""
+    """Raise NetworkError where a copy of the network gives different logits for images [N, C, H, W], on which all proofs rely."""
     with users_code(f"model.factory: a copy of the network of {spec} fails"), torch.no_grad(), evaluating(network):
         again = copy.deepcopy(network)
         one, other = network(images), again(images)
     if (one - other).abs().max() > SAME * one.abs().max():
         raise NetworkError(
             f"model.factory: {spec}: in eval mode the network and a copy of it give different logits for the same images, so that nothing "
-            "can be proved of it; its forward draws random numbers (F.dropout without training=self.training), changes its images in "
-            "place, or reads what a hook has put into another copy"
+            "can be proved about it; its forward draws random numbers (F.dropout without training=self.training), changes its images in "
+            "place, or reads what a hook has stored in another copy"
         )
 
 
 def require_trainable(network: nn.Module, spec: str, images: Tensor, *, in_part: bool) -> None:
-    """NetworkError where the network gives no logits in train mode, or runs layers in the backward pass and is to be trained `in_part`."""
+    """Check that the network can be trained.
+
+    Args:
+        network: The network, which stays unchanged.
+        spec: Its factory, for messages.
+        images: Example images [N, C, H, W].
+        in_part: Whether the search will train a part of the channels.
+
+    Raises:
+        NetworkError: It gives no logits in train mode, or its backward pass runs layers again and it is trained in part.
+    """
     copied = copy.deepcopy(network).train()
     again: list[nn.Module] = []
     with torch.random.fork_rng(devices=[]), differentiable(copied):
@@ -129,7 +153,7 @@ def require_trainable(network: nn.Module, spec: str, images: Tensor, *, in_part:
 
 
 def _prepared(network: nn.Module) -> tuple[str, str] | None:
-    """The name and the kind of a layer that observes, fakes or computes quantised values; None where there is none."""
+    """Return the name and class of a layer that observes, simulates or computes quantised values; None where there is none."""
     for name, layer in network.named_modules():
         if any(QUANTISED.match(kind.__module__) for kind in type(layer).__mro__):
             return name, type(layer).__name__
@@ -168,7 +192,7 @@ def _import(spec: str, module_name: str) -> Any:
 def _require_no_arguments(spec: str, factory: Callable[..., Any]) -> None:
     try:
         signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # a callable written in C has no signature to look at; calling it will tell
+    except (TypeError, ValueError):  # a callable written in C has no signature; calling it will show
         return
     try:
         signature.bind()
@@ -183,13 +207,13 @@ def _text(error: BaseException) -> str:
     return traceback.format_exception_only(error)[-1].strip()
 
 
-def _their_traceback(error: BaseException) -> str:
-    """The traceback as Python prints it, from a new line on, of the last of the user's frames; nothing where there are none."""
+def _user_traceback(error: BaseException) -> str:
+    """Return the traceback as Python prints it, on a new line, of the last frames of the user's code; "" where there are none."""
     shown = traceback.TracebackException.from_exception(error)
-    theirs = [frame for frame in shown.stack if not frame.filename.startswith(NOT_THEIRS)]
-    if not theirs and not isinstance(error, SyntaxError):
+    user_frames = [frame for frame in shown.stack if not frame.filename.startswith(NOT_USER_CODE)]
+    if not user_frames and not isinstance(error, SyntaxError):
         return ""
-    shown.stack = traceback.StackSummary.from_list(theirs[-MOST_FRAMES:])
+    shown.stack = traceback.StackSummary.from_list(user_frames[-MOST_FRAMES:])
     return "\n" + "".join(shown.format(chain=False)).rstrip()
 
 

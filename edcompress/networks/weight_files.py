@@ -1,4 +1,4 @@
-"""Weights in, weights out. Nothing is unpickled beyond tensors unless the user asks for it (`--trust-pickle`)."""
+"""Read weight files of any origin. Only tensors are unpickled, unless the user allows more (`--trust-pickle`)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from edcompress.networks.load_weights import plain_name
 from edcompress.networks.safe_pickles import PICKLE, ZIP, bounded_memory, read_torch
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "model_ema", "state_dict_ema", "net", "network")
-"""Keys under which training scripts put the weights."""
+"""Keys under which training scripts save the weights."""
 
 EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-"""Keys under which they put the averaged weights."""
+"""Keys under which they save the averaged weights."""
 
 INDEX = ".safetensors.index.json"
-
+"""The suffix of an index of shards."""
 
 SPARE_MEMORY = 2**30
-"""Bytes that a pickle may take beyond four times its file (half precision becomes float32, and is there in both)."""
+"""Bytes that a pickle may take beyond four times its file (half precision is held both as it is and as float32)."""
 
 DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8,
           torch.int8, torch.int16, torch.int32, torch.int64}  # fmt: skip
@@ -40,9 +40,18 @@ MOST_WRAPPERS = 8
 
 
 def read_state_dict(path: Path, *, trust_pickle: bool = False, ema: bool = False) -> dict[str, Tensor]:
-    """Float32 (and integer) CPU tensors by plain parameter name; WeightsError says what is wrong with the file.
+    """Read the weights in a file.
 
-    With `ema` the averaged weights of a training checkpoint. A `.safetensors.index.json` stands for the shards that it lists.
+    Args:
+        path: A PyTorch or safetensors file, or a `.safetensors.index.json` for the shards that it lists.
+        trust_pickle: Unpickle anything, which may run code from the file.
+        ema: Return the averaged weights of a file that holds both.
+
+    Returns:
+        float32 (and integer) tensors on the CPU, by parameter name without the prefixes of wrappers.
+
+    Raises:
+        WeightsError: The file cannot be read, or holds no such weights.
     """
     require_utf8(path)
     head, most = _head(path), 4 * path.stat().st_size + SPARE_MEMORY
@@ -104,38 +113,40 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _require_one_each(path: Path) -> None:
-    """The format's library takes the last of two tensors of one name."""
+    """Refuse two tensors of one name, of which the format's library takes the last."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(_short(path, length))
     try:
-        json.loads(header, object_pairs_hook=_without_twins)
+        json.loads(header, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: is a damaged or truncated safetensors file: {first_line(error)}") from error
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found := dict(pairs)) < len(pairs):
-        (twin, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{twin!r} stands twice in its header")
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"duplicate name {name!r} in its header")
     return found
 
 
 def _short(path: Path, length: int) -> int:
     if length > LONGEST_HEADER:
-        raise WeightsError(f"{path}: its header claims {length} bytes; one of weights has {LONGEST_HEADER} at most")
+        raise WeightsError(f"{path}: its header claims {length} bytes; that of weights has at most {LONGEST_HEADER}")
     return length
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of all shards that lie beside the index (the layout of Hugging Face's `save_pretrained`)."""
+    """Return the tensors of all shards beside the index (the layout of Hugging Face's `save_pretrained`)."""
     _short(index, index.stat().st_size)
     try:
         shard_of: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
         shards = sorted(set(shard_of.values()))
         outside = [name for name in shards if Path(name).name != name]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise WeightsError(f"{index}: is no index of safetensors shards: {type(error).__name__}: {error}") from error
+        raise WeightsError(
+            f"{index}: is not an index of safetensors shards: {type(error).__name__}: {error}"
+        ) from error
     if outside:
         raise WeightsError(f"{index}: names a shard outside its own folder: {outside[0]!r}")
     tensors: dict[str, Tensor] = {}
@@ -144,7 +155,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         tensors |= _read_safetensors(index.parent / name)
     if lacking := sorted(shard_of.keys() - tensors.keys()):
         raise WeightsError(
-            f"{index}: the shards hold no {lacking[0]}, nor {len(lacking) - 1} more; a shard is of another model"
+            f"{index}: the shards hold no {lacking[0]}, nor {len(lacking) - 1} more; a shard belongs to a different model"
         )
     return tensors
 
@@ -154,11 +165,11 @@ def _averaged(path: Path, content: object) -> object:
     for key in EMA:
         if isinstance(items.get(key), Mapping | nn.Module):
             return items[key]
-    raise WeightsError(f"{path}: holds no averaged weights (none of {', '.join(EMA)}); leave model.ema out")
+    raise WeightsError(f"{path}: holds no averaged weights (none of {', '.join(EMA)}); drop model.ema")
 
 
 def _unwrap(content: object) -> object:
-    """The innermost mapping under the keys that training scripts use."""
+    """Return the innermost mapping under the keys that training scripts use."""
     for _ in range(MOST_WRAPPERS):
         items = _items(content)
         inner = (items[key] for key in WRAPPERS if isinstance(items.get(key), Mapping | nn.Module))
@@ -170,7 +181,7 @@ def _unwrap(content: object) -> object:
 
 
 def _items(content: object) -> dict[Any, Any]:
-    """What a mapping or module holds; nothing of anything else. A pickle can put anything in place of its dict's own methods."""
+    """Return the items of a mapping or module; empty for anything else. A pickle can replace the methods of its dict by anything."""
     if isinstance(content, nn.Module):
         return content.state_dict()
     if isinstance(content, dict):
@@ -200,16 +211,14 @@ def _plain(path: Path, content: object) -> dict[str, Tensor]:
 
 
 def _require_values(name: str, tensor: Tensor, most: float) -> None:
-    """`most` is how many bytes there can be."""
+    """Raise WeightsError for a tensor without values, of an unusual kind, or with more than `most` bytes."""
     if tensor.is_meta:
         raise WeightsError(f"{name} has a shape and no values; it was saved from the meta device")
     if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
         kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
         raise WeightsError(f"{name} is of {kind}; save the weights as dense float32, before any quantising")
     if (size := tensor.numel() * tensor.element_size()) > most:
-        raise WeightsError(
-            f"{name} claims {tensor.numel()} values ({size} bytes), and the file has {most} bytes in all"
-        )
+        raise WeightsError(f"{name} claims {tensor.numel()} values ({size} bytes), but the whole file has {most} bytes")
 
 
 def _plain_tensor(tensor: Tensor) -> Tensor:

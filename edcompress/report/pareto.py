@@ -1,4 +1,4 @@
-"""Several networks of one dense network, side by side, and which of them are worth having."""
+"""Several networks of one dense network, side by side; the Pareto front."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from edcompress.core.results.report import Point, Report
 
 
 def point_of(report: Report, name: str, dense_ms: float, pruned_ms: float) -> Point:
-    """What a finished run, in a folder called `name`, adds to a comparison; the medians are of interleaved calls."""
+    """Return the point of a finished run in a comparison.
+
+    Args:
+        report: The run's report.
+        name: The name of the run's folder.
+        dense_ms: The dense network's median latency, of calls interleaved with those of the pruned network.
+        pruned_ms: The pruned network's median latency.
+    """
     dense, pruned = report.dense, report.pruned
     return Point(
         name=name,
@@ -22,9 +29,9 @@ def point_of(report: Report, name: str, dense_ms: float, pruned_ms: float) -> Po
 
 
 def with_front(points: Sequence[Point]) -> tuple[Point, ...]:
-    """The points, smallest first, those on the front marked: no other has a larger speed-up and no larger drop, or as large and less.
+    """Return the points, smallest first, with those on the Pareto front marked, which no other point beats.
 
-    Speed-ups are compared, not times: each is of interleaved calls, while two runs may have met two moods of the machine.
+    Speed-ups are compared, not times: each speed-up is of interleaved calls, while the machine's speed may differ between two runs.
     """
     ordered = sorted(points, key=lambda point: (point.macs, point.name))
     return tuple(
@@ -33,6 +40,6 @@ def with_front(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def _beats(one: Point, other: Point) -> bool:
-    """Whether `one` is nowhere worse than `other`, and somewhere better."""
+    """Return whether `one` is nowhere worse than `other`, and somewhere better."""
     ours, theirs = (one.speedup, -one.top1_drop), (other.speedup, -other.top1_drop)
     return ours != theirs and all(mine >= its for mine, its in zip(ours, theirs, strict=True))

@@ -1,4 +1,4 @@
-"""What binds a report to its run: the bytes of the files that were measured, and the recipe that they were made by. Imports no torch."""
+"""Records of a run's files: they bind a report to the bytes that were measured and to the recipe. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,36 +12,44 @@ from edcompress.core.results.report import FileRecord, Report
 from edcompress.runs.folder import RunFolder
 
 OF_PRUNING = ("plan.json", "pruned.safetensors")
-"""Files that `prune` makes and its report speaks of; those of `export` end in .onnx."""
+"""Files that `prune` writes and its report is about; those of `export` end in .onnx."""
 
 CHECKED = "checked"
-"""What a verdict says of files that are those of its report."""
+"""What a verdict says about files that are those of its report."""
 
-ALONE = "not checked: a report.json alone was given; give its run folder"
+REPORT_ALONE = "not checked: a report.json alone was given; give its run folder"
 
 
 def records(paths: Iterable[Path]) -> dict[str, FileRecord]:
-    """Size and hash of each file, by name."""
+    """Return size and hash of each file, by name."""
     return {path.name: _record(path) for path in paths}
 
 
 def require_bound(folder: RunFolder, report: Report) -> str:
-    """Whether the report's figures are of the files and the recipe in the folder: CHECKED, or what could not be checked, and the fix.
+    """Check that the report's figures are of the files and the recipe in the folder.
 
-    Raises RunFolderError, with the fix, where a file is missing or another one, or where the recipe is.
+    Returns:
+        CHECKED, or what could not be checked and how to have it checked.
+
+    Raises:
+        RunFolderError: A file is missing or differs, or the recipe differs; the message says the fix.
     """
     if fault := next(faults(folder, report), None):
         raise RunFolderError(fault)
     if not any(name.endswith(".onnx") for name in report.files):
         return f"not checked: an earlier version exported them; run `edcompress export {folder.path} --onnx` again to have them checked"
-    return CHECKED if report.settings is not None else f"{CHECKED}; the recipe is not, an earlier version pruned by it"
+    return (
+        CHECKED
+        if report.settings is not None
+        else f"{CHECKED}; the recipe is not, because an earlier version pruned by it"
+    )
 
 
-def require_as_written(folder: RunFolder, told: Mapping[str, FileRecord]) -> None:
-    """Raise RunFolderError where a file from which the run in `folder` goes on is not the one that it wrote."""
-    for name, record in told.items():
+def require_as_written(folder: RunFolder, written: Mapping[str, FileRecord]) -> None:
+    """Raise RunFolderError if a file from which the run in `folder` continues is not the one that it wrote."""
+    for name, record in written.items():
         path = folder.path / name
-        fault = _difference(path, record) if path.is_file() else "there is none"
+        fault = _difference(path, record) if path.is_file() else "it is missing"
         if fault:
             raise RunFolderError(
                 f"{path} is not the file that this run wrote ({fault}); put it back, or start over with --force"
@@ -49,38 +57,38 @@ def require_as_written(folder: RunFolder, told: Mapping[str, FileRecord]) -> Non
 
 
 def faults(folder: RunFolder, report: Report) -> Iterator[str]:
-    """What of the folder is not what the report speaks of, one by one, with the fix; the hashes come last, for they take their time."""
+    """Yield each difference between the folder and what the report says of it, with the fix; hashes come last, because they are slow."""
     yield from _changed_settings(folder, report)
     for name in report.files:
         if not (folder.path / name).is_file():
-            yield f"{folder.path / name} is missing, of which report.json speaks; {_fix(folder, name)}"
-    for name, told in report.files.items():
+            yield f"{folder.path / name} is missing, but report.json lists it; {_fix(folder, name)}"
+    for name, record in report.files.items():
         path = folder.path / name
-        if path.is_file() and (fault := _difference(path, told)):
-            yield f"{path} is not the file of which report.json speaks ({fault}); {_fix(folder, name)}"
+        if path.is_file() and (fault := _difference(path, record)):
+            yield f"{path} is not the file that report.json lists ({fault}); {_fix(folder, name)}"
 
 
 def _changed_settings(folder: RunFolder, report: Report) -> Iterator[str]:
-    found = folder.read_recipe()
+    recipe = folder.read_recipe()
     if report.settings is None:
         return
-    if changed := changes(report.settings, found.pruning_settings):
-        listed = ", ".join(f"{key} was {told!r} and is {now!r}" for key, told, now in changed)
+    if changed := changes(report.settings, recipe.pruning_settings):
+        listed = ", ".join(f"{key} was {before!r} and is {now!r}" for key, before, now in changed)
         yield (
-            f"{folder / 'report.json'} is of another recipe than {folder / 'recipe.yaml'}: {listed}; put back the one that "
-            "belongs to it, or prune again with --force"
+            f"{folder / 'report.json'} and {folder / 'recipe.yaml'} are of different recipes: {listed}; put back the recipe that belongs "
+            "to the report, or prune again with --force"
         )
 
 
-def _difference(path: Path, told: FileRecord) -> str:
-    """How a file differs from what was told of it; "" where it does not."""
-    if (size := path.stat().st_size) != told.bytes:
-        return f"{size} bytes, not {told.bytes}"
+def _difference(path: Path, record: FileRecord) -> str:
+    """Return how a file differs from its record; "" if it does not."""
+    if (size := path.stat().st_size) != record.bytes:
+        return f"{size} bytes, not {record.bytes}"
     try:
         found = _record(path)
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
-    return "" if found == told else f"sha256 {found.sha256[:16]}..., not {told.sha256[:16]}..."
+    return "" if found == record else f"sha256 {found.sha256[:16]}..., not {record.sha256[:16]}..."
 
 
 def _fix(folder: RunFolder, name: str) -> str:

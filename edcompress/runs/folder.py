@@ -27,63 +27,74 @@ FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.j
          "report.json", "report.html", "progress.json", "log.jsonl")  # fmt: skip
 _SNAPSHOT = "snapshot-{}.safetensors"
 UNFINISHED_EXPORTS = ".export-"
-"""How folders begin in which an export writes its files before they take their places."""
+"""Prefix of the folders in which an export writes its files before they are published."""
 
 
 LOCK_SECONDS = 6.0
-"""How long to wait for another process to leave a folder: the data workers of one that was killed live on for 5 s."""
+"""How long to wait for another process to release a folder: the data workers of a killed process live for another 5 s."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class RunFolder:
-    """One run on disk."""
+    """One run on disk, in a folder with files of fixed names.
+
+    `folder / "report.json"` is the path of one of them.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
 
     path: Path
+
+    def __init__(self, path: str | Path) -> None:
+        """Take the folder at `path`; nothing is read or written."""
+        object.__setattr__(self, "path", Path(path))
 
     @classmethod
     def of(cls, run: RunOrPath) -> RunFolder:
         """Return the run folder at a path, or the one that is given."""
-        return run if isinstance(run, RunFolder) else cls(Path(run))
+        return run if isinstance(run, RunFolder) else cls(run)
 
     def __truediv__(self, name: str) -> Path:
-        """The path of one of the run's files."""
-        assert name in FILES, name
+        """Return the path of one of the run's files."""
+        if name not in FILES:
+            raise KeyError(f"{name} is not a file of a run folder")
         return self.path / name
 
     @property
     def state(self) -> Path:
-        """The folder of what only an unfinished run needs."""
+        """The folder of the files that only an unfinished run needs."""
         return self.path / "state"
 
     @property
     def snapshots(self) -> list[Path]:
-        """What a resumed run goes on from, newest first: the newest that is whole."""
+        """The checkpoints, newest first; a resumed run continues from the newest that is intact."""
         found = self.state.glob(_SNAPSHOT.format("*"))
         return sorted((path for path in found if path.stem.rpartition("-")[2].isdecimal()), reverse=True)
 
     def next_snapshot(self) -> Path:
-        """Where to save the next one."""
+        """Return the path of the next checkpoint."""
         last = self.snapshots[0].stem.rpartition("-")[2] if self.snapshots else "0"
         return self.state / _SNAPSHOT.format(f"{int(last) + 1:09}")
 
     @property
     def start(self) -> Path:
-        """What a run that prunes another one further started from."""
+        """The network and plan from which a run started that prunes another run further."""
         return self.state / "start.safetensors"
 
     @property
     def step(self) -> Path:
-        """The step of widths that an unfinished run goes by."""
+        """The rounding of widths that an unfinished run has chosen."""
         return self.state / "round_to.json"
 
     @property
     def trials(self) -> Path:
-        """The runs among which a target in accuracy chose."""
+        """The folder of the trial runs of a target in accuracy."""
         return self.path / "trials"
 
     @property
     def tensorboard(self) -> Path:
-        """The event files of `--log tensorboard`."""
+        """The folder of the event files of `--log tensorboard`."""
         return self.path / "tensorboard"
 
     @property
@@ -96,7 +107,7 @@ class RunFolder:
 
     @property
     def resumable(self) -> bool:
-        """Whether anything is saved that a resumed run goes on from."""
+        """Whether anything is saved from which a resumed run can continue."""
         return (
             bool(self.snapshots)
             or any(self.trials.glob("*/report.json"))
@@ -105,33 +116,38 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether a run was started here."""
         return (self / "recipe.yaml").is_file()
 
     @property
-    def began(self) -> int | None:
-        """When a run was begun or gone on with here last, in nanoseconds; None where none was."""
+    def started_ns(self) -> int | None:
+        """The time at which a run was last started or resumed here, in nanoseconds; None without a run."""
         return (self / "recipe.yaml").stat().st_mtime_ns if self.exists else None
 
     @property
     def finished(self) -> bool:
-        """Whether pruning came to its end here."""
+        """Whether pruning is finished here."""
         return (self / "report.json").is_file() and (self / "pruned.safetensors").is_file()
 
     @property
     def writable(self) -> bool:
-        """Whether this process may write in it."""
+        """Whether this process may write in the folder."""
         return os.access(self.path, os.W_OK)
 
     def require_absent(self, *, force: bool) -> None:
-        """Raise RunFolderError when something is in the way; with `force` the files of an earlier run are not.
+        """Check that a new run can be written here.
 
-        Raise InputError for a name that is not UTF-8.
+        Args:
+            force: Allow the files of an earlier run, which `clear` removes.
+
+        Raises:
+            RunFolderError: The path exists, and is not a run that may be replaced.
+            InputError: The path is not a name in UTF-8.
         """
         require_utf8(self.path)
         if self.path.exists() and not force:
             raise RunFolderError(
-                f"{self.path} exists; go on with --resume, start over with --force, or choose another with -o"
+                f"{self.path} exists; continue with --resume, start over with --force, or choose another with -o"
             )
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; choose another run folder with -o")
@@ -140,17 +156,28 @@ class RunFolder:
         # Test tools and others write a report.json too.
         if theirs and not self._lock.exists() and not (self / "progress.json").exists():
             raise RunFolderError(
-                f"{self.path} holds {theirs[0]} and no run, which --force would remove; choose another with -o"
+                f"{self.path} contains {theirs[0]} but no run, and --force would remove it; choose another with -o"
             )
 
     def create(self, *, force: bool) -> None:
-        """Make the folder; with `force` it may be there."""
+        """Make the folder.
+
+        Args:
+            force: Allow a folder that exists.
+
+        Raises:
+            RunFolderError: It cannot be made, or something is in the way (see `require_absent`).
+        """
         self.require_absent(force=force)
         with self._usable():
             self.path.mkdir(parents=True, exist_ok=force)
 
     def clear(self) -> None:
-        """Remove the files of an earlier run, and only those."""
+        """Remove the files of an earlier run, and only those.
+
+        Raises:
+            RunFolderError: They cannot be removed.
+        """
         with self._usable():
             for file in FILES:
                 (self.path / file).unlink(missing_ok=True)
@@ -160,14 +187,15 @@ class RunFolder:
             self.state.mkdir()
 
     def clear_state(self) -> None:
-        """Remove what only an unfinished run needs."""
+        """Remove the files that only an unfinished run needs."""
         shutil.rmtree(self.state, ignore_errors=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """A block in which no other process may write here; RunFolderError where one does already.
+        """Keep other processes from writing here during the block, and remove what a killed process left unfinished.
 
-        What a process that was killed had not finished writing, or had not removed any more, is removed.
+        Raises:
+            RunFolderError: Another process writes here already, or the folder cannot be used.
         """
         with self._usable():
             self._require_own_files()
@@ -180,7 +208,7 @@ class RunFolder:
             lock.release()
 
     def _require_own_files(self) -> None:
-        """Raise RunFolderError for a link, pipe or device among the run's files: it would be written where it leads, or waited for.
+        """Raise RunFolderError for a link, pipe or device among the run's files, which would redirect or block a write.
 
         The folder itself may be a link.
         """
@@ -193,12 +221,13 @@ class RunFolder:
         for path in entries:
             if kind := special_kind(path):
                 raise RunFolderError(
-                    f"{path} is a {kind}, and a run writes only to files of its own; delete it, or put the file itself in its place"
+                    f"{path} is a {kind}, but a run writes only to files of its own; delete it, or put the file itself in its place"
                 )
         for trial in self.trials.glob("*"):
             RunFolder(trial)._require_own_files()
 
     def _remove_unfinished(self) -> None:
+        """Remove the unfinished files of processes that were killed."""
         remove_unfinished(self.path.glob(UNFINISHED_EXPORTS + "*"))
         remove_unfinished(self.path.glob(f"**/{UNFINISHED_FILES}"))  # after the folders above, in which some are
         if self.finished:
@@ -206,6 +235,7 @@ class RunFolder:
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
+        """Raise an OSError of a block as RunFolderError."""
         try:
             yield
         except OSError as error:
@@ -213,34 +243,57 @@ class RunFolder:
                 f"{self.path} cannot be used as run folder: {error.strerror} ({error.filename})"
             ) from error
 
-    def require_begun(self) -> None:
-        """Raise RunFolderError unless a run was begun here."""
+    def require_run(self) -> None:
+        """Check that a run was started here.
+
+        Raises:
+            RunFolderError: There is no such folder, or it holds no run.
+        """
         if not self.path.is_dir():
             raise RunFolderError(f"no run folder {self.path}; {_known_runs(self.path.parent)}")
         if not self.exists:
             raise RunFolderError(f"{self.path} is not a run folder (it has no recipe.yaml)")
 
     def require_whole(self) -> None:
-        """Raise RunFolderError where a run that was finished has lost its network: nothing is left that it could go on from."""
+        """Check that a finished run still has its network.
+
+        Raises:
+            RunFolderError: The file of the network is missing.
+        """
         if (self / "report.json").is_file() and not self.finished:
             raise RunFolderError(f"{self / 'pruned.safetensors'} is missing; prune again with --force")
 
     def require_finished(self, need: str) -> None:
-        """Raise RunFolderError unless pruning came to its end here; `need` says what for."""
-        self.require_begun()
+        """Check that pruning is finished here.
+
+        Args:
+            need: What needs it, for the message, such as "export".
+
+        Raises:
+            RunFolderError: There is no run, or it is not finished.
+        """
+        self.require_run()
         self.require_whole()
         if not self.finished:
             raise RunFolderError(
-                f"{self.path} has not finished pruning, which {need} needs; go on with: "
-                f"edcompress prune CHECKPOINT --recipe {quote(str(self / 'recipe.yaml'))} -o {quote(str(self.path))} --resume"
+                f"{self.path} has not finished pruning, which {need} needs; continue with: "
+                f"edcompress prune WEIGHTS --recipe {quote(str(self / 'recipe.yaml'))} -o {quote(str(self.path))} --resume"
             )
 
     def read_recipe(self) -> Recipe:
-        """The resolved recipe of the run; where an earlier version wrote it, image files are read as that one read them."""
+        """Read the resolved recipe of the run; one by an earlier version reads image files as that version did.
+
+        Raises:
+            RecipeError: The recipe is missing or not valid.
+        """
         return read_saved_recipe(self / "recipe.yaml")
 
     def read_report(self) -> Report:
-        """The report of the run."""
+        """Read the report of the run.
+
+        Raises:
+            RunFolderError: The report is missing or not valid.
+        """
         return read_report(self / "report.json")
 
 
@@ -257,6 +310,7 @@ _WAIT = "wait for it, stop it, or choose"
 
 
 def _acquired(path: Path, busy: str) -> FileLock:
+    """Return the lock of a file, taken; RunFolderError with the message `busy` if another process keeps it."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=LOCK_SECONDS)
@@ -267,16 +321,16 @@ def _acquired(path: Path, busy: str) -> FileLock:
 
 @contextmanager
 def sole_writer(output: Path, *more: Path) -> Iterator[None]:
-    """A block in which no other process of ours writes `output` and the files `more` beside it; RunFolderError where one does already.
+    """Keep other processes of ours from writing `output` and the files `more` beside it during a block; RunFolderError if one does.
 
-    Their folder is made. What a process that was killed had not finished writing is removed. Nothing else is left where the block fails.
+    Their folder is created. Files that a killed process left unfinished are removed. A block that fails leaves nothing else behind.
     """
     made = not output.parent.exists()
     path = output.parent / f".{output.name}.lock"
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunFolderError(f"-o {output}: {output.parent} cannot be made a folder: {error.strerror}") from error
+        raise RunFolderError(f"-o {output}: {output.parent} cannot be created as a folder: {error.strerror}") from error
     try:
         lock = _acquired(path, f"-o {output} is being written by another process; {_WAIT} another file with -o")
     except OSError as error:
@@ -294,4 +348,4 @@ def sole_writer(output: Path, *more: Path) -> Iterator[None]:
 
 def _known_runs(root: Path) -> str:
     names: list[Any] = sorted(path.parent.name for path in root.glob("*/recipe.yaml"))
-    return f"{root} has {', '.join(names)}" if names else f"there is no run in {root}"
+    return f"{root} contains {', '.join(names)}" if names else f"there is no run in {root}"

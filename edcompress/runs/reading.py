@@ -15,16 +15,14 @@ from edcompress.core.results.report import Report
 
 T = TypeVar("T")
 
-
 MOST_BYTES = 100_000_000
-"""Of a file of text in a run folder; space.json of a network of a thousand layers has 7 000 000."""
-
+"""Largest text file in a run folder; space.json of a network of a thousand layers has 7 000 000 bytes."""
 
 _WHOLE_REPORT = "take report.json as edcompress wrote it"
 
 
 def read_report(path: Path) -> Report:
-    """The report in a report.json; RunFolderError where it is none."""
+    """Return the report in a report.json; RunFolderError if it is not one."""
     try:
         report = Report.model_validate_json(_text(path))
     except OSError as error:
@@ -33,7 +31,7 @@ def read_report(path: Path) -> Report:
         first = error.errors()[0]
         if first["loc"] == ("schema_version",):
             raise RunFolderError(
-                f"{path} has schema_version {reprlib.repr(first['input'])}, this edcompress reads another; use the version that wrote it"
+                f"{path} has schema_version {reprlib.repr(first['input'])}, which this version cannot read; use the one that wrote it"
             ) from error
         raise RunFolderError(f"{path} is not a report of edcompress: {_first_fault(error)}; {_WHOLE_REPORT}") from error
     except UnicodeDecodeError as error:
@@ -43,13 +41,13 @@ def read_report(path: Path) -> Report:
     return report
 
 
-def parsed(path: Path, parse: Callable[[str], T], way_out: str = "prune again with --force") -> T:
-    """What `parse` makes of the text of a run's file; RunFolderError, with the way out, where the file is missing or damaged."""
+def parsed(path: Path, parse: Callable[[str], T], fix: str = "prune again with --force") -> T:
+    """Return `parse` of the text of a run's file; RunFolderError, with the fix, if the file is missing or damaged."""
     try:
         return parse(_text(path))
     except (OSError, ValueError) as error:
         fault = _first_fault(error) if isinstance(error, ValidationError) else error
-        raise RunFolderError(f"{path} is missing or damaged ({fault}); {way_out}") from error
+        raise RunFolderError(f"{path} is missing or damaged ({fault}); {fix}") from error
 
 
 def _first_fault(error: ValidationError) -> str:
@@ -61,7 +59,7 @@ def _first_fault(error: ValidationError) -> str:
 
 def _text(path: Path) -> str:
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no file", str(path))  # opening a pipe would wait for its other end
+        raise OSError(errno.EINVAL, "it is not a file", str(path))  # opening a pipe would wait for its other end
     if path.exists() and (size := path.stat().st_size) > MOST_BYTES:
-        raise OSError(errno.EFBIG, f"it has {size} bytes, and none of a run has more than {MOST_BYTES}", str(path))
+        raise OSError(errno.EFBIG, f"it has {size} bytes, and a run's files have at most {MOST_BYTES}", str(path))
     return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark

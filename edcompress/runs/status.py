@@ -1,11 +1,11 @@
-"""How runs stand, read off their folders by any process at any time: one run, or all in a folder. Imports no torch."""
+"""Where runs stand, read from their folders by any process at any time: one run, or all in a folder. Imports no torch."""
 
 from __future__ import annotations
 
 import math
 import platform
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -26,7 +26,7 @@ State = Literal["running", "interrupted", "failed", "finished", "unknown", "dama
 
 
 class Outcome(Value):
-    """What a finished run came to: top-1 on the test images and the share of the MACs left in [0, 1]; None where it was not measured."""
+    """The result of a finished run: top-1 on the test images and the share of the MACs left in [0, 1]; None if it was not measured."""
 
     top1_dense: float
     top1_pruned: float
@@ -36,11 +36,13 @@ class Outcome(Value):
 
 
 class Status(Value):
-    """How a run stands. `running`: its process is alive; `interrupted`: it is not, and the run can go on, by `command`.
+    """Where a run stands.
 
-    `unknown`: it was begun on another host or by another version, or this system cannot tell, so it may still run; `damaged`: `faults`
-    says of what files. `when` is its last sign of life, `checkpoint_age_s` the age of what a resumed run would go on from. `trial` is
-    the run inside this one, for a target in accuracy, that is not finished.
+    States: `running`: its process is alive; `interrupted`: it is not, and `command` continues the run; `unknown`: it was started on another
+    host or by another version, or this system cannot tell, so it may still run; `damaged`: `faults` names the files.
+
+    `when` is when it was last active, and `checkpoint_age_s` the age of the checkpoint from which it would be resumed. `trial` is the
+    unfinished run inside this one, if it has an accuracy target.
     """
 
     run: str
@@ -56,14 +58,14 @@ class Status(Value):
 
 
 def list_runs(root: Path) -> list[Status]:
-    """How the runs in `root` stand, the last sign of life first; RunFolderError where `root` is no folder."""
+    """Return where the runs in `root` stand, the last active one first; RunFolderError if `root` is not a folder."""
     if not root.is_dir():
-        raise RunFolderError(f"no folder {root}; name one that holds runs")
+        raise RunFolderError(f"there is no folder {root}; name one that contains runs")
     return sorted((status_of(folder) for folder in run_folders(root)), key=lambda status: status.when, reverse=True)
 
 
 def status_of(folder: RunFolder) -> Status:
-    """How the run in `folder` stands; what cannot be read of it is among the faults."""
+    """Return where the run in `folder` stands; files that cannot be read are among its faults."""
     faults: list[str] = []
     recipe = _read(lambda: _recipe(folder), faults)
     progress = _read(lambda: read_progress(folder), faults)
@@ -78,15 +80,17 @@ def status_of(folder: RunFolder) -> Status:
         when=progress.updated if progress else _touched(folder),
         progress=progress,
         checkpoint_age_s=_checkpoint_age(folder) or (trial and trial.checkpoint_age_s),
-        command=_way_on(folder, recipe, progress) if recipe and state in ("interrupted", "failed") else None,
-        outcome=_outcome(report) if report else None,
+        command=_command_to_continue(folder, recipe.model.trust_flags, progress)
+        if recipe and state in ("interrupted", "failed")
+        else None,
+        outcome=outcome_of(report) if report else None,
         faults=tuple(faults),
         trial=trial,
     )
 
 
 def is_here(process: Process) -> bool:
-    """Whether this system can tell if the process is alive."""
+    """Return whether this system can tell if the process is alive."""
     return process.host == platform.node() and process.mark is not None
 
 
@@ -99,12 +103,12 @@ def _read(read: Callable[[], T], faults: list[str]) -> T | None:
 
 
 def _recipe(folder: RunFolder) -> Recipe:
-    folder.require_begun()
+    folder.require_run()
     return folder.read_recipe()
 
 
 def _missing(folder: RunFolder, progress: Progress | None) -> list[str]:
-    """What a run that came to its end should have, and has not."""
+    """Return the missing files of a finished run."""
     if progress is None or (progress.verb == "prune" and progress.state != "finished"):
         return []
     names = [name for name in ("report.json", "pruned.safetensors") if not (folder / name).is_file()]
@@ -139,21 +143,22 @@ def _checkpoint_age(folder: RunFolder) -> float | None:
     return max(0.0, datetime.now(UTC).timestamp() - max(written)) if written else None
 
 
-def _way_on(folder: RunFolder, recipe: Recipe, progress: Progress | None) -> str:
-    """The command that continues a run, or starts it over where it has lost its state/.
+def _command_to_continue(folder: RunFolder, flags: Sequence[str], progress: Progress | None) -> str:
+    """Return the command that continues a run, or starts it over if it has lost its state/.
 
-    To continue, it needs of the checkpoint the name alone: the run has kept the weights.
+    To continue, only the name of the weights is needed: the run has kept the weights.
     """
     verb: Verb = progress.verb if progress else "prune"
     if verb == "export":
-        return shlex.join(["edcompress", "export", str(folder.path), *recipe.model.trust_flags])
-    checkpoint = (progress.checkpoint if progress else None) or "CHECKPOINT"
+        return shlex.join(["edcompress", "export", str(folder.path), *flags])
+    weights = (progress.checkpoint if progress else None) or "WEIGHTS"
     how = "--resume" if folder.state.is_dir() else "--force"
     of = ["--recipe", str(folder / "recipe.yaml"), "-o", str(folder.path), how]
-    return shlex.join(["edcompress", "prune", checkpoint, *of, *recipe.model.trust_flags])
+    return shlex.join(["edcompress", "prune", weights, *of, *flags])
 
 
-def _outcome(report: Report) -> Outcome:
+def outcome_of(report: Report) -> Outcome:
+    """Return the figures of a finished run by which it is listed."""
     dense, pruned = report.dense, report.pruned
     return Outcome(
         top1_dense=dense.accuracy.top1.fraction,
@@ -165,6 +170,6 @@ def _outcome(report: Report) -> Outcome:
 
 
 def _touched(folder: RunFolder) -> datetime:
-    """When a run that keeps no progress was last written to."""
+    """Return when a run without progress.json was last written to."""
     files = [folder / name for name in ("recipe.yaml", "report.json") if (folder / name).is_file()]
     return datetime.fromtimestamp(max(path.stat().st_mtime for path in [folder.path, *files]), UTC)

@@ -22,8 +22,9 @@ from edcompress.core.recipe.target import Target
 from edcompress.core.results.measures import Accuracy, Count
 from edcompress.core.results.report import Point, Report, TargetResult
 from edcompress.core.system.files import replacing
+from edcompress.report.gate.noise import waiting
 from edcompress.report.pareto import point_of, with_front
-from edcompress.report.render.formatting import points, waiting
+from edcompress.report.render.formatting import points
 from edcompress.runs.folder import FILES, RunFolder
 from edcompress.runs.progress import recording
 from edcompress.workflows.load import load_pruned
@@ -110,7 +111,9 @@ def smallest_within(request: PruneRequest) -> Report:
     recipe = series.request.recipe
     with (
         hold_folder(folder, recipe, series.start, resuming=resuming, force=True),
-        recording(folder, options.monitor, recipe, "prune", checkpoint=request.weights, resuming=resuming) as monitor,
+        recording(
+            folder, options.monitor, recipe.label, "prune", weights=request.weights, resuming=resuming
+        ) as monitor,
     ):
         if report := request.finished_report():  # by another process, while this one waited for the lock
             return report

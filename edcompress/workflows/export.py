@@ -14,7 +14,7 @@ from edcompress.core.recipe.deployment import Benchmark
 from edcompress.core.recipe.faults import check
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import Latency, ModelResult
-from edcompress.core.results.report import Images, Report, Variant, readable
+from edcompress.core.results.report import Images, Report, Variant
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.files import require_utf8, write_text
 from edcompress.core.system.hashing import TensorDigest
@@ -24,7 +24,7 @@ from edcompress.deploy.runtime.predictions import Predictions, predict
 from edcompress.report.gate.noise import noise_warning
 from edcompress.report.gate.recommendation import recommend
 from edcompress.report.gate.sanity import alarms
-from edcompress.report.render.model_card import render_card
+from edcompress.report.render.model_card import CardSubject, render_card
 from edcompress.runs.file_records import records
 from edcompress.runs.folder import UNFINISHED_EXPORTS, RunFolder, RunOrPath
 from edcompress.runs.progress import recording
@@ -70,7 +70,7 @@ def export(
     require_utf8(run.path)
     asked = {"opset": opset, "batch": batch, "fp16": fp16, "int8": int8, "with_preprocessing": with_preprocessing}
     recipe = _with_export(run.read_recipe(), asked)
-    with run.locked(), recording(run, options.monitor, recipe, "export") as monitor:
+    with run.locked(), recording(run, options.monitor, recipe.label, "export") as monitor:
         return _export(run, recipe, replace(options, device="cpu", monitor=monitor))
 
 
@@ -89,14 +89,15 @@ def _export(run: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
         made = Path(scratch)
         files = write_onnx(context, recipe.export, made, report, networks)
         measured = _measure(context, recipe.timing, files.paths)
-        classes = readable(context.splits.classes)
+        classes = context.splits.classes
         bare = report.without_onnx().with_test_images(measured.images, classes, untrained_head=recipe.model.reset_head)
         completed = _with_onnx(bare, files, measured).with_files(records(sorted(made.glob("*.onnx"))))
         for text in alarms(completed):
             context.monitor.alarm(text)
         completed = completed.with_shipping(recommend(completed, recipe.gate), recipe.gate)
         preprocessing = preprocessing_spec(context.data, context.splits.channels)
-        write_text(made / CARD, render_card(completed, recipe, preprocessing, context.splits.classes))
+        subject = CardSubject(context.data.dataset, recipe.model.num_classes, recipe.export.batch)
+        write_text(made / CARD, render_card(completed, subject, preprocessing, context.splits.classes))
         publish_files(made, run, completed, bare.without_onnx())
     return completed
 

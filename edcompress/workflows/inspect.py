@@ -11,7 +11,7 @@ from edcompress.core.recipe.deployment import Benchmark, Export
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.results.inspection import GroupSummary, Inspection, LayerShare
-from edcompress.core.results.measures import MOST_WAITED, Size
+from edcompress.core.results.measures import Size
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.machine import WaitTimer
 from edcompress.deploy.export.onnx_export import to_onnx
@@ -23,6 +23,7 @@ from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import layer_sizes, measure_size, outputs_per_image
 from edcompress.pruning.space.space import Group, PruningSpace
+from edcompress.report.gate.noise import wait_warning
 from edcompress.runs.folder import RunOrPath, path_of
 from edcompress.workflows.evaluate import network_of
 from edcompress.workflows.stages.feasibility import costs_and_target
@@ -85,13 +86,8 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
 
 def disturbed_warning(watch: WaitTimer) -> list[str]:
     """Return the warning about times of layers that were measured beside other work."""
-    waited = watch.waited() or 0.0
-    if waited <= MOST_WAITED:
-        return []
-    return [
-        f"the layers were timed while other processes had the cores for {waited:.0%} of the time: do not trust their shares; "
-        "measure again when the cores are free"
-    ]
+    warning = wait_warning(watch.waited() or 0.0, "the layers' shares of the time are not to be trusted")
+    return [warning] if warning else []
 
 
 def layer_shares(network: nn.Module, example: Tensor, export: Export, timing: Benchmark) -> dict[str, float]:

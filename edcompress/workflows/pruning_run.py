@@ -18,7 +18,7 @@ from edcompress.core.errors import RunFolderError
 from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import ModelResult, Proof, Proofs
-from edcompress.core.results.report import Report, TargetResult, readable
+from edcompress.core.results.report import Report, TargetResult
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.devices import oom_as_error
 from edcompress.core.system.files import write_text
@@ -34,7 +34,7 @@ from edcompress.report.gate.sanity import at_chance
 from edcompress.runs.file_records import OF_PRUNING, records, require_as_written
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.progress import recording
-from edcompress.runs.trackers import open_trackers, require_trackers
+from edcompress.runs.tracking import open_trackers, require_trackers
 from edcompress.training.optimizers import make_optimizer
 from edcompress.workflows.load import load_pruned
 from edcompress.workflows.reporting import save_report
@@ -127,8 +127,8 @@ def _held(run: PruningRun, request: PruneRequest, *, resuming: bool) -> Iterator
     folder, recipe, options = run.folder, run.recipe, request.options
     with (
         hold_folder(folder, recipe, run.start, resuming=resuming, force=request.force),
-        recording(folder, options.monitor, recipe, "prune", checkpoint=run.weights, resuming=resuming) as monitor,
-        open_trackers(options.trackers, folder, recipe) as trackers,
+        recording(folder, options.monitor, recipe.label, "prune", weights=run.weights, resuming=resuming) as monitor,
+        open_trackers(options.trackers, folder.path, recipe.model_dump(mode="json")) as trackers,
     ):
         yield replace(run, context=run.context.watched_by(monitor), trackers=trackers)
 
@@ -244,7 +244,7 @@ def _report(run: PruningRun, results: StageResults, pruned: ModelResult, reloade
         settings=recipe.pruning_settings,
         untrained_head=recipe.model.reset_head,
         limits=recipe.gate,
-        classes=readable(run.context.splits.classes),
+        classes=run.context.splits.classes,
     )
 
 

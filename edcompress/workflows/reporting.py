@@ -22,7 +22,7 @@ class _Group(BaseModel):
 
 
 class _Plan(BaseModel):
-    """What the page shows of plan.json; its own schema needs torch."""
+    """What the page shows of plan.json, whose own schema needs torch."""
 
     groups: list[_Group]
 
@@ -38,14 +38,23 @@ class _Generation(BaseModel):
 
 
 def save_report(folder: RunFolder, report: Report, into: Path | None = None) -> Report:
-    """Write report.html and then report.json, which makes a run finished, or both `into` another folder; return the report."""
+    """Write report.html, and then report.json, which finishes a run.
+
+    Args:
+        folder: The run's folder.
+        report: The report.
+        into: Another folder to write both files to.
+
+    Returns:
+        The report.
+    """
     _write_page(folder, report, into)
     write_text((into or folder.path) / "report.json", report.model_dump_json(indent=1) + "\n")
     return report
 
 
 def render(folder: RunFolder) -> Report:
-    """Write report.html from what the run folder holds, if it can be written, and return the report."""
+    """Rewrite report.html of a finished run, if the folder is writable, and return the report."""
     folder.require_finished("report")
     if not folder.writable:
         return folder.read_report()

@@ -16,8 +16,8 @@ from edcompress.core.system.files import write_text
 from edcompress.core.system.tensor_files import read_metadata
 from edcompress.deploy.latency.benchmark import require_measurable
 from edcompress.networks.build import example_images, plain_network
+from edcompress.report.gate.noise import waiting
 from edcompress.report.pareto import point_of, with_front
-from edcompress.report.render.formatting import waiting
 from edcompress.report.render.html_page import render_sweep
 from edcompress.runs.folder import RunFolder, RunOrPath, path_of
 from edcompress.runs.progress import starting_weights

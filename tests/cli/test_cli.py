@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 import edcompress
-from edcompress.cli.interruption import resumable
+from edcompress.cli.interruption import interruptible_run
 from edcompress.core.errors import DataError
 from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.recipe.yaml_files import shipped
@@ -101,7 +101,7 @@ BAD = [
     ("prune {text_pt} --recipe digits -o out", ["text.pt", "is a text file", "Git LFS"]),
     ("prune {trap_pt} --recipe digits -o out", ["trap.pt", "--trust-pickle"]),
     ("prune {other_pt} --recipe digits -o out", ["other.pt", "do not fit", "unexpected"]),
-    (f"{PRUNE} --set model.num_classes=12", ["the checkpoint has 10 classes, the recipe's model.num_classes is 12"]),
+    (f"{PRUNE} --set model.num_classes=12", ["the weights have 10 classes, the recipe's model.num_classes is 12"]),
     (f"{PRUNE} --set model.arch=resnet21", ["no 'resnet21'", "did you mean", "resnet20"]),
     (f"{PRUNE} --set model.arch=alexnet --set data.image_size=32", ["alexnet cannot take images of 1x32x32", "data.image_size"]),
     (f"{PRUNE} --set constraints.ignore=[layer9*]", ["constraints.ignore", "'layer9*' matches no layer"]),
@@ -111,8 +111,8 @@ BAD = [
     (f"{PRUNE} --set search.epochs", ["--set search.epochs: write it as key=value"]),
     (f"{PRUNE} --device tpu", ["--device tpu: choose auto, cpu or cuda"]),
     (f"{PRUNE} --resume --force", ["choose one of them"]),
-    (f"{PRUNE} --resume", ["no run was begun in out"]),
-    ("prune {dense} --recipe digits -o {run}", ["exists; go on with --resume, start over with --force"]),
+    (f"{PRUNE} --resume", ["there is no run in out; drop --resume to start one"]),
+    ("prune {dense} --recipe digits -o {run}", ["exists; continue with --resume, start over with --force"]),
     ("prune {dense} --recipe digits -o {dense} --force", ["is a file"]),
     ("prune {dense} --recipe digits -o {dense}/run", ["cannot be used as run folder"]),
     ("prune {dense} --recipe digits -o {run} --resume --set seed=5", ["started with a different seed"]),
@@ -131,7 +131,7 @@ BAD = [
     ("status nowhere", ["no run folder nowhere"]),
     ("status {shelf}/cut.pt", ["no run folder"]),
     ("status", ["no run under runs/"]),
-    ("runs nowhere", ["no folder nowhere; name one that holds runs"]),
+    ("runs nowhere", ["there is no folder nowhere; name one that contains runs"]),
     ("report {unfinished}", ["has not finished pruning"]),
     ("gate {unfinished}", ["has not finished pruning"]),
     ("gate {text_pt}", ["text.pt is not a report of edcompress", "Invalid JSON"]),
@@ -140,7 +140,7 @@ BAD = [
     ("gate {run} --level 1", ["--level 1", "less than 1"]),
     ("gate {run} --max-size-bytes 0", ["--max-size-bytes 0", "greater than 0"]),
     ("gate {run} --junit report.txt", ["--junit report.txt: the file is written as xml; name it report.xml"]),
-    ("gate {run} --junit nowhere/gate.xml", ["there is no folder nowhere; make it first"]),
+    ("gate {run} --junit nowhere/gate.xml", ["there is no folder nowhere; create it first"]),
     ("gate {run} --baseline nowhere", ["no run folder nowhere"]),
     ("gate {run} --baseline {unfinished}", ["has not finished pruning"]),
     ("gate {run} --baseline {text_pt}", ["text.pt is not a report of edcompress"]),
@@ -158,7 +158,7 @@ BAD = [
     ("benchmark {run} --threads 1 --threads 9999", ["benchmark.threads is 9999", "lower it"]),
     ("train --recipe digits -o out.pt", ["written as safetensors", "out.safetensors"]),
     ("train --recipe digits -o {dense}", ["exists", "--force"]),
-    ("train --recipe digits -o {dense}/x.safetensors", ["cannot be made a folder"]),
+    ("train --recipe digits -o {dense}/x.safetensors", ["cannot be created as a folder"]),
     ("inspect {other_pt} --recipe digits", ["do not fit"]),
     ("check digits nowhere.yaml elsewhere.yaml", ["no recipe 'nowhere.yaml'", "no recipe 'elsewhere.yaml'"]),
     ("check digits --set preset=papr", ["did you mean 'paper'?"]),
@@ -170,8 +170,8 @@ BAD = [
     ("convert {run} -o {pipe} --force", ["is a device, pipe or socket; name a file"]),
     ("convert {run} --to torchscript -o {run}/recipe.yaml --force", ["the run itself needs this file; choose another name"]),
     ("convert {run} --to safetensors -o {run}/dense.safetensors --force", ["the run itself needs this file"]),
-    ("prune {dense} --recipe digits -o out --set constraints.ignore=*.conv1", ["is not valid YAML (", "in quotes, e.g. --set"]),
-    ("sweep {dense} --recipe digits -o out --set constraints.ignore=*.conv1,x", ["is not valid YAML (", "in quotes, e.g. --set"]),
+    ("prune {dense} --recipe digits -o out --set constraints.ignore=*.conv1", ["is not valid YAML (", "special characters, e.g. --set"]),
+    ("sweep {dense} --recipe digits -o out --set constraints.ignore=*.conv1,x", ["is not valid YAML (", "special characters, e.g. --set"]),
     ("train --recipe digits -o .", [". is a folder", ".safetensors"]),
     ("run --recipe digits -o out --set benchmark.threads=9999", ["benchmark.threads is 9999", "lower it"]),
     ("run --recipe digits -o out --set benchmark.provider=CUDAExecutionProvider", ["is not available", "CPUExecutionProvider"]),
@@ -197,7 +197,7 @@ def test_bad_input_names_the_thing_ends_with_2_and_writes_nothing(
     assert listing(tmp_path, files["shelf"], files["run"], files["dense"].parent) == before
 
 
-def test_a_bug_is_no_failed_limit(cli, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_does_not_count_as_a_failed_limit(cli, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
@@ -284,6 +284,12 @@ def test_help_names_every_command_of_the_contract(cli) -> None:
         assert cli(name, "--help").code == 0
 
 
+def test_the_version_is_that_of_the_package(cli) -> None:
+    shown = cli("--version")
+    assert (shown.code, shown.out) == (0, f"{edcompress.__version__}\n")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", edcompress.__version__)
+
+
 def test_gate_answers_with_its_exit_code(cli, finished: Path) -> None:
     passed = cli("gate", finished, *LIMITS)
     assert (passed.code, "Gate: pass" in passed.out) == (0, True)
@@ -315,7 +321,7 @@ def test_a_message_is_written_in_any_locale() -> None:
 
 
 @pytest.mark.integration
-def test_a_folder_that_the_locale_cannot_name_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_the_locale_cannot_name_is_reported(tmp_path: Path) -> None:
     data = f"{{dataset: image_folder, root: '{tmp_path}/ä', image_size: 8}}"
     text = f"model: {{arch: resnet8, num_classes: 2}}\ndata: {data}\ntarget: {{macs: 0.5}}\n"
     (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
@@ -340,7 +346,7 @@ def test_an_onnx_file_that_onnxruntime_cannot_open_is_refused(cli, finished: Pat
     assert (ended.code, r"p\udcfc.onnx is not a name in UTF-8; rename it" in ended.err) == (2, True)
 
 
-def test_an_output_that_cannot_be_written_is_no_answer_of_the_gate(finished: Path) -> None:
+def test_an_output_that_cannot_be_written_does_not_change_the_gates_answer(finished: Path) -> None:
     gate = [sys.executable, "-m", "edcompress", "gate", str(finished), *LIMITS]
     for environment in ({"PYTHONIOENCODING": "ascii"}, C_LOCALE):
         ascii_only = subprocess.run(gate, capture_output=True, env=os.environ | environment, check=False)
@@ -410,7 +416,7 @@ def test_convert_writes_what_pytorch_reads(cli, finished: Path, tmp_path: Path, 
     assert [p.name for p in path.parent.iterdir()] == ["net"]
 
 
-def test_convert_writes_into_the_run_unless_told_otherwise(cli, finished: Path) -> None:
+def test_convert_writes_into_the_run_by_default(cli, finished: Path) -> None:
     ended = cli("convert", finished)
     assert ended.code == 0, ended.err
     assert ended.out.startswith(f"{finished / 'pruned.pt2'}: largest difference")
@@ -423,16 +429,16 @@ def test_an_interrupted_run_says_whether_anything_is_saved(
 ) -> None:
     for name in names:  # pruning is finished, and the export is interrupted
         (tmp_path / name).touch()
-    with pytest.raises(KeyboardInterrupt), resumable(RunFolder(tmp_path), ALONE, resume=False, force=False):
+    with pytest.raises(KeyboardInterrupt), interruptible_run(RunFolder(tmp_path), ALONE, resume=False, force=False):
         raise KeyboardInterrupt
     said = capsys.readouterr().err
-    assert ("what was computed is saved; go on" in said, "nothing was saved yet" in said) == (bool(names), not names)
+    assert ("what was computed is saved; continue" in said, "nothing was saved yet" in said) == (bool(names), not names)
 
 
 def test_an_interrupted_run_does_not_take_an_earlier_one_for_its_own(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As where --force is interrupted while the checkpoint is checked, before the earlier run is cleared away."""
+    """For example --force that is interrupted while the weights are checked, before the earlier run is removed."""
     recipe = finished / "recipe.yaml"
 
     def interrupted(later: int) -> None:
@@ -440,15 +446,18 @@ def test_an_interrupted_run_does_not_take_an_earlier_one_for_its_own(
         raise KeyboardInterrupt
 
     for resume, later in ((False, 0), (False, 1), (True, 0)):
-        with pytest.raises(KeyboardInterrupt), resumable(RunFolder(finished), ALONE, resume=resume, force=not resume):
+        with (
+            pytest.raises(KeyboardInterrupt),
+            interruptible_run(RunFolder(finished), ALONE, resume=resume, force=not resume),
+        ):
             interrupted(later)
-    earlier, begun, resumed = capsys.readouterr().err.strip().split("\n\n")
+    earlier, started, resumed = capsys.readouterr().err.strip().split("\n\n")
     assert earlier == f"interrupted: nothing was saved yet; the earlier run in {finished} is as it was"
-    assert f"go on with the same command and --resume in place of --force -o {finished}" in begun
-    assert f"go on with the same command and --resume -o {finished}" in resumed
+    assert f"continue with the same command and --resume instead of --force -o {finished}" in started
+    assert f"continue with the same command and --resume -o {finished}" in resumed
 
 
-def test_an_interrupt_that_compiled_code_swallows_is_one_still() -> None:
+def test_an_interrupt_that_compiled_code_swallows_is_restored() -> None:
     def reading(number: int) -> None:
         try:
             signal.raise_signal(number)
@@ -583,9 +592,7 @@ def test_init_writes_a_recipe_that_checks_and_does_not_overwrite(cli, tmp_path: 
     assert "digits: model.arch: there is no 'resnet-20'" in unknown.err
 
 
-def test_a_run_folder_is_made_anew_with_force_and_keeps_what_is_not_its_own(
-    cli, quick, dense: Path, finished: Path
-) -> None:
+def test_force_replaces_a_run_and_keeps_other_files_in_its_folder(cli, quick, dense: Path, finished: Path) -> None:
     (finished / "notes.txt").write_text("mine")
     assert cli("prune", dense, *quick("search.method=random", "search.epochs=0"), "-o", finished, "--force").code == 0
     assert (finished / "notes.txt").read_text() == "mine"
@@ -594,7 +601,7 @@ def test_a_run_folder_is_made_anew_with_force_and_keeps_what_is_not_its_own(
 
 
 @pytest.mark.integration
-def test_without_a_name_runs_lie_under_runs_and_the_newest_is_meant(
+def test_without_a_name_runs_are_under_runs_and_the_newest_is_used(
     cli, quick, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -620,14 +627,14 @@ def test_run_trains_prunes_exports_and_gates(cli, quick, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("module", ["cli/compress", "cli/deploy", "cli/observe", "cli/recipes", "workflows/doctor"])
-def test_no_command_is_deaf_to_warnings(module: str) -> None:
-    """Each gives its session a monitor, the fourth argument."""
+def test_every_command_shows_warnings(module: str) -> None:
+    """Each passes a monitor to RunOptions, as fourth argument or by name."""
     tree = ast.parse((Path(edcompress.__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
     calls = [
         node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RunOptions"
     ]
-    deaf = [ast.unparse(c) for c in calls if len(c.args) < 4 and "monitor" not in {word.arg for word in c.keywords}]
-    assert deaf == []
+    silent = [ast.unparse(c) for c in calls if len(c.args) < 4 and "monitor" not in {word.arg for word in c.keywords}]
+    assert silent == []
 
 
 def test_inspect_warns_of_a_head_that_begins_untrained(cli, dense: Path) -> None:

@@ -1,4 +1,4 @@
-"""What goes to stdout: strict JSON, and nothing where there is no stdout."""
+"""Output on stdout: strict JSON, and nothing if stdout is closed."""
 
 import json
 import math
@@ -21,7 +21,7 @@ def test_json_on_stdout_has_no_constants_of_its_own(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("closed", ["1</dev/null", ">&- 2>&-"])
-def test_a_stdout_that_is_closed_ends_nothing(tmp_path: Path, closed: str) -> None:
+def test_a_closed_stdout_is_harmless(tmp_path: Path, closed: str) -> None:
     command = f'"{sys.executable}" -m edcompress runs "{tmp_path}" --json {closed}'
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

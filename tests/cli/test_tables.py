@@ -17,7 +17,7 @@ from edcompress.cli.tables import (
     variants_table,
     verdict_table,
 )
-from edcompress.core.recipe.deployment import Gate
+from edcompress.core.recipe.gate import Gate
 from edcompress.core.results.measures import Count
 from edcompress.core.results.report import Point, Report
 from edcompress.core.results.verdict import Check, Verdict
@@ -25,11 +25,10 @@ from edcompress.report.gate.verdict import judge
 from edcompress.report.render.formatting import human, points, times
 from edcompress.report.render.rows import comparison_rows
 from edcompress.report.render.verdict_rows import check_notes, check_rows
-from edcompress.runs.folder import RunFolder
 
 
 def printed(table: Table) -> str:
-    """The table as a terminal of 80 columns without colour shows it."""
+    """Return the table as a terminal of 80 columns without colour shows it."""
     stream = io.StringIO()
     Console(file=stream, width=80, no_color=True, force_terminal=False).print(table)
     text = stream.getvalue()
@@ -49,7 +48,7 @@ def test_comparison_shows_figures_and_changes(report: Report) -> None:
 
 @pytest.fixture
 def several(content: dict[str, Any]) -> Report:
-    """The report with an interval and memory, measured at two batch sizes."""
+    """Return the report with an interval and memory, measured at two batch sizes."""
     for name, peak in (("dense", 31_000_000), ("pruned", 20_000_000)):
         content[name]["latency_ms"] |= {"peak_bytes": peak, "processes": 5}
         content[name]["more_latency_ms"] = [
@@ -97,7 +96,7 @@ def test_files_to_ship_fit_the_terminal(several: Report, content: dict[str, Any]
 
 
 def test_names_of_points_are_shown_as_they_are() -> None:
-    """Of `--set constraints.ignore=[layer1.*],[layer2.*]` the brackets are no markup."""
+    """The brackets of `--set constraints.ignore=[layer1.*],[layer2.*]` are not markup."""
     about = {
         "macs": 0.5,
         "params": 0.5,
@@ -156,7 +155,7 @@ def test_the_latency_of_a_report_comes_with_its_setting(
     content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content["pruned"]["latency_ms"]["batch_size"] = 8
-    show_report(Report.model_validate(content), RunFolder(tmp_path), as_json=False)
+    show_report(Report.model_validate(content), tmp_path, as_json=False)
     assert "latency: batch 8, 1 thread, 300 interleaved calls per model" in capsys.readouterr().out
 
 
@@ -174,14 +173,14 @@ def test_every_check_fits_the_terminal_and_is_explained(report: Report, content:
     assert skipped == "latency regression: skipped, the baseline was measured with processor another, here a processor"
 
 
-def test_by_bound_the_end_that_was_held_is_shown(report: Report) -> None:
+def test_by_bound_the_end_that_was_compared_is_shown(report: Report) -> None:
     verdict = judge(
         report, Gate(max_top1_drop=0.01, max_size_bytes=2_000_000, min_speedup=None, confidence="bound"), report
     )
     text = printed(verdict_table(verdict))
     assert "0.840 pp to 1.089 pp" in text
     assert "-0.089 pp" in text
-    assert check_notes(verdict)[-1] == "Where there is an interval, its bad end is held against the limit."
+    assert check_notes(verdict)[-1] == "Where there is an interval, its worse end is compared with the limit."
 
 
 @pytest.mark.parametrize(

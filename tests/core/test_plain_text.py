@@ -1,4 +1,4 @@
-"""What is printed of names, paths and messages of others: nothing that a terminal or a CI server would obey."""
+"""Foreign names, paths and messages are printed without anything that a terminal or a CI server would obey."""
 
 import io
 import warnings
@@ -18,11 +18,11 @@ COMMANDS = ("::error::x", "  ::stop-commands::x", "##[group]x", "y ##vso[task.co
 
 
 @pytest.mark.parametrize("text", ["", "a: b", "std::vector", "a\n  b\tc", "é ✓ ≤ 日本", "# a\n## b", "[bold]x[/bold]"])
-def test_ordinary_text_stays_as_it_is(text: str) -> None:
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert harmless(text) == text
 
 
-def test_control_characters_are_written_out_and_commands_broken() -> None:
+def test_control_characters_are_escaped_and_commands_broken() -> None:
     assert harmless(EVIL) == r"a\x1b]0;owned\x07\x1b[2Jb\rc\x9bd\u202ee\x08"
     assert harmless("a\n::error::x") == "a\n: :error::x"
     assert harmless("\udcff") == r"\udcff"
@@ -34,7 +34,7 @@ def test_control_characters_are_written_out_and_commands_broken() -> None:
 
 
 def obeyed(text: str) -> list[str]:
-    """What a terminal or a CI server would obey in it."""
+    """The parts of a text that a terminal or a CI server would obey."""
     signs = [sign for sign in ("\x1b", "\r", "\x07", "\x9b", "\u202e", "##[", "##vso[") if sign in text]
     return signs + [line for line in text.splitlines() if line.lstrip().startswith("::")]
 

@@ -23,7 +23,7 @@ from edcompress.data.splits import open_splits
 from edcompress.workflows.stages.run_context import open_context
 
 TEN = ("cat", "dog", "elk", "emu", "fox", "gnu", "hen", "owl", "pig", "rat")
-"""As many classes as the digits recipe's network has."""
+"""The number of classes of the digits recipe's network."""
 
 
 class Listener(NullMonitor):
@@ -44,7 +44,7 @@ class Listener(NullMonitor):
 
 
 def cut_off(path: Path | str) -> str:
-    """The path of an image that ends in its middle from now on."""
+    """Cut an image in half, and return its path."""
     Path(path).write_bytes(Path(path).read_bytes()[:60])
     return str(path)
 
@@ -68,8 +68,8 @@ def test_a_broken_image_stops_the_run_by_name(folder_data: Data, workers: int) -
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_is_left_out_of_its_batch_and_named(folder_data: Data, workers: int) -> None:
-    data, heard = skipping(folder_data, workers=workers, eval_batch_size=4), list[str]()
-    splits = open_splits(data, seed=0).with_warnings_to(heard.append)
+    data, warnings = skipping(folder_data, workers=workers, eval_batch_size=4), list[str]()
+    splits = open_splits(data, seed=0).with_warnings_to(warnings.append)
     whole = list(eval_batches(splits.test, data))
     broken = cut_off(splits.test.paths[1])  # type: ignore[attr-defined]
     first, second = eval_batches(splits.test, data)
@@ -77,8 +77,8 @@ def test_a_broken_image_is_left_out_of_its_batch_and_named(folder_data: Data, wo
     assert torch.equal(first[0], whole[0][0][rest])
     assert torch.equal(first[1], whole[0][1][rest])
     assert torch.equal(second[0], whole[1][0])
-    assert len(heard) == 1
-    assert heard[0].startswith(f"{broken}: cannot be read as an image: ")
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"{broken}: cannot be read as an image: ")
 
 
 def test_without_a_broken_image_skipping_changes_nothing(folder_data: Data) -> None:
@@ -121,7 +121,7 @@ def test_a_whole_broken_batch_stops_the_run_however_large_the_data_set(folder_da
         next(iter(eval_batches(many, skipping(folder_data, eval_batch_size=11))))
 
 
-def test_nothing_left_stops_the_run(folder_data: Data) -> None:
+def test_a_data_set_without_readable_images_stops_the_run(folder_data: Data) -> None:
     test = open_splits(skipping(folder_data), seed=0).test
     for path in test.paths:  # type: ignore[attr-defined]
         cut_off(path)
@@ -141,9 +141,7 @@ def test_a_run_counts_what_it_read_and_names_a_broken_image_once(folder_data: Da
     assert listener.warnings[0].startswith(f"left out: {broken}: cannot be read")
 
 
-def test_a_program_that_gives_no_monitor_finds_it_in_pythons_log(
-    folder_data: Data, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_a_monitor_warnings_go_to_pythons_log(folder_data: Data, caplog: pytest.LogCaptureFixture) -> None:
     recipe = Recipe(model=Model(arch="resnet8", num_classes=3), data=skipping(folder_data))
     context = open_context(recipe)
     broken = cut_off(context.splits.test.paths[0])  # type: ignore[attr-defined]
@@ -179,7 +177,7 @@ target: {{macs: 0.5}}
     assert f"warning: left out: {broken.removesuffix('0.png')}" in ended.err
 
 
-def test_a_run_goes_on_behind_a_batch_that_was_left_out(
+def test_a_run_continues_after_a_batch_that_was_left_out(
     dense: Path, make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder, listener = make_folder(TEN, train=2, val=1, mode="L"), Listener()
@@ -195,7 +193,7 @@ def test_a_run_goes_on_behind_a_batch_that_was_left_out(
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
 
 
-def test_a_run_that_stopped_at_a_broken_image_goes_on_without_it(
+def test_a_run_that_stopped_at_a_broken_image_resumes_without_it(
     cli: Callable[..., Any], quick: Callable[..., tuple[str, ...]], dense: Path, make_folder: Callable[..., Path]
 ) -> None:
     folder = make_folder(TEN, train=2, val=1, mode="L")
@@ -210,7 +208,7 @@ def test_a_run_that_stopped_at_a_broken_image_goes_on_without_it(
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("uint16", "I;16"), ("float32", "F")])
-def test_an_image_whose_pixels_are_no_bytes_is_not_cut_off_to_white(tmp_path: Path, kind: str, mode: str) -> None:
+def test_an_image_whose_pixels_are_not_bytes_is_not_clipped_to_white(tmp_path: Path, kind: str, mode: str) -> None:
     pixels = np.linspace(0, 60_000, 64).reshape(8, 8).astype(kind)
     Image.fromarray(pixels).save(tmp_path / "deep.tif")
     for channels in (1, 3):

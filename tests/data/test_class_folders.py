@@ -1,4 +1,4 @@
-"""Class folders whose labels, or accuracies on whose images, are not what they seem."""
+"""Class folders whose labels or accuracies are misleading."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ MakeFolder = Callable[..., Path]
 
 
 def opened(root: Path, classes: int = 3, **more: object) -> tuple[str, ...]:
-    """What is doubtful about the images of a folder for a network of so many classes."""
+    """Open the images of a folder for a network with so many classes, and return the doubts about them."""
     data = Data(dataset="image_folder", root=root, image_size=16, search_fraction=0.25, **more)  # type: ignore[arg-type]
     splits = open_splits(data, seed=0)
     check_fits(splits, Model(arch="resnet8", num_classes=classes), data)
@@ -66,7 +66,7 @@ def test_class_folders_that_are_one_directory_are_refused(make_folder: MakeFolde
         opened(root)
 
 
-def test_numbers_in_the_order_of_text_are_doubted(make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_numbers_that_are_sorted_as_text_are_doubted(make_folder: MakeFolder, tmp_path: Path) -> None:
     (doubt,) = opened(make_folder(("1", "2", "10")))
     assert "are sorted as text: 1, 10, 2; " in doubt
     shutil.rmtree(tmp_path / "train")
@@ -105,14 +105,14 @@ def test_classes_without_test_images_are_named(make_folder: MakeFolder) -> None:
     assert opened(root) == ("the test images show 2 of 3 classes, and none of dog",)
 
 
-def test_whoever_watches_a_run_hears_of_doubts_as_alarms(make_folder: MakeFolder) -> None:
+def test_doubts_reach_the_monitor_as_alarms(make_folder: MakeFolder) -> None:
     class Listener(NullMonitor):
         alarms: Sequence[str] = ()
 
         def alarm(self, text: str) -> None:
             self.alarms = (*self.alarms, text)
 
-    root, heard = make_folder(("1", "2", "10")), Listener()
+    root, listener = make_folder(("1", "2", "10")), Listener()
     settings = ("data.dataset=image_folder", f"data.root={root}", "model.num_classes=3", "data.channels=1")
-    open_context(digits(*settings, "data.search_fraction=0.25"), RunOptions("cpu", monitor=heard))
-    assert ["sorted as text" in text for text in heard.alarms] == [True]
+    open_context(digits(*settings, "data.search_fraction=0.25"), RunOptions("cpu", monitor=listener))
+    assert ["sorted as text" in text for text in listener.alarms] == [True]

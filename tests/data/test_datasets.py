@@ -49,7 +49,7 @@ def test_root_is_the_recipes_then_the_environments_then_the_cache(monkeypatch: p
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "kmnist", "cifar10", "cifar100", "flowers102"])
-def test_missing_data_names_the_folder_and_the_ways_out(tmp_path: Path, name: str) -> None:
+def test_missing_data_names_the_folder_and_the_fixes(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError) as caught:
         open_dataset(Data(dataset=name, root=tmp_path, image_size=32))
     for part in (f"{name} is not at {tmp_path}", "data.root", "EDCOMPRESS_DATA", "data.download=true"):
@@ -57,7 +57,7 @@ def test_missing_data_names_the_folder_and_the_ways_out(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize(("name", "below"), [("cifar10", "cifar-10-batches-py"), ("fashion_mnist", "FashionMNIST/raw")])
-def test_incomplete_data_is_told_from_missing_data(tmp_path: Path, name: str, below: str) -> None:
+def test_incomplete_data_is_distinguished_from_missing_data(tmp_path: Path, name: str, below: str) -> None:
     (tmp_path / below).mkdir(parents=True)
     with pytest.raises(DataError, match=r"incomplete or damaged in .*fetch it again"):
         open_dataset(Data(dataset=name, root=tmp_path, image_size=32))
@@ -80,7 +80,7 @@ def test_imagenet_labels(make_folder) -> None:  # type: ignore[no-untyped-def]
     assert (len(classes), test.labels.tolist()) == (1000, [217, 217, 701, 701])
 
 
-def test_folders_that_are_no_wnids(make_folder) -> None:  # type: ignore[no-untyped-def]
+def test_folders_that_are_not_wnids(make_folder) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(DataError, match=r"has cat, n00000000; rename them or use class_index: position"):
         open_dataset(folder(make_folder(("cat", "n00000000", "n02102040")), class_index="imagenet"))
 
@@ -125,7 +125,7 @@ def test_files_of_every_mode_become_grey_or_rgb(tmp_path: Path, mode: str, chann
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("EPS", ".jpg"), ("GIF", ".png"), ("PCX", ".bmp")])
-def test_a_decoder_whose_kind_is_not_named_never_gets_a_file(tmp_path: Path, kind: str, suffix: str) -> None:
+def test_only_the_named_decoders_ever_get_a_file(tmp_path: Path, kind: str, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     Image.new("RGB", (5, 4)).save(path, kind)
     with pytest.raises(DataError, match=r"cannot be read as an image: it is none of JPEG, PNG, PPM, BMP, TIFF, WEBP"):
@@ -136,7 +136,7 @@ def test_a_decoder_whose_kind_is_not_named_never_gets_a_file(tmp_path: Path, kin
 
 
 @pytest.mark.parametrize("kind", sorted(DECODED))
-def test_an_image_is_read_by_what_it_holds_not_by_its_name(tmp_path: Path, kind: str) -> None:
+def test_an_image_is_read_by_its_content_not_by_its_name(tmp_path: Path, kind: str) -> None:
     Image.new("RGB", (5, 4), (255, 0, 0)).save(tmp_path / "a.png", kind)
     assert decode(tmp_path / "a.png", 3).size == (5, 4)
 
@@ -156,7 +156,7 @@ def exif_of(orientation: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_a_phones_picture_is_turned_upright_unless_it_is_to_be_read_as_stored(tmp_path: Path, kind: str) -> None:
+def test_a_phones_picture_is_turned_upright_unless_exif_is_ignored(tmp_path: Path, kind: str) -> None:
     upright = Image.new("L", (6, 4))
     upright.putdata(range(0, 240, 10))
     stored, lossless = upright.transpose(Image.Transpose.ROTATE_90), {"quality": 100, "lossless": True}
@@ -231,7 +231,7 @@ def test_real_imagenette(real_root: Path) -> None:
     assert sorted(set(train.labels.tolist())) == sorted(IMAGENETTE.values())
 
 
-def test_a_download_is_announced_before_it_begins_and_only_where_it_is_needed(tmp_path: Path) -> None:
+def test_a_download_is_announced_before_it_starts_and_only_where_it_is_needed(tmp_path: Path) -> None:
     def opener(root: Path, *, download: bool, train: bool) -> str:
         calls.append(f"opened with {download}")
         if not (download or whole):

@@ -1,4 +1,4 @@
-"""What of a class folder, or of a shard, is an image: and what else lies there, which is said."""
+"""The images in a class folder, and the warnings about everything else there."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ MakeFolder = Callable[..., Path]
 
 
 def opened(root: Path) -> tuple[FileImages, FileImages, list[str]]:
-    """Training and test images, and what was said of the folders."""
+    """Training and test images, and the warnings about the folders."""
     notes: list[str] = []
     data = Data(dataset="image_folder", root=root, image_size=16)
     train, test, _ = open_image_folder(root, data, notes.append)
@@ -97,7 +97,7 @@ def test_what_is_not_read_is_counted_by_kind(make_folder: MakeFolder) -> None:
         assert part in notes[0]
 
 
-def test_a_class_without_images_says_what_it_holds(make_folder: MakeFolder) -> None:
+def test_a_class_without_images_is_refused_with_what_it_holds(make_folder: MakeFolder) -> None:
     root = make_folder()
     for image in (root / "val" / "dog").iterdir():
         image.rename(image.with_suffix(".gif"))
@@ -119,14 +119,14 @@ def test_links_out_of_a_class_folder_are_read_and_named(make_folder: MakeFolder,
     assert f"cat/far.png, really {os.path.realpath(pool / 'far.png')}" in notes[0]
 
 
-def test_a_link_to_nothing_is_no_class_less(make_folder: MakeFolder) -> None:
+def test_a_dangling_link_does_not_remove_a_class(make_folder: MakeFolder) -> None:
     root = make_folder()
     os.symlink(root / "nowhere", root / "train" / "fox")
     with pytest.raises(DataError, match=r"train/fox links to nothing; repair or remove"):
         opened(root)
 
 
-def test_a_link_to_no_image_is_a_broken_image(make_folder: MakeFolder) -> None:
+def test_a_dangling_link_to_an_image_is_a_broken_image(make_folder: MakeFolder) -> None:
     root = make_folder()
     os.symlink(root / "nowhere.png", root / "train" / "cat" / "9.png")
     assert sum(path.endswith("9.png") for path in opened(root)[0].paths) == 1
@@ -148,7 +148,7 @@ def test_a_folder_that_cannot_be_listed_is_named(make_folder: MakeFolder, monkey
         opened(root)
 
 
-def test_a_folder_that_is_no_class_is_named(make_folder: MakeFolder) -> None:
+def test_a_folder_that_is_not_a_class_is_named(make_folder: MakeFolder) -> None:
     root = make_folder(("cat", "dog", "elk", "rest"))
     for number in (1, 2, 3):
         (root / "train" / "rest" / f"{number}.png").unlink()
@@ -159,7 +159,7 @@ def test_a_folder_that_is_no_class_is_named(make_folder: MakeFolder) -> None:
     assert torch.equal(splits.test.labels, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))
 
 
-def test_a_run_says_it(make_folder: MakeFolder) -> None:
+def test_a_run_warns_of_unread_files(make_folder: MakeFolder) -> None:
     from edcompress.core.system.context import RunOptions
     from edcompress.core.system.monitor import NullMonitor
     from edcompress.workflows.stages.run_context import open_context

@@ -27,7 +27,7 @@ def with_(data: Data, **changes: object) -> Data:
     return Data(**{**data.model_dump(), **changes})
 
 
-def test_digits_in_numbers() -> None:
+def test_sizes_of_the_digits_splits() -> None:
     splits = open_splits(DIGITS, seed=0)
     assert [len(part) for part in (splits.train, splits.search, splits.test)] == [1294, 144, 359]
     assert splits.classes == tuple("0123456789")
@@ -46,7 +46,7 @@ def test_splits_are_disjoint_complete_and_fixed_by_the_seed(folder_data: Data) -
     assert one.test.paths == other.test.paths  # type: ignore[attr-defined]
 
 
-def test_limit_comes_before_the_split_and_meets_every_class(folder_data: Data) -> None:
+def test_limit_applies_before_the_split_and_keeps_every_class(folder_data: Data) -> None:
     data = with_(folder_data, limit=9)
     splits = open_splits(data, seed=3)
     assert (len(splits.train), len(splits.search), len(splits.test)) == (7, 2, 6)
@@ -79,7 +79,7 @@ def test_batches_do_not_depend_on_workers(folder_data: Data, augment: str) -> No
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_rest_of_an_epoch_is_what_it_is_in_the_whole(folder_data: Data, workers: int) -> None:
+def test_the_rest_of_an_epoch_equals_that_of_the_whole_epoch(folder_data: Data, workers: int) -> None:
     data = with_(folder_data, batch_size=2, augment="resized_crop", workers=workers)
     batches = train_batches(open_splits(data, seed=0).train, data, seed=0, epoch=1)
     whole = list(batches)
@@ -100,7 +100,7 @@ def test_the_global_generator_is_neither_used_nor_moved(augment: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_an_epoch_meets_every_image_once() -> None:
+def test_an_epoch_has_every_image_once() -> None:
     data = with_(DIGITS, augment="none")
     splits = open_splits(data, seed=0)
     labels = torch.cat([labels for _, labels in train_batches(splits.train, data, seed=0, epoch=0)])
@@ -137,7 +137,7 @@ def test_search_images_are_not_augmented() -> None:
     assert equal(list(eval_batches(search, DIGITS)), list(eval_batches(search, plain)))
 
 
-def test_what_does_not_fit_the_model() -> None:
+def test_data_that_does_not_fit_the_model_is_refused() -> None:
     splits = open_splits(DIGITS, seed=0)
     check_fits(splits, Model(arch="resnet8", num_classes=10, in_channels=1), DIGITS)
     check_fits(splits, Model(arch="resnet8", num_classes=20, in_channels=1), DIGITS)

@@ -1,4 +1,4 @@
-"""Tars in the layout of webdataset: the same images as in a folder, with the same guarantees."""
+"""Tars in the layout of webdataset give the same images as a folder, with the same guarantees."""
 
 import gzip
 import io
@@ -35,7 +35,7 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
 
 
 def pack(folder: Path) -> None:
-    """Tars by the library's own writer beside a folder's train/ and val/, two of train, in the order of the folder."""
+    """Write tars with the library's own writer beside a folder's train/ and val/, two of train, in the order of the folder."""
     for part, (*rest, last) in {"train": ("train-0.tar", "train-1.tar"), "val": ("val.tar",)}.items():
         images = sorted((folder / part).glob("*/*"))
         half = len(images) // 2 if rest else len(images)
@@ -135,7 +135,7 @@ def test_imagenet_names_the_classes(tmp_path: Path) -> None:
         ({"README": b""}, r"one\.tar: no images in these shards"),
     ],
 )  # fmt: skip
-def test_samples_that_are_none(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
+def test_malformed_samples_are_refused(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
     with pytest.raises(DataError, match=message):
         open_dataset(first(tmp_path, members))
 
@@ -152,7 +152,7 @@ def test_samples_that_are_none(tmp_path: Path, members: dict[str, bytes], messag
         ({"test_shards": "train-1.tar"}, r"train-1\.tar named twice; name each shard in one of them"),
     ],
 )  # fmt: skip
-def test_shards_that_cannot_be(packed: Data, changes: dict[str, str], message: str) -> None:
+def test_wrong_specifications_are_refused(packed: Data, changes: dict[str, str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         open_dataset(shards(packed, **changes))
     assert not Path("ran").exists()
@@ -167,7 +167,7 @@ def damage(path: Path, change: Callable[[bytes], bytes]) -> None:
 
 
 TWO_SAMPLES = {"a.cls": b"1", "a.png": b"x" * 700, "b.cls": b"1", "b.png": b"x" * 700}
-"""The tar has the header of a.cls at byte 0, its content at 512, the same of a.png at 1024 and 1536, and the header of b.cls at 2560."""
+"""The tar has the header of a.cls at byte 0 and its content at 512, those of a.png at 1024 and 1536, and the header of b.cls at 2560."""
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ TWO_SAMPLES = {"a.cls": b"1", "a.png": b"x" * 700, "b.cls": b"1", "b.png": b"x" 
     ],
     ids=["cut in an image", "cut behind one", "cut in a header", "damaged header", "gzip", "empty", "html"],
 )
-def test_damaged_shards_lose_no_image_in_silence(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+def test_damaged_shards_never_lose_images_silently(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
     data = first(tmp_path, TWO_SAMPLES)
     assert len(open_dataset(data)[0]) == 2
     damage(tmp_path / "one.tar", change)
@@ -199,14 +199,14 @@ def test_a_broken_image_is_named_with_its_shard_the_same_each_time(packed: Data)
     where = rf"^{packed.root}/val\.tar: cat/0\.png: cannot be read as an image"
     with pytest.raises(DataError, match=rf"{where}.*data\.skip_broken=true"):
         list(eval_batches(test, packed))
-    skipping, heard = shards(packed, skip_broken=True), list[str]()
-    test = open_splits(skipping, seed=0).with_warnings_to(heard.append).test
+    skipping, warnings = shards(packed, skip_broken=True), list[str]()
+    test = open_splits(skipping, seed=0).with_warnings_to(warnings.append).test
     assert [sum(len(labels) for _, labels in eval_batches(test, skipping)) for _ in range(2)] == [5, 5]
-    assert len(heard) == 2
-    assert len(set(heard)) == 1
+    assert len(warnings) == 2
+    assert len(set(warnings)) == 1
 
 
-def test_a_shard_is_gone_through_again_when_it_changed(packed: Data) -> None:
+def test_a_changed_shard_is_indexed_again(packed: Data) -> None:
     assert packed.root
     shard = packed.root / "val.tar"
     assert len(open_dataset(packed)[1]) == 6
@@ -223,7 +223,7 @@ def test_a_shard_is_gone_through_again_when_it_changed(packed: Data) -> None:
     assert len(open_dataset(packed)[1]) == 2
 
 
-def test_a_cache_that_cannot_be_written_is_told(packed: Data) -> None:
+def test_a_cache_that_cannot_be_written_is_reported(packed: Data) -> None:
     cache_home().mkdir(parents=True)
     (cache_home() / "shards").write_text("a file in the way")
     with pytest.raises(StorageError, match=r"shards/.*\.json cannot be written"):
@@ -237,7 +237,7 @@ def test_the_missing_package_is_named_with_the_pip_command(packed: Data, monkeyp
         open_dataset(packed)
 
 
-def test_a_recipe_names_both_sorts_of_shards() -> None:
+def test_a_recipe_needs_training_and_test_shards() -> None:
     with pytest.raises(RecipeError, match=r"data: dataset webdataset needs train_shards and test_shards; give both"):
         read_recipe("digits", ["data.dataset=webdataset", "data.train_shards=a.tar"])
 
@@ -254,7 +254,7 @@ def test_a_network_is_evaluated_on_shards(
     assert '"total": 6' in shown.out
 
 
-def test_what_a_shard_holds_besides_is_skipped_or_counted(tmp_path: Path) -> None:
+def test_other_members_of_a_shard_are_skipped_or_counted(tmp_path: Path) -> None:
     members = {
         "a.png": b"", "._a.png": b"", "./._a.cls": b"", "a.cls": b"1", "__MACOSX/._a.png": b"", "x/.DS_Store": b"",
         "a.txt": b"", "b.jfif": b"", "b.cls": b"0", "b.json": b"{}", "b.seg.gif": b"", "b.TXT": b"", "README": b"",

@@ -55,7 +55,7 @@ def test_no_shift_and_no_flip_change_nothing() -> None:
     assert not torch.equal(drawn(Geometry(None, flip=True)), IMAGES)
 
 
-def test_normalised_is_what_torchvision_computes() -> None:
+def test_normalise_equals_torchvisions() -> None:
     data = Data(dataset="digits", image_size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     steps = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)])
     assert torch.equal(normalise(IMAGES, data), steps(IMAGES))
@@ -69,7 +69,7 @@ def test_channels() -> None:
     assert to_channels(IMAGES, 3) is IMAGES
 
 
-def test_grey_is_pillows_to_the_bit() -> None:
+def test_grey_equals_pillows_bit_for_bit() -> None:
     """Over every 15th level of each colour, and noise."""
     levels = torch.cartesian_prod(*[torch.arange(0, 256, 15)] * 3).to(torch.uint8).T.reshape(1, 3, 18, -1)
     for images in (levels, IMAGES.reshape(1, 3, 64, -1)):
@@ -82,7 +82,7 @@ def test_grey_is_pillows_to_the_bit() -> None:
 )
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("square", [16, 23])
-def test_images_in_memory_become_what_files_become(
+def test_images_in_memory_and_in_files_are_transformed_alike(
     tmp_path: Path, changes: dict[str, Any], channels: int, square: int
 ) -> None:
     data = Data(dataset="digits", image_size=16, **changes)

@@ -1,4 +1,4 @@
-"""Processes that load images, and what becomes of a run when one dies."""
+"""Worker processes that load images, and the end of a run when one dies."""
 
 import multiprocessing
 import os
@@ -18,7 +18,7 @@ from edcompress.data.splits import open_splits
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
-    """80 of them, from two workers, of which torch looks more often than every five seconds whether they live."""
+    """80 batches from two workers, which torch checks more often than every five seconds."""
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
     data = Data(dataset="digits", image_size=8, batch_size=16, workers=2)
     return train_batches(open_splits(data, seed=0).train, data, seed=0, epoch=0)
@@ -26,7 +26,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """No process that begins inside can make a larger file, of shared memory either."""
+    """Keep processes that start inside from making a larger file, also in shared memory."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -35,7 +35,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_killed_worker_is_told_of_where_the_next_batch_is_asked_for(batches: Batches) -> None:
+def test_a_killed_worker_is_reported_where_the_next_batch_is_asked_for(batches: Batches) -> None:
     rest = iter(batches)
     next(rest)
     for child in multiprocessing.active_children():
@@ -52,7 +52,7 @@ def test_full_shared_memory_ends_the_run_instead_of_halting_it(batches: Batches)
         list(batches)
 
 
-def test_torch_leaves_signals_of_children_as_they_were(batches: Batches) -> None:
+def test_the_handler_of_child_signals_is_restored(batches: Batches) -> None:
     before = signal.getsignal(signal.SIGCHLD)
     next(iter(batches))
     assert signal.getsignal(signal.SIGCHLD) is before

@@ -133,7 +133,7 @@ class Commands(RuleBasedStateMachine):
     @rule(seed=SEEDS, blow=BLOWS)
     def prune(self, seed: int, blow: Blow | None) -> None:
         if self._run.path.exists():
-            self._refused("exists; go on with --resume", "prune", self._world.dense, *self._options(seed))
+            self._refused("exists; continue with --resume", "prune", self._world.dense, *self._options(seed))
         else:
             self.befall(seed, blow)
 

@@ -1,4 +1,4 @@
-"""A process of its own that reads hostile files, with a limit on its time, and says what each one took."""
+"""A separate process that reads hostile files within a time limit, and reports the cost of each."""
 
 import json
 import select
@@ -28,7 +28,7 @@ class Outcome:
 
 
 class Reader:
-    """Reads one file after the other in one process; a new one where it had to be ended."""
+    """Reads one file after the other in one process; in a new one after it had to be ended."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -80,7 +80,7 @@ def reader() -> Iterator[Reader]:
 
 @pytest.fixture
 def refused(reader: Reader) -> Callable[..., str]:
-    """Reads a file that must be refused, in time and in memory and with its name; the message."""
+    """Read a file that must be refused, within time and memory and by name, and return the message."""
 
     def read(path: Path, *, fit: bool = False) -> str:
         outcome = reader.read(path, fit=fit)

@@ -1,4 +1,4 @@
-"""Checkpoints that torch.save would never write: any pickle and any records, in torch's zip form or its old one."""
+"""Weights files that torch.save would never write: any pickle and any records, in torch's zip format or its old one."""
 
 import io
 import pickle
@@ -47,14 +47,14 @@ class _LegacyPickler(_Pickler):
 
 
 def tensor(storage: object, shape: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> Call:
-    """A tensor as torch.save describes it, with whatever figures."""
+    """A tensor as torch.save describes it, with any figures."""
     return Call(torch._utils._rebuild_tensor_v2, storage, offset, shape, stride, False, {})
 
 
 def write_zip(
     path: Path, content: object, records: Mapping[str, bytes] | None = None, packing: int = zipfile.ZIP_STORED
 ) -> Path:
-    """A checkpoint in torch's zip form; `content` may be the bytes of a pickle."""
+    """Write weights in torch's zip format; `content` may be the bytes of a pickle."""
     with zipfile.ZipFile(path, "w", packing) as archive:
         archive.writestr("archive/data.pkl", content if isinstance(content, bytes) else pickled(content))
         archive.writestr("archive/version", b"3\n")
@@ -65,7 +65,7 @@ def write_zip(
 
 
 def write_legacy(path: Path, content: object, storages: Mapping[str, tuple[int, bytes]] | None = None) -> Path:
-    """A checkpoint in the form of before torch 1.6; by key the storages' claimed number of floats, and their bytes."""
+    """Write weights in the format before torch 1.6; `storages` are the claimed number of floats and the bytes, by key."""
     given = storages or {}
     parts = [pickle.dumps(part, 2) for part in (MAGIC, PROTOCOL, {"little_endian": True})]
     body = content if isinstance(content, bytes) else pickled(content, _LegacyPickler)

@@ -1,4 +1,4 @@
-"""Reads the checkpoints named on stdin, one per line, and answers each with a line of JSON: how it ended, and what it took."""
+"""Read the weights files named on stdin, one per line, and answer each with a line of JSON: the outcome and its cost."""
 
 import json
 import resource
@@ -14,7 +14,7 @@ MOST = 5 * 2**30  # enough to be seen above 2 GiB, too little to harm the machin
 
 
 def outcome(path: Path, *, fit: bool) -> tuple[str, str]:
-    """The kind of the error and its text; empty where the file was read."""
+    """Return the class of the error and its text; empty where the file was read."""
     try:
         read_network(read_recipe("digits").network_spec, path) if fit else read_state_dict(path)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Names of files that are not UTF-8, as disks of old systems and archives bring them: refused by name before anything runs, or shown."""
+"""File names that are not UTF-8, from disks of old systems and archives: refused by name before anything runs, or shown."""
 
 import json
 import shutil
@@ -18,12 +18,12 @@ from edcompress.runs.folder import RunFolder
 from edcompress.runs.progress import read_progress, recording
 
 LATIN = "caf\udce9"
-"""What Python makes of the bytes `caf\\xe9`."""
+"""The text that Python makes of the bytes `caf\\xe9`."""
 
 
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
-    """A folder of such a name."""
+    """A folder with such a name."""
     try:
         (tmp_path / LATIN).mkdir()
     except OSError:
@@ -41,7 +41,7 @@ def test_a_class_folder_is_refused_with_its_name(odd: Path) -> None:
 
 
 def test_a_run_folder_is_refused_before_it_is_made(odd: Path, dense: Path) -> None:
-    """Its network would be trained, and then not be saved."""
+    """Otherwise its network would be trained, and could not be saved."""
     folder = RunFolder(odd / "run")
     with pytest.raises(InputError, match=r"caf\S+/run is not a name in UTF-8; rename it"):
         edcompress.prune(dense, digits(), folder, options=RunOptions("cpu"))
@@ -54,7 +54,7 @@ def test_a_finished_run_that_was_moved_there_is_refused_too(odd: Path, finished:
         edcompress.export(moved)
 
 
-def test_a_checkpoint_is_not_called_damaged(odd: Path, dense: Path) -> None:
+def test_weights_with_such_a_name_are_not_called_damaged(odd: Path, dense: Path) -> None:
     path = Path(shutil.copy(dense, odd / "dense.safetensors"))
     with pytest.raises(InputError, match=r"dense.safetensors is not a name in UTF-8; rename it"):
         read_state_dict(path)
@@ -63,18 +63,18 @@ def test_a_checkpoint_is_not_called_damaged(odd: Path, dense: Path) -> None:
 
 
 def stopped_by_an_image(folder: RunFolder) -> None:
-    with recording(folder, NullMonitor(), digits(), "export") as monitor:
+    with recording(folder, NullMonitor(), digits().label, "export") as monitor:
         monitor.warning(f"left out: {LATIN}.png")
-        raise DataError(f"{LATIN}.jpg is no image")
+        raise DataError(f"{LATIN}.jpg is not an image")
 
 
-def test_an_image_of_such_a_name_hides_no_error(tmp_path: Path) -> None:
+def test_an_image_with_such_a_name_hides_no_error(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     folder = RunFolder(tmp_path / "run")
-    with pytest.raises(DataError, match="no image"):
+    with pytest.raises(DataError, match="not an image"):
         stopped_by_an_image(folder)
     progress = read_progress(folder)
     assert progress is not None
-    assert progress.error == r"caf\udce9.jpg is no image"
-    told = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [event["warning"] for event in told if event["event"] == "warning"] == [r"left out: caf\udce9.png"]
+    assert progress.error == r"caf\udce9.jpg is not an image"
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [event["warning"] for event in events if event["event"] == "warning"] == [r"left out: caf\udce9.png"]

@@ -1,4 +1,4 @@
-"""Safetensors files and indices that lie, files cut anywhere, and what is no file at all: each is refused with a message."""
+"""Safetensors files and indices with false claims, files cut anywhere, pipes and devices: each is refused with a message."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from torch import Tensor
 from edcompress.core.system.tensor_files import save_tensors
 
 Refused = Callable[..., str]
-DAMAGED, TOO_LONG = "is a damaged or truncated safetensors file", "10000000 at most"
+DAMAGED, TOO_LONG = "is a damaged or truncated safetensors file", "has at most 10000000"
 ONE = b'"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 
 
@@ -23,7 +23,7 @@ def entry(shape: list[int], begin: int, end: int, dtype: str = "F32") -> dict[st
 
 
 def write_safetensors(path: Path, header: object, data: int, length: int | None = None) -> Path:
-    """A header (or its bytes) with `data` zero bytes after it, and whatever length before it."""
+    """Write a header (or its bytes) with `data` zero bytes after it, and any length before it."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes((len(text) if length is None else length).to_bytes(8, "little") + text + bytes(data))
     return path
@@ -43,7 +43,7 @@ LIES = {
     "float8": ({"w": entry([4], 0, 4, "F8_E4M3")}, 4, "w is of torch.float8"),
     "float4": ({"w": entry([8], 0, 4, "F4")}, 4, "w is of torch.float4"),
     "complex": ({"w": entry([1], 0, 8, "C64")}, 8, "w is of torch.complex64"),
-    "twins": (b"{" + ONE + b"," + ONE + b"}", 4, "'w' stands twice in its header"),
+    "twins": (b"{" + ONE + b"," + ONE + b"}", 4, "duplicate name 'w' in its header"),
     "no JSON": (b'{"w": nonsense', 4, DAMAGED),
     "no text": (b'{"w\xff": 1}', 4, DAMAGED),
     "deep": (b'{"__metadata__":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 0, DAMAGED),
@@ -53,7 +53,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_safetensors_that_lie(refused: Refused, tmp_path: Path, lie: str) -> None:
+def test_safetensors_with_false_headers(refused: Refused, tmp_path: Path, lie: str) -> None:
     header, data, says = LIES[lie]
     assert says in refused(write_safetensors(tmp_path / "w.safetensors", header, data))
 
@@ -94,7 +94,7 @@ def test_a_header_longer_than_the_file(refused: Refused, tmp_path: Path, length:
         (b'{"weight_map": {}}' + b" " * 10_000_000, TOO_LONG),
     ],
 )  # fmt: skip
-def test_indices_that_lie(reader, tmp_path: Path, content: bytes, says: str) -> None:
+def test_indices_with_false_entries(reader, tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "text.safetensors").write_text("weights")
     os.mkfifo(tmp_path / "pipe.safetensors")
     (tmp_path / "model.safetensors.index.json").write_bytes(content)
@@ -149,7 +149,7 @@ def test_flipped_bytes_read_as_other_weights_or_are_refused(
         assert outcome.peak < 2 * 2**30
 
 
-def test_what_is_no_file_is_not_opened(refused: Refused, tmp_path: Path) -> None:
+def test_pipes_sockets_devices_and_folders_are_not_opened(refused: Refused, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))

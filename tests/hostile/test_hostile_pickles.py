@@ -1,4 +1,4 @@
-"""PyTorch files that attack: each is refused with a message, runs nothing, and takes neither memory nor time."""
+"""Malicious PyTorch files: each is refused with a message, runs no code, and costs neither memory nor time."""
 
 import _codecs
 import argparse
@@ -25,7 +25,7 @@ TOO_MUCH = "asks for more than 1024 MiB of memory"
 
 
 def touching(canary: Path) -> dict[str, object]:
-    """Calls that would make the file `canary`, by what they go through."""
+    """Calls that would create the file `canary`, by the function that they use."""
     program = f"open({str(canary)!r}, 'w')"
     return {
         "system": Call(os.system, f"touch {canary}"),
@@ -59,7 +59,7 @@ def test_no_code_runs(refused: Refused, tmp_path: Path, way: str, write: Callabl
 
 
 def grown(function: object, times: int, *arguments: object) -> object:
-    """Twice as long with each call."""
+    """A value that doubles its length with each call."""
     value: object = Call(_codecs.encode, "a" * 64, "utf-8")
     for _ in range(times):
         value = Call(function, value, *arguments)
@@ -100,14 +100,16 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_claims_are_held_against_the_file(refused: Refused, tmp_path: Path, claim: str) -> None:
+def test_claims_are_checked_against_the_file(refused: Refused, tmp_path: Path, claim: str) -> None:
     content, word = CLAIMS[claim]
     assert word in refused(write_zip(tmp_path / "w.pt", {"good": ONE, "w": content}, FOUR_BYTES))
 
 
 @pytest.mark.parametrize("numel", [-3, 10**9, 10**12])
 @pytest.mark.parametrize("written", [True, False])
-def test_legacy_claims_are_held_against_the_file(refused: Refused, tmp_path: Path, numel: int, written: bool) -> None:
+def test_legacy_claims_are_checked_against_the_file(
+    refused: Refused, tmp_path: Path, numel: int, written: bool
+) -> None:
     storages = {"0": (numel, bytes(4))} if written else {}
     text = refused(write_legacy(tmp_path / "w.pt", {"w": tensor(Stored(numel), (abs(numel),), (1,))}, storages))
     assert "damaged" in text or TOO_MUCH in text
@@ -140,7 +142,7 @@ def test_a_dict_whose_methods_were_replaced_is_read_as_it_is(reader, tmp_path: P
 
 
 def inflating(path: Path, gib: int) -> Path:
-    """A checkpoint whose one tensor inflates to `gib` GiB of zeros; made of one packed block, many times."""
+    """Write weights whose one tensor inflates to `gib` GiB of zeros, from one compressed block many times."""
     write_zip(path, {"w": tensor(Stored(gib * 2**28), (gib * 2**28,), (1,))})
     block = bytes(2**24)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
@@ -198,7 +200,7 @@ def test_quantised_values(refused: Refused, tmp_path: Path) -> None:
         (lambda _: None, "missing conv1.weight"),
     ],
 )  # fmt: skip
-def test_weights_of_another_kind(
+def test_a_tensor_of_a_wrong_kind_is_refused(
     refused: Refused, dense_state: dict[str, Tensor], tmp_path: Path, changed: Callable[[Tensor], object], says: str
 ) -> None:
     torch.save(dense_state | {"conv1.weight": changed(dense_state["conv1.weight"])}, tmp_path / "w.pt")

@@ -30,7 +30,7 @@ def test_it_attends_as_torch_does(mask: torch.Tensor | None, asked: dict[str, bo
     assert ours.state_dict().keys() == theirs.state_dict().keys()
 
 
-def test_what_is_no_self_attention_is_refused() -> None:
+def test_anything_but_self_attention_is_refused() -> None:
     ours = SelfAttention(nn.MultiheadAttention(4, 2, batch_first=True))
     tokens, others = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
     with pytest.raises(NotImplementedError, match="only self-attention"):
@@ -40,7 +40,7 @@ def test_what_is_no_self_attention_is_refused() -> None:
 
 
 class Mine(nn.Module):
-    """A network of the user's own: an attention as it is usually called, torch's own encoder, and what cannot be replaced."""
+    """A user's network: an ordinary attention, torch's encoder, and one that cannot be replaced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def test_heads_of_a_network_of_the_user_s_own_are_free_where_they_attend_to_them
     assert pruned.get_parameter("encoder.self_attn.out_proj.weight").shape == (8, 4)
 
 
-def test_attentions_of_another_make_stay_as_they_are() -> None:
+def test_other_attentions_stay_unchanged() -> None:
     network = nn.ModuleDict({
         "plain": nn.MultiheadAttention(4, 2, batch_first=True), "sequence_first": nn.MultiheadAttention(4, 2),
         "biased": nn.MultiheadAttention(4, 2, batch_first=True, add_bias_kv=True),
@@ -82,7 +82,7 @@ def test_attentions_of_another_make_stay_as_they_are() -> None:
     assert [name for name, layer in network.items() if isinstance(layer, SelfAttention)] == ["plain"]
 
 
-def test_a_vision_transformer_takes_torchvision_s_weights_and_answers_alike() -> None:
+def test_a_vision_transformer_loads_torchvision_s_weights_and_gives_equal_logits() -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.vit_b_32(num_classes=3).eval()
     ours = build(Model(arch="vit_b_32", num_classes=3)).eval()

@@ -20,7 +20,7 @@ class Standardised(nn.Conv2d):
 
 
 class Noted(nn.Conv2d):
-    """A convolution with a forward of its own that uses its weight as it is."""
+    """A convolution with its own forward that uses its weight unchanged."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.weight, self.bias)
@@ -41,7 +41,7 @@ def test_standardised_weights_become_plain_ones() -> None:
 
 
 class Halving(nn.Conv2d):
-    """A convolution with half of its weight, called as it is written."""
+    """A convolution with half of its weight, called in a given way."""
 
     def __init__(self, call: Callable[[Tensor, Tensor, nn.Conv2d], Tensor]) -> None:
         super().__init__(4, 4, 3, stride=2, groups=2)
@@ -80,7 +80,7 @@ def test_a_convolution_with_the_fewest_arguments_becomes_a_plain_one() -> None:
     assert torch.equal(plain(images()), before)
 
 
-def test_masks_of_torchs_own_pruning_are_multiplied_out() -> None:
+def test_masks_of_torchs_pruning_are_applied() -> None:
     network = randomised(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3)))
     prune.l1_unstructured(network[0], "weight", amount=0.5)  # type: ignore[index]
     prune.random_unstructured(network[0], "bias", amount=1)  # type: ignore[index]
@@ -100,7 +100,7 @@ def test_masks_of_torchs_own_pruning_are_multiplied_out() -> None:
     assert not list(plain.buffers())
 
 
-def test_a_convolution_that_the_network_has_twice_stays_one() -> None:
+def test_a_convolution_that_is_used_twice_stays_one_layer() -> None:
     twice = Standardised(3, 3, 3, padding=1)
     network = randomised(nn.Sequential(twice, nn.Sequential(twice, nn.ReLU())))
     before, parameters = network(images()), sum(1 for _ in network.parameters())
@@ -117,7 +117,7 @@ def test_convolutions_that_use_their_weight_stay() -> None:
     assert list(with_plain_weights(network)) == layers
 
 
-def test_parametrizations_are_written_down() -> None:
+def test_parametrizations_become_plain_weights() -> None:
     network = randomised(nn.Sequential(parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)))
     before = network(images())
     plain = with_plain_weights(network)
@@ -138,7 +138,7 @@ def test_convolutions_that_pad_their_input_still_do(size: int, kernel: int, stri
 
 
 class Gained(Standardised):
-    """More than a convolution, but not to be seen while the gain is 1."""
+    """More than a convolution, which does not show while the gain is 1."""
 
     def __init__(self, *sizes: int) -> None:
         super().__init__(*sizes)
@@ -169,7 +169,7 @@ def test_convolutions_that_do_more_than_convolve_stay(kind: type[nn.Conv2d]) -> 
     assert list(with_plain_weights(nn.Sequential(layer))) == [layer]
 
 
-def test_a_spectral_norm_is_written_down_as_eval_mode_has_it() -> None:
+def test_a_spectral_norm_becomes_the_weight_of_eval_mode() -> None:
     network = nn.Sequential(parametrizations.spectral_norm(nn.Conv2d(3, 4, 3), n_power_iterations=1))
     with torch.no_grad():
         network[0].parametrizations.weight.original.normal_()
@@ -181,7 +181,7 @@ def test_a_spectral_norm_is_written_down_as_eval_mode_has_it() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
-def test_norms_of_weights_by_hooks_are_written_down(norm: Callable[[nn.Module], nn.Module]) -> None:
+def test_norms_by_hooks_become_plain_weights(norm: Callable[[nn.Module], nn.Module]) -> None:
     network = nn.Sequential(norm(nn.Conv2d(3, 4, 3)), norm(nn.Conv2d(4, 4, 3))).eval()
     before = network(images())
     plain = with_plain_weights(network)

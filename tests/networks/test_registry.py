@@ -242,7 +242,7 @@ def test_what_a_users_network_prints_does_not_spoil_json(
 
 
 def inspected(cli, folder: Path, monkeypatch: pytest.MonkeyPatch, factory: str):
-    """How `inspect --json` ends with a factory of FORWARDS, or of the module `syntax`."""
+    """Run `inspect --json` with a factory of FORWARDS, or of the module `syntax`."""
     (folder / "forwards.py").write_text(FORWARDS + 'def raising(): raise RuntimeError("no weights today")\n')
     (folder / "syntax.py").write_text("def network(:\n")
     for module in ("forwards", "syntax"):

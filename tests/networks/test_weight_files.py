@@ -20,7 +20,7 @@ from edcompress.networks.weight_files import read_state_dict
 
 
 class Small(nn.Module):
-    """Importable, so that it can be pickled whole."""
+    """A network that can be imported, and so pickled as a whole."""
 
     def __init__(self, classes: int = 4, channels: int = 3, kernel: int = 3) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
 
-def test_a_lightning_checkpoint_loads_without_its_prefix(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_lightnings_prefix_is_dropped(tmp_path: Path, state: dict[str, Tensor]) -> None:
     wrapped = {f"model.backbone.{key}": value for key, value in state.items()}
     content = {
         "epoch": 3,
@@ -64,7 +64,7 @@ def test_a_lightning_checkpoint_loads_without_its_prefix(tmp_path: Path, state: 
         load_into(Small(), wrapped, source="last.ckpt")
 
 
-def test_averaged_weights_are_taken_where_asked_for(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_averaged_weights_are_read_where_asked_for(tmp_path: Path, state: dict[str, Tensor]) -> None:
     averaged = {key: value + 1 for key, value in state.items()}
     torch.save(
         {"arch": "small", "state_dict": state, "state_dict_ema": averaged, "args": argparse.Namespace(lr=1)},
@@ -73,7 +73,7 @@ def test_averaged_weights_are_taken_where_asked_for(tmp_path: Path, state: dict[
     assert same(read_state_dict(tmp_path / "timm.pth.tar"), state)
     assert same(read_state_dict(tmp_path / "timm.pth.tar", ema=True), averaged)
     torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(WeightsError, match=r"holds no averaged weights .* leave model\.ema out"):
+    with pytest.raises(WeightsError, match=r"holds no averaged weights .* drop model\.ema"):
         read_state_dict(tmp_path / "w.pt", ema=True)
 
 
@@ -95,15 +95,15 @@ def test_shards_are_read_by_their_index(tmp_path: Path, state: dict[str, Tensor]
     with pytest.raises(WeightsError, match=r"model-3\.safetensors: there is no such file"):
         read_state_dict(index)
     index.write_text("[]")
-    with pytest.raises(WeightsError, match="is no index of safetensors shards"):
+    with pytest.raises(WeightsError, match="is not an index of safetensors shards"):
         read_state_dict(index)
 
 
-def test_another_head_is_begun_anew_where_asked_for(state: dict[str, Tensor]) -> None:
+def test_a_head_of_other_classes_is_reset_where_asked_for(state: dict[str, Tensor]) -> None:
     network = Small(classes=7)
     head = network.fc.weight.detach().clone()
     with pytest.raises(
-        WeightsError, match=r"4 classes.*num_classes is 7.*model\.reset_head: true begins a new classifier"
+        WeightsError, match=r"4 classes.*num_classes is 7.*model\.reset_head: true starts with a new classifier"
     ):
         load_into(network, state, source="w.pt")
     assert load_into(network, state, source="w.pt", reset_head=True) == {"fc.weight", "fc.bias"}
@@ -113,25 +113,25 @@ def test_another_head_is_begun_anew_where_asked_for(state: dict[str, Tensor]) ->
         load_into(Small(channels=1), state, source="w.pt", reset_head=True)
 
 
-def test_both_heads_of_a_network_are_begun_anew() -> None:
+def test_both_heads_of_a_network_are_reset() -> None:
     def two_heads(classes: int) -> nn.Module:
         heads = {"head": nn.Linear(8, classes), "head_dist": nn.Linear(8, classes)}
         return nn.ModuleDict({"conv": nn.Conv2d(3, 8, 3), **heads})
 
     state = two_heads(4).state_dict()
-    begun = {f"{head}.{kind}" for head in ("head", "head_dist") for kind in ("weight", "bias")}
+    reset = {f"{head}.{kind}" for head in ("head", "head_dist") for kind in ("weight", "bias")}
     with pytest.raises(WeightsError, match=r"4 classes, the recipe's model\.num_classes is 7"):
         load_into(two_heads(7), state, source="w.pt")
-    assert load_into(two_heads(7), state, source="w.pt", reset_head=True) == begun
+    assert load_into(two_heads(7), state, source="w.pt", reset_head=True) == reset
     wider = {**state, "conv.weight": torch.zeros(9, 3, 3, 3), "conv.bias": torch.zeros(9)}
-    with pytest.raises(WeightsError, match="of another shape"):
+    with pytest.raises(WeightsError, match="different shapes"):
         load_into(two_heads(7), wider, source="w.pt", reset_head=True)
 
 
-def test_a_file_that_holds_the_network_twice_does_not_say_which_is_meant(state: dict[str, Tensor]) -> None:
+def test_a_file_that_holds_the_network_twice_is_refused(state: dict[str, Tensor]) -> None:
     teacher = {f"teacher.{key}": value + 1 for key, value in state.items()}
     student = {f"student.{key}": value for key, value in state.items()}
-    with pytest.raises(WeightsError, match=r"twice, under teacher\. and under student\.; save those that you mean"):
+    with pytest.raises(WeightsError, match=r"twice, under teacher\. and under student\.; save only the weights to use"):
         load_into(Small(), {**teacher, **student}, source="both.ckpt")
     network = Small()
     load_into(network, {**student, **{f"alias.{key}": value for key, value in state.items()}}, source="both.ckpt")
@@ -288,7 +288,7 @@ def test_loads_all_even_without_batch_counters(state: dict[str, Tensor]) -> None
     assert same(network.state_dict(), state)
 
 
-def test_what_is_no_weight_may_be_missing_or_more() -> None:
+def test_tensors_that_are_not_weights_may_be_missing_or_superfluous() -> None:
     network = Small()
     network.register_buffer("places", torch.arange(4))
     state = Small().state_dict()  # an older version of the same network, without the table
@@ -312,11 +312,11 @@ def test_a_network_with_a_block_called_module_loads(tmp_path: Path, prefix: str)
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        (Small(classes=9), r"w\.pt: the checkpoint has 9 classes, the recipe's model\.num_classes is 4"),
-        (Small(channels=1), r"takes 1 input channels, the recipe's model\.in_channels is 3"),
-        (Small(kernel=7), r"conv\.weight is 7x7, the network's 3x3: see model\.stem"),
-        (nn.Linear(8, 4), r"0 of 10 tensors match, so this is probably another architecture"),
-        (Small(classes=9, channels=1), r"of another shape conv\.weight \[8, 1, 3, 3\] instead of \[8, 3, 3, 3\], fc"),
+        (Small(classes=9), r"w\.pt: the weights have 9 classes, the recipe's model\.num_classes is 4"),
+        (Small(channels=1), r"take 1 input channels, the recipe's model\.in_channels is 3"),
+        (Small(kernel=7), r"conv\.weight of the weights is 7x7, the network's 3x3: see model\.stem"),
+        (nn.Linear(8, 4), r"0 of 10 tensors match, so this is probably a different architecture"),
+        (Small(classes=9, channels=1), r"different shapes conv\.weight \[8, 1, 3, 3\] instead of \[8, 3, 3, 3\], fc"),
     ],
 )
 def test_says_what_does_not_fit(other: nn.Module, says: str) -> None:
@@ -324,11 +324,11 @@ def test_says_what_does_not_fit(other: nn.Module, says: str) -> None:
         load_into(Small(), other.state_dict(), source="w.pt")
 
 
-def test_another_depth_is_another_architecture_with_names_capped() -> None:
+def test_a_different_depth_is_a_different_architecture_with_names_capped() -> None:
     deep, shallow = (build(Model(arch=arch, num_classes=10)) for arch in ("resnet56", "resnet20"))
-    with pytest.raises(WeightsError, match=r"another architecture.*missing layer1\.3\.conv1\.weight.* and \d+ more$"):
+    with pytest.raises(WeightsError, match=r"different architecture.*missing layer1\.3\.conv1\.weight.* and \d+ more$"):
         load_into(deep, shallow.state_dict(), source="w.pt")
-    with pytest.raises(WeightsError, match=r"another architecture.*unexpected layer1\.3\.conv1\.weight.* more$"):
+    with pytest.raises(WeightsError, match=r"different architecture.*unexpected layer1\.3\.conv1\.weight.* more$"):
         load_into(shallow, deep.state_dict(), source="w.pt")
 
 
@@ -355,7 +355,7 @@ def test_layouts_with_versions_load() -> None:
 
 
 @pytest.mark.parametrize(("arch", "file"), [("resnet20", "resnet20-12fca82f.th"), ("resnet56", "resnet56-4bfd9763.th")])
-def test_public_cifar_checkpoints_load(arch: str, file: str) -> None:
+def test_public_cifar_weights_load(arch: str, file: str) -> None:
     if "EDCOMPRESS_DATA" not in os.environ:
         pytest.skip("needs EDCOMPRESS_DATA")
     tensors = read_state_dict(Path(os.environ["EDCOMPRESS_DATA"]) / "checkpoints" / file)
@@ -374,7 +374,7 @@ def test_equal_tensors_and_metadata_make_equal_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.net."])
-def test_masks_of_torchs_own_pruning_are_multiplied_out(prefix: str) -> None:
+def test_masks_of_torchs_pruning_are_applied(prefix: str) -> None:
     sparse, plain = (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)) for _ in range(2))
     prune.l1_unstructured(sparse[0], "weight", amount=0.5)
     prune.l1_unstructured(sparse[2], "bias", amount=1)
@@ -384,7 +384,7 @@ def test_masks_of_torchs_own_pruning_are_multiplied_out(prefix: str) -> None:
     assert all(torch.equal(tensor, sparse.state_dict()[key]) for key, tensor in plain.state_dict().items())
 
 
-def test_a_network_with_masks_of_its_own_takes_them() -> None:
+def test_a_network_with_masks_of_its_own_keeps_them() -> None:
     one, other = (prune.random_unstructured(nn.Conv2d(3, 4, 3), "weight", amount=9) for _ in range(2))
     load_into(other, one.state_dict(), source="sparse.pt")
     assert torch.equal(one.weight_mask, other.weight_mask)
@@ -393,12 +393,12 @@ def test_a_network_with_masks_of_its_own_takes_them() -> None:
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ("0.weight_fake_quant.scale", "prune before preparing"),
-        ("activation_post_process_0.min_val", "prune before preparing"),
+        ("0.weight_fake_quant.scale", "prune before that"),
+        ("activation_post_process_0.min_val", "prune before preparing it"),
         ("0.parametrizations.weight.original0", "remove_parametrizations before saving"),
     ],
 )
-def test_what_names_say_of_a_checkpoint(key: str, says: str) -> None:
+def test_names_of_tensors_explain_why_weights_do_not_fit(key: str, says: str) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3))
     with pytest.raises(WeightsError, match=says):
         load_into(network, {**network.state_dict(), key: torch.ones(1)}, source="other.pt")

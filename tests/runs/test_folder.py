@@ -22,8 +22,8 @@ NONSENSE = (b"", b"null\n", b"[]\n", b'"text"\n', b"{}\n", b'{"groups": 3}\n', b
             b"\xff\xfe\x00", b"[" * 100_000)  # fmt: skip
 
 
-def begun(path: Path, age_s: float = 0.0) -> RunFolder:
-    """A run folder with a recipe that was written `age_s` seconds ago."""
+def started(path: Path, age_s: float = 0.0) -> RunFolder:
+    """Return a run folder with a recipe that was written `age_s` seconds ago."""
     path.mkdir(parents=True)
     (path / "recipe.yaml").write_text(dump(read_recipe("digits")))
     stamp = os.stat(path / "recipe.yaml").st_mtime - age_s
@@ -39,7 +39,7 @@ def test_force_clears_the_files_of_a_run_and_no_others(tmp_path: Path) -> None:
     for file in (folder.next_snapshot(), folder.tensorboard / "events.out.tfevents.1"):
         file.parent.mkdir()
         file.write_text("x")
-    with pytest.raises(RunFolderError, match=r"exists; go on with --resume, start over with --force"):
+    with pytest.raises(RunFolderError, match=r"exists; continue with --resume, start over with --force"):
         folder.create(force=False)
     assert len(list(folder.path.iterdir())) == len(FILES) + 3
     folder.create(force=True)
@@ -48,9 +48,9 @@ def test_force_clears_the_files_of_a_run_and_no_others(tmp_path: Path) -> None:
     assert list(folder.state.iterdir()) == []
 
 
-def test_force_takes_no_folder_of_somebody_elses_for_a_runs(tmp_path: Path) -> None:
-    """As in `-o . --force`."""
-    for name, told in (
+def test_force_clears_only_folders_of_runs(tmp_path: Path) -> None:
+    """For example with `-o . --force`."""
+    for name, listed in (
         ("trials/protocol.txt", "trials/"),
         ("recipe.yaml", "recipe.yaml"),
         ("report.html", "report.html"),
@@ -62,7 +62,7 @@ def test_force_takes_no_folder_of_somebody_elses_for_a_runs(tmp_path: Path) -> N
         kept.parent.mkdir(parents=True)
         kept.write_text("mine")
         with pytest.raises(
-            RunFolderError, match=rf"holds {told} and no run, which --force would remove; choose another"
+            RunFolderError, match=rf"contains {listed} but no run, and --force would remove it; choose another"
         ):
             RunFolder(folder).create(force=True)
         assert kept.read_text() == "mine"
@@ -75,13 +75,13 @@ def test_another_programs_unfinished_files_are_left_alone(tmp_path: Path) -> Non
         assert [path.name for path in tmp_path.glob("*.part")] == [".movie.part"]
 
 
-def test_files_of_tensors_may_be_read_by_whom_others_may(tmp_path: Path) -> None:
+def test_tensor_files_have_the_permissions_of_other_files(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_file_is_no_run_folder_nor_the_place_of_one(tmp_path: Path) -> None:
+def test_a_file_is_refused_as_run_folder_and_as_its_parent(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunFolderError, match="is a file"):
         RunFolder(tmp_path / "file").create(force=True)
@@ -102,14 +102,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path: Path) -> N
 
 
 def test_only_the_files_of_the_design_can_be_named(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError):
+    with pytest.raises(KeyError, match=r"model\.pkl is not a file of a run folder"):
         RunFolder(tmp_path) / "model.pkl"
 
 
-def test_newest_is_the_run_begun_last(tmp_path: Path) -> None:
-    begun(tmp_path / "old", age_s=100)
-    begun(tmp_path / "young", age_s=10)
-    begun(tmp_path / "older", age_s=1000)
+def test_newest_is_the_run_started_last(tmp_path: Path) -> None:
+    started(tmp_path / "old", age_s=100)
+    started(tmp_path / "young", age_s=10)
+    started(tmp_path / "older", age_s=1000)
     (tmp_path / "no_run").mkdir()
     assert finding.newest(tmp_path).path == tmp_path / "young"
     for name, of, age in (
@@ -118,30 +118,32 @@ def test_newest_is_the_run_begun_last(tmp_path: Path) -> None:
         ("old-3", "old-3", 10),
         ("old-fashioned", "old", 1),
     ):
-        (begun(tmp_path / "named" / name, age) / "recipe.yaml").write_text(dump(read_recipe("digits", [f"name={of}"])))
+        (started(tmp_path / "named" / name, age) / "recipe.yaml").write_text(
+            dump(read_recipe("digits", [f"name={of}"]))
+        )
         os.utime(tmp_path / "named" / name / "recipe.yaml", (time.time() - age,) * 2)
     assert finding.newest(tmp_path / "named", "old").path == tmp_path / "named" / "old-2"
     assert finding.newest(tmp_path / "named", "old-3").path == tmp_path / "named" / "old-3"
     with pytest.raises(RunFolderError, match=r"no run of r\[20\] under .*; name one"):
         finding.newest(tmp_path, "r[20]")
-    with pytest.raises(RunFolderError, match="make one with: edcompress prune"):
+    with pytest.raises(RunFolderError, match="start one with: edcompress prune"):
         finding.newest(tmp_path / "young")
 
 
 def test_fresh_takes_the_first_free_name(tmp_path: Path) -> None:
     assert finding.fresh("r20", tmp_path).path == tmp_path / "r20"
-    begun(tmp_path / "r20")
+    started(tmp_path / "r20")
     (tmp_path / "r20-2").write_text("a file is in the way as well")
     assert finding.fresh("r20", tmp_path).path == tmp_path / "r20-3"
 
 
-def test_what_is_not_finished_says_what_is_missing(tmp_path: Path) -> None:
-    folder = begun(tmp_path / "run")
+def test_a_run_that_is_not_finished_says_what_is_missing(tmp_path: Path) -> None:
+    folder = started(tmp_path / "run")
     with pytest.raises(
         RunFolderError, match=r"has not finished pruning, which export needs; .*--recipe .*recipe.yaml -o .*--resume"
     ):
         folder.require_finished("export")
-    with pytest.raises(RunFolderError, match=r"no run folder .*nothing; .* has run"):
+    with pytest.raises(RunFolderError, match=r"no run folder .*nothing; .* contains run"):
         RunFolder(tmp_path / "nothing").require_finished("export")
     with pytest.raises(RunFolderError, match="is not a run folder"):
         RunFolder(tmp_path).require_finished("export")
@@ -160,11 +162,11 @@ def test_a_broken_report_names_the_file_and_the_fault(finished: Path, content: b
     assert word in str(caught.value)
 
 
-def test_a_report_of_another_version_is_not_called_broken(finished: Path) -> None:
+def test_a_report_of_a_different_version_is_not_called_broken(finished: Path) -> None:
     (finished / "report.json").write_text('{"schema_version": 2}')
     with pytest.raises(
         RunFolderError,
-        match=r"report\.json has schema_version 2, this edcompress reads another; use",
+        match=r"report\.json has schema_version 2, which this version cannot read; use",
     ):
         edcompress.gate(RunFolder(finished))
 
@@ -193,7 +195,7 @@ def test_a_damaged_file_of_a_run_is_named(finished: Path, name: str) -> None:
         reporting.render(RunFolder(finished))
 
 
-def test_a_damaged_plan_is_told_in_one_line(finished: Path) -> None:
+def test_a_damaged_plan_is_reported_in_one_line(finished: Path) -> None:
     (finished / "plan.json").write_text('{"groups": [{"name": 1}]}')
     with pytest.raises(RunFolderError) as caught:
         edcompress.load(finished)
@@ -225,13 +227,13 @@ def test_a_pipe_in_place_of_a_file_does_not_hang(cli, finished: Path, name: str)
     assert name in ended.err or "has not finished pruning" in ended.err
 
 
-def test_a_finished_run_without_its_network_is_sent_no_wrong_way(cli, dense: Path, finished: Path) -> None:
+def test_a_finished_run_without_its_network_gets_the_right_advice(cli, dense: Path, finished: Path) -> None:
     (finished / "pruned.safetensors").unlink()
     resumed = ("prune", dense, "--recipe", finished / "recipe.yaml", "-o", finished, "--resume")
     for command in (("gate", finished), ("report", finished), ("export", finished), resumed):
         ended = cli(*command)
-        told = f"{finished / 'pruned.safetensors'} is missing; prune again with --force"
-        assert (ended.code, told in ended.err) == (2, True), ended.err
+        fix = f"{finished / 'pruned.safetensors'} is missing; prune again with --force"
+        assert (ended.code, fix in ended.err) == (2, True), ended.err
 
 
 @pytest.mark.parametrize(
@@ -246,7 +248,7 @@ def test_a_link_among_a_runs_files_is_refused_by_name(tmp_path: Path, name: str)
     (run / name).parent.mkdir(parents=True)
     (run / name).symlink_to(victim if "." not in name or name.endswith(("-x", "0.5")) else victim / "bashrc")
     with (
-        pytest.raises(RunFolderError, match=re.escape(f"{run / name} is a symbolic link, and a run writes only to")),
+        pytest.raises(RunFolderError, match=re.escape(f"{run / name} is a symbolic link, but a run writes only to")),
         RunFolder(run).locked(),
     ):
         pytest.fail("the run was opened for writing")
@@ -260,7 +262,7 @@ def test_a_pipe_among_a_runs_files_is_refused_by_name(tmp_path: Path) -> None:
         pytest.fail("the run was opened for writing")
 
 
-def test_the_folder_of_a_run_may_be_a_link_and_a_dangling_link_in_it_may_not(tmp_path: Path) -> None:
+def test_the_folder_of_a_run_may_be_a_link_but_a_dangling_link_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "run").symlink_to("there")
     with RunFolder(tmp_path / "run").locked():
@@ -314,11 +316,11 @@ def test_a_run_of_a_version_that_read_image_files_as_stored_still_does(
 
 def test_a_report_of_30_gigabytes_is_named_and_hides_no_other_run(cli, tmp_path: Path) -> None:
     for name in ("good", "vast"):
-        begun(tmp_path / name)
+        started(tmp_path / name)
     with (tmp_path / "vast" / "report.json").open("wb") as file:
-        file.truncate(30 * 2**30)  # a hole: it takes no room
+        file.truncate(30 * 2**30)  # a hole: it takes no disk space
     with pytest.raises(
-        RunFolderError, match=r"report\.json: it has 32212254720 bytes, and none of a run has more than 100000000"
+        RunFolderError, match=r"report\.json: it has 32212254720 bytes, and a run's files have at most 100000000"
     ):
         RunFolder(tmp_path / "vast").read_report()
     listed = cli("runs", tmp_path, "--json")
@@ -329,7 +331,7 @@ def test_a_report_of_30_gigabytes_is_named_and_hides_no_other_run(cli, tmp_path:
     }
 
 
-def test_too_few_files_that_may_be_open_are_told(tmp_path: Path) -> None:
+def test_a_limit_on_open_files_is_reported(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

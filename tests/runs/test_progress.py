@@ -1,4 +1,4 @@
-"""What a run keeps of itself on disk: progress.json and log.jsonl."""
+"""progress.json and log.jsonl of a run."""
 
 import json
 import os
@@ -19,19 +19,19 @@ from edcompress.runs.progress import EVERY_S, read_progress, recording
 
 
 class Listener(NullMonitor):
-    """Keeps what it is told."""
+    """Keeps what it is called with."""
 
     def __init__(self) -> None:
-        self.heard: list[Any] = []
+        self.calls: list[Any] = []
 
     def stage(self, text: str) -> None:
-        self.heard.append(text)
+        self.calls.append(text)
 
     def epoch_done(self, figures: dict[str, Any]) -> None:
-        self.heard.append(figures)
+        self.calls.append(figures)
 
 
-def begin(path: Path) -> RunFolder:
+def new_folder(path: Path) -> RunFolder:
     path.mkdir()
     return RunFolder(path)
 
@@ -41,7 +41,7 @@ def events(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def two_epochs(monitor: Monitor) -> None:
-    """An epoch of search, and half of the next, of 10 steps each."""
+    """Call the monitor with an epoch of search, and half of the next, of 10 steps each."""
     monitor.stage("dense network: accuracy on the test images")
     for epoch in range(2):
         monitor.epoch("search", epoch, 3)
@@ -51,34 +51,34 @@ def two_epochs(monitor: Monitor) -> None:
             monitor.epoch_done({"loss": 0.5, "accuracy": 0.75, "energy": float("nan")})
 
 
-def test_a_run_tells_where_it_stands_and_what_has_happened(tmp_path: Path) -> None:
-    folder, listener, before = begin(tmp_path / "run"), Listener(), datetime.now(UTC)
+def test_a_run_records_where_it_stands_and_what_has_happened(tmp_path: Path) -> None:
+    folder, listener, before = new_folder(tmp_path / "run"), Listener(), datetime.now(UTC)
     recipe = digits("search.epochs=3", "finetune.epochs=2", "data.batch_size=64")
-    with recording(folder, listener, recipe, "prune", checkpoint="dense.pt") as monitor:
+    with recording(folder, listener, recipe.label, "prune", weights="dense.pt") as monitor:
         two_epochs(monitor)
         now = read_progress(folder)
     assert now is not None
     assert (now.state, now.phase, now.epoch, now.epochs, now.accuracy) == ("running", "search", 2, 3, 0.75)
     assert (now.process.pid, now.process.mark) == (os.getpid(), process_identity(os.getpid()))
     assert before <= now.began <= now.updated <= datetime.now(UTC)
-    assert listener.heard[0] == "dense network: accuracy on the test images"
+    assert listener.calls[0] == "dense network: accuracy on the test images"
     done = read_progress(folder)
     assert done is not None
     assert (done.state, done.error) == ("finished", None)
-    told = events(folder)
-    assert [line["event"] for line in told] == ["begin", "stage", "stage", "epoch", "end"]
-    assert {"pid": os.getpid(), "recipe": recipe.name, "verb": "prune"}.items() <= told[0].items()
-    assert "torch" in told[0]["versions"]
-    assert {"phase": "search", "epoch": 1, "loss": 0.5, "accuracy": 0.75, "energy": None}.items() <= told[3].items()
-    assert all(datetime.fromisoformat(line["time"]).tzinfo is not None for line in told)
+    logged = events(folder)
+    assert [line["event"] for line in logged] == ["begin", "stage", "stage", "epoch", "end"]
+    assert {"pid": os.getpid(), "recipe": recipe.name, "verb": "prune"}.items() <= logged[0].items()
+    assert "torch" in logged[0]["versions"]
+    assert {"phase": "search", "epoch": 1, "loss": 0.5, "accuracy": 0.75, "energy": None}.items() <= logged[3].items()
+    assert all(datetime.fromisoformat(line["time"]).tzinfo is not None for line in logged)
 
 
 def test_the_figures_of_the_last_step_of_an_epoch_are_kept(tmp_path: Path) -> None:
-    folder = begin(tmp_path / "run")
+    folder = new_folder(tmp_path / "run")
     recipe = digits("search.epochs=3", "finetune.epochs=2", "data.batch_size=64")
-    with recording(folder, NullMonitor(), recipe, "prune") as monitor:
+    with recording(folder, NullMonitor(), recipe.label, "prune") as monitor:
         began = time.monotonic()
-        monitor.epoch("search", 1, 3)  # resumed: one epoch was another process's
+        monitor.epoch("search", 1, 3)  # resumed: an earlier process did one epoch
         monitor.step(1, 10, {"loss": 0.5, "steps_per_s": 2.0})
         time.sleep(0.1)
         monitor.step(10, 10, {"loss": 0.125, "steps_per_s": 2.0, "energy": float("inf")})
@@ -97,8 +97,8 @@ def test_the_figures_of_the_last_step_of_an_epoch_are_kept(tmp_path: Path) -> No
 
 
 def test_steps_are_written_once_in_a_while(tmp_path: Path) -> None:
-    folder, seen = begin(tmp_path / "run"), set()
-    with recording(folder, NullMonitor(), digits(), "prune") as monitor:
+    folder, seen = new_folder(tmp_path / "run"), set()
+    with recording(folder, NullMonitor(), digits().label, "prune") as monitor:
         monitor.epoch("finetune", 0, 1)
         began = datetime.now(UTC)
         for step in range(1, 2001):
@@ -119,8 +119,8 @@ def test_steps_are_written_once_in_a_while(tmp_path: Path) -> None:
     ],
 )
 def test_how_a_run_ended_is_kept(tmp_path: Path, error: BaseException, state: str, text: str | None) -> None:
-    folder = begin(tmp_path / "run")
-    with pytest.raises(type(error)), recording(folder, NullMonitor(), digits(), "export"):
+    folder = new_folder(tmp_path / "run")
+    with pytest.raises(type(error)), recording(folder, NullMonitor(), digits().label, "export"):
         raise error
     ended = read_progress(folder)
     assert ended is not None
@@ -129,21 +129,21 @@ def test_how_a_run_ended_is_kept(tmp_path: Path, error: BaseException, state: st
 
 
 def test_warnings_go_into_the_log_and_where_they_went_before(tmp_path: Path) -> None:
-    folder = begin(tmp_path / "run")
+    folder = new_folder(tmp_path / "run")
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        with recording(folder, NullMonitor(), digits(), "prune"):
+        with recording(folder, NullMonitor(), digits().label, "prune"):
             warnings.warn("slow disk", stacklevel=1)
         warnings.warn("afterwards", stacklevel=1)
     assert [str(one.message) for one in shown] == ["slow disk", "afterwards"]
-    told = [line for line in events(folder) if line["event"] == "warning"]
-    assert [(line["kind"], line["warning"]) for line in told] == [("UserWarning", "slow disk")]
+    logged = [line for line in events(folder) if line["event"] == "warning"]
+    assert [(line["kind"], line["warning"]) for line in logged] == [("UserWarning", "slow disk")]
 
 
-def test_a_disk_that_takes_no_more_ends_the_run_and_hides_no_other_error(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run_and_hides_no_other_error(tmp_path: Path) -> None:
     def record(name: str, error: Exception | None) -> None:
-        folder = begin(tmp_path / name)
-        with recording(folder, NullMonitor(), digits(), "prune") as monitor:
+        folder = new_folder(tmp_path / name)
+        with recording(folder, NullMonitor(), digits().label, "prune") as monitor:
             (folder / "log.jsonl").unlink()
             (folder / "log.jsonl").mkdir()
             if error:
@@ -157,7 +157,7 @@ def test_a_disk_that_takes_no_more_ends_the_run_and_hides_no_other_error(tmp_pat
     assert "cannot be written: Is a directory" in caught.value.__notes__[0]
 
 
-def test_a_resumed_run_adds_to_the_log_also_behind_a_line_that_was_cut(dense: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_appends_to_the_log_also_after_a_truncated_line(dense: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     recipe = digits(*ONE_EPOCH, "search.method=magnitude", "search.epochs=0", "data.limit=200")
     with pytest.raises(KeyboardInterrupt):
@@ -178,7 +178,7 @@ def test_a_resumed_run_adds_to_the_log_also_behind_a_line_that_was_cut(dense: Pa
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"schema_version": 2}', b"\xff\xfe", b"[" * 10_000])
 def test_a_damaged_progress_is_named(tmp_path: Path, content: bytes) -> None:
-    folder = begin(tmp_path / "run")
+    folder = new_folder(tmp_path / "run")
     assert read_progress(folder) is None
     (folder / "progress.json").write_bytes(content)
     with pytest.raises(RunFolderError, match=r"progress\.json is missing or damaged \(.*\); a --resume or an export"):

@@ -1,4 +1,4 @@
-"""How runs stand, asked from outside: `status` and `runs`."""
+"""Where runs stand, seen from other processes: `status` and `runs`."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import pytest
 from digits import digits
 
 from edcompress.cli import console
-from edcompress.cli.status_tables import span
+from edcompress.cli.status_tables import duration
 from edcompress.core.recipe.yaml_files import dump
 from edcompress.core.system.machine import process_identity
 from edcompress.runs.finding import find
@@ -33,7 +33,7 @@ from edcompress.core.system.monitor import NullMonitor
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.progress import recording
 
-with recording(RunFolder(Path(sys.argv[1])), NullMonitor(), read_recipe("digits"), "prune", checkpoint="my net.pt") as monitor:
+with recording(RunFolder(Path(sys.argv[1])), NullMonitor(), read_recipe("digits").label, "prune", weights="my net.pt") as monitor:
     monitor.epoch("search", 0, 3)
     for step in range(1, 20_000):
         monitor.step(step, 20_000, {"loss": 0.5, "energy": -1.5, "diversity": 0.25, "steps_per_s": 2.0})
@@ -41,22 +41,22 @@ with recording(RunFolder(Path(sys.argv[1])), NullMonitor(), read_recipe("digits"
 """
 
 
-def begun(path: Path, **progress: Any) -> RunFolder:
-    """A run folder, and what it says of itself; by default this process runs it."""
+def started(path: Path, **progress: Any) -> RunFolder:
+    """Return a run folder with its progress.json; by default this process runs it."""
     (path / "state").mkdir(parents=True)
     (path / "recipe.yaml").write_text(dump(digits()))
     here = Process(host=platform.node(), pid=os.getpid(), mark=process_identity(os.getpid()))
     now = datetime.now(UTC)
-    told = Progress(
+    progress_file = Progress(
         **{"verb": "prune", "checkpoint": "net.pt", "process": here, "began": now, "updated": now} | progress
     )
-    (path / "progress.json").write_text(told.model_dump_json())
+    (path / "progress.json").write_text(progress_file.model_dump_json())
     return RunFolder(path)
 
 
 @pytest.fixture
 def at_work(tmp_path: Path) -> Iterator[tuple[RunFolder, subprocess.Popen[bytes]]]:
-    """A run folder in which another process is in its first epoch."""
+    """Yield a run folder in which another process is in its first epoch."""
     folder = RunFolder(tmp_path / "runs" / "run")
     folder.state.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(dump(digits()))
@@ -70,7 +70,7 @@ def at_work(tmp_path: Path) -> Iterator[tuple[RunFolder, subprocess.Popen[bytes]
         process.kill()
 
 
-def test_a_run_is_told_while_another_process_works_on_it_and_when_that_is_killed(
+def test_status_shows_a_run_of_another_process_and_that_it_was_killed(
     cli, at_work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, process = at_work
@@ -79,7 +79,7 @@ def test_a_run_is_told_while_another_process_works_on_it_and_when_that_is_killed
     lines = dict(line.split(maxsplit=1) for line in asked.out.splitlines())
     assert asked.code == 0
     assert lines["state"].startswith("running for ")
-    assert f" s, process {process.pid}, last sign of life " in lines["state"]
+    assert f" s, process {process.pid}, last active " in lines["state"]
     assert lines["stage"].startswith("search, epoch 1 of 3, step ")
     assert lines["figures"].strip() == "loss 0.500, energy -1.50, diversity 0.25"
     assert lines["speed"].strip() == "128 images/s"
@@ -88,10 +88,10 @@ def test_a_run_is_told_while_another_process_works_on_it_and_when_that_is_killed
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert status_of(folder).state == "interrupted"  # not reaped yet
     process.wait()
-    told = cli("status", "runs/run")
-    assert "state       interrupted; last sign of life" in told.out
-    assert told.out.endswith(
-        "go on with:\n  edcompress prune 'my net.pt' --recipe runs/run/recipe.yaml -o runs/run --resume\n"
+    shown = cli("status", "runs/run")
+    assert "state       interrupted; last active" in shown.out
+    assert shown.out.endswith(
+        "continue with:\n  edcompress prune 'my net.pt' --recipe runs/run/recipe.yaml -o runs/run --resume\n"
     )
     found = json.loads(cli("status", "--json").out)
     assert (found["state"], found["progress"]["process"]["pid"]) == ("interrupted", process.pid)
@@ -100,29 +100,31 @@ def test_a_run_is_told_while_another_process_works_on_it_and_when_that_is_killed
 @pytest.mark.parametrize(
     ("changed", "state", "word"),
     [
-        ({"mark": "another boot/17"}, "interrupted", "interrupted; last sign"),
+        ({"mark": "another boot/17"}, "interrupted", "interrupted; last active"),
         (
             {"host": "elsewhere"},
             "unknown",
-            "on elsewhere, which cannot be asked from here; last sign of life 5 min ago",
+            "on elsewhere, whose processes are not visible from here; last active 5 min ago",
         ),
-        ({"mark": None}, "unknown", "cannot be asked from here"),
+        ({"mark": None}, "unknown", "are not visible from here"),
     ],
 )
-def test_a_number_that_another_process_has_now_is_not_taken_for_the_run(
+def test_a_process_number_that_was_reused_is_not_taken_for_the_run(
     cli, tmp_path: Path, changed: dict[str, Any], state: str, word: str
 ) -> None:
     here = Process(host=platform.node(), pid=os.getpid(), mark=process_identity(os.getpid()))
-    heard = datetime.now(UTC) - timedelta(minutes=5)
-    folder = begun(tmp_path / "run", process=here.model_copy(update=changed), updated=heard)
+    active = datetime.now(UTC) - timedelta(minutes=5)
+    folder = started(tmp_path / "run", process=here.model_copy(update=changed), updated=active)
     assert status_of(folder).state == state
-    assert (status_of(folder).command is None) == (state == "unknown")  # what may still run is not to be resumed
+    assert (status_of(folder).command is None) == (
+        state == "unknown"
+    )  # a run that may still be running is not to be resumed
     assert word in " ".join(cli("status", folder.path).out.split())
-    assert status_of(begun(tmp_path / "mine")).state == "running"
+    assert status_of(started(tmp_path / "mine")).state == "running"
 
 
-def test_what_failed_says_why_and_how_to_go_on(cli, finished: Path, tmp_path: Path) -> None:
-    pruning = begun(tmp_path / "run", state="failed", error="the loss became [nan]")
+def test_a_failed_run_says_why_and_how_to_continue(cli, finished: Path, tmp_path: Path) -> None:
+    pruning = started(tmp_path / "run", state="failed", error="the loss became [nan]")
     assert "failed 0 s ago: the loss became [nan]" in cli("status", pruning.path).out
     assert "--resume" in cli("status", pruning.path).out
     pruning.state.rmdir()  # without it --resume refuses the run
@@ -131,13 +133,13 @@ def test_what_failed_says_why_and_how_to_go_on(cli, finished: Path, tmp_path: Pa
     (finished / "progress.json").write_text(json.dumps(done | {"state": "failed", "error": "no room"}))
     said = cli("status", finished).out
     assert "export failed" in said
-    assert f"go on with:\n  edcompress export {finished}\n" in said
+    assert f"continue with:\n  edcompress export {finished}\n" in said
     assert "result      top-1 " in said
 
 
-def test_a_finished_run_says_what_it_came_to_also_one_of_an_earlier_version(cli, finished: Path) -> None:
+def test_a_finished_run_shows_its_result_also_if_an_earlier_version_made_it(cli, finished: Path) -> None:
     said = cli("status", finished)
-    assert (said.code, "go on with" in said.out) == (0, False)
+    assert (said.code, "continue with" in said.out) == (0, False)
     assert "state       export finished" in said.out
     (finished / "progress.json").unlink()
     status = status_of(RunFolder(finished))
@@ -150,9 +152,9 @@ def test_a_finished_run_says_what_it_came_to_also_one_of_an_earlier_version(cli,
     assert status_of(RunFolder(finished)).state == "unknown"
 
 
-def test_a_trial_is_told_inside_its_run(cli, tmp_path: Path) -> None:
-    outer = begun(tmp_path / "run", stage="trial 1: at most 50.0% of the MACs, from the dense network")
-    begun(outer.trials / "1-macs=0.5", phase="search", epoch=2, epochs=3, loss=0.5)
+def test_a_trial_is_shown_inside_its_run(cli, tmp_path: Path) -> None:
+    outer = started(tmp_path / "run", stage="trial 1: at most 50.0% of the MACs, from the dense network")
+    started(outer.trials / "1-macs=0.5", phase="search", epoch=2, epochs=3, loss=0.5)
     (outer.trials / "1-macs=0.5" / "state" / "snapshot-000000001.safetensors").touch()
     status = status_of(outer)
     assert status.trial is not None
@@ -163,10 +165,10 @@ def test_a_trial_is_told_inside_its_run(cli, tmp_path: Path) -> None:
     assert "search, epoch 2 of 3" in said
 
 
-def test_of_a_folder_of_runs_the_one_begun_last_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_folder_of_runs_the_one_started_last_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for age, name in ((300, "old"), (100, "s-sweep/target.macs=0.5"), (200, "s-sweep/target.macs=0.3")):
-        folder = begun(tmp_path / "runs" / name)
+        folder = started(tmp_path / "runs" / name)
         stamp = time.time() - age
         os.utime(folder / "recipe.yaml", (stamp, stamp))
     assert find(None).path == Path("runs/s-sweep/target.macs=0.5")
@@ -174,12 +176,12 @@ def test_of_a_folder_of_runs_the_one_begun_last_is_meant(tmp_path: Path, monkeyp
     assert find(Path("runs/old")).path == Path("runs/old")
 
 
-def test_runs_are_listed_with_what_they_came_to_and_damaged_ones_with_what_is_wrong(
+def test_runs_are_listed_with_their_results_and_damaged_ones_with_their_faults(
     cli, finished: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "runs"
     shutil.copytree(finished, root / "done")
-    begun(root / "going", updated=datetime.now(UTC) + timedelta(seconds=60))
+    started(root / "going", updated=datetime.now(UTC) + timedelta(seconds=60))
     shutil.copytree(finished, root / "cut")
     (root / "cut" / "report.json").write_text("{")
     shutil.copytree(finished, root / "emptied")
@@ -206,8 +208,8 @@ def test_runs_are_listed_with_what_they_came_to_and_damaged_ones_with_what_is_wr
     assert [one.run for one in list_runs(root)] == [one["run"] for one in found]
 
 
-def test_a_damaged_progress_is_told_and_not_raised(cli, tmp_path: Path) -> None:
-    folder = begun(tmp_path / "run")
+def test_a_damaged_progress_is_shown_and_not_raised(cli, tmp_path: Path) -> None:
+    folder = started(tmp_path / "run")
     (folder / "progress.json").write_text('{"verb": "prune"')
     said = cli("status", folder.path)
     assert (said.code, status_of(folder).state) == (0, "damaged")
@@ -215,7 +217,7 @@ def test_a_damaged_progress_is_told_and_not_raised(cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 60])
-def test_what_is_said_fits_the_columns_without_colour_and_cuts_nothing(
+def test_output_fits_the_columns_without_colour_and_cuts_nothing(
     cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     name = "a-name-of-a-run-that-is-longer-than-any-column-of-any-table-could-be-[x]"
@@ -227,7 +229,7 @@ def test_what_is_said_fits_the_columns_without_colour_and_cuts_nothing(
         "phase_left_s": 1e5,
         "training_left_s": 2e5,
     }
-    begun(tmp_path / name, phase="search", epoch=1, epochs=2, **figures)
+    started(tmp_path / name, phase="search", epoch=1, epochs=2, **figures)
     monkeypatch.setattr(console.out, "width", width)
     monkeypatch.chdir(tmp_path)
     for command in ("status", "runs"):
@@ -243,12 +245,12 @@ def test_what_is_said_fits_the_columns_without_colour_and_cuts_nothing(
     [(0.4, "0 s"), (59.4, "59 s"), (59.7, "1 min"), (90, "2 min"), (3569, "59 min"), (3599, "1 h"), (3600, "1 h"),
      (12_000, "3 h 20 min"), (86_390, "1 d"), (90_000, "1 d 1 h")],
 )  # fmt: skip
-def test_spans_of_time_are_short(seconds: float, text: str) -> None:
-    assert span(seconds) == text
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 @pytest.mark.integration
-def test_a_real_run_is_told_from_another_process_in_search_and_fine_tuning(
+def test_a_real_run_is_visible_from_another_process_in_search_and_fine_tuning(
     start, process, quick, dense: Path, tmp_path: Path
 ) -> None:
     options = quick("search.epochs=3", "finetune.epochs=3", "search.evolve_every=1")
@@ -268,7 +270,7 @@ def test_a_real_run_is_told_from_another_process_in_search_and_fine_tuning(
 
 
 @pytest.mark.parametrize("damage", ["macs", "total"])
-def test_figures_of_nothing_hide_no_other_run(cli: Any, finished: Path, damage: str) -> None:
+def test_a_report_over_no_images_hides_no_other_run(cli: Any, finished: Path, damage: str) -> None:
     report = json.loads((finished / "report.json").read_text())
     place = report["dense"]["size"] if damage == "macs" else report["pruned"]["accuracy"]["top1"]
     place[damage] = 0

@@ -23,6 +23,6 @@ def test_shares_of_layers_that_waited_are_warned_of(
 def test_a_target_in_time_warns_of_a_dense_network_that_was_timed_beside_other_work() -> None:
     assert waiting_warning(None) is None
     assert waiting_warning(LatencyTable(layers=(), milliseconds=3.0, lost=0.05)) is None
-    assert "waited for their cores for 30% of the time" in (
+    assert "other processes had the cores for 30% of the measured time: a target in time" in (
         waiting_warning(LatencyTable(layers=(), milliseconds=3.0, lost=0.3)) or ""
     )

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edcompress.core.recipe.deployment import Gate
+from edcompress.core.recipe.gate import Gate
 from edcompress.runs.folder import RunFolder
 
 LOOSE = ("--max-top1-drop", "1", "--min-speedup", "0.001")
@@ -73,7 +73,7 @@ def test_a_limit_by_its_bound_is_harder_to_meet(cli, finished: Path) -> None:
     assert cli("gate", finished, "--max-top1-drop", "0.025").code == 0
     failed = cli("gate", finished, "--max-top1-drop", "0.025", "--confidence", "bound")
     assert failed.code == 1
-    assert "its bad end is held" in failed.out
+    assert "its worse end is compared" in failed.out
     assert "McNemar's exact p = 0.3" in failed.out
     assert cli("gate", finished, "--max-top1-drop", "0.025", "--confidence", "bound", "--level", "0.5").code == 0
 
@@ -136,7 +136,7 @@ def test_a_limit_on_regressions_wants_a_baseline(cli, finished: Path) -> None:
     """No error: the first run of a CI has none yet."""
     ended = cli("gate", finished, "--max-top1-drop", 1, "--max-size-regression", 0.1)
     assert ended.code in (0, 1)
-    assert "--max-size-regression is held beside another run; without --baseline it holds nothing" in " ".join(
+    assert "--max-size-regression compares two runs; without --baseline it checks nothing" in " ".join(
         ended.err.split()
     )
 
@@ -148,9 +148,12 @@ def test_a_baseline_that_cannot_be_used_is_refused_by_name(cli, finished: Path, 
     before = (finished / "report.json").read_bytes()
     for changes, words in (
         ({"tested_on": images | {"dataset": "cifar10"}}, "images of cifar10"),
-        ({"tested_on": images | {"pixels_sha256": "0" * 32}}, ": pixels differ; compare runs of the same test images"),
+        (
+            {"tested_on": images | {"pixels_sha256": "0" * 32}},
+            ": pixels differ; compare runs with the same test images",
+        ),
         ({"tested_on": None}, "the baseline has no record of its test images; run `edcompress export --onnx`"),
-        ({"schema_version": 2}, "base.json has schema_version 2, this edcompress reads another"),
+        ({"schema_version": 2}, "base.json has schema_version 2, which this version cannot read"),
     ):
         rewritten(base, **changes)
         ended = cli("gate", finished, *BESIDE, "--baseline", base)
@@ -169,9 +172,7 @@ def test_a_report_of_an_earlier_version_is_to_be_exported_again(cli, finished: P
     report.write_text(json.dumps(content))
     ended = cli("gate", finished, *LOOSE)
     assert ended.code == 2
-    assert (
-        "no accuracy of the ONNX files yet to hold against max_top1_drop; run `edcompress export --onnx`" in ended.err
-    )
+    assert "no accuracy of the ONNX files yet, which max_top1_drop needs; run `edcompress export --onnx`" in ended.err
     recipe = (finished / "recipe.yaml").read_text()
     (finished / "recipe.yaml").write_text(recipe.replace("max_top1_drop: 0.03", "max_top1_drop: null"))
     assert cli("gate", finished, "--min-speedup", "0.001").code == 0

@@ -149,6 +149,6 @@ def test_the_run_itself_is_never_the_place_of_the_second(cli, quick, first: Path
     assert (ended.code, "is the run to be pruned again; choose another" in ended.err) == (2, True)
     assert outcome(run) == outcome(first)
     (tmp_path / "second").mkdir()
-    assert "exists; go on with --resume" in cli("prune", run, *options, "-o", tmp_path / "second").err
+    assert "exists; continue with --resume" in cli("prune", run, *options, "-o", tmp_path / "second").err
     assert cli("prune", run, *options, "-o", tmp_path / "second", "--force").code == 0
     assert outcome(run) == outcome(first)

@@ -142,7 +142,7 @@ def test_a_point_of_another_checkpoint_is_not_gone_on_with(cli: Cli, tmp_path: P
     (point / "recipe.yaml").write_text(dump(read_recipe("digits", ["target.macs=0.7"])))
     with (
         pytest.raises(KeyboardInterrupt),
-        recording(point, NullMonitor(), read_recipe("digits"), "prune", checkpoint="a.pt"),
+        recording(point, NullMonitor(), read_recipe("digits").label, "prune", weights="a.pt"),
     ):
         raise KeyboardInterrupt  # before the first point was done, and with it a sweep.json
     for checkpoint in ([tmp_path / "b.pt"], []):

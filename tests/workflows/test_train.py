@@ -197,7 +197,7 @@ def test_a_signal_saves_what_was_trained_and_says_how_to_go_on(
         process.send_signal(sign)
         _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
-    assert "interrupted: what was computed is saved; go on with the same command and --resume\n" in err
+    assert "interrupted: what was computed is saved; continue with the same command and --resume\n" in err
     done = load_checkpoint(unfinished(path))["epoch"]
     assert 0 < done < 200
     assert not path.exists()

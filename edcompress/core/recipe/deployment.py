@@ -1,4 +1,4 @@
-"""Recipe sections: export, benchmark and gate."""
+"""Recipe sections: export and benchmark."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
-from edcompress.core.frozen import Fraction, Section, Unit
+from edcompress.core.frozen import Section
 
 
 def _in_opset_range(opset: int) -> int:
@@ -104,49 +104,3 @@ class Benchmark(Section):
 
 SPEEDUP_LEVEL = 0.95
 """Confidence level at which the interval of a speed-up is measured."""
-
-
-class Gate(Section):
-    """The limits that `edcompress gate` holds a run to; null switches a limit off."""
-
-    min_top1: Unit | None = Field(None, description="top-1 of pruned.onnx, whatever the dense network's is")
-    max_top1_drop: Unit | None = Field(0.01, description="dense minus pruned top-1, absolute")
-    max_top5_drop: Unit | None = Field(None, description="dense minus pruned top-5, absolute")
-    max_class_drop: Unit | None = Field(
-        None,
-        description="dense minus pruned recall of the class that loses most, absolute; one image of a class of 20 is 0.05",
-    )
-    min_agreement: Unit | None = Field(
-        None, description="share of the test images to which both ONNX files give the same class"
-    )
-    min_speedup: float | None = Field(1.0, gt=0.0, description="dense over pruned p50 latency")
-    max_latency_ms: float | None = Field(None, gt=0.0, description="p50 latency of pruned.onnx, in milliseconds")
-    max_size_ratio: Fraction | None = Field(None, description="pruned over dense bytes of the ONNX files")
-    max_size_bytes: int | None = Field(None, gt=0, description="bytes of pruned.onnx")
-    max_parity: float | None = Field(
-        1e-4, gt=0.0, description="largest logit difference of ONNX and PyTorch, relative to their scale"
-    )
-    confidence: Literal["estimate", "bound"] = Field(
-        "estimate",
-        description="of the drops and the speed-up, what a limit is held against: the estimate, or the bad end of its interval",
-    )
-    level: float = Field(0.95, ge=0.5, lt=1.0, description="confidence level of the intervals")
-    disturbed: Literal["bound", "fail", "allow"] = Field(
-        "bound",
-        description="where latencies waited for their cores for over 5 % of the time: the worst that the speed-up may be is held, such"
-        " limits fail, or they are held as if nothing had waited",
-    )
-    allow_weak_dense: bool = Field(
-        False,
-        description="pass also where the dense network (with model.reset_head the pruned one) is not surely above chance",
-    )
-    allow_unheld: bool = Field(
-        False, description="pass also where every limit had to be skipped, so that nothing was held"
-    )
-    max_top1_regression: Unit | None = Field(0.01, description="gate --baseline: its pruned top-1 minus this one's")
-    max_latency_regression: float | None = Field(
-        0.1, ge=0.0, description="gate --baseline: by what share pruned.onnx may be slower than its"
-    )
-    max_size_regression: float | None = Field(
-        0.05, ge=0.0, description="gate --baseline: by what share pruned.onnx may be larger than its"
-    )

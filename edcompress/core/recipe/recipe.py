@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from edcompress.core.frozen import Section
 from edcompress.core.recipe.data import Data
-from edcompress.core.recipe.deployment import SPEEDUP_LEVEL, Benchmark, Export, Gate
+from edcompress.core.recipe.deployment import SPEEDUP_LEVEL, Benchmark, Export
+from edcompress.core.recipe.gate import Gate
 from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.recipe.training import Checkpoints, TrainingConfig
+
+
+class RecipeLabel(NamedTuple):
+    """What logs and progress say of a recipe: its name and digest, the images of a step, and the epochs of search and fine-tuning."""
+
+    name: str
+    digest: str
+    step_images: int
+    total_epochs: int
 
 
 class Recipe(Section):
@@ -66,7 +76,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _speedup_has_the_level(self) -> Self:
         gate = self.gate
-        if gate.confidence == "bound" and gate.min_speedup is not None and gate.level != SPEEDUP_LEVEL:
+        if gate.confidence == "bound" and "min_speedup" in gate.limits and gate.level != SPEEDUP_LEVEL:
             raise ValueError(
                 f"gate.min_speedup has a bound only at level {SPEEDUP_LEVEL:g}, and gate.level is {gate.level:g}; set the level to "
                 f"{SPEEDUP_LEVEL:g}, or gate.min_speedup to null"
@@ -113,6 +123,11 @@ class Recipe(Section):
     def share_target(self) -> Target | None:
         """The target of a single search, a share or a time; None for a drop in accuracy, whose trials set their own."""
         return None if self.target is None or self.target.max_top1_drop is not None else self.target
+
+    @property
+    def label(self) -> RecipeLabel:
+        """What logs and progress say of the recipe."""
+        return RecipeLabel(self.name, self.digest, self.data.step_images, self.total_epochs)
 
     @property
     def network_spec(self) -> NetworkSpec:

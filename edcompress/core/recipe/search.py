@@ -37,8 +37,8 @@ class Search(Section):
 
     method: Annotated[str, registry.one_of(METHODS)] = Field(
         "edropout",
-        description="edropout; or a control: gradual_magnitude tightens the budget over the search epochs too, the others choose once"
-        " and spend the search epochs on fine-tuning (global ones and lamp choose widths too; plan: the channels of search.plan)",
+        description="edropout, or a method to compare it with: gradual_magnitude also tightens the budget over the search epochs; the"
+        " others choose once and spend the search epochs on fine-tuning (the global ones and lamp choose widths, too)",
     )
     options: Mapping[str, Any] = Field(
         {}, validate_default=True, description="keys that only this method has; the shipped methods have none"
@@ -48,23 +48,23 @@ class Search(Section):
     population: int = Field(8, ge=4, le=256, description="S, states that compete")
     genes: Literal["widths", "channels"] = Field(
         "widths",
-        description="what evolves: the widths of groups, whose channels importance chooses, or channel bits (the paper)",
+        description="what evolves: the widths of groups, whose channels are chosen by importance, or channel bits (the paper)",
     )
     init: Literal["importance", "bernoulli"] = Field(
         "importance",
-        description="the first channel bits; where they evolve, also which channels the repair drops or takes back: those of least or"
-        " most importance, or any",
+        description="how the first channel bits are chosen; where bits evolve, also which channels the repair drops and takes back: the"
+        " least and the most important, or random ones",
     )
     keep_probability: Fraction = Field(
-        0.5, description="p of the Bernoulli start; the share kept where there is no target"
+        0.5, description="p of the Bernoulli start; without a target, the share of channels that is kept"
     )
     mutation_factor: Unit = Field(0.9, description="F of the evolution of channel bits")
     crossover_rate: Unit = Field(0.9, description="CR of either evolution")
     width_factor: float = Field(0.3, ge=0.0, le=2.0, description="F of the evolution of widths, on their logarithms")
     width_prior: Unit = Field(
         0.0,
-        description="the first widths vary as (parameters / cost of the group) to this power: where channels are cheap more are kept;"
-        " 0: the same share of every group",
+        description="the first widths are proportional to (parameters / cost of the group) to this power, so that more channels are kept"
+        " where they are cheap; 0: the same share of every group",
     )
     width_spread: float = Field(
         0.4, ge=0.0, le=2.0, description="standard deviation of the logarithm of the first widths"
@@ -73,25 +73,26 @@ class Search(Section):
         0.1,
         ge=0.0,
         le=2.0,
-        description="standard deviation of the noise on the logarithm of a child's widths; it falls to 0 by when the target is reached",
+        description="standard deviation of the noise on the logarithm of a child's widths; it falls to 0 as the budget reaches the target",
     )
     energy: Energy = Field(
         "margin",
-        description="what states compete by: best wrong logit minus right one, the same over the logits' spread, or the loss",
+        description="what states are compared by: the best wrong logit minus the right one, the same over the spread of the logits, or the"
+        " loss",
     )
     evolve_every: int | None = Field(
         None,
         ge=1,
-        description="training steps per generation; null: as many as train 16 images for each that scores"
+        description="training steps per generation; null: as many as train on 16 images per image that scores"
         " (with `score_batch` 32, 4 steps of 128 images or 16 of 32)",
     )
     score_batch: int | None = Field(
-        32, ge=2, description="images of a step's batch that score states, at most all of them; null: all, as published"
+        32, ge=2, description="how many images of a training batch score states, at most all; null: all, as published"
     )
     parent_energies: Literal["rescored", "stored"] = Field(
         "rescored",
-        description="a child competes with its parent's energy on the same batch, or with the one stored when the parent was"
-        " born (as published: half the scoring, but of older weights)",
+        description="a child is compared with its parent's energy on the same batch, or with the one stored when the parent was"
+        " created (as published: half the scoring, but of older weights)",
     )
     anneal: Unit = Field(
         0.45,

@@ -12,22 +12,22 @@ TargetKind = Literal["macs", "params", "channels", "latency"]
 
 
 class Target(Section):
-    """How small the network shall become: one fraction of the dense network, of one kind, or how much accuracy it may lose."""
+    """How small the network is to become: a fraction of the dense network, of one kind, or how much accuracy it may lose."""
 
-    macs: Fraction | None = Field(None, description="share of the multiply-accumulates to keep at most")
-    params: Fraction | None = Field(None, description="share of the parameters to keep at most")
-    channels: Fraction | None = Field(None, description="share of the prunable channels to keep at most")
+    macs: Fraction | None = Field(None, description="largest share of the multiply-accumulates to keep")
+    params: Fraction | None = Field(None, description="largest share of the parameters to keep")
+    channels: Fraction | None = Field(None, description="largest share of the prunable channels to keep")
     latency: Fraction | None = Field(
-        None, description="share of the median time in onnxruntime, measured as `benchmark` says"
+        None, description="largest share of the median time in onnxruntime, measured as `benchmark` says"
     )
-    latency_ms: float | None = Field(None, gt=0.0, description="the median time in onnxruntime, in milliseconds")
+    latency_ms: float | None = Field(None, gt=0.0, description="longest median time in onnxruntime, in milliseconds")
     max_top1_drop: float | None = Field(
         None,
         ge=0.0,
         lt=1.0,
-        description="the smallest network within this drop of top-1 (absolute) on the held-out images, found by trials",
+        description="largest drop of top-1 (absolute) on the held-out images; the smallest network within it is found by trials",
     )
-    trials: int = Field(5, ge=1, le=12, description="max_top1_drop only: networks that are pruned and fine-tuned")
+    trials: int = Field(5, ge=1, le=12, description="max_top1_drop only: how many networks are pruned and fine-tuned")
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
@@ -40,38 +40,39 @@ class Target(Section):
 
     @property
     def kind(self) -> TargetKind:
-        """Of what a share was asked for; a drop of accuracy has none."""
-        assert self.max_top1_drop is None
+        """The kind of cost that the target limits; ValueError for a drop of accuracy, which has none."""
+        if self.max_top1_drop is not None:
+            raise ValueError("target.max_top1_drop is not a share of one kind")
         kinds: tuple[TargetKind, ...] = ("macs", "params", "channels")
         return next((kind for kind in kinds if getattr(self, kind) is not None), "latency")
 
     @property
     def fraction(self) -> float:
-        """The share of the dense network to keep, in (0, 1]; a target in milliseconds has one once the network was measured."""
+        """The share of the dense network to keep, in (0, 1]; a target in milliseconds has one after `of_dense`."""
         value = getattr(self, self.kind)
-        assert isinstance(value, float), "Target.of_dense gives milliseconds their share"
+        assert isinstance(value, float)
         return value
 
     def of_dense(self, milliseconds: float) -> Target:
-        """The target as a share, for a dense network that takes so long."""
+        """Return the target as a share, for a dense network that takes so many milliseconds."""
         return self if self.latency_ms is None else Target(latency=min(1.0, self.latency_ms / milliseconds))
 
 
 class Constraints(Section):
-    """What every state must satisfy besides the target."""
+    """What every state must satisfy in addition to the target."""
 
     round_to: int | None = Field(
         None,
         ge=1,
         le=256,
         description="kept channels per group are a multiple of this, or all (grouped convolutions, group norms: as many whole groups as "
-        "hold it); null: 32, halved until the target is in easy reach and some widths come near to it",
+        "hold it); null: 32, halved until the target is easy to reach and some widths come near to it",
     )
     min_channels: int = Field(1, ge=1, description="fewest channels a group keeps")
     min_ratio: Unit = Field(0.1, description="smallest share of its channels a group keeps")
     ignore: tuple[str, ...] = Field((), description="globs of layer names that stay as they are, e.g. 'layer4.*'")
     only: tuple[str, ...] = Field(
-        (), description="globs of layer names; if given, all that touches none of these stays as it is"
+        (), description="globs of layer names; if given, only groups that touch one of these layers are pruned"
     )
 
     def with_round_to(self, step: int) -> Self:

@@ -1,4 +1,4 @@
-"""Schema of what inspect finds."""
+"""Schema of the result of `inspect`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from edcompress.core.results.measures import Size
 
 
 class GroupSummary(Value):
-    """A group of channels that go together, how many layers it touches, and what share of the network's cost those have.
+    """A group of channels that are removed together, the number of its layers, and their share of the network's cost.
 
-    A channel stands for `block` channels of a layer, or more; `locked` is the reason why none can go, or None.
+    Attributes:
+        name: The layer that gives the group its name.
+        channels: The number of channels that can be removed one by one.
+        block: The channels of a layer for which each of them stands, at least.
+        layers: The number of layers that the group touches.
+        macs: The share of the network's multiply-accumulates in these layers.
+        params: The share of the network's parameters in these layers.
+        locked: The reason why no channel can be removed; None where they can.
     """
 
     name: str
@@ -24,7 +31,7 @@ class GroupSummary(Value):
 
 
 class LayerShare(Value):
-    """A layer's share of the network's measured time in onnxruntime, and of its multiply-accumulates; "" is outside all layers."""
+    """A layer's share of the network's time in onnxruntime, and of its multiply-accumulates; the name "" is for time outside all layers."""
 
     name: str
     time: float
@@ -32,10 +39,16 @@ class LayerShare(Value):
 
 
 class Inspection(Value):
-    """What can be pruned of a network before anything is trained.
+    """The parts of a network that can be pruned, found before any training.
 
-    `smallest` holds the least share of macs and of params that the constraints leave; `round_to` is the step of the widths; `layers`
-    is empty unless their time was asked for.
+    Attributes:
+        network: Its name.
+        size: Its cost.
+        groups: Its groups of channels, those that are locked too.
+        smallest: The smallest share of macs and of params that the constraints allow.
+        round_to: The multiple to which widths are rounded.
+        warnings: Remarks on figures that may mislead.
+        layers: The layers' shares of the measured time; empty unless they were measured.
     """
 
     network: str

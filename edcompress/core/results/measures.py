@@ -1,4 +1,4 @@
-"""Measured values: accuracy, size, latency of a model, and how far two models are apart. `edcompress.results` composes them.
+"""Measured values: accuracy, size and latency of a model, and the difference between two models.
 
 Accuracies and ratios are fractions in [0, 1]; units stand in the names; `macs` counts multiply-accumulates.
 """
@@ -14,21 +14,21 @@ from pydantic import Field, model_validator
 from edcompress.core.frozen import Value
 
 MOST_WAITED = 0.05
-"""Share of the measured time that threads may have waited for their cores: beyond it their times are not to be trusted."""
+"""The largest share of the measured time that threads may wait for their cores; beyond it their times are not trusted."""
 
 TOLERANCE = 1e-4
-"""Largest difference of two proved models' logits, relative to the logits' largest magnitude."""
+"""The largest difference between the logits of two models that are proved equal, relative to the logits' largest magnitude."""
 
 Number = Annotated[int, Field(ge=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(gt=1e-9, lt=1e12)]
-"""Of a call: a millionth of a nanosecond is no time that was measured."""
+"""The time of a call; the bounds exclude values that nobody can have measured."""
 
 
 class Rate(Value):
-    """So many images in so many seconds of wall time."""
+    """A number of images in a number of seconds of wall time."""
 
     images: int
     seconds: float
@@ -40,7 +40,7 @@ class Rate(Value):
 
 
 class Count(Value):
-    """How many of `total` images were classified correctly."""
+    """The number of images, of `total`, that were classified correctly."""
 
     correct: Number
     total: Number
@@ -53,14 +53,14 @@ class Count(Value):
 
     @property
     def fraction(self) -> float:
-        """Share of correct images in [0, 1]; NaN of no images."""
+        """The share of correct images in [0, 1]; NaN without images."""
         return self.correct / self.total if self.total else math.nan
 
 
 class Accuracy(Value):
     """Top-1 and top-5 counts over one data set.
 
-    `chance` is the share that would be right if the same answers were dealt out to the images at random; None where it was not counted.
+    `chance` is the share that would be right if the same answers were assigned to the images at random; None where it was not counted.
     """
 
     top1: Count
@@ -71,14 +71,14 @@ class Accuracy(Value):
     def _of_the_same_images(self) -> Self:
         if self.top1.total != self.top5.total or self.top1.correct > self.top5.correct:
             raise ValueError(
-                f"top1 has {self.top1.correct} of {self.top1.total} right and top5 {self.top5.correct} of {self.top5.total}: who is "
-                "right in the first is among the five"
+                f"top1 has {self.top1.correct} of {self.top1.total} right and top5 {self.top5.correct} of {self.top5.total}: an image that "
+                "is right in top1 is right in top5"
             )
         return self
 
 
 class Pairs(Value):
-    """Of the same images, how many the dense network and another one classify correctly: both, one of them only, and neither."""
+    """Counts of images that the dense network and another one classify correctly: both, only one of them, and neither."""
 
     both: Number
     dense_only: Number
@@ -87,12 +87,12 @@ class Pairs(Value):
 
     @property
     def total(self) -> int:
-        """All images."""
+        """The number of all images."""
         return self.both + self.dense_only + self.other_only + self.neither
 
 
 class Paired(Value):
-    """A model beside the dense one on the same images; `same_class` counts those to which both give the same top class."""
+    """A model compared with the dense one on the same images; `same_class` counts those to which both give the same top class."""
 
     top1: Pairs
     top5: Pairs
@@ -105,19 +105,19 @@ class Paired(Value):
             raise ValueError(f"top1 pairs {images} images and top5 {self.top5.total}")
         if not self.top1.both <= self.same_class <= images - self.top1.dense_only - self.top1.other_only:
             raise ValueError(
-                f"same_class is {self.same_class}, and of {images} images both are right on {self.top1.both} and one alone on "
+                f"same_class is {self.same_class}, but of {images} images both are right on {self.top1.both} and only one on "
                 f"{self.top1.dense_only + self.top1.other_only}"
             )
         return self
 
     @property
     def agreement(self) -> float:
-        """Share of the images with the same top class in [0, 1]."""
+        """The share of the images with the same top class, in [0, 1]."""
         return self.same_class / self.top1.total
 
 
 class Recalls(Value):
-    """Of each class, in index order: its test images, how many of them are right, and how many images in all were given this class."""
+    """Counts per class, in index order: its test images, those of them that are right, and all images that were given this class."""
 
     images: tuple[Number, ...]
     right: tuple[Number, ...]
@@ -129,14 +129,14 @@ class Recalls(Value):
             raise ValueError(
                 f"{len(self.images)} classes have images, {len(self.right)} right ones and {len(self.given)} given ones"
             )
-        for place, (images, right, given) in enumerate(zip(self.images, self.right, self.given, strict=True)):
+        for number, (images, right, given) in enumerate(zip(self.images, self.right, self.given, strict=True)):
             if right > min(images, given):
-                raise ValueError(f"class {place} has {right} right of {images} images, and was given to {given}")
+                raise ValueError(f"class {number} has {right} right of {images} images, and was given to {given}")
         return self
 
 
 class Size(Value):
-    """What a network costs for one image: parameters, multiply-accumulates, and bytes of its ONNX file once exported."""
+    """The cost of a network for one image: parameters, multiply-accumulates, and bytes of its ONNX file once exported."""
 
     params: Number
     macs: Number
@@ -144,7 +144,7 @@ class Size(Value):
 
 
 class Interval(Value):
-    """An estimate, and the bounds that hold the true value in the share `confidence` of all measurements."""
+    """An estimate, and the bounds that contain the true value in the share `confidence` of all measurements."""
 
     estimate: Finite
     low: Finite
@@ -161,9 +161,15 @@ class Interval(Value):
 
 
 class Environment(Value):
-    """What a latency was measured on: `cores` are those that the threads were pinned to, none where the system pins nothing.
+    """The machine and software on which a latency was measured.
 
-    `governor` steers their clock rate; None where the system names none, as virtual machines do.
+    Attributes:
+        processor: The CPU's model name.
+        cores: The cores to which the threads were pinned; empty where the system cannot pin them.
+        governor: The governor of their clock rate; None where the system has none, as in virtual machines.
+        system: The operating system.
+        python: The version of Python.
+        onnxruntime: The version of onnxruntime.
     """
 
     processor: str
@@ -175,14 +181,16 @@ class Environment(Value):
 
 
 class Latency(Value):
-    """Percentiles, in milliseconds, of `n` onnxruntime calls at one batch size, from some fresh `processes`.
+    """Percentiles, in milliseconds, of `n` onnxruntime calls at one batch size, from a number of fresh `processes`.
 
-    `speedup` is how many times faster the median call is than that of the first model measured beside it; None for that one.
-    `peak_bytes` is the most resident memory of a process that opened and ran this model alone, less what it held before it opened the
-    file; None where the system does not tell.
-    `waited` is the share of the time of the whole measurement in which its threads were ready to run and did not, since other processes
-    had their cores or a CPU quota stopped them; `throttled` the share of the quota's periods in which it stopped them. Both are the mean
-    over the processes; None where the system does not tell, and where there is no quota.
+    Attributes:
+        speedup: The factor by which the median call is faster than that of the first model of the measurement; None for that model.
+        peak_bytes: The peak resident memory of a process that opened and ran only this model, less its memory before opening the file;
+            None where the system does not say.
+        waited: The share of the measurement's time in which its threads were ready to run but did not, since other processes had their
+            cores or a CPU quota stopped them; the mean over the processes. None where the system does not say.
+        throttled: The share of the quota's periods in which it stopped the threads; the mean over the processes. None without a quota.
+        environment: The machine and software; None in reports by earlier versions.
     """
 
     p50: Milliseconds
@@ -202,21 +210,28 @@ class Latency(Value):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if not self.p50 <= self.p90 <= self.p99:
-            raise ValueError(f"p50, p90 and p99 fall: {self.p50:g}, {self.p90:g}, {self.p99:g} ms")
+            raise ValueError(
+                f"p50, p90 and p99 are not in ascending order: {self.p50:g}, {self.p90:g}, {self.p99:g} ms"
+            )
         return self
 
     @property
     def lost(self) -> float:
-        """The share of the time that is known to be lost; of a system that tells no waiting, of the periods that a quota cut short."""
+        """The known share of lost time: `waited`, or where the system does not report it, `throttled`."""
         return (self.throttled if self.waited is None else self.waited) or 0.0
 
 
 class ModelResult(Value):
-    """All that is known of one model; what has not been measured yet is None.
+    """All measurements of one model; None for those not made yet.
 
-    `accuracy` is of the PyTorch network, `onnx_accuracy` of the ONNX file in onnxruntime, `recalls` the file's class by class, and `paired`
-    its images beside the dense network's file.
-    `more_latency_ms` is of the further batch sizes and threads, where the recipe lists several.
+    Attributes:
+        accuracy: Of the PyTorch network.
+        size: Its cost.
+        latency_ms: Of the ONNX file, at the first batch size and number of threads of the recipe.
+        onnx_accuracy: Of the ONNX file in onnxruntime.
+        paired: The ONNX file compared with the dense network's, image by image.
+        recalls: Of the ONNX file, class by class.
+        more_latency_ms: Of the ONNX file, at the recipe's other batch sizes and numbers of threads.
     """
 
     accuracy: Accuracy
@@ -229,7 +244,7 @@ class ModelResult(Value):
 
     @property
     def latencies(self) -> tuple[Latency, ...]:
-        """All that were measured, the first setting's first."""
+        """All measured latencies, that of the first setting first."""
         return (self.latency_ms, *self.more_latency_ms) if self.latency_ms else ()
 
     def with_onnx(
@@ -259,9 +274,9 @@ class ModelResult(Value):
 
 
 class Proof(Value):
-    """Largest absolute difference of two models' logits on the same images, and the logits' largest magnitude `scale`.
+    """The largest absolute difference between two models' logits on the same images, and the logits' largest magnitude `scale`.
 
-    Of ONNX files also the mean absolute difference, and on how many of the images both models' best class is the same.
+    For ONNX files also the mean absolute difference, and the number of images for which both models' top class is the same.
     """
 
     max_abs_diff: float
@@ -274,8 +289,8 @@ class Proof(Value):
     def _of_magnitudes(self) -> Self:
         for name in ("max_abs_diff", "scale", "mean_abs_diff"):
             value = getattr(self, name)
-            if value is not None and value < 0:  # NaN is what logits of NaN give, and a proof of them fails
-                raise ValueError(f"{name} is {value:g}, and no magnitude is negative")
+            if value is not None and value < 0:  # NaN comes from logits of NaN, of which a proof fails
+                raise ValueError(f"{name} is {value:g}, but a magnitude is not negative")
         return self
 
     @property
@@ -285,7 +300,7 @@ class Proof(Value):
 
 
 class Proofs(Value):
-    """The equalities of one run, in the order in which they are established."""
+    """The proofs of equality of one run, in the order in which they are made."""
 
     masked_vs_pruned: Proof
     pruned_vs_reloaded: Proof

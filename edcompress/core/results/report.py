@@ -1,24 +1,24 @@
-"""What runs come to, and the schema of report.json (`Report`), in the units of `edcompress.measures`."""
+"""Schema of report.json and sweep.json, in the units of `edcompress.core.results.measures`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
 from edcompress.core.frozen import Value
 from edcompress.core.recipe.data import Interpolation, Orientation
-from edcompress.core.recipe.deployment import Gate
+from edcompress.core.recipe.gate import Gate
 from edcompress.core.results.measures import Count, Interval, Latency, ModelResult, Proof, Proofs
 from edcompress.core.results.verdict import Verdict
 
 TOP5 = 5
-"""Classes among which every image is right in the top five."""
+"""The number of classes up to which every image is right in the top five."""
 
 
 class Preprocessing(Value):
-    """What is done to an image before the network sees it; it travels in the ONNX files and the model card.
+    """The steps from an image to the network's input, stored in the ONNX files and in the model card.
 
     First a file is turned as its EXIF says, where `exif_orientation` is "apply"; it is None in files by earlier versions, which read
     images as stored. `resize` is the short side in pixels before the centre crop to the square of `image_size`; without it the image is
@@ -42,7 +42,7 @@ VariantName = Literal["fp16", "int8"]
 
 
 class Variant(Value):
-    """A file made of pruned.onnx in another precision, measured beside it; `parity` holds it against the PyTorch network in fp32."""
+    """A version of pruned.onnx in another precision, measured beside it; `parity` compares it with the PyTorch network in fp32."""
 
     file: str
     measured: ModelResult
@@ -50,17 +50,22 @@ class Variant(Value):
 
 
 class Shipping(Value):
-    """The file to ship, None where none is inside the gate's limits, and why."""
+    """The file to ship, None where none is within the gate's limits, and the reason."""
 
     file: str | None
     why: str
 
 
 class TargetResult(Value):
-    """The share of the dense network that was asked for, and the share that is physically left (of its MACs, without a target).
+    """The target, and the result.
 
-    Of latency it is the share that was measured after surgery, and `predicted` what the search went by. Of max_top1_drop it is the drop
-    on the images that judge. The kept channels of a group are a multiple of `round_to`, or all that there were.
+    Attributes:
+        kind: The quantity that the target limits; "none" without a target.
+        asked: The share of the dense network to keep, or for max_top1_drop the allowed drop.
+        achieved: The share that is left after surgery (of the MACs, without a target); for latency as measured, for max_top1_drop the
+            drop on the images that judge.
+        predicted: For latency, the share that the search predicted.
+        round_to: The kept channels of a group are a multiple of this, or all channels.
     """
 
     kind: Literal["macs", "params", "channels", "latency", "max_top1_drop", "none"]
@@ -71,11 +76,21 @@ class TargetResult(Value):
 
 
 class Point(Value):
-    """One of several networks that one dense network was pruned to; its run folder has its name.
+    """One of several networks to which one dense network was pruned.
 
-    `macs` and `params` are the shares left, `top1_drop` is dense minus pruned on the test images, `judged_drop` on those that judge the
-    trials for a drop of accuracy. The `front` has the points that no other beats in both time and accuracy; `passed` is the gate's answer;
-    `distrusted` says why its time is not to be trusted.
+    Attributes:
+        name: The name of its run folder.
+        macs: The share of the dense network's multiply-accumulates that is left.
+        params: The share of its parameters that is left.
+        p50_ms: The median latency in milliseconds.
+        speedup: Dense over pruned median latency.
+        top1: The count on the test images.
+        top1_drop: Dense minus pruned top-1 on the test images.
+        judged_drop: The same on the images that judge the trials of a target in accuracy; None in a sweep.
+        front: Whether no other point is better in both time and accuracy.
+        chosen: Whether it is the result of the trials.
+        passed: Whether it passed the gate; None where it was not checked.
+        distrusted: The reason not to trust its time; None where there is none.
     """
 
     name: str
@@ -101,7 +116,7 @@ class Point(Value):
 
 
 class SearchSummary(Value):
-    """What the search did; `generations` is 0 for the one-shot controls."""
+    """The course of the search; `generations` is 0 for the one-shot controls."""
 
     method: str
     epochs: int
@@ -112,10 +127,9 @@ class SearchSummary(Value):
 
 
 class Images(Value):
-    """On which images accuracies were measured: of what data set, how many, and digests of their labels and pixels in order.
+    """The images on which accuracies were measured: data set, number, and digests of their labels and pixels in order.
 
-    The pixels are those after decoding, resizing and cropping, and `preprocessing` is how they came to be what the network sees; both
-    are None where an earlier version exported.
+    The pixels are those after decoding, resizing and cropping, and `preprocessing` says how; both are None in exports by earlier versions.
     """
 
     dataset: str
@@ -126,27 +140,31 @@ class Images(Value):
 
 
 FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-"""That of a file of the run folder, which leads nowhere else."""
+"""The name of a file in the run folder, which cannot point outside it."""
 
 
 class FileRecord(Value):
-    """The bytes of a file of the run."""
+    """The digest and the size of a file of the run."""
 
     sha256: str
     bytes: int
 
 
-def readable(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of classes that any file can hold: of a folder whose name is no UTF-8, the bytes that are none are written as \\udcNN."""
-    return tuple(name.encode(errors="backslashreplace").decode() for name in names)
-
-
 class Report(Value):
     """report.json: what was asked, done, proved and measured in one run.
 
-    `files` are those that it speaks of, `settings` what of the recipe `prune` depends on (`Recipe.pruning_settings`), `limits` the recipe's
-    when it was judged, or exported, last, and `classes` their names in index order.
-    With an `untrained_head` (model.reset_head) the dense network's accuracy, and drops from it, say nothing.
+    Attributes:
+        checkpoint: The name of the weights, or of the earlier run, from which the run started.
+        variants: The ONNX files in other precisions.
+        ship: The recommended file.
+        tested_on: The images of the accuracies.
+        untrained_head: Whether the dense network's classifier was new (model.reset_head), so that its accuracy, and drops from it, say
+            nothing.
+        points: The trials of a target in accuracy.
+        files: Digests of the files that the report describes.
+        settings: The part of the recipe on which `prune` depends (`Recipe.pruning_settings`).
+        limits: The recipe's limits when the run was last gated or exported.
+        classes: The names of the classes in index order.
     """
 
     schema_version: Literal[1] = 1
@@ -178,22 +196,22 @@ class Report(Value):
 
     @property
     def speedup(self) -> Interval | None:
-        """Dense over pruned p50 latency with its confidence interval; None where it was not measured, or by an earlier version."""
+        """Dense over pruned p50 latency with its confidence interval; None where it was not measured, or an earlier version did."""
         return self.pruned.latency_ms.speedup if self.pruned.latency_ms else None
 
     @property
     def top5_without_use(self) -> str:
-        """Why a top-5 says nothing: among five classes or fewer it is every image. "" where it does, or an earlier version ran."""
+        """The reason why top-5 says nothing: with five classes or fewer every image counts. "" with more, or for an earlier version."""
         return f"n/a: {len(self.classes)} classes" if 0 < len(self.classes) <= TOP5 else ""
 
     @property
     def headline_latencies(self) -> tuple[Latency, ...]:
-        """Those of the dense and of the pruned file at the first setting, which gate and headline go by; empty before the export."""
+        """The latencies of the dense and the pruned file at the first setting, which gate and headline use; empty before the export."""
         return tuple(model.latency_ms for model in (self.dense, self.pruned) if model.latency_ms)
 
     @property
     def latencies(self) -> tuple[Latency, ...]:
-        """All that were measured, of all files and at all settings."""
+        """All measured latencies, of all files and at all settings."""
         models = (self.dense, self.pruned, *(variant.measured for variant in self.variants.values()))
         return tuple(latency for model in models for latency in model.latencies)
 
@@ -251,7 +269,7 @@ class Report(Value):
 
 
 class Sweep(Value):
-    """sweep.json: the points of a sweep, smallest first, and the network that all of them began with."""
+    """sweep.json: the points of a sweep, smallest first, and the network from which all of them started."""
 
     schema_version: Literal[1] = 1
     network: str

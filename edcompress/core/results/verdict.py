@@ -9,10 +9,11 @@ from edcompress.core.results.measures import Interval, Pairs
 
 
 class Check(Value):
-    """One limit of the gate: `margin` is how far the figure is inside the limit (negative: outside).
+    """One limit of the gate: `margin` is how far the figure is inside the limit; a negative margin is outside.
 
-    The figure is `held` where it is given, else `value`, or the bad end of its `interval` where the verdict goes by bounds. Of drops,
-    `pairs` are the images behind it, and `p_value` is McNemar's exact test that there is no drop. `note` is what else there is to say.
+    What is compared with the limit is `held` if it is given, else the worse end of the `interval` if the verdict's confidence is "bound",
+    else `value`. Drops have the `pairs` of images behind them, and `p_value` is McNemar's exact test that there is no drop. `note` says
+    what else is to be known.
     """
 
     name: str
@@ -28,7 +29,7 @@ class Check(Value):
 
 
 class Skipped(Value):
-    """A limit that could not be held, and why; it fails nothing."""
+    """A limit that could not be checked, and why; it fails nothing."""
 
     name: str
     limit: float
@@ -36,9 +37,9 @@ class Skipped(Value):
 
 
 class Verdict(Value):
-    """The gate's answer; it passes when every check does. `warnings` say which figures are not to be trusted.
+    """The gate's answer, which passes when every check does; `warnings` say which figures are not to be trusted.
 
-    `files` says whether those in the run folder are those of the report: "checked", or "not checked: " and why.
+    `files` says whether the files in the run folder are those of the report: "checked", or "not checked: " and the reason.
     """
 
     passed: bool

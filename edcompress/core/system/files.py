@@ -82,7 +82,7 @@ def require_new_file(path: Path, option: str, suffix: str = "", *, force: bool) 
     """
     require_file_place(path, option, suffix)
     if not path.parent.is_dir():
-        raise InputError(f"{option} {path}: there is no folder {path.parent}; make it first")
+        raise InputError(f"{option} {path}: there is no folder {path.parent}; create it first")
     if path.exists() and not force:
         raise InputError(f"{option} {path} exists; choose another file, or overwrite it with --force")
 

@@ -14,7 +14,8 @@ def open_images(request: OpenRequest) -> Opened:
     from torchvision.datasets import Flowers102
 
     from edcompress.data.images import file_images, interleave_classes
-    from edcompress.data.torchvision_sets import files_and_labels, open_part
+    from edcompress.data.torch_private import files_and_labels
+    from edcompress.data.torchvision_sets import open_part
 
     _require_scipy()
     train, val, test = (

@@ -123,7 +123,7 @@ def _free_logits(graph: onnx.GraphProto) -> None:
 
 
 class _Reader:
-    """Gives the quantiser its batches, all of one size: the first images come again where the last batch is short."""
+    """The reader from which the quantiser takes its batches, all of one size: the first images come again where the last batch is short."""
 
     def __init__(self, images: Tensor, size: int) -> None:
         count = -(-len(images) // size) * size

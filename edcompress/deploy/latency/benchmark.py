@@ -31,7 +31,7 @@ LEAST_RUNS, LEAST_SECONDS = 200, 3.0
 
 PROCESSES, FEWEST_PROCESSES = 5, 3
 RUNS_PER_PROCESS = 40
-"""At least, so that few runs take fewer processes; but not so few that nothing is known of how they differ."""
+"""Calls of a process at least: few runs take fewer processes, but not so few that nothing is known of how processes differ."""
 
 
 def measure(

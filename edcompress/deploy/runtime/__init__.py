@@ -1,1 +1,1 @@
-"""ONNX files in onnxruntime: sessions, parity and predictions."""
+"""ONNX files in a runtime: sessions, parity and predictions."""

@@ -14,7 +14,7 @@ from edcompress.core.errors import InputError
 from edcompress.deploy.runtime.sessions import Session, open_session
 
 UNROUNDED = ".unrounded"
-"""How the name of a float16 result ends, in what `round_float16` makes, before it is rounded."""
+"""Suffix of the name that a float16 result has, in the model of `round_float16`, before it is rounded."""
 
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 

@@ -17,7 +17,7 @@ from edcompress.deploy.runtime.parity import batch_limit, compute_outputs
 from edcompress.deploy.runtime.sessions import open_session
 
 LARGEST, SMALLEST = 65504.0, 2.0**-14
-"""Of float16: its largest number, and the smallest that has all of its eleven bits."""
+"""The largest number of float16, and the smallest that has all of its eleven bits."""
 
 
 def find_out_of_range(path: Path, images: Tensor) -> str:

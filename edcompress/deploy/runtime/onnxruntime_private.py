@@ -21,13 +21,13 @@ ERRORS: tuple[type[Exception], ...] = (
 """What a session raises when it is opened or run."""
 
 NODE, KERNEL = "Node", "_kernel_time"
-"""In the profile: the category of the events of nodes, and how the names of those end that time a node's computation."""
+"""In a profile, the category of a node's events, and the suffix of the name of the event that times the node's computation."""
 
 BLOCKED = "_nchwc"
-"""How the name of a node ends that onnxruntime has moved to its blocked layout of channels."""
+"""Suffix of the name of a node that onnxruntime has moved to its blocked layout of channels."""
 
 FUSED = "Fused"
-"""How the name of an operator begins into which onnxruntime has fused others, such as FusedConv."""
+"""Prefix of the name of an operator into which onnxruntime has fused others, such as FusedConv."""
 
 TOOL_LOGGERS = ("", "onnxruntime.quantization.shape_inference", "onnxruntime.tools.symbolic_shape_infer")
 """Loggers to which the tools for quantisation and float16 write; "" is the root."""

@@ -60,7 +60,7 @@ class Session(Protocol):
     @property
     @abstractmethod
     def metadata(self) -> dict[str, str]:
-        """The metadata of the file."""
+        """Metadata of the file."""
 
     @abstractmethod
     def run(self, feed: Feed) -> list[Any]:
@@ -76,7 +76,7 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """What can run ONNX files."""
+    """A library that runs ONNX files."""
 
     @property
     @abstractmethod
@@ -85,13 +85,13 @@ class Runtime(Protocol):
 
     @abstractmethod
     def providers(self) -> list[str]:
-        """Return the names of what the installed runtime can run models on."""
+        """Return the names of the devices, as the runtime calls them, on which it can run models."""
 
     @abstractmethod
     def open(self, path: Path, threads: int, provider: str, profile: Path | None) -> Session:
         """Open a file on one provider, with so many threads within a node and one node at a time.
 
-        With `profile` the session records the time of every node, in a file whose name begins so. Raises InputError where the runtime
+        With `profile` the session records the time of every node, in a file whose name begins with it. Raises InputError where the runtime
         cannot load the file.
         """
 
@@ -116,7 +116,7 @@ def open_session(
         path: The file.
         threads: Threads within a node.
         provider: Name of what to run it on.
-        profile: How the name of the file begins in which the time of every node is recorded; None records none.
+        profile: Prefix of the file in which the time of every node is recorded; None records none.
         checked: Whether `require_own_data` has seen the file already.
         runtime: Name of the runtime.
 

@@ -1,1 +1,1 @@
-"""EDropout and its controls."""
+"""Searches for the channels to keep: EDropout, and the methods that it is compared with."""

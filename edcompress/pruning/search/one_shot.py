@@ -52,7 +52,7 @@ def global_state(space: PruningSpace, feasible: Budget, scores: Tensor, share: f
     return feasible.repair(shares.unsqueeze(0), channel_ranks(space, scores).unsqueeze(0), budget)[0]
 
 
-def normalised(space: PruningSpace, importance: Tensor) -> Tensor:
+def relative_to_group(space: PruningSpace, importance: Tensor) -> Tensor:
     """Return importance float[D] over the mean of its group, so that groups of different scale can be compared."""
     scores = importance.clone()
     for _, part in space.slices():
@@ -60,7 +60,7 @@ def normalised(space: PruningSpace, importance: Tensor) -> Tensor:
     return scores
 
 
-def per_cost(space: PruningSpace, feasible: Budget, importance: Tensor) -> Tensor:
+def relative_to_cost(space: PruningSpace, feasible: Budget, importance: Tensor) -> Tensor:
     """Return importance float[D] over what one channel of the group costs in the dense network, in the kind of the target."""
     fewer = feasible.channels - torch.eye(len(space.free), dtype=torch.float64)
     saved = feasible.share(feasible.channels) - feasible.share(fewer)
@@ -68,7 +68,7 @@ def per_cost(space: PruningSpace, feasible: Budget, importance: Tensor) -> Tenso
     return importance / saved[space.group_of_gene].to(importance.dtype)
 
 
-def lamp(space: PruningSpace, importance: Tensor) -> Tensor:
+def lamp_scores(space: PruningSpace, importance: Tensor) -> Tensor:
     """Return layer-adaptive magnitudes float[D]: importance over the sum of all importance in the group that is no smaller.
 
     J. Lee et al., "Layer-adaptive Sparsity for the Magnitude-based Pruning", ICLR 2021, with channels in the place of weights.

@@ -1,4 +1,4 @@
-"""Where the genes of a space sit in the tensors of a network."""
+"""The positions of a space's genes in the tensors of a network."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from edcompress.pruning.space.layers import layer_width
 from edcompress.pruning.space.space import PruningSpace
 
 GeneIndex = dict[str, dict[int, Tensor]]
-"""For each tensor's name and each of its dimensions that genes sit in: the gene of every position, int64[n]; D where there is none."""
+"""For each tensor's name and each of its dimensions that genes sit in: the gene of every position, int64[n]; D for no gene."""
 
 
-def gene_index(space: PruningSpace, network: nn.Module) -> GeneIndex:
-    """The genes of all parameters and buffers with a value per channel (weights, batch-norm statistics, gains); not of a scalar slope."""
+def index_genes(space: PruningSpace, network: nn.Module) -> GeneIndex:
+    """Return the genes of all parameters and buffers with a value per channel (weights, batch-norm statistics, gains)."""
     layers = dict(network.named_modules())
     index: GeneIndex = {}
-    for (name, dim), genes in side_index(space, network).items():
+    for (name, dim), genes in index_sides(space, network).items():
         for tensor_name, _ in tensors_along(layers[name], dim, len(genes)):
             index.setdefault(f"{name}.{tensor_name}", {})[dim] = genes
     return index
 
 
-def side_index(space: PruningSpace, network: nn.Module) -> dict[tuple[str, int], Tensor]:
-    """For each layer's name and side (0 out, 1 in) that genes sit on: the gene of every position, int64[n]; D where there is none."""
+def index_sides(space: PruningSpace, network: nn.Module) -> dict[tuple[str, int], Tensor]:
+    """Return for each layer's name and side (0 out, 1 in) that genes sit on the gene of every position, int64[n]; D for no gene."""
     layers = dict(network.named_modules())
     index: dict[tuple[str, int], Tensor] = {}
     for group, part in space.slices():
@@ -36,6 +36,6 @@ def side_index(space: PruningSpace, network: nn.Module) -> dict[tuple[str, int],
     return index
 
 
-def padded(state: Tensor) -> Tensor:
-    """bool[D + 1]: the state, and a last element that is always kept, for positions which belong to no gene."""
+def pad_state(state: Tensor) -> Tensor:
+    """Return bool[D + 1]: the state, and a last element that is always kept, for positions that belong to no gene."""
     return torch.cat([state, state.new_ones(1)])

@@ -1,4 +1,4 @@
-"""The kinds of layers that surgery knows, and how wide they are."""
+"""The kinds of layers that surgery knows, and their widths."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from edcompress.pruning.torch_private import BatchNorm
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PER_CHANNEL = (BatchNorm, nn.PReLU, nn.InstanceNorm2d)
 MIXERS = (nn.LocalResponseNorm, nn.CrossMapLRN2d, nn.ChannelShuffle, nn.Softmax2d)
-"""Layers without channels of their own whose result depends on all channels at once."""
+"""Layers without channels of their own whose result depends on all channels together."""
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """Whether a layer is a convolution whose every channel is made from one channel of its own."""
+    """Return whether a layer is a convolution that makes each channel from one channel of its own."""
     return isinstance(layer, CONVS) and 1 < layer.groups == layer.in_channels == layer.out_channels
 
 
 def is_grouped(layer: nn.Module) -> bool:
-    """Whether a layer is a convolution that keeps groups of channels apart, of more than one channel each at one of its ends."""
+    """Return whether a layer is a convolution in groups of channels, of more than one channel each at one of its ends."""
     return isinstance(layer, CONVS) and layer.groups > 1 and not is_depthwise(layer)
 
 
 def is_fused_attention(layer: Any) -> TypeGuard[Any]:
-    """Whether a layer holds what timm's attention holds: one linear layer for all projections, and sizes that it reads at each call."""
+    """Return whether a layer has the parts of timm's attention: one linear layer for all projections, and sizes read at each call."""
     heads, width = getattr(layer, "num_heads", None), getattr(layer, "attn_dim", None)
     qkv, proj = getattr(layer, "qkv", None), getattr(layer, "proj", None)
     return (
@@ -40,12 +40,12 @@ def is_fused_attention(layer: Any) -> TypeGuard[Any]:
 
 
 def is_attention(layer: nn.Module) -> bool:
-    """Whether a layer is an attention whose heads can be removed."""
+    """Return whether a layer is an attention whose heads can be removed."""
     return isinstance(layer, SelfAttention) or is_fused_attention(layer)
 
 
 def own_width(layer: nn.Module) -> int:
-    """How many channels a layer of other authors holds values for, if it does in the first dimension of every tensor of its own; else 0."""
+    """Return how many channels a layer of other authors holds values for, if every tensor of its own has as many rows; else 0."""
     known = any(base.__module__.startswith("torch.nn.") and base is not nn.Module for base in type(layer).__mro__)
     inner = any(True for child in layer.children() for _ in chain(child.parameters(), child.buffers()))
     if known or inner or isinstance(layer, PaddedShortcut) or is_attention(layer):
@@ -56,7 +56,7 @@ def own_width(layer: nn.Module) -> int:
 
 
 def layer_width(layer: nn.Module, side: str) -> int:
-    """Positions on the `out` or `in` side of a layer; 0 for a kind that is not cut."""
+    """Return the positions on the `out` or `in` side of a layer; 0 for a kind that surgery does not cut."""
     widths: dict[str, int] = {}
     if isinstance(layer, CONVS):
         widths = {"out": layer.out_channels, "in": layer.in_channels}

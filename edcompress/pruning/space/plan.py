@@ -1,4 +1,4 @@
-"""The plan: which channels of each free group are kept. It is what plan.json holds and what surgery replays."""
+"""Plans: the kept channels of each free group, as plan.json holds them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edcompress.pruning.space.space import PruningSpace
 
 
 class GroupPlan(Value):
-    """The kept channels of one group, by the name of its first layer; indices are into the dense network's channels."""
+    """The kept channels of one group, by the name of its first layer; indices are those of the dense network's channels."""
 
     name: str
     channels: int
@@ -33,7 +33,7 @@ class GroupPlan(Value):
 
     @property
     def dropped(self) -> tuple[int, ...]:
-        """Indices of the channels that go."""
+        """Indices of the channels that are removed."""
         kept = set(self.kept)
         return tuple(channel for channel in range(self.channels) if channel not in kept)
 
@@ -48,12 +48,12 @@ class Plan(Value):
     def _one_each(self) -> Self:
         names = [group.name for group in self.groups]
         if len(set(names)) < len(names):
-            raise ValueError(f"{max(names, key=names.count)} stands more than once in the plan")
+            raise ValueError(f"{max(names, key=names.count)} is in the plan more than once")
         return self
 
 
 def plan_of(state: Tensor, space: PruningSpace) -> Plan:
-    """The plan of a state bool[D]."""
+    """Return the plan of a state bool[D]."""
     return Plan(
         groups=tuple(
             GroupPlan(
@@ -64,8 +64,8 @@ def plan_of(state: Tensor, space: PruningSpace) -> Plan:
     )
 
 
-def extended(plan: Plan, space: PruningSpace) -> Plan:
-    """The plan for every free group of the space: one that the plan does not name keeps all its channels."""
+def extend_plan(plan: Plan, space: PruningSpace) -> Plan:
+    """Return the plan for every free group of the space: a group that the plan does not name keeps all its channels."""
     known = {group.name: group for group in plan.groups}
     return Plan(
         groups=tuple(
@@ -76,7 +76,7 @@ def extended(plan: Plan, space: PruningSpace) -> Plan:
 
 
 def compose_plans(first: Plan, second: Plan) -> Plan:
-    """The one plan that does what `first` does to a network, and `second`, which may name fewer groups, to what that leaves."""
+    """Return the plan that does at once what `first` does to a network and `second` to the result; `second` may name fewer groups."""
     kept = {group.name: group.kept for group in second.groups}
     groups = (
         group.model_copy(update={"kept": tuple(group.kept[i] for i in kept[group.name])})
@@ -88,7 +88,11 @@ def compose_plans(first: Plan, second: Plan) -> Plan:
 
 
 def state_of(plan: Plan, space: PruningSpace) -> Tensor:
-    """The state bool[D] of a plan; NetworkError where the plan was made for another space."""
+    """Return the state bool[D] of a plan.
+
+    Raises:
+        NetworkError: the plan was made for another space.
+    """
     made_for = {group.name: group.channels for group in plan.groups}
     here = {group.name: group.channels for group in space.free}
     if made_for != here:

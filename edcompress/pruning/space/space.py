@@ -1,7 +1,7 @@
-"""The pruning space: which channels of a network can be removed together, and which are locked and why.
+"""The pruning space: which channels of a network can be removed together, and which are locked, with the reason.
 
 One gene is one coupled channel: a channel of a producing layer with every batch-norm channel, depthwise filter and consumer
-input slice that must go with it. The genes of all free groups, in order, are the D bits of a state.
+input slice that must be removed with it. The genes of all free groups, in order, are the D bits of a state.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Member(Value):
 class Group(Value):
     """Channels that are coupled across layers; `locked` is the reason why none of them can be removed, or None.
 
-    A channel of the group stands for `block` channels or more of each layer: one, but for grouped convolutions and
+    A channel of the group stands for `block` channels or more of each layer: for one, except in grouped convolutions, group norms and
     attention heads.
     """
 
@@ -60,12 +60,12 @@ class Group(Value):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers the group touches, without repetition."""
+        """Names of the layers that the group touches, each once."""
         return tuple(dict.fromkeys(member.layer for member in self.members))
 
 
 TracedGroup = tuple[Group, str | None]
-"""A group as it was traced, and a reason to lock it."""
+"""A group as it was traced, and a reason to lock it, or None."""
 
 
 class PruningSpace(Value):
@@ -90,16 +90,16 @@ class PruningSpace(Value):
 
     @cached_property
     def group_of_gene(self) -> Tensor:
-        """For each gene the index of its free group, int64[D]."""
+        """The index of the free group of each gene, int64[D]."""
         return torch.repeat_interleave(torch.arange(len(self.free)), torch.tensor(self.widths, dtype=torch.int64))
 
     def slices(self) -> Iterator[tuple[Group, slice]]:
-        """Each free group with the slice of a state that holds its genes."""
+        """Yield each free group with the slice of a state that holds its genes."""
         start = 0
         for group in self.free:
             yield group, slice(start, start + group.channels)
             start += group.channels
 
     def full_state(self) -> Tensor:
-        """The state that keeps every channel, bool[D]."""
+        """Return the state that keeps every channel, bool[D]."""
         return torch.ones(self.genes, dtype=torch.bool)

@@ -1,1 +1,1 @@
-"""From dependency groups to genes, from a state to masks, from a plan to a smaller network."""
+"""Masked, sliced and smaller networks of a state."""

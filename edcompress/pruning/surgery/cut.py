@@ -14,20 +14,20 @@ from torch import Tensor, nn
 
 from edcompress.core.system.device_transfer import to_device
 from edcompress.networks.load_pruned import smaller_widths
-from edcompress.pruning.space.gene_index import gene_index, padded, side_index
+from edcompress.pruning.space.gene_index import index_genes, index_sides, pad_state
 from edcompress.pruning.space.space import PruningSpace
 
 
 @dataclass(frozen=True)
 class TensorCut:
-    """One tensor, and the positions int64[n] that a state keeps and drops along each dimension where it drops some."""
+    """One tensor, with the positions int64[n] that a state keeps and drops along each dimension where it drops some."""
 
     tensor: Tensor
     kept: dict[int, Tensor]
     dropped: dict[int, Tensor]
 
     def cut(self) -> Tensor:
-        """The kept part, through which gradients flow."""
+        """Return the kept part, through which gradients flow."""
         part = self.tensor
         for dim, positions in self.kept.items():
             part = part.index_select(dim, positions)
@@ -36,41 +36,41 @@ class TensorCut:
 
 @dataclass(frozen=True)
 class StateCut:
-    """What a state makes of a network: the tensors that lose something, by name, and the widths (layer, attribute, value) that change."""
+    """The effect of a state on a network: the tensors that lose something, by name, and the changed widths (layer, attribute, value)."""
 
     parts: dict[str, TensorCut]
     widths: list[tuple[nn.Module, str, int]]
 
 
 class StateCutter:
-    """A network and where the genes of its space sit; built once, on the network's device."""
+    """Cuts a network to any state of its space; built once, on the network's device."""
 
     def __init__(self, space: PruningSpace, network: nn.Module) -> None:
         layers = dict(network.named_modules())
-        index, sides = gene_index(space, network), side_index(space, network)
+        index, sides = index_genes(space, network), index_sides(space, network)
         self._tensors = {name: _tensor(layers, name) for name in index}
-        self._places = [(name, dim) for name, dims in index.items() for dim in dims]
-        self._positions = _Ragged([index[name][dim] for name, dim in self._places])
+        self._dims = [(name, dim) for name, dims in index.items() for dim in dims]
+        self._positions = _Ragged([index[name][dim] for name, dim in self._dims])
         self._sides = [(layers[name], dim) for name, dim in sides]
         self._channels = _Ragged(list(sides.values()))
         self._device = next(network.parameters()).device
 
     def cut(self, state: Tensor) -> StateCut:
-        """That of a state bool[D]."""
-        keep = padded(state)
+        """Return the cut of a state bool[D]."""
+        keep = pad_state(state)
         return StateCut(self._parts(keep), list(self._widths(keep)))
 
     def _parts(self, keep: Tensor) -> dict[str, TensorCut]:
         flags = keep[self._positions.genes]
         parts: dict[str, TensorCut] = {}
-        for (name, dim), kept, dropped in zip(self._places, self._where(flags), self._where(~flags), strict=True):
+        for (name, dim), kept, dropped in zip(self._dims, self._where(flags), self._where(~flags), strict=True):
             if len(dropped):
                 part = parts.setdefault(name, TensorCut(self._tensors[name], {}, {}))
                 part.kept[dim], part.dropped[dim] = kept, dropped
         return parts
 
     def _where(self, flags: Tensor) -> tuple[Tensor, ...]:
-        """For each place the positions int64[n] with a flag; they go to the device in one piece."""
+        """Return the positions int64[n] with a flag, for each dimension of each tensor; they go to the device in one piece."""
         return torch.split(to_device(self._positions.position[flags], self._device), self._positions.counts(flags))
 
     def _widths(self, keep: Tensor) -> Iterator[tuple[nn.Module, str, int]]:
@@ -83,7 +83,7 @@ class StateCutter:
 
 
 class _Ragged:
-    """Vectors of genes in one: `genes` int64[n], the `position` int64[n] of each in its vector, and which vector it is of."""
+    """Vectors of genes, joined: `genes` int64[n], the `position` int64[n] of each in its vector, and the number of the vector."""
 
     def __init__(self, vectors: list[Tensor]) -> None:
         self.genes = torch.cat([*vectors, torch.zeros(0, dtype=torch.int64)])
@@ -92,7 +92,7 @@ class _Ragged:
         self._vectors = len(vectors)
 
     def counts(self, flags: Tensor) -> list[int]:
-        """How many elements of each vector have a flag."""
+        """Return how many elements of each vector have a flag."""
         counts: list[int] = torch.bincount(self._vector[flags], minlength=self._vectors).tolist()
         return counts
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from edcompress.core.errors import NetworkError
 from edcompress.networks.load_pruned import cut_side
-from edcompress.pruning.space.gene_index import padded, side_index
+from edcompress.pruning.space.gene_index import index_sides, pad_state
 from edcompress.pruning.space.layers import layer_width
 from edcompress.pruning.space.plan import Plan, state_of
 from edcompress.pruning.space.space import PruningSpace
@@ -29,8 +29,8 @@ def remove_channels(network: nn.Module, state: Tensor, space: PruningSpace) -> n
     smaller = copy.deepcopy(network)
     _require_fits(smaller, space)
     _require_some_kept(state, space)
-    keep = padded(state)
-    for (name, dim), genes in side_index(space, smaller).items():
+    keep = pad_state(state)
+    for (name, dim), genes in index_sides(space, smaller).items():
         if not keep[genes].all():
             cut_side(smaller.get_submodule(name), dim, keep[genes])
     return smaller

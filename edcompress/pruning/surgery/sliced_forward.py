@@ -1,8 +1,8 @@
-"""SlicedNetwork: a network runs as small as a state makes it, while its dense weights stay.
+"""The sliced forward pass: a network runs as small as a state makes it, while its dense weights stay.
 
-For a call, every weight and batch-norm statistic is replaced by the part that the state keeps, and every layer is told its smaller
-widths: what runs is the pruned network, at the pruned network's cost. Gradients reach the kept part of the dense weights alone, and
-the statistics of kept channels are written back.
+For a call, every weight and batch-norm statistic is replaced by the part that the state keeps, and every layer gets its smaller widths:
+what runs is the pruned network, at the cost of the pruned network. Gradients reach only the kept part of the dense weights, and the
+statistics of kept channels are written back.
 
 Linear layers with millions of weights are the exception: cutting such a weight takes longer than multiplying all of it by a batch. They
 run whole, on inputs that are zero where a channel is dropped, and their dropped outputs are left out.
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.surgery.cut import StateCut, StateCutter, TensorCut
-from edcompress.pruning.surgery.masks import called_with
+from edcompress.pruning.surgery.masks import call_with
 
 _MANY_WEIGHTS = 1 << 22
 
 
 class SlicedNetwork:
-    """A network with its space, on the network's device."""
+    """A network that can run at the size of any state of its space; built once, on the network's device."""
 
     def __init__(self, space: PruningSpace, network: nn.Module) -> None:
         self._network, self._cutter = network, StateCutter(space, network)
@@ -33,11 +33,11 @@ class SlicedNetwork:
         self._last: tuple[Tensor, StateCut] | None = None
 
     def call(self, state: Tensor, images: Tensor) -> Tensor:
-        """Logits [N, classes] of the network under state bool[D] for images [N, C, H, W]."""
+        """Return the logits [N, classes] of the network under state bool[D] for images [N, C, H, W]."""
         cut = self._cut(state)
         tensors = {name: part.cut() for name, part in cut.parts.items() if name.rpartition(".")[0] not in self._large}
-        with _narrowed(cut.widths), _running_whole(self._whole(cut)):
-            logits = called_with(self._network, tensors, images)
+        with _with_widths(cut.widths), _running_whole(self._whole(cut)):
+            logits = call_with(self._network, tensors, images)
         with torch.no_grad():
             for name, part in cut.parts.items():
                 if not isinstance(part.tensor, nn.Parameter) and part.tensor.dim() == 1:
@@ -46,29 +46,29 @@ class SlicedNetwork:
 
     @contextmanager
     def frozen(self, state: Tensor) -> Iterator[None]:
-        """What happens inside leaves every weight of a dropped channel at its value, whatever the optimizer does to it."""
+        """Restore the values of all weights of dropped channels after the block, whatever the optimizer did to them."""
         parts = self._cut(state).parts.values()
         with torch.no_grad():
-            lost = [(part.tensor, dim, where) for part in parts for dim, where in part.dropped.items()]
-            before = [tensor.index_select(dim, where) for tensor, dim, where in lost]
+            dropped = [(part.tensor, dim, where) for part in parts for dim, where in part.dropped.items()]
+            before = [tensor.index_select(dim, where) for tensor, dim, where in dropped]
             yield
-            for (tensor, dim, where), values in zip(lost, before, strict=True):
+            for (tensor, dim, where), values in zip(dropped, before, strict=True):
                 tensor.index_copy_(dim, where, values)
 
     def _cut(self, state: Tensor) -> StateCut:
-        """That of the last state is remembered, for it is trained for many steps."""
+        """Return the cut of a state; the last one is kept, since a state is trained for many steps."""
         if self._last is None or not torch.equal(self._last[0], state):
             self._last = (state.clone(), self._cutter.cut(state))
         return self._last[1]
 
     def _whole(self, cut: StateCut) -> dict[nn.Linear, TensorCut]:
-        """The layers that run whole, with the part of their weight that counts."""
+        """Return the layers that run whole, with the cut of their weight."""
         parts = ((layer, cut.parts.get(f"{name}.weight")) for name, layer in self._large.items())
         return {layer: part for layer, part in parts if part is not None}
 
 
 def _large_linears(network: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers with many weights, by name; but not those that share them."""
+    """Return the linear layers with many weights of their own, by name."""
     layers = list(network.named_modules(remove_duplicate=False))
     uses = Counter(id(parameter) for _, layer in layers for parameter in layer.parameters(recurse=False))
     return {
@@ -80,7 +80,7 @@ def _large_linears(network: nn.Module) -> dict[str, nn.Linear]:
 
 @contextmanager
 def _running_whole(layers: dict[nn.Linear, TensorCut]) -> Iterator[None]:
-    """Inside, these layers take the inputs [..., kept] and give the outputs [..., kept] of their part, and compute with all weights."""
+    """Let these layers take inputs [..., kept] and give outputs [..., kept] of their cut, computing with all their weights."""
 
     def spread(layer: nn.Linear, args: tuple[Tensor]) -> Tensor | None:
         part = layers[layer]
@@ -102,8 +102,8 @@ def _running_whole(layers: dict[nn.Linear, TensorCut]) -> Iterator[None]:
 
 
 @contextmanager
-def _narrowed(widths: list[tuple[nn.Module, str, int]]) -> Iterator[None]:
-    """Inside, the layers' own accounts of their widths are these."""
+def _with_widths(widths: list[tuple[nn.Module, str, int]]) -> Iterator[None]:
+    """Set the layers' own records of their widths for the block."""
     before = [(layer, attribute, getattr(layer, attribute)) for layer, attribute, _ in widths]
     try:
         for layer, attribute, value in widths:

@@ -1,6 +1,6 @@
-"""Attention loses whole heads: a head's queries, keys and values, and what the projection after it reads of them.
+"""Groups of attention heads: the queries, keys and values of a head, and what the projection after it reads of them.
 
-No tracing tells this, for the heads' number stands in the code of the attention; known kinds of attention are looked for by what they hold.
+Tracing cannot find them, since the number of heads is in the code of the attention; known kinds are recognised by what they hold.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from edcompress.networks.load_pruned import SelfAttention, tensors_along
 from edcompress.pruning.space.layers import is_fused_attention
 from edcompress.pruning.space.space import Group, Member, TracedGroup
 
-_MET = "is read by attention head by head"
+_READ_BY_HEADS = "is read by attention head by head"
 
 
-def with_heads(found: Sequence[TracedGroup], network: nn.Module) -> list[TracedGroup]:
-    """What was traced, with a group for each attention whose channels are its heads; what else touches those positions is locked."""
+def add_head_groups(found: Sequence[TracedGroup], network: nn.Module) -> list[TracedGroup]:
+    """Return the traced groups with a group for each attention, whose channels are its heads; others at those positions are locked."""
     heads = list(_head_groups(network))
     claimed = {(member.layer, member.side) for group in heads for member in group.members}
     others: list[TracedGroup] = []
@@ -27,7 +27,10 @@ def with_heads(found: Sequence[TracedGroup], network: nn.Module) -> list[TracedG
         if members:
             name = group.name if not met else members[0].layer
             others.append(
-                (group.model_copy(update={"members": members, "name": name}), reason or (_MET if met else None))
+                (
+                    group.model_copy(update={"members": members, "name": name}),
+                    reason or (_READ_BY_HEADS if met else None),
+                )
             )
     return [*others, *((group, None) for group in heads)]
 
@@ -42,7 +45,7 @@ def _head_groups(network: nn.Module) -> Iterator[Group]:
 
 
 def _per_head(name: str, layer: nn.Module, heads: int) -> Iterator[Member]:
-    """What the attention itself holds for each head: temperatures [heads, ...] and tables of biases [positions, heads]."""
+    """Yield what the attention itself holds for each head: temperatures [heads, ...] and tables of biases [positions, heads]."""
     yield Member(layer=name, side="out", positions=_upto(heads), channels=_upto(heads))
     if any(True for _ in tensors_along(layer, 1, heads)):
         yield Member(layer=name, side="in", positions=_upto(heads), channels=_upto(heads))

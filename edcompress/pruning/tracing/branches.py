@@ -1,7 +1,7 @@
-"""Branches that meet in a concatenation stay independent of each other, also where a wider layer joins them.
+"""Branches that meet in a concatenation, which stay independent of each other, even where a wider layer joins them.
 
-`r(x) + cat([p(x), q(x)])` couples the first channels of r with p and the others with q. As one group a state could leave p without any
-channel; as two groups each keeps at least one, and has its floor and its rounded width for itself.
+`r(x) + cat([p(x), q(x)])` couples the first channels of r with p and the others with q. In one group a state could leave p without any
+channel; in two groups each keeps at least one, and has a floor and a rounded width of its own.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from edcompress.pruning.space.space import Group, Member, TracedGroup
 
 
 def split_branches(found: Sequence[TracedGroup], layers: Mapping[str, nn.Module]) -> list[TracedGroup]:
-    """The groups, with a group of its own for the channels of each branch; those that are locked already stay as they are."""
+    """Return the groups, split into one for the channels of each branch; those that are locked already stay as they are."""
     return [part for group, reason in found for part in ([(group, reason)] if reason else _parts(group, layers))]
 
 
 def _parts(group: Group, layers: Mapping[str, nn.Module]) -> list[TracedGroup]:
-    """The group's parts, or the group itself where more than one of them has no layer to be named after."""
+    """Return the parts of a group, or the group itself where more than one of them has no layer to be named after."""
     parts = [_part(group, channels) for channels in _alike(group)]
     names = [_own_layer(part, layers) or group.name for part in parts]
     if len(parts) == 1 or len(set(names)) < len(names):
@@ -30,7 +30,7 @@ def _parts(group: Group, layers: Mapping[str, nn.Module]) -> list[TracedGroup]:
 
 
 def _alike(group: Group) -> list[list[int]]:
-    """The channels, those together that sit at as many positions of the same layers."""
+    """Return the channels in lists of those that have equally many positions in the same layers."""
     places: list[Counter[tuple[str, str]]] = [Counter() for _ in range(group.channels)]
     for member in group.members:
         for channel in member.channels:
@@ -42,7 +42,7 @@ def _alike(group: Group) -> list[list[int]]:
 
 
 def _part(group: Group, channels: Sequence[int]) -> Group:
-    """What the group is of these channels, which it numbers from 0."""
+    """Return the group of these channels only, numbered from 0."""
     number = {channel: place for place, channel in enumerate(channels)}
 
     def of(member: Member) -> Member | None:
@@ -57,7 +57,7 @@ def _part(group: Group, channels: Sequence[int]) -> Group:
 
 
 def _own_layer(part: Group, layers: Mapping[str, nn.Module]) -> str | None:
-    """The first layer of the network that makes channels of the part and no others."""
+    """Return the first layer of the network that makes channels of the part and no others, or None."""
     own = {m.layer for m in part.members if m.side == "out" and len(m.positions) == layer_width(layers[m.layer], "out")}
     return next(
         (name for name, layer in layers.items() if name in own and isinstance(layer, (*CONVS, nn.Linear))), None

@@ -1,6 +1,6 @@
-"""Layers of other authors that work channel by channel, with values of their own for each: frozen batch norms, blur filters, scales.
+"""Layers of other authors that work channel by channel, with own values for each: frozen batch norms, blur filters, scales.
 
-What a layer does stands in its code, so it is tried: cut to some of its channels, it must give of these channels what the whole one does.
+They are recognised by trying: cut to some of its channels, such a layer gives for these channels what the whole one does.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from edcompress.networks.modes import evaluating
 from edcompress.pruning.space.layers import own_width
 
 Calls = dict[nn.Module, list[tuple[Tensor, Tensor] | None]]
-"""What layers took and gave, once for each call; None where it was anything but one tensor."""
+"""The input and output of layers, once for each call; None where either was not a single tensor."""
 
 
 def channelwise_kinds(network: nn.Module, inputs: Sequence[Tensor]) -> set[type[nn.Module]]:
-    """The classes whose every layer in the network, given `inputs` [N, ...], works channel by channel and can be cut."""
+    """Return the classes of which every layer in the network, run on `inputs` [N, ...], works channel by channel and can be cut."""
     layers = [layer for layer in network.modules() if own_width(layer)]
     calls = _calls(network, layers, inputs) if layers else {}
     good = {layer for layer in layers if all(call and _is_channelwise(layer, *call) for call in calls.get(layer, []))}
@@ -54,7 +54,7 @@ def _calls(network: nn.Module, layers: Sequence[nn.Module], inputs: Sequence[Ten
 
 @torch.no_grad()
 def _is_channelwise(layer: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Whether the layer without every second of its channels gives the others of `y` for the others of `x`, along some dimension."""
+    """Return whether the layer, without every second channel, gives the other channels of `y` for those of `x`, along some dimension."""
     width = own_width(layer)
     keep = torch.arange(width) % 2 == 0
     smaller, kept = copy.deepcopy(layer).eval(), keep.nonzero().flatten().to(x.device)
@@ -63,7 +63,7 @@ def _is_channelwise(layer: nn.Module, x: Tensor, y: Tensor) -> bool:
         if dim < y.dim() and x.shape[dim] == y.shape[dim] == width:
             try:
                 found, expected = smaller(x.index_select(dim, kept)), y.index_select(dim, kept)
-            except Exception:  # whatever code of others does with fewer channels
+            except Exception:  # of any kind: the layer's code cannot run with fewer channels
                 continue
             if found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-5):
                 return True

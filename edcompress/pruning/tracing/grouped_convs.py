@@ -1,10 +1,10 @@
-"""Grouped convolutions and group norms lose whole groups of theirs, here called blocks.
+"""Grouped convolutions and group norms, which lose whole groups of theirs, here called blocks.
 
-A dependency graph tells apart what feeds such a convolution and what it gives. To remove a block means to remove its inputs and its
-outputs, so both sides become one group of the space, and one channel of that group is one block.
+A dependency graph has separate groups for what feeds such a convolution and what it gives. Removing a block removes its inputs and its
+outputs, so that both sides become one group of the space, and one channel of that group is one block.
 
-A group norm takes its statistics over each of its groups alone. To remove one with all its channels changes nothing of the others, so
-these channels become one channel of the group of the space.
+A group norm takes its statistics over each of its groups separately. Removing one with all its channels changes nothing for the others,
+so that these channels become one channel of the group of the space.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edcompress.pruning.space.space import Group, Member, TracedGroup
 
 
 def join_blocks(found: Sequence[TracedGroup], layers: Mapping[str, nn.Module]) -> list[TracedGroup]:
-    """The groups, with those joined to one that grouped convolutions tie together; it has the name of the first in the network."""
+    """Return the groups, with those joined that grouped convolutions tie together, under the name of the first in the network."""
     part_of = list(range(len(found)))  # for each group the first of those it is tied to
     first: dict[str, int] = {}
     for place, (group, _) in enumerate(found):
@@ -54,7 +54,7 @@ def _joined(tied: list[TracedGroup], layers: Mapping[str, nn.Module]) -> list[Tr
 
 
 def _fault(tied: list[TracedGroup], convs: Mapping[str, nn.Module]) -> str | None:
-    """Why the blocks cannot go: one side of a convolution is missing, or holds its channels in another order."""
+    """Return why the blocks cannot be removed: a side of a convolution is missing, or has its channels in a different order; or None."""
     members = [member for group, _ in tied for member in group.members]
     for name, conv in convs.items():
         sides = {member.side: member for member in members if member.layer == name}
@@ -66,7 +66,7 @@ def _fault(tied: list[TracedGroup], convs: Mapping[str, nn.Module]) -> str | Non
 
 
 def join_norm_groups(found: Sequence[TracedGroup], layers: Mapping[str, nn.Module]) -> list[TracedGroup]:
-    """The groups, with those channels as one that lie in one group of a group norm."""
+    """Return the groups, with the channels joined that lie in one group of a group norm."""
     return [(group, reason) if reason else _normed(group, layers) for group, reason in found]
 
 
@@ -87,7 +87,7 @@ def _normed(group: Group, layers: Mapping[str, nn.Module]) -> TracedGroup:
     left = len(set(part_of.values()))
     if norms and left == 1:
         name, size = next(iter(sizes.items()))
-        return group, f"{name} is a GroupNorm with groups of {size} channels, of which no part can go alone"
+        return group, f"{name} is a GroupNorm with groups of {size} channels, no part of which can be removed"
     members = tuple(
         member.model_copy(update={"channels": tuple(part_of[channel] for channel in member.channels)})
         for member in group.members
@@ -97,7 +97,7 @@ def _normed(group: Group, layers: Mapping[str, nn.Module]) -> TracedGroup:
 
 
 def unite(channels: Iterable[int], places: Iterable[tuple[Hashable, int]]) -> dict[int, int]:
-    """For each channel the number of its class, where channels that are at one place are in one class."""
+    """Return for each channel the number of its class, where channels at the same place are in the same class."""
     part_of = {channel: channel for channel in channels}
 
     def first(channel: int) -> int:

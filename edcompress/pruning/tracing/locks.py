@@ -1,4 +1,4 @@
-"""Why a group of channels must stay as it is, as far as it can be told without trying.
+"""Reasons to lock a group of channels, found without trying a removal.
 
 - It reaches the network's outputs.
 - Partial coverage: torch-pruning sees channels padded in a network's own code as element-wise and couples channel i of 16 with
@@ -22,7 +22,7 @@ Side = tuple[str, str]
 
 
 class Locks:
-    """What all groups of a network together say of each."""
+    """Finds the reason to lock a group, given all groups of the network."""
 
     def __init__(
         self, network: nn.Module, found: Sequence[TracedGroup], ignore: Sequence[str], only: Sequence[str]
@@ -31,10 +31,10 @@ class Locks:
         self._uneven, self._tied = _half_covered(found, self._layers), _tied(network)
 
     def reason(self, group: Group) -> str | None:
-        """Why the group must stay as it is, or None."""
-        return self._wished(group) or self._fault(group)
+        """Return why the group must stay as it is, or None."""
+        return self._excluded(group) or self._fault(group)
 
-    def _wished(self, group: Group) -> str | None:
+    def _excluded(self, group: Group) -> str | None:
         for pattern in self._ignore:
             for name in group.layers:
                 if fnmatchcase(name, pattern):
@@ -46,7 +46,7 @@ class Locks:
     def _fault(self, group: Group) -> str | None:
         for member in group.members:
             if member.layer in self._tied:
-                return f"{member.layer} has a weight in common with {self._tied[member.layer]}"
+                return f"{member.layer} shares a weight with {self._tied[member.layer]}"
             if reason := _layer_reason(member, self._layers[member.layer]):
                 return f"{member.layer} {reason}"
         for member in group.members:
@@ -67,7 +67,7 @@ def _layer_reason(member: Member, layer: nn.Module) -> str | None:
 
 
 def _tied(network: nn.Module) -> dict[str, str]:
-    """Layers that hold a parameter of another layer, by name, with the name of that layer."""
+    """Return the names of layers that share a parameter, each with the name of another layer that holds it."""
     holders: dict[nn.Parameter, list[str]] = defaultdict(list)
     for name, layer in network.named_modules():
         for parameter in layer.parameters(recurse=False):
@@ -76,7 +76,7 @@ def _tied(network: nn.Module) -> dict[str, str]:
 
 
 def _half_covered(found: Sequence[TracedGroup], layers: Mapping[str, nn.Module]) -> set[Side]:
-    """Sides of layers with channels that belong to no group, or to several."""
+    """Return the sides of layers with channels that belong to no group, or to several."""
     claimed: dict[Side, Counter[int]] = defaultdict(Counter)
     for group, _ in found:
         for member in group.members:

@@ -1,6 +1,6 @@
-"""What tracing misses is found by trying: groups whose removal is not what their mask says are locked.
+"""Removals are tried, to lock the groups whose removal differs from their mask, which tracing misses.
 
-Autograd sees no image, no buffer, no index, and no meaning in a view; a network that adds its own input to a convolution's output
+Autograd sees no image, no buffer, no index, and no meaning in a view; a network that adds its own input to the output of a convolution
 gives a graph in which that convolution looks free.
 """
 
@@ -32,21 +32,31 @@ def lock_inexact(
     images: Tensor | None = None,
     batches: Mapping[Mode, int] = _NO_BATCHES,
 ) -> PruningSpace:
-    """`space` with every free group locked that cannot be removed exactly, seen on `example` [N, C, H, W].
+    """Return the space with every free group locked whose channels cannot be removed exactly.
 
-    What is tried: the network as it is, on the example and on two `images` [N, C, H, W] or more, such as the recipe's; a copy with random
-    weights, in eval and in train mode; and its `batches`, for each mode the number of images. Raises ProofError for weights that give NaN,
-    NetworkError for a network that fails at those batches as a whole.
+    Tried are the network as it is, on the example and the images; a copy with random weights, in eval and in train mode; and the network
+    at its batch sizes.
+
+    Args:
+        network: the network of the space, in eval mode.
+        space: the space as it was traced.
+        example: images [N, C, H, W] of the shape that the network takes.
+        images: two or more real images [N, C, H, W]; default: the example.
+        batches: the batch size of each mode to try.
+
+    Raises:
+        ProofError: the weights give NaN.
+        NetworkError: the whole network fails at these batch sizes.
     """
     if not space.free:
         return space
-    looks = list(_looks(network, example, example if images is None else images, batches))
+    trials = list(_trials(network, example, example if images is None else images, batches))
 
     def fault(groups: Sequence[Group]) -> str | None:
-        """Why they cannot be removed, or None."""
+        """Return why the groups cannot be removed together, or None."""
         names, generator = {group.name for group in groups}, Generator().manual_seed(0)
-        tried = ((look, _probe(space, names, look.share, generator)) for look in looks)
-        return next((found for look, state in tried if (found := _told(look, space, state))), None)
+        tried = ((trial, _probe(space, names, trial.share, generator)) for trial in trials)
+        return next((found for trial, state in tried if (found := _fault_in(trial, space, state))), None)
 
     reasons = _faults(space.free, fault)
     groups = (g.model_copy(update={"locked": g.locked or reasons.get(g.name)}) for g in space.groups)
@@ -54,29 +64,32 @@ def lock_inexact(
 
 
 @dataclass(frozen=True)
-class _Look:
-    """A network without channels, looked at in several ways: about a `share` of each group's stays, and at least one."""
+class _Trial:
+    """A network to remove channels from, and checks of the result: about a `share` of each group's channels stays, at least one."""
 
     network: nn.Module
     share: float
     checks: Sequence[Check]
 
 
-def _looks(network: nn.Module, example: Tensor, seen: Tensor, batches: Mapping[Mode, int]) -> Iterator[_Look]:
-    """The network itself on the images `seen` [N, C, H, W] and the example, one with random weights, and tensors without values."""
-    yield _Look(network, 0.5, [SameLogits(network, seen)])
-    yield _Look(network, 0.0, [SameLogits(network, example)])
+def _trials(network: nn.Module, example: Tensor, seen: Tensor, batches: Mapping[Mode, int]) -> Iterator[_Trial]:
+    """Yield trials of the network on the images `seen` [N, C, H, W] and on the example, with random weights, and without values."""
+    yield _Trial(network, 0.5, [SameLogits(network, seen)])
+    yield _Trial(network, 0.0, [SameLogits(network, example)])
     other = with_random_weights(network, seen[-2:])
-    yield _Look(other, 0.5, [SameFunction(other, seen[-1:], "eval"), SameFunction(other, seen[-2:], "train")])
+    yield _Trial(other, 0.5, [SameFunction(other, seen[-1:], "eval"), SameFunction(other, seen[-2:], "train")])
     shape = tuple(example.shape[1:])
-    yield _Look(network, 0.5, [RunsAt(network, shape, mode, size) for mode, size in batches.items()])
+    yield _Trial(network, 0.5, [RunsAt(network, shape, mode, size) for mode, size in batches.items()])
 
 
 @torch.no_grad()
 def prove_masked(network: nn.Module, space: PruningSpace, state: Tensor, images: Tensor) -> tuple[nn.Module, Proof]:
-    """The network without what the state bool[D] drops, and the proof on images [N, C, H, W] that it equals the masked one, in eval mode.
+    """Return the network without what the state bool[D] drops, and the proof on images [N, C, H, W] that it equals the masked one.
 
-    Raises ProofError, which names the groups whose removal is not what their mask says.
+    Both run in eval mode.
+
+    Raises:
+        ProofError: they differ; the message names the groups whose removal differs from their mask.
     """
     smaller = remove_channels(network, state, space).eval()
     masked = masked_forward(network.eval(), space, state, images)
@@ -84,18 +97,18 @@ def prove_masked(network: nn.Module, space: PruningSpace, state: Tensor, images:
     try:
         return smaller, require_equal(proof)
     except ProofError as error:
-        names = untrue_groups(network, space, state, images)
+        names = find_inexact_groups(network, space, state, images)
         if not names:
             raise
         raise ProofError(
             f"{error}; the groups whose channels are not removed exactly: {', '.join(names)}. Lock them with "
-            f"constraints.ignore=[{','.join(names)}], beside what it holds already, and start over"
+            f"constraints.ignore=[{','.join(names)}], in addition to what it holds already, and start over"
         ) from error
 
 
-def untrue_groups(network: nn.Module, space: PruningSpace, state: Tensor, images: Tensor) -> tuple[str, ...]:
-    """Names of the groups of which the state bool[D] drops channels that are not removed exactly, seen on images [N, C, H, W]."""
-    look = _Look(network, 0.0, [SameLogits(network, images)])
+def find_inexact_groups(network: nn.Module, space: PruningSpace, state: Tensor, images: Tensor) -> tuple[str, ...]:
+    """Return the names of the groups whose channels that the state bool[D] drops are not removed exactly, on images [N, C, H, W]."""
+    trial = _Trial(network, 0.0, [SameLogits(network, images)])
     cut = [group for group, part in space.slices() if not state[part].all()]
 
     def fault(groups: Sequence[Group]) -> str | None:
@@ -103,24 +116,24 @@ def untrue_groups(network: nn.Module, space: PruningSpace, state: Tensor, images
         for group, part in space.slices():
             if group.name in names:
                 partial[part] = state[part]
-        return _told(look, space, partial)
+        return _fault_in(trial, space, partial)
 
     return tuple(_faults(cut, fault))
 
 
 def _faults(groups: Sequence[Group], fault: Callable[[Sequence[Group]], str | None]) -> dict[str, str]:
-    """What is wrong with groups, by name.
+    """Return what is wrong with groups, by name.
 
-    All are tried at once, which is all there is to do for most networks; where that fails they are tried half by half, each part
-    together with those that were found true before it.
+    All are tried at once, which is enough for most networks; where that fails they are tried half by half, each part together with
+    those that were found exact before it.
     """
-    true: list[Group] = []
+    exact: list[Group] = []
     reasons: dict[str, str] = {}
 
     def sort_out(groups: Sequence[Group]) -> None:
-        found = fault([*true, *groups])
+        found = fault([*exact, *groups])
         if found is None:
-            true.extend(groups)
+            exact.extend(groups)
         elif len(groups) == 1:
             reasons[groups[0].name] = found
         else:
@@ -133,9 +146,9 @@ def _faults(groups: Sequence[Group], fault: Callable[[Sequence[Group]], str | No
 
 
 def _probe(space: PruningSpace, names: set[str], share: float, generator: Generator) -> Tensor:
-    """A state bool[D] that keeps about `share` of the channels of the named groups, at least one, and all others.
+    """Return a state bool[D] that keeps about `share` of the channels of the named groups, at least one, and all others.
 
-    The last channel stays and the first goes: what sums from the first on would not miss those behind it.
+    The last channel stays and the first is dropped: code that reads only the first channels would not miss any other.
     """
     state = space.full_state()
     for group, part in space.slices():
@@ -146,33 +159,33 @@ def _probe(space: PruningSpace, names: set[str], share: float, generator: Genera
     return state
 
 
-def _told(look: _Look, space: PruningSpace, state: Tensor) -> str | None:
-    """What is wrong with the network without the channels that `state` drops, or None."""
-    where, inside = "", [""]
+def _fault_in(trial: _Trial, space: PruningSpace, state: Tensor) -> str | None:
+    """Return what is wrong with the network without the channels that `state` drops, or None."""
+    where, running = "", [""]
     try:
-        smaller = remove_channels(look.network, state, space)
-        inside = _inside(smaller)
-        for check in look.checks:
+        smaller = remove_channels(trial.network, state, space)
+        running = _watch_layers(smaller)
+        for check in trial.checks:
             where = check.where
             if not check.holds(space, state, smaller):
                 return f"removing its channels changes the result{where} (the tracing misses a dependency)"
     except (ProofError, NetworkError):
         raise
-    except Exception as error:  # whatever a foreign network does with fewer channels, it cannot do without them
-        place = _described(inside[-1], look.network.get_submodule(inside[-1]))
+    except Exception as error:  # of any kind: the network's code cannot run with fewer channels
+        place = _describe(running[-1], trial.network.get_submodule(running[-1]))
         return f"its channels cannot be removed{where} ({type(error).__name__}: {first_line(error)}, raised in {place})"
     return None
 
 
-def _described(name: str, layer: nn.Module) -> str:
-    """The layer by its name, with the tensors of its own, among which is often what does not fit fewer channels."""
+def _describe(name: str, layer: nn.Module) -> str:
+    """Return the name of a layer with its own tensors, one of which is often what does not fit fewer channels."""
     own = chain(layer.named_parameters(recurse=False), layer.named_buffers(recurse=False))
     held = ", ".join(f"{tensor_name} {list(tensor.shape)}" for tensor_name, tensor in own if tensor.numel() > 1)
     return (name or "the network's own code") + (f", which holds {held}" if held else "")
 
 
-def _inside(network: nn.Module) -> list[str]:
-    """The names of the layers that run at the time, the innermost last, after ""; those that fail stay."""
+def _watch_layers(network: nn.Module) -> list[str]:
+    """Return a list that holds, as the network runs, "" and the names of the running layers, the innermost last; failed ones stay."""
     names = [""]
     for name, layer in network.named_modules():
         layer.register_forward_pre_hook(lambda *_, name=name: names.append(name))

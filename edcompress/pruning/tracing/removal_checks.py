@@ -1,4 +1,4 @@
-"""The ways in which a smaller network is held to its mask: with which weights, on which images, and in which mode."""
+"""Checks of a smaller network against its mask, on several images, with several weights, and in both modes."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from edcompress.networks.equality import compare_logits
 from edcompress.networks.modes import evaluating
 from edcompress.networks.random_weights import in_doubles
 from edcompress.pruning.space.space import PruningSpace
-from edcompress.pruning.surgery.masks import called_with, masked_forward
+from edcompress.pruning.surgery.masks import call_with, masked_forward
 from edcompress.pruning.surgery.remove import remove_channels
 
 Mode = Literal["train", "eval"]
 
 MOST_IMAGES = 32
-"""Images on which a network is run for their number alone, where it does not run without their values."""
+"""Most images in a run that tries a batch size, where the network does not run on tensors without values."""
 
 SUSPICIOUS, PRECISE, COARSE = 1e-5, 1e-6, 1e-3
-"""Differences relative to the logits' scale: what is looked at again in float64; the most there; the most where float32 is all there is."""
+"""Differences relative to the logits' scale: above the first, float64 decides by the second, or else float32 by the third."""
 
 
 class Check(Protocol):
-    """One way to look at a network; a reason that it gives goes on with `where`."""
+    """One way to check a removal; the message of a fault ends with `where`."""
 
     @property
     def where(self) -> str: ...
 
     def holds(self, space: PruningSpace, state: Tensor, smaller: nn.Module) -> bool:
-        """Whether the network without what the state bool[D] drops, `smaller`, does what the masked one does; or what that raises."""
+        """Return whether `smaller`, the network without what the state bool[D] drops, does what the masked network does; or raise."""
         ...
 
 
 @dataclass(frozen=True)
 class SameLogits:
-    """In eval mode, on images [N, C, H, W]; ProofError where the masked network gives NaN."""
+    """The same logits in eval mode on images [N, C, H, W]; raises ProofError where the masked network gives NaN."""
 
     network: nn.Module
     images: Tensor
@@ -52,19 +52,18 @@ class SameLogits:
 
     @torch.no_grad()
     def holds(self, space: PruningSpace, state: Tensor, smaller: nn.Module) -> bool:
-        """Whether the logits are the same."""
+        """Return whether the logits are the same."""
         with evaluating(self.network), evaluating(smaller):
             masked, pruned = masked_forward(self.network, space, state, self.images), smaller(self.images)
-        # nor are NaN and a number the same
+        # NaN and a number differ, too
         return masked.shape == pruned.shape and compare_logits(masked, pruned, "probe").relative <= TOLERANCE
 
 
 @dataclass(frozen=True)
 class SameFunction:
-    """The same logits [N, classes] of a network with random weights, in a mode, where nothing is drawn at random.
+    """The same logits [N, classes] of a network with random weights in a mode, unless the network draws random numbers there.
 
-    A difference that float32 may have made is looked at again in float64. A network that does not run in the mode says nothing of its
-    channels.
+    A difference that float32 may have made is checked in float64. A network that does not run in the mode passes.
     """
 
     network: nn.Module
@@ -73,11 +72,11 @@ class SameFunction:
 
     @property
     def where(self) -> str:
-        """What is unlike in a run."""
+        """How the check differs from a run."""
         return " in train mode" if self.mode == "train" else " with random weights"
 
     def holds(self, space: PruningSpace, state: Tensor, smaller: nn.Module) -> bool:
-        """Whether the logits are the same, or drawn at random."""
+        """Return whether the logits are the same, or depend on random numbers."""
         try:
             if self._same(self.network, space, state, smaller, SUSPICIOUS):
                 return True
@@ -99,7 +98,7 @@ class SameFunction:
 
     @torch.no_grad()
     def _called(self, network: nn.Module, call: Callable[[], Tensor]) -> tuple[Tensor, bool]:
-        """What a call gives with the network in the mode, always of the same seed, and whether it drew random numbers."""
+        """Return what a call gives with the network in the mode, always with the same seed, and whether it drew random numbers."""
         with _in_mode(network, self.mode), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             before = torch.get_rng_state()
@@ -118,9 +117,10 @@ class SameFunction:
 
 @dataclass(frozen=True)
 class RunsAt:
-    """A forward pass at batches of `size` in a mode, in train mode with a backward pass; NetworkError where the whole network fails there.
+    """A forward pass at batches of `size` in a mode, in train mode with a backward pass.
 
-    Tensors without values are enough for that; only a network that cannot run on such is run on real ones.
+    It runs on tensors without values; only a network that cannot run on these is run on real ones. Raises NetworkError where the whole
+    network fails at this size.
     """
 
     network: nn.Module
@@ -130,17 +130,17 @@ class RunsAt:
 
     @property
     def where(self) -> str:
-        """The mode and the size."""
+        """The mode and the batch size."""
         return f" in {self.mode} mode at batches of {self.size}"
 
     def holds(self, _space: PruningSpace, _state: Tensor, smaller: nn.Module) -> bool:
-        """True, or what the smaller network raises."""
+        """Return True, or raise what the smaller network raises."""
         fault = self._fault(smaller, "meta")
         if fault and self._fault(self.network, "meta"):
             fault = self._fault(smaller, "cpu")
             if fault and (own := self._fault(self.network, "cpu")):
                 raise NetworkError(
-                    f"the network fails{self.where}: {type(own).__name__}: {first_line(own)}; mend its forward, or choose another "
+                    f"the network fails{self.where}: {type(own).__name__}: {first_line(own)}; fix its forward, or change "
                     f"data.{'batch_size' if self.mode == 'train' else 'eval_batch_size'}"
                 )
         if fault:
@@ -148,7 +148,7 @@ class RunsAt:
         return True
 
     def _fault(self, network: nn.Module, device: str) -> Exception | None:
-        """What a copy of the network raises on a device, if anything."""
+        """Return what a copy of the network raises on a device, or None."""
         try:
             if device == "cpu":
                 with torch.no_grad():
@@ -174,7 +174,7 @@ class RunsAt:
             torch.set_grad_enabled(training),
             torch.device("meta"),
         ):
-            logits = called_with(network, tensors, torch.empty(self.size, *self.image))
+            logits = call_with(network, tensors, torch.empty(self.size, *self.image))
             if training:
                 logits.sum().backward()  # type: ignore[no-untyped-call]
 
@@ -187,7 +187,7 @@ def _in_mode(network: nn.Module, mode: Mode) -> Iterator[None]:
 
 
 def _equal(masked: Tensor, pruned: Tensor, tolerance: float) -> bool:
-    """Whether logits [N, classes] differ by no more than the tolerance, relative to their scale; NaN and infinity are where they are."""
+    """Return whether logits [N, classes] differ by at most the tolerance relative to their scale, and are finite at the same places."""
     finite = masked.isfinite()
     if masked.shape != pruned.shape or not torch.equal(finite, pruned.isfinite()):
         return False

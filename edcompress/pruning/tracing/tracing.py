@@ -1,4 +1,4 @@
-"""From a network to its pruning space: traced as a whole, or in parts where that fails."""
+"""Tracing of a network to its pruning space: as a whole, or in parts where that fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edcompress.core.errors import NetworkError, RecipeError
 from edcompress.networks.modes import run_once
 from edcompress.pruning.space.layers import CONVS, is_depthwise, layer_width
 from edcompress.pruning.space.space import Group, Member, PruningSpace, TracedGroup
-from edcompress.pruning.tracing.attention_heads import with_heads
+from edcompress.pruning.tracing.attention_heads import add_head_groups
 from edcompress.pruning.tracing.branches import split_branches
 from edcompress.pruning.tracing.coupled_groups import trace_groups
 from edcompress.pruning.tracing.grouped_convs import join_blocks, join_norm_groups
@@ -24,21 +24,28 @@ Inputs = dict[str, tuple[Tensor, ...]]
 def trace_space(
     network: nn.Module, example: Tensor, ignore: Sequence[str] = (), only: Sequence[str] = ()
 ) -> PruningSpace:
-    """The pruning space of `network` traced with `example` [N, C, H, W].
+    """Return the pruning space of a network.
 
-    Groups that match a glob in `ignore`, or none in `only` where there are some, are locked.
+    A network that cannot be traced as a whole is traced block by block; groups that lie within one block are free.
 
-    Where the network cannot be traced as a whole, its blocks are, each by itself: what lies within one is free. Raises NetworkError
-    where nothing can be traced, RecipeError for a glob that matches no layer.
+    Args:
+        network: the network to trace.
+        example: images [N, C, H, W] of the shape that it takes.
+        ignore: globs of layer names; groups that match one are locked.
+        only: globs of layer names; if there are any, groups that match none of them are locked.
+
+    Raises:
+        NetworkError: nothing of the network can be traced.
+        RecipeError: a glob matches no layer.
     """
     _check_globs(network, "ignore", ignore)
     _check_globs(network, "only", only)
-    found = with_heads(_found(network, example), network)
+    found = add_head_groups(_found(network, example), network)
     locks = Locks(network, found, ignore, only)
     layers = dict(network.named_modules())
     parts = split_branches(join_norm_groups(join_blocks(found, layers), layers), layers)
     groups = [group.model_copy(update={"locked": reason or locks.reason(group)}) for group, reason in parts]
-    order = {name: place for place, name in enumerate(layers)}
+    order = {name: index for index, name in enumerate(layers)}
     return PruningSpace(groups=tuple(sorted(groups, key=lambda group: order[group.name])))
 
 
@@ -48,7 +55,7 @@ def _found(network: nn.Module, example: Tensor) -> list[TracedGroup]:
     except NetworkError as error:
         try:
             inputs = _inputs(network, example)
-        except Exception:  # a network that does not run is no matter of tracing
+        except Exception:  # a network that does not run at all: tracing has said why
             raise error from None
         parts = list(_within(network, "", inputs))
         if not parts:
@@ -57,7 +64,7 @@ def _found(network: nn.Module, example: Tensor) -> list[TracedGroup]:
 
 
 def _within(module: nn.Module, name: str, inputs: Inputs) -> Iterator[TracedGroup]:
-    """Groups that lie inside one of the module's blocks, of blocks as large as can be traced."""
+    """Yield the groups that lie inside one of the module's blocks, of blocks as large as can be traced."""
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}" if name else child_name
         try:
@@ -72,14 +79,14 @@ def _within(module: nn.Module, name: str, inputs: Inputs) -> Iterator[TracedGrou
 
 
 def _begins_and_ends(group: Group, module: nn.Module) -> bool:
-    """Whether a layer of the module makes the channels, not only hands them on as a depthwise convolution does, and another reads them."""
+    """Return whether a layer of the module makes the channels (a depthwise convolution only passes them on), and another reads them."""
     makers = (module.get_submodule(m.layer) for m in group.members if m.side == "out")
     made = any(isinstance(maker, (*CONVS, nn.Linear)) and not is_depthwise(maker) for maker in makers)
     return made and any(m.side == "in" for m in group.members)
 
 
 def _inputs(network: nn.Module, example: Tensor) -> Inputs:
-    """The tensors that each block of the network takes, by its name, for blocks that run once and take nothing else."""
+    """Return the tensors that each block of the network takes, by its name, for blocks that run once and take nothing else."""
     names = {module: name for name, module in network.named_modules()}
     calls: dict[str, list[tuple[Tensor, ...] | None]] = {name: [] for name in names.values()}
 
@@ -102,7 +109,7 @@ def _renamed(group: Group, path: str) -> Group:
 
 
 def _rest(network: nn.Module, parts: Sequence[TracedGroup]) -> Iterator[TracedGroup]:
-    """A locked group for each convolution and linear layer that is in no part."""
+    """Yield a locked group for each convolution and linear layer that is in no part."""
     known = {m.layer for group, _ in parts for m in group.members if m.side == "out"}
     for name, layer in network.named_modules():
         if isinstance(layer, (*CONVS, nn.Linear)) and name not in known:

@@ -1,21 +1,23 @@
-"""Accuracy class by class: the class that loses most, and classes that a file gives to no image any more."""
+"""Accuracy class by class: the class that loses most, and classes that a file no longer gives to any image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edcompress.core.plain_text import few
 from edcompress.core.results.measures import Count, ModelResult
-from edcompress.core.results.report import Report
+
+if TYPE_CHECKING:  # report.py imports the gate's section, which reads the limits, which import this module
+    from edcompress.core.results.report import Report
 
 MOST_NAMED = 5
-"""Classes that a sentence names."""
+"""Most classes that a sentence names."""
 
 
 class ClassDrop(NamedTuple):
-    """A class, and how many of its test images the dense and the other file give it."""
+    """A class, and how many of its test images the dense and the other file classify correctly."""
 
     name: str
     dense: Count
@@ -28,9 +30,9 @@ class ClassDrop(NamedTuple):
 
 
 def worst_class(report: Report, model: ModelResult) -> ClassDrop | None:
-    """The class whose recall drops most, of equals the one with most images; None where recalls were not measured.
+    """Return the class whose recall drops most, and of equals the one with most images; None if recalls were not measured.
 
-    A class without test images has no recall; all others count, however few their images are.
+    Classes without test images have no recall; all others count, however few their images are.
     """
     dense, other = report.dense.recalls, model.recalls
     if dense is None or other is None:
@@ -45,7 +47,7 @@ def worst_class(report: Report, model: ModelResult) -> ClassDrop | None:
 
 
 def lost_classes(report: Report, model: ModelResult) -> list[str]:
-    """The classes that dense.onnx gives to some of the test images, and this file to none."""
+    """Return the classes that dense.onnx gives to some of the test images, and this file to none."""
     dense, other = report.dense.recalls, model.recalls
     if dense is None or other is None:
         return []
@@ -55,11 +57,11 @@ def lost_classes(report: Report, model: ModelResult) -> list[str]:
 
 
 def class_alarms(report: Report) -> Iterator[str]:
-    """What to say of each file of the run that has lost classes."""
+    """Yield a warning about each file of the run that has lost classes."""
     files = {"pruned.onnx": report.pruned, **{one.file: one.measured for one in report.variants.values()}}
     for file, model in files.items():
         if lost := lost_classes(report, model):
             yield (
                 f"{file} gives none of the test images the class {few(lost, MOST_NAMED)}, which dense.onnx gives to some: "
-                "prune less, fine-tune longer, or hold it with gate.max_class_drop"
+                "prune less, fine-tune longer, or limit it with gate.max_class_drop"
             )

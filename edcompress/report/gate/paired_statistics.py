@@ -1,7 +1,6 @@
-"""What paired counts say about a drop of accuracy: its confidence interval, and the test that there is none.
+"""Statistics of a drop of accuracy from paired counts: its confidence interval, and the test that there is no drop.
 
-Both look only at the images on which the two models differ in being right, which is why far fewer images are enough than for two
-accuracies on different images.
+Both use only the images that one model alone gets right, so that they need far fewer images than two accuracies on different images.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from statistics import NormalDist
 from edcompress.core.results.measures import Interval, Pairs
 
 HALVINGS = 60
-"""Steps of a bisection of [-1, 1]: to the last bit of a float64."""
+"""Steps of a bisection of [-1, 1], which is then exact to the last bit of a float64."""
 
 
 def drop_interval(pairs: Pairs, level: float) -> Interval:
-    """The score interval of dense minus other accuracy: all drops that a two-sided test at `level` does not reject.
+    """Return the score interval of dense minus other accuracy: all drops that a two-sided test at `level` does not reject.
 
     T. Tango (1998), Equivalence test and confidence interval for the difference in proportions for the paired-sample design,
-    Statistics in Medicine 17, 891-908. It has bounds inside [-1, 1] and a width even where no image tells the models apart.
+    Statistics in Medicine 17, 891-908. Its bounds are inside [-1, 1], and it has a width even if no image distinguishes the models.
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     drop = (pairs.dense_only - pairs.other_only) / pairs.total
@@ -30,7 +29,7 @@ def drop_interval(pairs: Pairs, level: float) -> Interval:
 
 
 def mcnemar_p(pairs: Pairs) -> float:
-    """The two-sided p-value of McNemar's exact test that both models are right equally often.
+    """Return the two-sided p-value of McNemar's exact test that both models are right equally often.
 
     With n = b + c images that one of them alone gets right: 2 P(X <= min(b, c)) for X ~ Binomial(n, 1/2), at most 1.
     """
@@ -43,12 +42,12 @@ def mcnemar_p(pairs: Pairs) -> float:
 
 
 def _excess(pairs: Pairs, drop: float) -> float:
-    """b - c - n d, the numerator of Tango's score statistic."""
+    """Return b - c - n d, the numerator of Tango's score statistic."""
     return pairs.dense_only - pairs.other_only - pairs.total * drop
 
 
 def _deviation(pairs: Pairs, drop: float) -> float:
-    """sqrt(n (2 q + d (1 - d))), its denominator; q is the likeliest share of "other only" under the drop d."""
+    """Return sqrt(n (2 q + d (1 - d))), its denominator; q is the likeliest share of "other only" under the drop d."""
     n, b, c = pairs.total, pairs.dense_only, pairs.other_only
     linear = (2 * n - b + c) * drop - b - c
     constant = -c * drop * (1 - drop)
@@ -57,7 +56,7 @@ def _deviation(pairs: Pairs, drop: float) -> float:
 
 
 def _bisected(below: Callable[[float], bool], low: float, high: float) -> float:
-    """Where `below` turns from true to false between `low` and `high`."""
+    """Return where `below` turns from true to false between `low` and `high`."""
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if below(middle) else (low, middle)

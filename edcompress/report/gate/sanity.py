@@ -1,4 +1,4 @@
-"""Results that must not be overlooked: networks at chance level, files that score otherwise, targets missed by far."""
+"""Conspicuous warnings about results: networks at chance level, files that score otherwise than their networks, missed targets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from statistics import NormalDist
 
-from edcompress.core.recipe.deployment import Gate
+from edcompress.core.recipe.gate import Gate
 from edcompress.core.results.measures import Accuracy, Count
 from edcompress.core.results.report import Report
 from edcompress.core.results.verdict import Check
@@ -14,17 +14,17 @@ from edcompress.report.gate.class_recall import class_alarms
 from edcompress.report.render.formatting import percent
 
 CONFIDENCE = 0.95
-"""At which a top-1 has to be above what the same answers would reach by chance."""
+"""Confidence at which a top-1 must be above what the same answers would reach by chance."""
 
 NOISE_IMAGES, NOISE_SHARE = 2, 0.005
-"""Images, or their share where that is more, that a network and its file may answer differently by rounding."""
+"""Images, or their share if that is more, to which a network and its file may give different answers by rounding."""
 
 SHORT, SHORT_SHARE = 0.05, 0.2
-"""How far below its target a run may end: of the dense network's cost, and of the target where that is less."""
+"""How far below its target a run may end: in the dense network's cost, or as a share of the target if that is less."""
 
 
 def lower_bound(count: Count) -> float:
-    """The lower end of Wilson's score interval of a share of images, two-sided at CONFIDENCE; NaN of no images."""
+    """Return the lower end of Wilson's score interval of a share of images, two-sided at CONFIDENCE; NaN for no images."""
     n, p, z = count.total, count.fraction, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     if not n:
         return math.nan
@@ -33,27 +33,32 @@ def lower_bound(count: Count) -> float:
 
 
 def at_chance(accuracy: Accuracy, whose: str) -> str | None:
-    """What to say of a network, called `whose`, whose top-1 is not surely above chance; None where it is, or chance was not counted."""
+    """Return the warning that a network's top-1 is not surely above chance, or None if it is or chance was not counted.
+
+    Args:
+        accuracy: The network's accuracy.
+        whose: What the warning calls the network.
+    """
     top1, chance = accuracy.top1, accuracy.chance
     if chance is None or lower_bound(top1) > chance:
         return None
     return (
         f"{whose} is at chance level: top-1 is {percent(top1)} of {top1.total} images (at {CONFIDENCE:.0%} confidence at least "
-        f"{lower_bound(top1):.2%}), and the same answers dealt out at random would have {chance:.2%}; check that the checkpoint is the "
-        "right one, that the classes are in the order of its training, and that data.mean, data.std, data.resize and data.channels are "
-        "those of its training"
+        f"{lower_bound(top1):.2%}), and the same answers in random order would have {chance:.2%}; check that the weights are the right "
+        "ones, that the classes are in the order of their training, and that data.mean, data.std, data.resize and data.channels are those "
+        "of their training"
     )
 
 
 def alarms(report: Report) -> tuple[str, ...]:
-    """What to say loudly of a run's results, and what to try; what earlier versions did not measure is not said."""
+    """Return the conspicuous warnings about a run's results, with what to try; figures that earlier versions did not measure give none."""
     return (*_untrained(report), *_weak(report), *_moved(report), *class_alarms(report), *_short(report))
 
 
-def chance_checks(report: Report, limits: Gate) -> tuple[Check, ...]:
-    """The failed check of an exported run whose network is at chance level; none where it is above, or may be weak."""
+def chance_checks(report: Report, gate: Gate) -> tuple[Check, ...]:
+    """Return the failed check of an exported run whose network is at chance level; none if it is above, or is allowed to be weak."""
     name, accuracy = _decisive(report)
-    if limits.allow_weak_dense or not _weak(report) or accuracy is None or accuracy.chance is None:
+    if gate.allow_weak_dense or not _weak(report) or accuracy is None or accuracy.chance is None:
         return ()
     low, chance = lower_bound(accuracy.top1), accuracy.chance
     return (Check(name=f"{name}_above_chance", value=low, limit=chance, margin=low - chance, passed=False),)
@@ -63,19 +68,19 @@ def _untrained(report: Report) -> tuple[str, ...]:
     if not report.untrained_head:
         return ()
     return (
-        "the dense network's classifier began untrained (model.reset_head), so that drops from its accuracy say nothing: hold pruned.onnx "
-        "by gate.min_top1",
+        "the dense network's classifier was untrained at the start (model.reset_head), so that drops from its accuracy say nothing: limit "
+        "pruned.onnx by gate.min_top1",
     )
 
 
 def _weak(report: Report) -> tuple[str, ...]:
     name, accuracy = _decisive(report)
     text = at_chance(accuracy, f"{name}.onnx") if accuracy else None
-    return (f"{text}; where it is meant to be so, set gate.allow_weak_dense (--allow-weak-dense)",) if text else ()
+    return (f"{text}; if this is intended, set gate.allow_weak_dense (--allow-weak-dense)",) if text else ()
 
 
 def _moved(report: Report) -> Iterator[str]:
-    """What to say of files whose accuracy is not that of their networks, which `prune` measured."""
+    """Yield a warning about each file whose accuracy is not that of its network, which `prune` measured."""
     for name, result in (("dense", report.dense), ("pruned", report.pruned)):
         if result.onnx_accuracy is None:
             continue
@@ -83,26 +88,26 @@ def _moved(report: Report) -> Iterator[str]:
         noise = max(NOISE_IMAGES, NOISE_SHARE * before.total)
         if before.total != now.total or abs(before.correct - now.correct) > noise:
             yield (
-                f"{name}.onnx has {now.correct} of {now.total} test images right, and `prune` measured {before.correct} of {before.total} "
-                "of the same network: the test images or their classes changed since; restore them and export again, or prune again"
+                f"{name}.onnx has {now.correct} of {now.total} test images right, but `prune` measured {before.correct} of {before.total} "
+                "for the same network: the test images or their classes have changed; restore them and export again, or prune again"
             )
 
 
 def _short(report: Report) -> Iterator[str]:
-    """What to say of a run that removed far more than its target asks for; a plan that was given is as it is."""
+    """Yield a warning about a run that removed far more than its target asks for, unless it was given its plan."""
     target = report.target
     if target.kind in ("none", "max_top1_drop") or report.search.method == "plan":
         return
     if target.achieved < target.asked - min(SHORT, SHORT_SHARE * target.asked):
         finer = f"lower constraints.round_to ({target.round_to}), " if target.round_to > 1 else ""
         yield (
-            f"{target.achieved:.1%} of the {target.kind} are left where up to {target.asked:.1%} may stay, so that accuracy is lost for "
+            f"{target.achieved:.1%} of the {target.kind} are left although {target.asked:.1%} may stay, so that accuracy is lost for "
             f"nothing: {finer}search longer, or try another seed"
         )
 
 
 def _decisive(report: Report) -> tuple[str, Accuracy | None]:
-    """The file that has to be above chance: dense.onnx, or, where its classifier began untrained, pruned.onnx."""
+    """Return the file that must be above chance: dense.onnx, or pruned.onnx if the dense classifier was untrained at the start."""
     if report.untrained_head:
         return "pruned", report.pruned.onnx_accuracy
     return "dense", report.dense.onnx_accuracy

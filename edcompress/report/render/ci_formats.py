@@ -1,4 +1,4 @@
-"""A verdict as JUnit XML, as CI servers read test results: a test case per limit."""
+"""A verdict as JUnit XML, GitHub annotations and a job summary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(verdict: Verdict, name: str) -> str:
-    """The document, with the attributes that Jenkins, GitLab and others have in common; `name` is what was gated."""
+    """Return a JUnit document with a test case per limit, of elements that Jenkins, GitLab and others share; `name` is what was gated."""
     failed = sum(not check.passed for check in verdict.checks)
     tests = len(verdict.checks) + len(verdict.skipped)
     counts = {"tests": str(tests), "failures": str(failed), "errors": "0", "time": "0"}
@@ -34,7 +34,7 @@ def junit(verdict: Verdict, name: str) -> str:
 
 
 def junit_of_failure(message: str, name: str) -> str:
-    """The document of a gate that came to no answer: one test case with the error."""
+    """Return the JUnit document of a gate without an answer: one test case with the error."""
     counts = {"tests": "1", "failures": "0", "errors": "1", "time": "0"}
     root = ElementTree.Element("testsuites", {"name": "edcompress gate", **counts})
     suite = ElementTree.SubElement(
@@ -54,15 +54,15 @@ def _case(suite: ElementTree.Element, name: str, of: str) -> ElementTree.Element
 
 
 def _text(text: str) -> str:
-    """The text without characters that XML cannot hold, which names of files may."""
+    """Return the text without characters that XML forbids, which names of files may contain."""
     return _NO_XML.sub("\ufffd", text)
 
 
 def workflow_commands(verdict: Verdict) -> list[str]:
-    """Annotations, one per line of output: an error per limit that failed, warnings of what was skipped or is not to be trusted."""
-    told = zip(verdict.checks, check_rows(verdict), check_sentences(verdict), strict=True)
+    """Return annotations, one per line of output: errors for limits that failed, warnings for what was skipped or is not to be trusted."""
+    rows = zip(verdict.checks, check_rows(verdict), check_sentences(verdict), strict=True)
     return [
-        *(_command("error", f"edcompress gate: {row.name}", text) for check, row, text in told if not check.passed),
+        *(_command("error", f"edcompress gate: {row.name}", text) for check, row, text in rows if not check.passed),
         *(
             _command("warning", f"edcompress gate: {row.name}", f"skipped: {row.reason}")
             for row in skipped_rows(verdict)
@@ -72,7 +72,7 @@ def workflow_commands(verdict: Verdict) -> list[str]:
 
 
 def summary(verdict: Verdict, name: str) -> str:
-    """A Markdown section with a table of the checks; `name` is what was gated."""
+    """Return a Markdown section with a table of the checks; `name` is what was gated."""
     lines = [
         f"### edcompress gate: {'passed' if verdict.passed else 'FAILED'}",
         "",
@@ -93,5 +93,5 @@ def _command(kind: str, title: str, message: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """As the runner reads it back: a raw line end would cut the message, or begin a command of its own."""
+    """Return text escaped for the runner: a raw line end would cut the message, or start another command."""
     return harmless(text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A"))

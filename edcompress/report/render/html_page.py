@@ -1,237 +1,231 @@
-"""report.html: one page about one run, with all it needs inside it: no network, no script."""
+"""report.html and sweep.html: one page each, with all that it needs inside it: no network, no script. Markup is in `templates/`."""
 
 from __future__ import annotations
 
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
-from importlib.resources import files
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edcompress.core.results.measures import Latency
-from edcompress.core.results.report import Point, Report, SearchSummary, Sweep
+from edcompress.core.results.report import Point, Report, SearchSummary, Sweep, TargetResult
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.noise import noise_warning
 from edcompress.report.gate.sanity import alarms
 from edcompress.report.render.formatting import MISSING, calls, measured_with, milliseconds, percent, setting, speedup
+from edcompress.report.render.point_rows import point_columns, point_doubts
 from edcompress.report.render.rows import (
     PERCENTILES,
     VARIANT_HEADINGS,
     comparison_rows,
-    point_columns,
-    point_doubts,
     proof_rows,
     setting_rows,
     ship_line,
     stages,
     variant_rows,
 )
-from edcompress.report.render.svg_charts import Dot, Line, bar, dot_chart, line_chart
+from edcompress.report.render.svg_charts import Bar, Chart, Dot, Line, dot_chart, line_chart
 from edcompress.report.render.verdict_rows import check_notes, check_rows
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _KINDS = {"macs": "multiply-accumulates", "params": "parameters", "channels": "prunable channels",
           "latency": "time in onnxruntime"}  # fmt: skip
+_TILES = {"top-1": "top-1", "MACs": "MACs", "ONNX size": "ONNX file", "latency p50": "latency (p50)"}
+"""Rows of the comparison that are tiles too, and how the tiles call them."""
+
+
+class _Table(NamedTuple):
+    headings: Sequence[str]
+    rows: Iterable[Sequence[str]]
+    style: str = ""
+
+
+class _Tile(NamedTuple):
+    name: str
+    change: str
+    dense: str
+    pruned: str
+
+
+class _Points(NamedTuple):
+    chart: Chart
+    table: _Table
+    warnings: Sequence[str]
+
+
+class _Latency(NamedTuple):
+    notes: Sequence[str]
+    pairs: Sequence[tuple[str, Sequence[Bar]]]
+    settings: _Table | None
+
+
+class _Gate(NamedTuple):
+    table: _Table
+    notes: Sequence[str]
+
+
+class _Search(NamedTuple):
+    notes: Sequence[str]
+    charts: Sequence[Chart]
+
+
+class _Groups(NamedTuple):
+    note: str
+    bars: Sequence[Bar]
 
 
 def render_page(
     report: Report, generations: Sequence[Mapping[str, Any]], plan: Mapping[str, Any], flags: Sequence[str] = ()
 ) -> str:
-    """The whole HTML document; `flags` are what the command that runs it again needs besides weights and recipe.
+    """Return the HTML document of a run.
 
-    `generations` are the lines of search.jsonl (generation, budget, energy_best, energy_mean, diversity), empty for
-    controls; `plan["groups"]` lists {"name", "channels", "kept"} of each group.
+    Args:
+        report: The run's report.
+        generations: The lines of search.jsonl (generation, budget, energy_best, energy_mean, diversity); empty for methods without them.
+        plan: Its `groups` list {"name", "channels", "kept"} of each group.
+        flags: What the command that repeats the run needs besides weights and recipe.
     """
-    parts = [
-        _header(report),
-        _tiles(report),
-        _section("Dense and pruned", _comparison(report)),
-        *([_section("Trials", _points(report.points))] if report.points else []),
-        _section("Latency in onnxruntime", _latency(report)),
-        *([_section("Files to ship", _shipped(report))] if report.ship else []),
-        _section("Gate", _gate(report.verdict)),
-        _section("Accuracy through the stages", _stages(report)),
-        _section("Proofs", _proofs(report)),
-        _section("Search", _search(report, generations)),
-        _section("Kept channels", _groups(plan.get("groups", ()))),
-        _section("Run it again", _reproduce(report, flags)),
-    ]
-    return _document(f"{report.network} – edcompress", "\n".join(parts))
+    return _render(
+        "report.html",
+        title=f"{report.network} – edcompress",
+        report=report,
+        asked=_asked(report.target),
+        tiles=_tiles(report),
+        alarms=alarms(report),
+        comparison=_Table(("", "dense", "pruned", "change"), comparison_rows(report)),
+        points=_points(report.points) if report.points else None,
+        latency=_latency(report),
+        ship_line=ship_line(report),
+        variants=_Table(VARIANT_HEADINGS, variant_rows(report)),
+        gate=_gate(report.verdict) if report.verdict else None,
+        stages=_stage_bars(report),
+        proofs=_Table(("", "largest difference", "relative", "of"), proof_rows(report), "prose"),
+        search=_search(report.search, generations),
+        groups=_groups(plan.get("groups", ())),
+        command=shlex.join(["edcompress", "prune", report.checkpoint, "--recipe", "recipe.yaml", *flags]),
+        facts=_facts(report),
+    )
 
 
 def render_sweep(found: Sweep) -> str:
-    """The whole HTML document of a sweep."""
+    """Return the HTML document of a sweep."""
     top1, n = found.dense.accuracy.top1, len(found.points)
-    lead = f"{n} networks pruned from {found.checkpoint}, which has {percent(top1)} on {top1.total} test images."
-    head = f'<header><p class="eyebrow">edcompress · sweep</p><h1>{escape(found.network)}</h1><p class="lead">{escape(lead)}</p></header>'
-    return _document(f"{found.network} – edcompress sweep", head + _section("Side by side", _points(found.points)))
-
-
-def _document(title: str, body: str) -> str:
-    style = files("edcompress.report.render").joinpath("page.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    return _render(
+        "sweep.html",
+        title=f"{found.network} – edcompress sweep",
+        network=found.network,
+        lead=f"{n} networks pruned from {found.checkpoint}, which has {percent(top1)} on {top1.total} test images.",
+        points=_points(found.points),
     )
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
+def _render(template: str, **values: Any) -> str:
+    return _environment().get_template(template).render(values)
 
 
-def _note(text: str) -> str:
-    return f'<p class="soft">{escape(text)}</p>'
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # here, so that commands without a page start fast
 
-
-def _header(report: Report) -> str:
-    return (
-        f'<header><p class="eyebrow">edcompress · recipe {escape(report.recipe)} · seed {report.seed}</p>'
-        f'<h1>{escape(report.network)}</h1><p class="lead">{escape(_asked(report))}</p>{_pill(report.verdict)}</header>'
+    return Environment(
+        loader=PackageLoader("edcompress.report.render"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
 
 
-def _asked(report: Report) -> str:
-    target = report.target
+def _asked(target: TargetResult) -> str:
+    """Return the sentence about the target."""
     if target.kind == "none":
         return f"No target was set; the search left {100 * target.achieved:.1f} % of the multiply-accumulates."
     if target.kind == "max_top1_drop":
         return (
-            f"Asked for the smallest network that loses at most {100 * target.asked:.2f} points of top-1; on the images that judge, "
+            f"Asked for the smallest network that loses at most {100 * target.asked:.2f} points of top-1; on the held-out images, "
             f"this one loses {100 * target.achieved:.2f}."
         )
+    predicted = "" if target.predicted is None else f" The search used a prediction of {100 * target.predicted:.1f} %."
     return (
         f"Asked to keep at most {100 * target.asked:.1f} % of the {_KINDS[target.kind]}; "
-        f"{100 * target.achieved:.1f} % are left, in channels by multiples of {target.round_to}."
-        + (
-            f" The search went by a prediction of {100 * target.predicted:.1f} %."
-            if target.predicted is not None
-            else ""
-        )
+        f"{100 * target.achieved:.1f} % are left, in widths that are multiples of {target.round_to}.{predicted}"
     )
 
 
-def _pill(verdict: Verdict | None) -> str:
-    if verdict is None:
-        return '<span class="pill">not gated yet</span>'
-    if verdict.passed:
-        return '<span class="pill pass">✓ gate passed</span>'
-    return '<span class="pill fail">✗ gate FAILED</span>'
+def _tiles(report: Report) -> list[_Tile]:
+    rows = [row for row in comparison_rows(report) if row.name in _TILES]
+    return [_Tile(_TILES[row.name], row.change.partition(" (")[0], row.dense, row.pruned) for row in rows]
 
 
-def _tiles(report: Report) -> str:
-    shown = {"top-1": "top-1", "MACs": "MACs", "ONNX size": "ONNX file", "latency p50": "latency (p50)"}
-    tiles = [
-        f"<div class='tile'><span>{escape(shown[row.name])}</span><b>{escape(row.change.partition(' (')[0])}</b>"
-        f"<span>{escape(row.dense)} → {escape(row.pruned)}</span></div>"
-        for row in comparison_rows(report)
-        if row.name in shown
-    ]
-    return f'<div class="tiles">{"".join(tiles)}</div>'
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], style: str = "") -> str:
-    """A table that scrolls sideways on its own; cells are escaped, and the gate's answers coloured."""
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
-    body = "".join(f"<tr>{''.join(_cell(text) for text in row)}</tr>" for row in rows)
-    return f'<div class="scroll {style}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _cell(text: str) -> str:
-    style = {"pass": ' class="pass-text"', "FAIL": ' class="fail-text"'}.get(text, "")
-    return f"<td{style}>{escape(text)}</td>"
-
-
-def _comparison(report: Report) -> str:
-    warned = "".join(f'<p class="fail-text">{escape(f"Warning: {text}.")}</p>' for text in alarms(report))
-    return warned + _table(("", "dense", "pruned", "change"), comparison_rows(report))
-
-
-def _points(points: Sequence[Point]) -> str:
-    """Several networks as a chart of top-1 over speed-up and as a table."""
+def _points(points: Sequence[Point]) -> _Points:
     dots = [Dot(point.name, point.speedup, 100 * point.top1.fraction, point.front) for point in points]
     chart = dot_chart("Top-1 on the test images, per cent", dots, "speed-up in onnxruntime")
-    return chart + _table(*point_columns(points)) + "".join(_note(f"Warning: {text}.") for text in point_doubts(points))
+    return _Points(chart, _Table(*point_columns(points)), point_doubts(points))
 
 
-def _latency(report: Report) -> str:
+def _latency(report: Report) -> _Latency | None:
     dense, pruned = report.dense.latency_ms, report.pruned.latency_ms
     if dense is None or pruned is None:
-        return _note("Not measured yet: run edcompress export --onnx.")
+        return None
     longest = max(getattr(latency, kind) for latency in (dense, pruned) for kind in PERCENTILES)
-    pairs = "".join(_latency_pair(kind, dense, pruned, longest) for kind in PERCENTILES)
-    how = f"{calls(pruned)}, {setting(pruned)}; {measured_with(pruned)}."
-    warning = noise_warning(report.latencies)
-    how = _note(how) + (_note(f"Warning: {warning}.") if warning else "")
-    return f'{how}{_interval(pruned)}<div class="pairs">{pairs}</div>{_settings(report)}'
+    pairs = [(kind, _latency_bars(kind, dense, pruned, longest)) for kind in PERCENTILES]
+    headings = ("", "dense p50", "pruned p50", "speed-up")
+    settings = _Table(headings, setting_rows(report)) if report.pruned.more_latency_ms else None
+    return _Latency(_latency_notes(report, pruned), pairs, settings)
 
 
-def _interval(pruned: Latency) -> str:
-    found = pruned.speedup
-    return _note(f"Speed-up {speedup(found)}, {100 * found.confidence:g} % confidence.") if found else ""
+def _latency_notes(report: Report, pruned: Latency) -> list[str]:
+    notes = [f"{calls(pruned)}, {setting(pruned)}; {measured_with(pruned)}."]
+    if warning := noise_warning(report.latencies):
+        notes.append(f"Warning: {warning}.")
+    if found := pruned.speedup:
+        notes.append(f"Speed-up {speedup(found)}, {100 * found.confidence:g} % confidence.")
+    return notes
 
 
-def _settings(report: Report) -> str:
-    if not report.pruned.more_latency_ms:
-        return ""
-    return _table(("", "dense p50", "pruned p50", "speed-up"), setting_rows(report))
+def _latency_bars(kind: str, dense: Latency, pruned: Latency, longest: float) -> list[Bar]:
+    values = {"dense": getattr(dense, kind), "pruned": getattr(pruned, kind)}
+    return [
+        Bar(name, milliseconds(value), value / longest if longest > 0 else 0.0, f"--{name}")
+        for name, value in values.items()
+    ]
 
 
-def _latency_pair(kind: str, dense: Latency, pruned: Latency, longest: float) -> str:
-    bars = (
-        bar(name, milliseconds(value), value / longest if longest > 0 else 0.0, f"--{name}")
-        for name, value in (("dense", getattr(dense, kind)), ("pruned", getattr(pruned, kind)))
-    )
-    return f"<div><h3>{kind}</h3>{''.join(bars)}</div>"
+def _gate(verdict: Verdict) -> _Gate:
+    # The answer is next to the name, so that a phone shows it without scrolling.
+    rows = [(row.name, row.answer, row.value, row.limit, row.margin) for row in check_rows(verdict)]
+    return _Gate(_Table(("", "answer", "value", "limit", "margin"), rows), check_notes(verdict))
 
 
-def _shipped(report: Report) -> str:
-    rows = variant_rows(report)
-    return _note(ship_line(report)) + (_table(VARIANT_HEADINGS, rows) if rows else "")
-
-
-def _gate(verdict: Verdict | None) -> str:
-    if verdict is None:
-        return _note("Not judged yet: run edcompress gate.")
-    # The answer stands next to the name, so that a phone shows it without scrolling.
-    rows = ((row.name, row.answer, row.value, row.limit, row.margin) for row in check_rows(verdict))
-    notes = "".join(_note(text) for text in check_notes(verdict))
-    return _table(("", "answer", "value", "limit", "margin"), rows) + notes
-
-
-def _stages(report: Report) -> str:
+def _stage_bars(report: Report) -> list[Bar]:
     bars = []
     for name, result in stages(report):
         top1 = result.accuracy.top1
         color = "--dense" if name == "dense" else "--pruned"
         text = f"{percent(top1)} ({top1.correct}/{top1.total})"
-        bars.append(bar(name, text, top1.fraction if top1.total else 0.0, color))
-    note = _note("Top-1 on the test images. Surgery is followed by a new estimate of the batch-norm statistics.")
-    return f'{note}<div class="bars wide">{"".join(bars)}</div>'
+        bars.append(Bar(name, text, top1.fraction if top1.total else 0.0, color))
+    return bars
 
 
-def _proofs(report: Report) -> str:
-    note = _note("Networks that must compute the same, held against each other: largest difference of their logits.")
-    return note + _table(("", "largest difference", "relative", "of"), proof_rows(report), style="prose")
-
-
-def _search(report: Report, generations: Sequence[Mapping[str, Any]]) -> str:
-    search = report.search
+def _search(search: SearchSummary, generations: Sequence[Mapping[str, Any]]) -> _Search:
     done = f"{search.method}, {search.epochs} epoch{'s' * (search.epochs != 1)}, {search.generations} generations, {search.seconds:.0f} s"
     if not generations:
-        return _note(f"{done}.") + _note(f"No population: {_chosen(search)}, so there is no curve to draw.")
+        return _Search([f"{done}.", f"No population: {_chosen(search)}, so there is no curve to draw."], ())
     end = f"{'converged' if search.converged else 'not converged'}, last diversity {search.diversity:.3g}"
-    return f'{_note(f"{done}; {end}.")}<div class="charts">{_curves(generations)}</div>'
+    return _Search([f"{done}; {end}."], _curves(generations))
 
 
 def _chosen(search: SearchSummary) -> str:
-    """How a method without a population comes to its channels."""
+    """Return how a method without a population chose the channels."""
     if search.method == "plan":
         return "the channels are those of search.plan"
     return "the channels were ranked " + (f"{search.generations} times" if search.generations else "once")
 
 
-def _curves(generations: Sequence[Mapping[str, Any]]) -> str:
+def _curves(generations: Sequence[Mapping[str, Any]]) -> list[Chart]:
     best, mean, diversity, budget = (
         Line(name, color, _series(generations, key))
         for name, color, key in (
@@ -242,43 +236,37 @@ def _curves(generations: Sequence[Mapping[str, Any]]) -> str:
         )
     )
     charts = [("Energy (lower is better)", [best, mean]), ("Diversity", [diversity]), ("Budget", [budget])]
-    return "".join(line_chart(title, lines, "generation") for title, lines in charts)
+    return [line_chart(title, lines, "generation") for title, lines in charts]
 
 
 def _series(generations: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(generation, value) points; a value that is missing or null becomes NaN, which the chart leaves out."""
+    """Return (generation, value) points; a value that is missing or null becomes NaN, which the chart omits."""
     values = ((line["generation"], line.get(key)) for line in generations)
     return [(float(x), math.nan if y is None else float(y)) for x, y in values]
 
 
-def _groups(groups: Sequence[Mapping[str, Any]]) -> str:
+def _groups(groups: Sequence[Mapping[str, Any]]) -> _Groups | None:
     if not groups:
-        return _note("The plan has no groups.")
-    kept, channels = (sum(counts) for counts in zip(*(_counts(group) for group in groups), strict=True))
-    note = _note(
-        f"{kept} of {channels} channels in {len(groups)} groups stay; a group's layers lose the same channels."
+        return None
+    counts = [(str(group["name"]), len(group["kept"]), int(group["channels"])) for group in groups]
+    kept, channels = sum(kept for _, kept, _ in counts), sum(channels for _, _, channels in counts)
+    return _Groups(
+        f"{kept} of {channels} channels in {len(groups)} groups stay; a group's layers lose the same channels.",
+        [_group_bar(*count) for count in counts],
     )
-    return f'{note}<div class="bars">{"".join(_group_bar(group) for group in groups)}</div>'
 
 
-def _counts(group: Mapping[str, Any]) -> tuple[int, int]:
-    return len(group["kept"]), int(group["channels"])
-
-
-def _group_bar(group: Mapping[str, Any]) -> str:
-    kept, channels = _counts(group)
+def _group_bar(name: str, kept: int, channels: int) -> Bar:
     share = kept / channels if channels else 0.0
-    return bar(str(group["name"]), f"{kept}/{channels} · {100 * share:.0f} %", share, "--pruned")
+    return Bar(name, f"{kept}/{channels} · {100 * share:.0f} %", share, "--pruned")
 
 
-def _reproduce(report: Report, flags: Sequence[str]) -> str:
-    facts = {
-        "checkpoint": report.checkpoint,
+def _facts(report: Report) -> dict[str, str]:
+    """Return what the run was made of and with."""
+    return {
+        "weights": report.checkpoint,
         "recipe hash": report.recipe_hash,
         "took": f"{report.seconds:.0f} s",
         **{key: MISSING if value is None else str(value) for key, value in report.machine.items()},
         **report.versions,
     }
-    pairs = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
-    command = shlex.join(["edcompress", "prune", report.checkpoint, "--recipe", "recipe.yaml", *flags])
-    return f"<pre>{escape(command)}</pre><dl>{pairs}</dl>"

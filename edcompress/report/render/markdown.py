@@ -1,4 +1,4 @@
-"""Text from files and from the user in Markdown, which shows it as it is: no HTML, no links, no cells of its own."""
+"""Foreign text in Markdown, shown as it is: it makes no HTML, links or table cells."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _SIGNS = re.compile(r"[\\`*_\[\]<>|#&~$]")
 
 
 def literal(text: str) -> str:
-    """Text that Markdown shows as it is, on one line and in one cell."""
+    """Return text that Markdown shows as it is, on one line and in one cell."""
     return _SIGNS.sub(r"\\\g<0>", harmless(" ".join(text.split())))
 
 
 def code(text: str) -> str:
-    """Text between backticks, more than it holds in a row."""
+    """Return text between backticks, one more than it contains in a row."""
     words = harmless(" ".join(text.split()))
     ticks = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
     return f"{ticks}{words}{ticks}" if ticks == "`" else f"{ticks} {words} {ticks}"
 
 
 def table_row(cells: Iterable[str]) -> str:
-    """A row of a table."""
+    """Return a row of a table."""
     return f"| {' | '.join(map(literal, cells))} |"

@@ -1,14 +1,13 @@
-"""The figures of a report as rows of short texts: the terminal's tables and the page show the same words."""
+"""Report figures as rows of short texts: the terminal's tables and the page show the same words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from edcompress.core.results.inspection import Inspection
 from edcompress.core.results.measures import Accuracy, Count, Latency, ModelResult, Proof
-from edcompress.core.results.report import Point, Report
+from edcompress.core.results.report import Report
 from edcompress.report.gate.class_recall import worst_class
 from edcompress.report.render.formatting import (
     MISSING,
@@ -23,13 +22,11 @@ from edcompress.report.render.formatting import (
 )
 
 PERCENTILES = ("p50", "p90", "p99")
-POINT_HEADINGS = ("", "MACs", "params", "p50", "speed-up", "top-1", "test", "held out", "gate", "which")
-"""Of `PointRow`: `test` and `held out` are the changes of top-1 on those images."""
 VARIANT_HEADINGS = ("file", "top-1", "size", "p50", "than dense", "off PyTorch")
 
 
 class Comparison(NamedTuple):
-    """One figure of the dense and of the pruned network, and what changed."""
+    """One figure of the dense and of the pruned network, and its change."""
 
     name: str
     dense: str
@@ -38,7 +35,7 @@ class Comparison(NamedTuple):
 
 
 class VariantRow(NamedTuple):
-    """A file to ship: what it scores, how large and how fast it is."""
+    """A file to ship: its accuracy, size and speed."""
 
     file: str
     top1: str
@@ -58,7 +55,7 @@ class Stage(NamedTuple):
 
 
 class Equality(NamedTuple):
-    """One proof: what was compared, and by how much the logits differ."""
+    """One proof: what was compared, and by how much its logits differ."""
 
     name: str
     difference: str
@@ -67,7 +64,7 @@ class Equality(NamedTuple):
 
 
 class LatencyRow(NamedTuple):
-    """One model of some that were measured side by side."""
+    """One of several models that were measured side by side."""
 
     name: str
     p50: str
@@ -86,34 +83,8 @@ class SettingRow(NamedTuple):
     speedup: str
 
 
-class PointRow(NamedTuple):
-    """One of several networks of one dense network."""
-
-    name: str
-    macs: str
-    params: str
-    p50: str
-    speedup: str
-    top1: str
-    change: str
-    judged: str
-    gate: str
-    which: str
-
-
-class GroupRow(NamedTuple):
-    """One group of channels that go together."""
-
-    name: str
-    channels: str
-    layers: str
-    macs: str
-    params: str
-    state: str
-
-
 def comparison_rows(report: Report) -> list[Comparison]:
-    """Accuracy, cost and latency of the dense and the pruned network; what is not measured yet is an en dash."""
+    """Return accuracy, cost and latency of the dense and the pruned network; what is not measured yet is an en dash."""
     dense, pruned = report.dense, report.pruned
     return [
         _accuracy_row("top-1", dense.accuracy.top1, pruned.accuracy.top1),
@@ -129,7 +100,7 @@ def comparison_rows(report: Report) -> list[Comparison]:
 
 
 def latency_rows(latency: Mapping[str, Latency]) -> list[LatencyRow]:
-    """A row per model, by name."""
+    """Return a row per model, by name."""
     return [
         LatencyRow(
             name,
@@ -144,7 +115,7 @@ def latency_rows(latency: Mapping[str, Latency]) -> list[LatencyRow]:
 
 
 def setting_rows(report: Report) -> list[SettingRow]:
-    """A row per batch size and number of threads that was measured."""
+    """Return a row per batch size and number of threads that was measured."""
     pairs = zip(report.dense.latencies, report.pruned.latencies, strict=False)
     return [
         SettingRow(setting(dense), milliseconds(dense.p50), milliseconds(pruned.p50), speedup(pruned.speedup))
@@ -153,11 +124,11 @@ def setting_rows(report: Report) -> list[SettingRow]:
 
 
 def variant_rows(report: Report) -> list[VariantRow]:
-    """pruned.onnx and its variants, where there are any; how much faster is against the dense file, and the difference PyTorch's."""
+    """Return pruned.onnx and its variants, if there are variants: the speed-up is over the dense file, the difference from PyTorch."""
     if not report.variants:
         return []
     proof = report.proof.pruned_vs_onnx
-    assert proof is not None, "a variant is made of an exported network"
+    assert proof is not None  # a variant is made from an exported network
     variants = [(variant.file, variant.measured, variant.parity) for variant in report.variants.values()]
     return [_variant_row(report, *row) for row in (("pruned.onnx", report.pruned, proof), *variants)]
 
@@ -170,14 +141,14 @@ def _variant_row(report: Report, file: str, measured: ModelResult, parity: Proof
 
 
 def ship_line(report: Report) -> str:
-    """What to ship and why; "" before the export."""
+    """Return what to ship and why; "" before the export."""
     if report.ship is None:
         return ""
     return f"ship {report.ship.file}: {report.ship.why}" if report.ship.file else f"ship nothing: {report.ship.why}"
 
 
 def stages(report: Report) -> list[tuple[str, ModelResult]]:
-    """The four stages in their order, each with its measured result."""
+    """Return the four stages in their order, each with its measured result."""
     return [
         ("dense", report.dense),
         ("masked", report.masked),
@@ -187,7 +158,7 @@ def stages(report: Report) -> list[tuple[str, ModelResult]]:
 
 
 def stage_rows(report: Report) -> list[Stage]:
-    """The accuracy after each stage."""
+    """Return the accuracy after each stage."""
     accuracies = ((name, result.accuracy) for name, result in stages(report))
     return [
         Stage(
@@ -201,7 +172,7 @@ def stage_rows(report: Report) -> list[Stage]:
 
 
 def proof_rows(report: Report) -> list[Equality]:
-    """The equalities of the run; those of ONNX files are an en dash until the export."""
+    """Return the equalities of the run; those of ONNX files are an en dash until the export."""
     proof = report.proof
     return [
         _equality("masked = pruned", proof.masked_vs_pruned),
@@ -210,44 +181,6 @@ def proof_rows(report: Report) -> list[Equality]:
         _equality("pruned = ONNX", proof.pruned_vs_onnx),
         *([_equality("ONNX = from pixels", proof.onnx_vs_pixels)] if proof.onnx_vs_pixels else []),
     ]
-
-
-def group_rows(found: Inspection) -> list[GroupRow]:
-    """A row per group."""
-    return [
-        GroupRow(
-            group.name, str(group.channels) if group.block == 1 else f"{group.channels} x {group.block}", str(group.layers),
-            f"{group.macs:.1%}", f"{group.params:.1%}", f"locked: {group.locked}" if group.locked else "free")
-        for group in found.groups
-    ]  # fmt: skip
-
-
-def layer_rows(found: Inspection) -> list[tuple[str, str, str]]:
-    """Name, share of the time and share of the multiply-accumulates of each layer."""
-    return [(layer.name or "(between layers)", f"{layer.time:.1%}", f"{layer.macs:.1%}") for layer in found.layers]
-
-
-def point_columns(found: Sequence[Point], left_out: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of points, without the columns `left_out` and those in which nothing stands."""
-    rows = [_point_row(point) for point in found]
-    empty = [all(cell in ("", MISSING) for cell in column) for column in zip(*rows, strict=True)]
-    kept = [place for place, name in enumerate(POINT_HEADINGS) if name not in left_out and not empty[place]]
-    return [POINT_HEADINGS[place] for place in kept], [[row[place] for place in kept] for row in rows]
-
-
-def point_doubts(found: Sequence[Point]) -> list[str]:
-    """What is wrong with the times of points, by the points that it is wrong with."""
-    causes = dict.fromkeys(point.distrusted for point in found if point.distrusted)
-    named = {cause: ", ".join(point.name for point in found if point.distrusted == cause) for cause in causes}
-    return [f"{names}: {cause}: speed-ups and front are not to be trusted" for cause, names in named.items()]
-
-
-def _point_row(point: Point) -> PointRow:
-    return PointRow(
-        point.name, f"{point.macs:.1%}", f"{point.params:.1%}", milliseconds(point.p50_ms), f"{point.speedup:.2f}x",
-        percent(point.top1), points(-point.top1_drop), MISSING if point.judged_drop is None else points(-point.judged_drop),
-        "" if point.passed is None else "pass" if point.passed else "FAIL",
-        "chosen" if point.chosen else "front" if point.front else "")  # fmt: skip
 
 
 def _accuracy_row(name: str, dense: Count, pruned: Count) -> Comparison:
@@ -263,8 +196,12 @@ def _top5_row(report: Report) -> Comparison:
 
 
 def _class_rows(report: Report) -> list[Comparison]:
+    """Return the class that loses most, if one loses or the gate limits it."""
     found = worst_class(report, report.pruned)
-    return [_accuracy_row(f"worst class: {found.name}", found.dense, found.other)] if found else []
+    limited = report.limits is not None and "max_class_drop" in report.limits.limits
+    if found is None or (found.drop <= 0 and not limited):
+        return []
+    return [_accuracy_row(f"worst class: {found.name}", found.dense, found.other)]
 
 
 def _onnx_accuracy_rows(dense: Accuracy | None, pruned: Accuracy | None) -> list[Comparison]:

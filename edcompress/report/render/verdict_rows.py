@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from edcompress.core.results.verdict import Check, Verdict
-from edcompress.report.render.formatting import MISSING, milliseconds, points, tiny
+from edcompress.report.gate.limit_registry import find_limit
+from edcompress.report.render.formatting import MISSING, percentage, tiny
 
 
 class CheckRow(NamedTuple):
@@ -26,37 +27,43 @@ class CheckRow(NamedTuple):
 
 
 class SkippedRow(NamedTuple):
-    """One limit that could not be held, and why."""
+    """One limit that could not be checked, and why."""
 
     name: str
     reason: str
 
 
-class CheckForm(NamedTuple):
-    """How a limit of the gate is shown: its name, and its numbers."""
+class _CheckForm(NamedTuple):
+    """How a check is shown: its name, its numbers, and the sign before its limit."""
 
     name: str
     text: Callable[[float], str]
-    sign: str = "≤"
+    sign: str
+
+
+_WITHOUT_LIMIT = {
+    "dense_above_chance": _CheckForm("dense top-1 above chance", percentage, ">"),
+    "pruned_above_chance": _CheckForm("pruned top-1 above chance", percentage, ">"),
+}
+"""Checks that no recipe key sets."""
 
 
 def check_rows(verdict: Verdict) -> list[CheckRow]:
-    """Value, limit, margin and pass/FAIL of each check; the value goes with what was held in its place."""
+    """Return value, limit, margin and pass/FAIL of each check; the value is followed by what was compared in its place."""
     return [_check_row(check, by_bound=verdict.confidence == "bound") for check in verdict.checks]
 
 
 def check_sentences(verdict: Verdict) -> list[str]:
-    """Each check as one line of text, with what is to be said of it."""
+    """Return each check as one line of text, with its note."""
     rows = zip(check_rows(verdict), verdict.checks, strict=True)
     return [f"{row.sentence}; {check.note}" if check.note else row.sentence for row, check in rows]
 
 
 def check_notes(verdict: Verdict) -> list[str]:
-    """What stands below the checks: intervals and tests of those that have them, what else is to be said of them, why limits were
-    skipped, and warnings."""
-    notes = [_check_note(check) for check in verdict.checks if check.interval]
+    """Return the lines below the checks: intervals and tests, notes, why limits were skipped, and warnings."""
+    notes = [_interval_note(check) for check in verdict.checks if check.interval]
     if verdict.confidence == "bound" and notes:
-        notes.append("Where there is an interval, its bad end is held against the limit.")
+        notes.append("Where there is an interval, its worse end is compared with the limit.")
     notes += [f"{_form(check.name).name}: {check.note}" for check in verdict.checks if check.note]
     notes += [f"{row.name}: skipped, {row.reason}" for row in skipped_rows(verdict)]
     notes += [f"files: {verdict.files}"] if verdict.files else []
@@ -64,7 +71,7 @@ def check_notes(verdict: Verdict) -> list[str]:
 
 
 def skipped_rows(verdict: Verdict) -> list[SkippedRow]:
-    """The limits that were skipped."""
+    """Return the limits that were skipped."""
     return [SkippedRow(_form(one.name).name, one.reason) for one in verdict.skipped]
 
 
@@ -73,7 +80,7 @@ def _check_row(check: Check, *, by_bound: bool) -> CheckRow:
     value, limit, margin = (
         MISSING if math.isnan(number) else form.text(number) for number in (check.value, check.limit, abs(check.margin))
     )
-    # Of a margin that is rounded to zero, too.
+    # A margin that is rounded to zero keeps its sign.
     sign = "" if math.isnan(check.margin) else "-" if check.margin < 0 else "+"
     if check.held is not None:
         value += f" to {form.text(check.held)}"
@@ -82,7 +89,7 @@ def _check_row(check: Check, *, by_bound: bool) -> CheckRow:
     return CheckRow(form.name, value, f"{form.sign} {limit}", sign + margin, "pass" if check.passed else "FAIL")
 
 
-def _check_note(check: Check) -> str:
+def _interval_note(check: Check) -> str:
     form, interval = _form(check.name), check.interval
     assert interval
     note = (
@@ -97,31 +104,9 @@ def _check_note(check: Check) -> str:
     )
 
 
-def _form(name: str) -> CheckForm:
-    return _CHECK_FORMS.get(name, CheckForm(name, tiny))
-
-
-def _points(value: float) -> str:
-    return points(value, 3).removeprefix("+")
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.2f} %"
-
-
-_CHECK_FORMS = {
-    "top1": CheckForm("top-1", _share, "≥"),
-    "top1_drop": CheckForm("top-1 drop", _points),
-    "top5_drop": CheckForm("top-5 drop", _points),
-    "class_drop": CheckForm("class drop", _points),
-    "agreement": CheckForm("agreement", _share, "≥"),
-    "speedup": CheckForm("speedup", lambda value: f"{value:.3f}x", "≥"),
-    "latency_ms": CheckForm("latency p50", milliseconds),
-    "size_ratio": CheckForm("size ratio", _share),
-    "size_bytes": CheckForm("ONNX size", lambda value: f"{value:.0f} B"),
-    "top1_regression": CheckForm("top-1 regression", _points),
-    "latency_regression": CheckForm("latency regression", _share),
-    "size_regression": CheckForm("size regression", _share),
-    "dense_above_chance": CheckForm("dense top-1 above chance", _share, ">"),
-    "pruned_above_chance": CheckForm("pruned top-1 above chance", _share, ">"),
-}
+def _form(name: str) -> _CheckForm:
+    """Return how a check is shown; a check of another version of edcompress by its name."""
+    if found := find_limit(name):
+        limit, sign = found
+        return _CheckForm(limit.label, limit.text, sign)
+    return _WITHOUT_LIMIT.get(name, _CheckForm(name, tiny, "≤"))

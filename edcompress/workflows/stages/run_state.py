@@ -21,7 +21,7 @@ from edcompress.core.system.monitor import Monitor
 from edcompress.core.system.signals import Interrupt
 from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint
 from edcompress.runs.folder import RunFolder
-from edcompress.runs.trackers import Tracker
+from edcompress.runs.tracking import Tracker
 from edcompress.training.state import TrainingState
 from edcompress.workflows.stages.run_context import RunContext
 from edcompress.workflows.stages.starting_point import StartingPoint

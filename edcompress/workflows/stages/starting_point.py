@@ -18,7 +18,6 @@ from edcompress.core.plain_text import few
 from edcompress.core.recipe.diff import changed_keys
 from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.recipe.recipe import Recipe
-from edcompress.core.results.measures import MOST_WAITED
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.networks.build import example_images, plain_network, read_network
@@ -27,10 +26,11 @@ from edcompress.networks.weight_files import read_state_dict
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel, RemainingCosts
 from edcompress.pruning.cost.latency_model import LatencyTable
-from edcompress.pruning.space.plan import Plan, extended
-from edcompress.pruning.space.remaining_space import narrowed
+from edcompress.pruning.space.plan import Plan, extend_plan
+from edcompress.pruning.space.remaining_space import narrow_space
 from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.surgery.remove import apply_plan
+from edcompress.report.gate.noise import wait_warning
 from edcompress.runs.folder import RunFolder
 from edcompress.workflows.stages.feasibility import costs_and_target, find_space, latency_table, open_budget
 from edcompress.workflows.stages.start_files import EarlierNetwork, KeptStart, read_earlier, read_space
@@ -134,12 +134,8 @@ def budget_of(recipe: Recipe, dense: nn.Module, space: PruningSpace, table: Late
 
 def waiting_warning(table: LatencyTable | None) -> str | None:
     """Return the warning about a target in time that rests on a disturbed measurement; None if it was not disturbed."""
-    if table is None or table.lost <= MOST_WAITED:
-        return None
-    return (
-        f"the dense network was timed while its threads waited for their cores for {table.lost:.0%} of the time: a target in time rests "
-        "on it, and will be off as well; start over when the cores are free"
-    )
+    consequence = "a target in time rests on this time of the dense network, and is off as well"
+    return wait_warning(table.lost if table else 0.0, consequence, "start over")
 
 
 def read_weights(recipe: Recipe, weights: Path, options: RunOptions) -> nn.Module:
@@ -190,7 +186,7 @@ def _described(model: Model) -> dict[str, object]:
 
 def _new(recipe: Recipe, dense: nn.Module, space: PruningSpace, table: LatencyTable | None) -> StartingPoint:
     budget = budget_of(recipe, dense, space, table)
-    return StartingPoint(dense, space, extended(Plan(groups=()), space), dense, space, budget, table)
+    return StartingPoint(dense, space, extend_plan(Plan(groups=()), space), dense, space, budget, table)
 
 
 def _continued(
@@ -198,8 +194,8 @@ def _continued(
 ) -> StartingPoint:
     """Return the starting point at what an earlier run left of `dense`; groups that are locked now stay locked to the search."""
     whole = _unlocked(found, earlier.plan)
-    first = extended(earlier.plan, whole)
-    network, space = apply_plan(dense, first, whole), narrowed(found, first)
+    first = extend_plan(earlier.plan, whole)
+    network, space = apply_plan(dense, first, whole), narrow_space(found, first)
     load_into(network, dict(earlier.weights), source="the earlier run's pruned network")
     example = example_images(recipe.network_spec.image_shape)
     costs, target = costs_and_target(dense, example, whole, recipe.share_target, table)

@@ -12,7 +12,7 @@ from edcompress.networks.modes import on_cpu
 from edcompress.pruning.cost.network_size import measure_size
 from edcompress.pruning.space.plan import compose_plans, plan_of
 from edcompress.pruning.space.space import PruningSpace
-from edcompress.pruning.surgery.masks import called_with, masked_weights
+from edcompress.pruning.surgery.masks import call_with, masked_weights
 from edcompress.pruning.tracing.probe import prove_masked
 from edcompress.runs.file_records import records
 from edcompress.training.batchnorm import recalibrate_batch_norm
@@ -46,4 +46,4 @@ def _masked_accuracy(context: RunContext, network: nn.Module, space: PruningSpac
     """Return the accuracy of the network without what the state bool[D] drops, by masks."""
     placed = context.precision.place(on_cpu(network))
     weights = masked_weights(placed, space, state)
-    return context.accuracy(placed, lambda images: called_with(placed, weights, images))
+    return context.accuracy(placed, lambda images: call_with(placed, weights, images))

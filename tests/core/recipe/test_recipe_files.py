@@ -33,7 +33,7 @@ def faults(name: str, *overrides: str) -> str:
     return str(caught.value)
 
 
-def test_the_shelf_holds_what_is_promised() -> None:
+def test_the_shipped_recipes_and_presets_are_there() -> None:
     assert set(shipped()) == set(SHIPPED)
     assert set(presets()) == {"paper"}
 
@@ -64,12 +64,12 @@ def test_a_recipe_is_found_by_name_by_file_name_and_by_path(monkeypatch: pytest.
         (".", ["is a folder"]),
     ],
 )
-def test_a_recipe_that_is_not_there_is_named_with_a_way_out(name: str, words: list[str]) -> None:
+def test_a_missing_recipe_is_named_with_a_fix(name: str, words: list[str]) -> None:
     text = faults(name)
     assert all(word in text for word in words), text
 
 
-def test_all_faults_are_said_at_once_each_with_its_dotted_key(written) -> None:
+def test_all_faults_are_reported_at_once_each_with_its_dotted_key(written) -> None:
     path = written(
         "model: {arch: resnet8, num_classes: 1}\ndata: {dataset: digit, batchsize: 4}\nsearch: {epoch: 3}\n"
         "target: {macs: 0.5, params: 0.5}\nexport: {opset: 99}\nserach: {}\nseed: -1\nfinetune: {lr: .nan}\n"
@@ -155,7 +155,7 @@ def test_batch_sizes_and_threads_are_one_or_several(written) -> None:
     assert differences(one, several) == ["benchmark.batch_size", "benchmark.threads"]
 
 
-def test_layers_lie_file_under_preset_of_the_command_line_under_set(written) -> None:
+def test_set_overrides_the_command_lines_preset_which_overrides_the_file(written) -> None:
     path = written(SMALL + "search: {population: 16, evolve_every: 3}\n")
     assert read_recipe(path, ["preset=paper"]).search.population == 8
     assert read_recipe(path, ["preset=paper"]).search.evolve_every == 1
@@ -164,7 +164,7 @@ def test_layers_lie_file_under_preset_of_the_command_line_under_set(written) -> 
     assert read_recipe(path, ["search.population=32", "search.population=12"]).search.population == 12
 
 
-def test_a_preset_named_in_the_file_lies_under_the_file(written) -> None:
+def test_a_file_overrides_the_preset_that_it_names(written) -> None:
     recipe = read_recipe(written(SMALL + "preset: paper\nsearch: {population: 16}\n"))
     assert (recipe.search.population, recipe.search.genes, recipe.search.evolve_every) == (16, "channels", 1)
 
@@ -198,24 +198,24 @@ def test_a_preset_named_in_the_file_lies_under_the_file(written) -> None:
         (SMALL + '"a\\e[31m": 1', r"'a\x1b[31m': unknown key"),
     ],
 )
-def test_a_file_that_is_no_recipe_says_why(written, text: str, word: str) -> None:
+def test_a_file_that_is_not_a_recipe_is_refused_with_the_reason(written, text: str, word: str) -> None:
     path = written(text)
     assert path in (said := faults(path))
     assert word in said
 
 
-def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(SMALL, encoding="utf-8-sig")
     assert read_recipe(str(tmp_path / "mine.yaml")).model.arch == "resnet8"
 
 
-def test_bytes_that_are_no_text_are_no_recipe(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "image.yaml").write_bytes(b"\x89PNG\xff\xfe\x00")
     assert "not valid YAML" in faults(str(tmp_path / "image.yaml"))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_dumped_recipe_reads_back_the_same(written, name: str) -> None:
+def test_a_dumped_recipe_reads_as_the_same_recipe(written, name: str) -> None:
     recipe = read_recipe(name, ["preset=paper", "target=null", "data.root=/some/where"])
     back = read_recipe(written(dump(recipe), "recipe.yaml"))
     assert differences(recipe, back) == ["preset"]
@@ -230,7 +230,7 @@ def test_differences_are_dotted_keys() -> None:
     assert one.digest != other.digest
 
 
-def test_the_starter_passes_the_check_and_holds_every_default(written) -> None:
+def test_the_starter_is_valid_and_has_every_default(written) -> None:
     text = starter(Path("mine.yaml"))
     recipe = read_recipe(written(text))
     sections = {name: value for name, value in yaml.safe_load(text).items() if isinstance(value, dict)}
@@ -252,7 +252,7 @@ def test_the_starter_passes_the_check_and_holds_every_default(written) -> None:
         assert field.description in text
 
 
-def test_a_recipe_that_is_a_pipe_or_has_a_name_of_no_file_is_not_opened(tmp_path: Path) -> None:
+def test_a_pipe_or_an_impossible_file_name_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     assert "is a device, pipe or socket" in faults(str(tmp_path / "pipe.yaml"))
     assert "File name too long" in faults("x" * 5000)
@@ -260,8 +260,8 @@ def test_a_recipe_that_is_a_pipe_or_has_a_name_of_no_file_is_not_opened(tmp_path
     assert "home directory" in faults("~nobody-has-this-name/recipe.yaml")
 
 
-def test_times_are_measured_at_the_batch_size_that_the_files_insist_on() -> None:
-    """A target in time as well as the export: else the network found for one image per call would be gated on eight."""
+def test_times_are_measured_at_the_fixed_batch_size_of_the_files() -> None:
+    """For a target in time as well: otherwise the network found for one image per call would be gated on eight."""
     listed = ("benchmark.batch_size=[1,2]", "benchmark.threads=2")
     assert read_recipe("digits", listed).timing.settings == (Setting(1, 2), Setting(2, 2))
     assert read_recipe("digits", (*listed, "export.batch=8")).timing.settings == (Setting(8, 2),)
@@ -271,23 +271,23 @@ def test_times_are_measured_at_the_batch_size_that_the_files_insist_on() -> None
     "key", ["gate.max_top1_drop", "finetune.distill", "search.epochs", "target.macs", "data.batch_size"]
 )
 @pytest.mark.parametrize("word", ["off", "true"])
-def test_a_switch_is_no_number(key: str, word: str) -> None:
+def test_a_boolean_is_not_a_number(key: str, word: str) -> None:
     assert f"{key}: give a value, not true or false (yes, no, on, off); null switches off" in faults(
         "digits", f"{key}={word}"
     )
 
 
-def test_a_speedup_by_its_bound_has_the_level_at_which_it_is_measured() -> None:
+def test_the_bound_of_a_speedup_needs_the_level_at_which_it_is_measured() -> None:
     bound = ("gate.confidence=bound", "gate.level=0.9")
     assert "gate.min_speedup has a bound only at level 0.95, and gate.level is 0.9" in faults("digits", *bound)
     assert read_recipe("digits", [*bound, "gate.min_speedup=null"]).gate.level == 0.9
 
 
-def test_what_is_a_switch_may_be_any_of_yamls_words_for_it() -> None:
+def test_a_boolean_key_takes_any_of_yamls_words() -> None:
     assert read_recipe("digits", ["compile=on", "export.int8=yes", "data.skip_broken=true"]).compile
 
 
-def test_a_key_that_came_later_is_no_change() -> None:
+def test_a_key_added_later_is_not_a_change() -> None:
     now = read_recipe("digits").training_settings
     before = {**now, "data": {key: value for key, value in now["data"].items() if key != "interpolation"}}
     assert changed_keys(before, now) == []

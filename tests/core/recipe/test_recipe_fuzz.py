@@ -1,4 +1,4 @@
-"""Recipes drawn from the schema, with values good, at their bounds, and of any kind: a recipe comes out, or an error with its key."""
+"""Recipes drawn from the schema, with valid values, values at their bounds, and any others: they are read, or the error has the key."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -28,7 +28,7 @@ BASE = {
 
 
 def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every dotted key of the schema, the sections' too."""
+    """Every dotted key of the schema, those of sections too."""
     for name, field in model.model_fields.items():
         yield prefix + name, field
         kind = next((t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if is_section(t)), None)
@@ -58,7 +58,7 @@ ANY = st.recursive(
 
 
 def near_bounds(field: FieldInfo) -> list[float]:
-    """A field's bounds, and what lies beside them."""
+    """A field's bounds, and the values beside them."""
     bounds = [
         getattr(rule, side) for rule in field.metadata for side in ("ge", "gt", "le", "lt") if hasattr(rule, side)
     ]
@@ -94,7 +94,7 @@ def changed(tree: dict[str, Any], key: str, value: object) -> dict[str, Any]:
 
 
 def unnamed(name: str, overrides: list[str], keys: list[str]) -> list[str]:
-    """What is wrong with reading a recipe: lines of its error that name no key, nor one above or below; or that it reads back otherwise."""
+    """Faults in reading a recipe: lines of its error without a key that was set or one near it, or a dump that reads differently."""
     try:
         recipe = read_recipe(name, overrides)
     except RecipeError as error:
@@ -111,7 +111,7 @@ def names(line: str, key: str) -> bool:
 
 
 def faults(folder: Path, drawn: dict[str, object]) -> list[str]:
-    """What is wrong with reading the drawn values from a file, and from --set."""
+    """Faults in reading the drawn values from a file, and from --set."""
     tree: dict[str, Any] = BASE
     for key, value in drawn.items():
         tree = changed(tree, key, value)

@@ -1,4 +1,4 @@
-"""Runs on several processes: what each rank reads, that two find what one finds, and how they end together."""
+"""Runs on several processes: the images of each rank, the same result as on one, and ending together."""
 
 import os
 import signal
@@ -69,7 +69,7 @@ def counting():
 
 
 class Ended(NamedTuple):
-    """How torchrun ended, and what all wrote."""
+    """The exit code of torchrun, and the output of all ranks."""
 
     code: int
     out: str
@@ -113,13 +113,13 @@ def test_a_batch_that_cannot_be_divided_is_refused(splits: Splits) -> None:
         check_divides(splits, CROPPED.model_copy(update={"skip_broken": True}), ProcessGroup(0, 2))
 
 
-def test_every_test_image_is_some_ranks(splits: Splits) -> None:
+def test_every_test_image_belongs_to_one_rank(splits: Splits) -> None:
     batches = eval_batches(splits.test, Data(dataset="digits", image_size=16, eval_batch_size=150))
     parts = [[len(labels) for _, labels in batches.for_rank(ProcessGroup(rank, 2))] for rank in range(2)]
     assert parts == [[150, 59], [150]]
 
 
-def test_a_process_without_torchrun_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert from_environment() == ALONE
     require_alone("gate")
     for name, value in {"RANK": 5, "WORLD_SIZE": 8, "LOCAL_RANK": 1, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
@@ -137,7 +137,7 @@ def test_running_statistics_are_those_of_batch_norm_that_keeps_them() -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A working folder with network factories and a checkpoint of each."""
+    """A working folder with network factories and weights for each."""
     (tmp_path / "nets.py").write_text(NETWORKS)
     torch.manual_seed(0)
     plain = nn.Sequential(
@@ -161,17 +161,17 @@ def torchrun(place: Path, *arguments: object, **environment: str) -> subprocess.
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
 
 
-def ended(begun: subprocess.Popen[str]) -> Ended:
-    with begun:
-        out, err = begun.communicate(timeout=300)
-    return Ended(begun.returncode, out, err)
+def ended(started: subprocess.Popen[str]) -> Ended:
+    with started:
+        out, err = started.communicate(timeout=300)
+    return Ended(started.returncode, out, err)
 
 
 EDCOMPRESS = ("-m", "edcompress")
 
 
 @pytest.mark.integration
-def test_what_ranks_tell_each_other(tmp_path: Path) -> None:
+def test_ranks_exchange_values(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(
         textwrap.dedent("""
         from pathlib import Path
@@ -193,23 +193,23 @@ def test_what_ranks_tell_each_other(tmp_path: Path) -> None:
         try:
             ranks.require_same("it", "text", one + ranks.rank)
         except EdcompressError as error:
-            Path(f"told by {ranks.rank}").write_text(str(error))
+            Path(f"error of {ranks.rank}").write_text(str(error))
         destroy()
     """)
     )
     found = ended(torchrun(tmp_path, "script.py"))
     assert found.code == 0, found.err
     for rank in (0, 1):
-        assert (tmp_path / f"told by {rank}").read_text() == "it differs between rank 0 and rank 1"
+        assert (tmp_path / f"error of {rank}").read_text() == "it differs between rank 0 and rank 1"
 
 
 @pytest.mark.integration
 def test_two_processes_find_the_plan_of_one(place: Path, process: Callable[..., Any]) -> None:
-    exact = "precision=fp32"  # in bf16 the rounding alone is as large as what is looked for
+    exact = "precision=fp32"  # in bf16 the rounding is as large as the differences
     alone = process("prune", "plain.safetensors", *options("one", exact), cwd=place)
     both = ended(torchrun(place, *EDCOMPRESS, "prune", "plain.safetensors", *options("two", exact)))
     assert (alone.code, both.code) == (0, 0), both.err
-    assert both.err.count("verification") == 1  # rank 0 alone speaks
+    assert both.err.count("verification") == 1  # only rank 0 prints
     assert (place / "one" / "plan.json").read_bytes() == (place / "two" / "plan.json").read_bytes()
     one, two = (load_file(place / name / "pruned.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
@@ -227,7 +227,7 @@ def test_batch_norm_ends_the_same_on_all_ranks(dense: Path, place: Path) -> None
 
 
 @pytest.mark.slow
-def test_statistics_that_no_rank_tells_the_others_are_found(place: Path) -> None:
+def test_statistics_that_differ_between_ranks_are_found(place: Path) -> None:
     both = ended(torchrun(place, *EDCOMPRESS, "prune", "counting.safetensors", *options("run", factory="counting")))
     assert both.err.count("error: the network after epoch 1 differs between rank 0 and rank 1") == 1
 
@@ -261,7 +261,7 @@ def test_a_fault_of_one_rank_ends_both_with_its_message(place: Path, fault: str,
     ],
     ids=["verb", "accuracy", "batch", "checkpoint"],
 )  # fmt: skip
-def test_what_cannot_be_is_said_once_before_any_compute(place: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_bad_input_is_reported_once_before_any_compute(place: Path, arguments: tuple[str, ...], message: str) -> None:
     both = ended(torchrun(place, *EDCOMPRESS, *arguments))
     assert both.code == 1
     assert both.err.count("error: ") == both.err.count(message) == 1
@@ -270,17 +270,17 @@ def test_what_cannot_be_is_said_once_before_any_compute(place: Path, arguments: 
 
 
 @pytest.mark.integration
-def test_an_interrupted_run_goes_on_to_the_same_result(place: Path) -> None:
+def test_an_interrupted_run_resumes_to_the_same_result(place: Path) -> None:
     arguments = ("prune", "plain.safetensors", *options("whole", "search.epochs=12"))
     assert ended(torchrun(place, *EDCOMPRESS, *arguments)).code == 0
     arguments = (*arguments[:-1], "broken")
-    begun, log = torchrun(place, *EDCOMPRESS, *arguments), place / "broken" / "search.jsonl"
+    started, log = torchrun(place, *EDCOMPRESS, *arguments), place / "broken" / "search.jsonl"
     deadline = time.monotonic() + 120
     while not (log.exists() and log.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    begun.send_signal(signal.SIGTERM)
-    broken = ended(begun)
+    started.send_signal(signal.SIGTERM)
+    broken = ended(started)
     assert broken.err.count("interrupted: what was computed is saved") == 1
     assert not RunFolder(place / "broken").finished
     resumed = ended(torchrun(place, *EDCOMPRESS, *arguments, "--resume"))

@@ -33,13 +33,13 @@ def test_the_governor_is_read_where_there_is_one(tmp_path: Path) -> None:
     assert governor([7], tmp_path) is None
 
 
-def test_there_is_a_core_to_run_on() -> None:
+def test_at_least_one_core_is_usable() -> None:
     assert usable_cores()
     assert usable_cores() == sorted(set(usable_cores()))
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system tells no memory")
-def test_the_memory_that_is_held_shows() -> None:
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not report memory")
+def test_resident_memory_includes_new_pages() -> None:
     before, size = resident_bytes("RssShmem"), 50_000_000
     held = mmap.mmap(-1, size)  # shared memory: pages of files and of the heap come and go
     held.write(bytes(size))
@@ -53,17 +53,17 @@ def test_the_memory_that_is_held_shows() -> None:
     assert resident_bytes("VmNothing") is None
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system tells no processes")
-def test_a_process_has_its_mark_as_long_as_it_lives() -> None:
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system does not list processes")
+def test_a_process_keeps_its_identity_while_it_lives() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        mark = process_identity(other.pid)
-        assert mark is not None
-        assert mark == process_identity(other.pid)
-        assert mark != process_identity(os.getpid())
+        identity = process_identity(other.pid)
+        assert identity is not None
+        assert identity == process_identity(other.pid)
+        assert identity != process_identity(os.getpid())
     assert process_identity(other.pid) is None
 
 
-def test_the_mark_is_read_behind_any_name_and_a_process_that_has_ended_has_none(tmp_path: Path) -> None:
+def test_the_identity_does_not_depend_on_the_name_and_ends_with_the_process(tmp_path: Path) -> None:
     (tmp_path / "sys" / "kernel" / "random").mkdir(parents=True)
     (tmp_path / "sys" / "kernel" / "random" / "boot_id").write_text("boot\n")
     for pid, state in ((7, "S"), (8, "Z")):
@@ -85,7 +85,7 @@ def test_memory_is_that_of_the_container_where_it_has_a_limit(tmp_path: Path) ->
     assert memory_bytes(info, tmp_path) == (500_000, 480_000)
 
 
-def test_data_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_variable_sets_the_folder_of_data_sets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EDCOMPRESS_DATA", str(tmp_path))
     assert data_home() == tmp_path
     monkeypatch.setenv("EDCOMPRESS_DATA", "")
@@ -100,7 +100,7 @@ def group(folder: Path, **files: str) -> Path:
     return folder
 
 
-def test_a_quota_of_version_2_is_the_least_of_the_groups_around_the_process(tmp_path: Path) -> None:
+def test_a_quota_of_version_2_is_the_smallest_of_the_groups_around_the_process(tmp_path: Path) -> None:
     listed, root = tmp_path / "listed", tmp_path / "cgroup"
     listed.write_text("0::/pod/box\n")
     assert (cpu_quota(root, listed), throttling(root, listed)) == (None, None)

@@ -27,7 +27,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 
 def assert_same(one: Any, other: Any) -> None:
-    """Equal in structure, key types, and in every bit of every tensor."""
+    """Compare structure, key types, and every bit of every tensor."""
     if isinstance(one, Tensor):
         assert isinstance(other, Tensor)
         assert (one.dtype, one.shape) == (other.dtype, other.shape)
@@ -50,13 +50,13 @@ def roundtrip(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
     return load_checkpoint(path / "state" / "latest.safetensors")
 
 
-def test_a_nested_tree_comes_back_with_its_integer_keys(tmp_path: Path) -> None:
+def test_a_nested_tree_is_restored_with_its_integer_keys(tmp_path: Path) -> None:
     tree = {"stage": "search", "state": {0: {"step": 3, "deep": [1, 2.5, None, True, {"a": []}]}, 1: {}}, "empty": {},
             "names": {"tensor": "no reference", "value": torch.ones(2), "dict": {"list": torch.zeros(3)}}}  # fmt: skip
     assert_same(tree, roundtrip(tmp_path, tree))
 
 
-def test_every_dtype_comes_back_bit_for_bit(tmp_path: Path) -> None:
+def test_every_dtype_is_restored_bit_for_bit(tmp_path: Path) -> None:
     random = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     tree = {str(dtype): (random * 50).abs().to(dtype) for dtype in DTYPES}
     tree |= {
@@ -68,7 +68,7 @@ def test_every_dtype_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert_same(tree, roundtrip(tmp_path, tree))
 
 
-def test_a_generator_goes_on_where_it_stood(tmp_path: Path) -> None:
+def test_a_generator_continues_where_it_stopped(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(7)
     torch.rand(5, generator=generator)
     state = roundtrip(tmp_path, {"generator": generator.get_state()})["generator"]
@@ -94,7 +94,7 @@ def train_step(network: nn.Module, optimizer: torch.optim.Optimizer, step: int) 
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_goes_on_bit_for_bit(tmp_path: Path, name: str) -> None:
+def test_an_optimizer_continues_bit_for_bit(tmp_path: Path, name: str) -> None:
     network, optimizer = trained(OPTIMIZERS[name], steps=3)
     saved = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
     back = roundtrip(tmp_path, saved)
@@ -108,21 +108,21 @@ def test_an_optimizer_goes_on_bit_for_bit(tmp_path: Path, name: str) -> None:
     assert_same(network.state_dict(), other.state_dict())
 
 
-def test_a_second_snapshot_replaces_the_first_and_leaves_no_part(tmp_path: Path) -> None:
+def test_a_second_checkpoint_replaces_the_first_and_leaves_no_part(tmp_path: Path) -> None:
     roundtrip(tmp_path, {"epoch": 1})
     assert roundtrip(tmp_path, {"epoch": 2}) == {"epoch": 2}
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["latest.safetensors"]
 
 
 @pytest.mark.parametrize("keep", [0, 40, 300])
-def test_a_damaged_snapshot_says_so(tmp_path: Path, keep: int) -> None:
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, keep: int) -> None:
     save_checkpoint(tmp_path / "s.safetensors", {"weight": torch.zeros(200)})
     (tmp_path / "s.safetensors").write_bytes((tmp_path / "s.safetensors").read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"damaged .*; start over with --force"):
         load_checkpoint(tmp_path / "s.safetensors")
 
 
-def test_a_bit_that_flipped_is_noticed(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "s.safetensors", {"weight": torch.zeros(200), "epoch": 3})
     content = bytearray((tmp_path / "s.safetensors").read_bytes())
     content[-7] ^= 1
@@ -134,7 +134,7 @@ def test_a_bit_that_flipped_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "tree", ["", "null", "3", "[]", '{"value": 3}', '{"dict": 3}', '{"tensor": "x"}', "[" * 100_000]
 )
-def test_a_tree_of_nonsense_is_no_snapshot(tmp_path: Path, tree: str) -> None:
+def test_a_malformed_tree_is_refused(tmp_path: Path, tree: str) -> None:
     save_tensors(tmp_path / "latest.safetensors", {"0": torch.ones(1)}, {"tree": tree})
     with pytest.raises(CheckpointError, match="is not the checkpoint of a run, or is damaged"):
         load_checkpoint(tmp_path / "latest.safetensors")

@@ -19,7 +19,7 @@ def properties(path: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
-def test_the_opset_is_the_asked_one(onnx_file: Path, dead_onnx_file: Path) -> None:
+def test_the_opset_is_the_requested_one(onnx_file: Path, dead_onnx_file: Path) -> None:
     for path, opset in ((onnx_file, 18), (dead_onnx_file, 20)):
         model = onnx.load(path)
         assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
@@ -114,28 +114,28 @@ class Counting(nn.Sequential):
         return logits.view(len(images), -1)
 
 
-def test_a_forward_that_decides_by_values_is_told_in_one_line(
+def test_a_forward_that_decides_by_values_is_reported_in_one_line(
     images: Tensor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     network = Deciding(nn.Flatten(), nn.Linear(images[0].numel(), 3)).eval()
     with pytest.raises(
-        EdcompressError, match=r"Deciding cannot be .* its forward decides by what tensors hold"
-    ) as told:
+        EdcompressError, match=r"Deciding cannot be .* its forward depends on the values of tensors"
+    ) as caught:
         onnx_export.to_onnx(network, images, 20)
-    assert len(str(told.value).splitlines()) == 1
-    with pytest.raises(EdcompressError, match=r"as pt2: its forward decides by what tensors hold") as told:
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(EdcompressError, match=r"as pt2: its forward depends on the values of tensors") as caught:
         save_archive(network, images, tmp_path / "net.pt2", "pt2")
-    assert len(str(told.value).splitlines()) == 1
+    assert len(str(caught.value).splitlines()) == 1
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_batch_that_the_forward_fixes_is_told_with_its_way_out(images: Tensor) -> None:
+def test_a_batch_that_the_forward_fixes_is_reported_with_a_fix(images: Tensor) -> None:
     network = Counting(nn.Flatten(), nn.Linear(images[0].numel(), 3)).eval()
     with pytest.raises(EdcompressError, match=r"as len\(x\), .* write x\.shape\[0\], or fix the batch with --batch N"):
         onnx_export.to_onnx(network, images, 20)
 
 
-def test_another_opset_than_asked_is_an_error(onnx_file: Path) -> None:
+def test_an_opset_that_was_not_requested_is_an_error(onnx_file: Path) -> None:
     model = onnx.load(onnx_file)
     onnx_export._verify(model, 18)
     with pytest.raises(EdcompressError, match=r"ONNX opset 20 was requested.*produce 18; use --opset 18"):
@@ -170,7 +170,7 @@ class Windows(nn.Module):
 
 
 @pytest.mark.parametrize("heads", [0, 2])
-def test_attention_over_other_than_four_dimensions_is_exported(heads: int, tmp_path: Path) -> None:
+def test_attention_over_three_or_five_dimensions_is_exported(heads: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, path = Windows(heads).eval(), tmp_path / "windows.onnx"
     export_onnx(network, torch.randn(2, 8, 8, 8), path, opset=20, metadata={})

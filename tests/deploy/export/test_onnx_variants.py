@@ -120,6 +120,6 @@ def test_a_network_with_nothing_to_quantise_is_named(tmp_path: Path, images: Ten
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
-def test_what_the_quantiser_raises_is_said_with_the_way_out(onnx_file: Path, tmp_path: Path) -> None:
+def test_what_the_quantiser_raises_is_reported_with_a_fix(onnx_file: Path, tmp_path: Path) -> None:
     with pytest.raises(EdcompressError, match=r"net18.onnx cannot be quantised to int8: .*; export without --int8"):
         quantize(onnx_file, tmp_path / "int8.onnx", torch.zeros(8, 5, 8, 8), {})

@@ -22,7 +22,7 @@ from edcompress.networks.attention import free_heads
 from edcompress.networks.load_pruned import positions_kept
 from edcompress.networks.materialize_weights import with_plain_weights
 from edcompress.networks.registry import build
-from edcompress.pruning.space.gene_index import padded, side_index
+from edcompress.pruning.space.gene_index import index_sides, pad_state
 from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.pruning.tracing.tracing import trace_space
@@ -126,7 +126,7 @@ def test_what_stays_is_read_from_the_files_as_from_the_space(name: str) -> None:
     network = randomised(ZOO[name].network())
     space = trace_space(network, images(2))
     state = random_state(space, 4)
-    sides = {side: padded(state)[genes].tolist() for side, genes in side_index(space, network).items()}
+    sides = {side: pad_state(state)[genes].tolist() for side, genes in index_sides(space, network).items()}
     read = positions_kept(space.model_dump(), plan_of(state, space).model_dump())
     assert read == {side: keep for side, keep in sides.items() if not all(keep)}
 
@@ -160,6 +160,7 @@ def net():
     )
     monkeypatch.setitem(sys.modules, "timm", None)  # as where it is not installed
     assert torch.equal(of_folder(tmp_path / "run")(images()), pruned(images()))
+    assert torch.equal(load_pruned.load_pruned(tmp_path / "run")(images()), pruned(images()))
 
 
 @pytest.mark.integration
@@ -240,3 +241,30 @@ def test_a_finished_run_is_loaded_without_edcompress(finished: Path, tmp_path: P
     assert alone(LOAD, finished, cwd=tmp_path) == f"{parameters}\n"
     said = alone("runpy.run_path(sys.argv[1], run_name='__main__')", finished / "load_pruned.py", cwd=tmp_path)
     assert said == f"{parameters} parameters; logits [1, 10] of a random image [1, 1, 16, 16]\n"
+
+
+def test_it_prints_the_size_of_a_network_from_code_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine_too.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "mine_too", raising=False)
+    namespace: dict[str, type[nn.Module]] = {}
+    exec(FACTORY, namespace)
+    network = free_heads(namespace["net"](), images())
+    pruned = written(tmp_path / "run", Model(factory="mine_too:net", num_classes=3), network, images())
+    load_pruned.main(tmp_path / "run")
+    parameters = sum(parameter.numel() for parameter in pruned.parameters())
+    image = [1, *images().shape[1:]]
+    assert capsys.readouterr().out == f"{parameters} parameters; logits [1, 3] of a random image {image}\n"
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "timm:resnet10t"])
+def test_a_named_network_is_built_from_its_package(arch: str) -> None:
+    if arch.startswith("timm:"):
+        pytest.importorskip("timm", reason="timm is optional")
+    model = Model(arch=arch, num_classes=3, in_channels=1)
+    network = build(model)
+    description = json.loads(standalone_files(model, network, (1, 32, 32))["load_pruned.json"])
+    assert repr(load_pruned.build(description)) == repr(network)

@@ -1,3 +1,5 @@
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +73,69 @@ def test_few_runs_are_just_as_many_and_seconds_are_seconds(onnx_file: Path) -> N
     assert len(contestants[0].blocks) < 200
 
 
+class Noted:
+    """A model that notes in a diary when it is measured, and takes a millisecond per call."""
+
+    def __init__(self, name: str, diary: list[tuple[str, int]]) -> None:
+        self._name, self._diary, self.typical, self.blocks = name, diary, 1e6, list[list[int]]()
+
+    def run_block(self, calls: int) -> None:
+        self._diary.append((self._name, calls))
+        self.blocks.append([1_000_000] * calls)
+
+
+def test_which_model_goes_first_alternates_from_block_to_block() -> None:
+    """So that what drifts while they are measured falls on both alike."""
+    diary: list[tuple[str, int]] = []
+    interleave([Noted("a", diary), Noted("b", diary)], 35, 0)  # type: ignore[list-item]
+    assert diary == [("a", 10), ("b", 10), ("b", 10), ("a", 10), ("a", 10), ("b", 10), ("b", 5), ("a", 5)]
+
+
+def asked(*paths: Path, threads: int = 1) -> dict[str, object]:
+    """What a worker is given to time files."""
+    models = {f"{number}": str(path) for number, path in enumerate(paths)}
+    return {"models": models, "batch_size": 1, "threads": threads, **ON_CPU, "runs": 25, "seconds": 0}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a system that pins processes")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_worker_pins_a_core_per_thread_before_it_opens_a_model(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """The threads of a session that is open already would keep their cores."""
+    events: list[object] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: events.append((pid, tuple(cores))))
+    monkeypatch.setattr(worker, "usable_cores", lambda: [3, 5, 8])
+    monkeypatch.setattr(worker, "TimedModel", lambda *given: events.append("open") or TimedModel(*given))
+    found = worker.time_all(asked(onnx_file, threads=threads))
+    assert events == [(0, (3, 5)[:threads]), "open"]
+    assert found["environment"]["cores"] == (3, 5)[:threads]
+
+
+def test_models_are_warm_before_any_is_measured(
+    onnx_file: Path, dead_onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is called 20 times at least, and once more before each of its blocks, to have the caches back from the other."""
+    diary: list[str] = []
+
+    class Watched(TimedModel):
+        def call(self) -> int:
+            diary.append("call")
+            return super().call()
+
+        def run_block(self, calls: int) -> None:
+            diary.append("block")
+            super().run_block(calls)
+
+    monkeypatch.setattr(worker, "TimedModel", Watched)
+    monkeypatch.setattr(worker, "_pin", lambda _: ())
+    found = worker.time_all(asked(onnx_file, dead_onnx_file))
+    first = diary.index("block")
+    assert first >= 2 * 20
+    assert [[len(block) for block in blocks] for blocks in found["blocks"].values()] == [[10, 10, 5]] * 2
+    assert diary[first:].count("call") == 2 * (25 + 3)
+
+
 def test_without_a_number_of_runs_there_are_enough_of_them_in_several_processes(
     onnx_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,29 +175,36 @@ def test_calls_that_waited_for_their_core_say_so(onnx_file: Path, dead_onnx_file
     )
 
 
-def test_what_the_system_does_not_tell_is_not_made_up(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_system_does_not_report_is_not_made_up(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_pin", lambda _: ())
-    asked = {"models": {"net": str(onnx_file)}, "batch_size": 1, "threads": 1, **ON_CPU, "runs": 20, "seconds": 0}
-    assert 0 <= worker.time_all(asked)["waited"] <= 1
+    assert 0 <= worker.time_all(asked(onnx_file))["waited"] <= 1
     monkeypatch.setattr(machine, "run_delay", lambda: None)
-    assert worker.time_all(asked)["waited"] is None
+    assert worker.time_all(asked(onnx_file))["waited"] is None
 
 
 def test_periods_that_a_quota_cut_short_are_reported(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([(3, 10), (5, 14)])
     monkeypatch.setattr(worker, "_pin", lambda _: ())
     monkeypatch.setattr(worker, "throttling", lambda: next(readings))
-    asked = {"models": {"net": str(onnx_file)}, "batch_size": 1, "threads": 1, **ON_CPU}
-    assert worker.time_all({**asked, "runs": 20, "seconds": 0})["throttled"] == 0.5
+    assert worker.time_all(asked(onnx_file))["throttled"] == 0.5
 
 
-def test_the_worker_loads_no_torch() -> None:
-    code = (
-        "import sys, edcompress.deploy.latency.worker;"
-        "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'onnx', 'onnxscript'}))"
-    )
+@pytest.mark.parametrize(
+    ("module_name", "absent"), [("worker", ("torch", "onnx", "onnxscript")), ("benchmark", ("torch", "onnxruntime"))]
+)
+def test_measuring_loads_no_torch(module_name: str, absent: tuple[str, ...]) -> None:
+    code = f"import sys, edcompress.deploy.latency.{module_name}; print(sorted({set(absent)} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_worker_loads_none_while_it_works(onnx_file: Path) -> None:
+    code = (
+        "import json, sys; from edcompress.deploy.latency.worker import time_all; time_all(json.loads(sys.argv[1]));"
+        "print(sorted({'torch', 'onnx', 'onnxscript'} & set(sys.modules)))"
+    )
+    given = [sys.executable, "-c", code, json.dumps(asked(onnx_file))]
+    assert subprocess.run(given, capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_the_worker_takes_no_file_of_the_working_directory_for_a_module(

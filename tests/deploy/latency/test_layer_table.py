@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ from torch import Tensor, nn
 
 from edcompress.core.recipe.deployment import Benchmark
 from edcompress.core.system import machine
-from edcompress.deploy.latency.layer_grid import LayerShape, measure_grid
+from edcompress.deploy.latency import layer_table
+from edcompress.deploy.latency.layer_grid import Grid, LayerShape, measure_grid
 from edcompress.deploy.latency.layer_table import GridCache, layer_shape, measure_table
 
 CONV = LayerShape(16, 32, 1, (3, 3), (2, 2), (1, 1), (1, 1), (9, 9), linear=False)
@@ -118,7 +120,43 @@ def test_what_was_measured_once_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert again.milliseconds[1:] == grid.milliseconds[1:]
     assert GridCache(Benchmark(batch_size=2)).grid(CONV).milliseconds[0][0] < 1000  # another batch is another file
     path.write_text("{")
-    assert GridCache(Benchmark()).grid(CONV).milliseconds[0][0] < 1000  # a broken cache is measured anew
+    assert GridCache(Benchmark()).grid(CONV).milliseconds[0][0] < 1000  # a broken cache is measured again
+
+
+class OtherRuntime:
+    version = "0.9"
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "value"),
+    [
+        (Benchmark(), "processor", lambda: "another processor"),
+        (Benchmark(), "load_runtime", OtherRuntime),
+        (Benchmark(threads=2), None, None),
+        (Benchmark(batch_size=2), None, None),
+        (Benchmark(provider="CUDAExecutionProvider"), None, None),
+    ],
+    ids=["processor", "version", "threads", "batch_size", "provider"],
+)
+def test_a_grid_that_was_measured_elsewhere_or_otherwise_is_measured_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: Benchmark,
+    name: str | None,
+    value: Callable[[], object] | None,
+) -> None:
+    """As in a home folder that several machines share."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(machine, "run_delay", lambda: None)
+    times = iter([((1.0,),), ((2.0,),)])
+    monkeypatch.setattr(layer_table, "measure_grid", lambda *_: Grid((1,), (1,), next(times)))
+    cache = GridCache(Benchmark())
+    cache.grid(HEAD)
+    cache.save()
+    assert GridCache(Benchmark()).grid(HEAD).milliseconds == ((1.0,),)
+    if name:
+        monkeypatch.setattr(layer_table, name, value)
+    assert GridCache(options).grid(HEAD).milliseconds == ((2.0,),)
 
 
 def test_a_cache_that_cannot_be_kept_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def test_no_verb_opens_a_model_that_reads_from_elsewhere(cli, folder: Path, secr
         measure({"a": folder.parent / "link.onnx"}, Benchmark(runs=20))
 
 
-def test_what_is_no_onnx_model_is_named(folder: Path) -> None:
+def test_a_file_that_is_not_an_onnx_model_is_named(folder: Path) -> None:
     (folder / "m.onnx").write_bytes(b"\xff" * 100)
     with pytest.raises(InputError, match=r"m\.onnx: onnxruntime cannot load it as an ONNX model"):
         open_session(folder / "m.onnx")

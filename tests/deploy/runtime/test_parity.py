@@ -98,7 +98,7 @@ def test_a_model_that_fails_on_images_it_says_it_takes_is_an_error(tmp_path: Pat
         run_onnx(tmp_path / "net.onnx", images)
 
 
-def test_outputs_that_are_no_numbers_are_an_error(tmp_path: Path, images: Tensor) -> None:
+def test_outputs_that_are_not_numbers_are_an_error(tmp_path: Path, images: Tensor) -> None:
     ends = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 8, 8]),
             helper.make_tensor_value_info("words", TensorProto.STRING, ["batch", 3, 8, 8])]  # fmt: skip
     cast = helper.make_node("Cast", ["images"], ["words"], to=TensorProto.STRING)

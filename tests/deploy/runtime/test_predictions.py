@@ -62,7 +62,9 @@ def test_accuracy_over_nothing_is_an_error(onnx_file: Path) -> None:
 
 
 @pytest.mark.parametrize("classes", [3, 5])
-def test_another_number_of_logits_than_classes_is_refused(onnx_file: Path, images: Tensor, classes: int) -> None:
+def test_a_number_of_logits_that_is_not_that_of_the_classes_is_refused(
+    onnx_file: Path, images: Tensor, classes: int
+) -> None:
     with pytest.raises(InputError, match=rf"gives 4 logits per image, and model\.num_classes is {classes}; give"):
         predict({"a": onnx_file}, [(images, torch.zeros(8, dtype=torch.int64))], classes)
 

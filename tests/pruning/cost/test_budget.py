@@ -16,7 +16,7 @@ from edcompress.pruning.tracing.tracing import trace_space
 
 
 def kept(budget: Budget, shares: list[float], limit: float | None) -> list[int]:
-    """Group widths of the repaired state of one wish."""
+    """Return the group widths of the repaired state of one wish."""
     wish = torch.tensor([shares])
     D = int(budget.channels.sum())
     state = budget.repair(wish, torch.rand(1, D, generator=Generator().manual_seed(0)), limit)
@@ -42,15 +42,15 @@ def test_groups_keep_their_proportions_however_tight_the_budget() -> None:
         assert kept(budget, [0.5, 0.25], limit) == [round(400 * limit / 3), round(200 * limit / 3)]
 
 
-def test_the_budget_decides_in_the_order_of_the_wish_who_steps_up() -> None:
+def test_groups_step_up_in_the_order_of_the_wish() -> None:
     budget = scripted((10, 10), [1.0, 1.0], Target(channels=0.55))
     # of 11 channels the first wish is the greater one at 0.5 + 0.5: it takes the odd one
     assert kept(budget, [0.52, 0.5], 0.55) == [6, 5]
     assert kept(budget, [0.5, 0.52], 0.55) == [5, 6]
 
 
-def test_what_a_dear_group_cannot_spend_goes_to_a_cheap_one() -> None:
-    # 4 x 10 + 4 x 1 = 44. Scaled alike, the groups go 2, 2 (22) and then 3, 3 (33); with 24 to spend the dear one stays at 2 and
+def test_a_cheap_group_takes_what_an_expensive_one_cannot_use() -> None:
+    # 4 x 10 + 4 x 1 = 44. Scaled alike, the groups go 2, 2 (22) and then 3, 3 (33); with 24 to spend the expensive one stays at 2 and
     # the cheap one takes the rest, so that the state is its own repair
     budget = scripted((4, 4), [10.0, 1.0], Target(macs=24 / 44))
     assert kept(budget, [0.5, 0.5], 24 / 44) == [2, 4]
@@ -62,7 +62,7 @@ def test_groups_that_step_together_step_one_by_one() -> None:
     assert sorted(kept(budget, [0.5, 0.5, 0.5], 17 / 24)) == [5, 6, 6]
 
 
-def test_blocks_are_rounded_by_what_they_hold() -> None:
+def test_blocks_are_rounded_by_the_channels_they_hold() -> None:
     limits = Constraints(round_to=8, min_ratio=0.0)
     budget = Budget(space_of(12, 12, block=4), Scripted([1.0, 1.0], (12, 12)), None, limits)
     assert kept(budget, [0.4, 0.6], None) == [4, 8]  # 4.8 and 7.2 blocks of 4 channels, by multiples of 8 channels
@@ -71,7 +71,7 @@ def test_blocks_are_rounded_by_what_they_hold() -> None:
     assert kept(budget, [0.4, 0.6], None) == [5, 7]
 
 
-def test_no_budget_keeps_what_is_wished_on_rounded_widths_above_the_floors() -> None:
+def test_without_a_budget_the_wish_is_kept_on_rounded_widths_above_the_floors() -> None:
     budget = scripted((16, 12, 3), [1.0, 1.0, 1.0], None, round_to=8, min_ratio=0.1)
     assert kept(budget, [0.5, 0.5, 0.0], None) == [8, 8, 3]  # 3 is below one multiple: all of it
     assert kept(budget, [1.0, 1.0, 1.0], None) == [16, 12, 3]
@@ -87,7 +87,7 @@ def test_floors_are_the_greater_of_share_and_count_rounded_up() -> None:
     assert kept(budget, [0.0, 0.0], None) == [3, 2]  # no more than there are
 
 
-def test_times_that_fall_again_end_inside_the_budget_too() -> None:
+def test_times_that_fall_again_stay_within_the_budget_too() -> None:
     limits = Constraints(round_to=1, min_ratio=0.0)
     budget = Budget(space_of(16, 16), Measured([1.0, 1.0], (16, 16)), Target(macs=0.2), limits)
     wish, priority = torch.rand(64, 2, generator=Generator().manual_seed(0)), torch.rand(64, 32)
@@ -100,7 +100,7 @@ def test_everything_fits_a_budget_of_one() -> None:
     assert kept(budget, [0.1, 0.1], 1.0) == [16, 12]
 
 
-def test_a_target_below_the_floors_is_refused_with_the_way_out() -> None:
+def test_a_target_below_the_floors_is_refused_with_what_to_do() -> None:
     message = r"target\.macs = 0\.2 is below 0\.250, the least that the constraints leave; raise the target, or lower constraints"
     with pytest.raises(BudgetError, match=message):
         scripted((8, 8), [1.0, 1.0], Target(macs=0.2), round_to=2, min_ratio=0.2)
@@ -154,7 +154,7 @@ def test_the_channels_of_highest_priority_stay() -> None:
 
 @pytest.mark.parametrize("kind", ["macs", "params", "channels"])
 @pytest.mark.parametrize("name", ["residual", "concat", "squeeze_excite", "flatten", "depthwise"])
-def test_random_wishes_end_inside_every_limit(name: str, kind: str) -> None:
+def test_random_wishes_are_repaired_into_every_budget(name: str, kind: str) -> None:
     network = ZOO[name].network()
     space = trace_space(network, images(2))
     costs = CostModel(space, network, images(2))
@@ -194,7 +194,7 @@ def test_no_wish_breaks_a_floor_a_multiple_or_the_budget(case: tuple[Case, float
 
 
 def _keeps_the_first(space: PruningSpace, states: Tensor, priority: Tensor) -> bool:
-    """No dropped channel has a higher priority than a kept one of its group."""
+    """Return whether no dropped channel has a higher priority than a kept one of its group."""
     return all(
         priority[i, part][states[i, part]].min() > priority[i, part][~states[i, part]].max()
         for _, part in space.slices()
@@ -206,7 +206,7 @@ def _keeps_the_first(space: PruningSpace, states: Tensor, priority: Tensor) -> b
 def _nothing_can_step_up(
     costs: CostModel, kind: str, budget: Budget, widths: Tensor, limit: float, round_to: int
 ) -> bool:
-    """No group has a next width that fits the limit."""
+    """Return whether no group has a next width that fits the budget."""
     for width in widths:
         wider = torch.where(width + round_to > budget.channels - 1, budget.channels, width + round_to)
         for group in range(len(width)):
@@ -228,7 +228,7 @@ def _nothing_can_step_up(
         ((16, 128), None, 8),
     ],
 )
-def test_without_a_given_rounding_it_is_the_widest_that_keeps_the_target_in_easy_reach(
+def test_the_default_rounding_is_the_widest_that_keeps_the_target_easy_to_reach(
     widths: tuple[int, ...], target: Target | None, step: int
 ) -> None:
     prices = [1 / width for width in widths]
@@ -236,7 +236,7 @@ def test_without_a_given_rounding_it_is_the_widest_that_keeps_the_target_in_easy
 
 
 def few_groups(widths: tuple[int, ...], **constraints: int) -> Budget:
-    """A chain of convolutions that is to keep half of its cost."""
+    """Return the feasible states of a chain of convolutions that is to keep half of its cost."""
     costs = Chained([1] * len(widths), widths)
     return Budget(space_of(*widths), costs, Target(macs=0.5), Constraints.model_validate(constraints))
 
@@ -251,9 +251,7 @@ def few_groups(widths: tuple[int, ...], **constraints: int) -> Budget:
         ((16, 32, 64) * 8, 16, 16),  # more combinations than can be tried: some are
     ],
 )
-def test_a_step_is_as_wide_as_some_state_comes_near_to_the_target(
-    widths: tuple[int, ...], easy: int, step: int
-) -> None:
+def test_the_step_is_the_widest_with_a_state_near_the_target(widths: tuple[int, ...], easy: int, step: int) -> None:
     budget = few_groups(widths)
     assert (budget.easy_steps[0], budget.round_to, budget.warnings) == (easy, step, [])
     wishes = torch.rand(40, len(widths), generator=Generator().manual_seed(0))
@@ -261,7 +259,7 @@ def test_a_step_is_as_wide_as_some_state_comes_near_to_the_target(
     assert 0.47 <= budget.share(budget.widths(states)).max().item() <= 0.5
 
 
-def test_a_given_step_is_kept_and_warned_of_where_no_state_comes_near_to_the_target() -> None:
+def test_a_given_step_is_kept_with_a_warning_where_no_state_is_near_the_target() -> None:
     budget = few_groups((24, 40), round_to=16)
     assert budget.round_to == 16
     (warning,) = budget.warnings
@@ -272,7 +270,7 @@ def test_a_given_step_is_kept_and_warned_of_where_no_state_comes_near_to_the_tar
     assert "few groups" in few_groups((3, 2)).warnings[0]
 
 
-def test_genes_of_many_groups_keep_apart() -> None:
+def test_genes_of_many_groups_are_not_mixed_up() -> None:
     widths = (1,) + (2,) * 9000  # more than thirteen bits of groups
     budget = scripted(widths, [1.0] * len(widths), None)
     priority = torch.cat([torch.zeros(1), torch.tensor([0.0, 0.5]).repeat(9000)]).unsqueeze(0)
@@ -280,9 +278,9 @@ def test_genes_of_many_groups_keep_apart() -> None:
     assert states[0].tolist() == [True] + [False, True] * 9000
 
 
-def test_the_sooner_the_target_is_reached_the_less_has_to_go() -> None:
+def test_a_larger_target_is_reached_sooner() -> None:
     def last(target: float, anneal: float = 0.4) -> float:
-        """The share of a search, in hundredths, from which on the target holds."""
+        """Return the share of a search, in hundredths, after which the target is in force."""
         budget = scripted((100,), [1.0], Target(macs=target))
         found = [budget.budget(step / 100, anneal) for step in range(101)]
         assert found[0] == (1.0 if anneal else target)
@@ -295,7 +293,7 @@ def test_the_sooner_the_target_is_reached_the_less_has_to_go() -> None:
     assert last(0.5, anneal=0.0) == last(1.0) == 0.0
 
 
-def test_a_bargain_is_a_group_of_many_parameters_for_what_it_costs() -> None:
+def test_parameters_per_cost_are_relative_to_the_mean() -> None:
     def log_params_per_cost(target: Target | None) -> list[float]:
         costs, limits = Priced([], (10, 30)), Constraints(round_to=1, min_ratio=0.0)
         return Budget(space_of(10, 30), costs, target, limits).log_params_per_cost().exp().tolist()
@@ -307,7 +305,7 @@ def test_a_bargain_is_a_group_of_many_parameters_for_what_it_costs() -> None:
     assert log_params_per_cost(None) == [1.0, 1.0]
 
 
-def test_what_is_left_of_the_tightening_falls_from_one_to_nothing_by_the_target() -> None:
+def test_the_remaining_anneal_falls_from_one_to_zero_at_the_target() -> None:
     budget = scripted((100,), [1.0], Target(macs=0.5))
     assert [budget.remaining_anneal(progress, 0.4) for progress in (0.0, 0.1, 0.4, 1.0)] == pytest.approx(
         [1, 0.75, 0, 0]

@@ -26,7 +26,7 @@ zoo = pytest.mark.parametrize("name", ZOO)
 
 @zoo
 @pytest.mark.parametrize("seed", range(3))
-def test_predicted_costs_are_the_measured_ones(name: str, seed: int) -> None:
+def test_predicted_costs_equal_the_measured_ones(name: str, seed: int) -> None:
     network = randomised(ZOO[name].network())
     space = trace_space(network, images(2))
     costs, dense = CostModel(space, network, images(2)), measure_size(network, images(2))
@@ -40,7 +40,7 @@ def test_predicted_costs_are_the_measured_ones(name: str, seed: int) -> None:
 
 
 @zoo
-def test_everything_kept_costs_exactly_all(name: str) -> None:
+def test_a_full_state_costs_exactly_one(name: str) -> None:
     network = ZOO[name].network()
     space = trace_space(network, images(2))
     costs = CostModel(space, network, images(2))
@@ -103,7 +103,7 @@ def test_attention_counts_though_no_linear_layer_computes_it() -> None:
     assert costs.share("macs", torch.tensor([5])).item() == pytest.approx(1 - 300 / 2790)
 
 
-def test_windows_count_for_the_image_they_are_of() -> None:
+def test_windows_count_for_their_image() -> None:
     network = SwinTransformer([2, 2], 6, [2], [2], [2, 2], num_classes=3)
     # 16 tokens of 6: patches 16 x 12 x 6, and in two blocks: qkv and projection 16 x 6 x (18 + 6), 4 windows with two heads of
     # 4 x 4 x 3 twice, mlp 16 x 6 x 24 twice; head 6 x 3
@@ -136,7 +136,7 @@ def test_a_real_network_has_the_macs_of_its_paper() -> None:
 
 
 class Functional(nn.Module):
-    """A convolution with a weight of its own, a transposed one, and a layer that gives more than a tensor."""
+    """A convolution with a weight of its own, a transposed one, and a layer that gives two tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class Both(nn.Conv2d):
         return super().forward(x), x
 
 
-def test_convolutions_that_no_counted_layer_makes_are_counted() -> None:
+def test_convolutions_outside_counted_layers_are_counted() -> None:
     assert measure_size(Functional(), images(2)).macs == 8 * 8 * 4 * 27 + 8 * 8 * 4 * 2 * 4 + 16 * 16 * 5 * 2
 
 
@@ -190,7 +190,7 @@ def test_recurrent_layers_count_for_every_step(kind: Callable[..., nn.Module], p
     assert layer_sizes(network, images(2))["rnn"].macs == 64 * per_pixel
 
 
-def test_a_share_of_a_network_with_an_lstm_is_of_all_that_it_multiplies() -> None:
+def test_the_share_of_a_network_with_an_lstm_counts_all_multiplications() -> None:
     network = Recurrent(nn.LSTM)
     space = trace_space(network, images(2))
     costs = CostModel(space, network, images(2))
@@ -201,7 +201,7 @@ def test_a_share_of_a_network_with_an_lstm_is_of_all_that_it_multiplies() -> Non
 
 
 class Mixed(Tail):
-    """Every channel's 64 pixels are multiplied by a matrix, and its 8 rows by another."""
+    """Every channel's 64 pixels are multiplied by one matrix, and its 8 rows by a second."""
 
     def __init__(self) -> None:
         super().__init__(5)
@@ -254,7 +254,7 @@ class Pooled(nn.Module):
         return logits
 
 
-def test_what_multiplies_and_has_no_formula_is_named() -> None:
+def test_operations_that_multiply_without_a_formula_are_named() -> None:
     network = Pooled(lambda x: torch.cdist(torch.fft.rfft(x).abs(), x[:, :2]))
     (warning,) = uncounted_warnings(network, images(2))
     assert "the network runs aten._cdist_forward, aten._fft_r2c, whose multiply-accumulates are not counted" in warning

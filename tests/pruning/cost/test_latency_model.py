@@ -39,7 +39,7 @@ def test_many_states_at_once() -> None:
     assert together[1, 2].item() == pytest.approx(model().share(inputs[1, 2], outputs[1, 2]).item())
 
 
-def test_a_network_costs_all_of_its_time_at_its_own_widths_and_less_at_others() -> None:
+def test_a_network_takes_all_of_its_time_at_its_own_widths_and_less_at_smaller_ones() -> None:
     network = ZOO["chain"].network()  # conv1 (3 to 4), conv2 (4 to 6), fc (6 to 3)
     space = trace_space(network, images(2))
     grid = LayerTime(name="conv2", share=0.5, inputs=(2, 4), outputs=(3, 6), times=((1.0, 2.0), (2.0, 8.0)))

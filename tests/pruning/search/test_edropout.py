@@ -42,7 +42,7 @@ def test_energy_by_hand(logits: list[list[float]], labels: list[int], energy: fl
     assert energy_loss(torch.tensor(logits), torch.tensor(labels)).item() == energy
 
 
-def test_the_right_class_is_hidden_in_bf16_too() -> None:
+def test_the_right_class_is_excluded_in_bf16_too() -> None:
     # 30080 is a bf16 number; less 10000 it would still be the largest, and pass for the best wrong class
     logits = torch.tensor([[30080.0, 2.0, 1.0]], dtype=torch.bfloat16)
     energy = energy_loss(logits, torch.tensor([0]))
@@ -59,7 +59,7 @@ def test_a_broken_logit_is_the_worst_energy(broken: float, place: int) -> None:
 
 
 @pytest.mark.parametrize("name", ENERGIES)
-def test_every_energy_prefers_the_right_class_and_refuses_broken_logits(name: str) -> None:
+def test_every_energy_prefers_the_right_class_and_is_infinite_for_broken_logits(name: str) -> None:
     energy, labels = ENERGIES[name], torch.tensor([0, 1])
     right, unsure = torch.tensor([[3.0, 0.0, 0.0], [0.0, 3.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.9], [0.5, 1.0, 0.9]])
     assert energy(right, labels) < energy(unsure, labels) < energy(-right, labels)
@@ -171,7 +171,7 @@ def test_converged_means_one_state_or_nearly() -> None:
     assert not converged(bits(one, one, "1111" + one[4:]))
 
 
-def test_all_randomness_is_the_generators() -> None:
+def test_all_randomness_comes_from_the_generator() -> None:
     before = torch.get_rng_state()
     s = bernoulli_states(6, 30, 0.5, seeded())
     once = crossover(s, mutate(s, distinct_parents(6, seeded(1)), 0.9, seeded(2)), 0.9, seeded(3))

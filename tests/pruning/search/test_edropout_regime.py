@@ -10,6 +10,7 @@ from edcompress.core.recipe.target import Constraints, Target
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.search.edropout_regime import EDropoutRegime
+from edcompress.pruning.search.importance import channel_ranks, magnitude
 from edcompress.pruning.search.method import Figures, SearchProblem
 from edcompress.pruning.search.scoring import score_states
 from edcompress.pruning.space.space import PruningSpace
@@ -21,10 +22,10 @@ FP32 = Precision("fp32", torch.device("cpu"))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
 
 
-def alternation(
+def make_regime(
     network: nn.Module, target: Target | None, *, example: Tensor | None = None, seed: int = 0, **search: object
 ) -> tuple[EDropoutRegime, PruningSpace, list[Figures]]:
-    """A search over a network on the CPU, its space, and the list that its figures go to."""
+    """Return a search over a network on the CPU, its space, and the list that its figures are logged to."""
     example = images(2) if example is None else example
     space, log = trace_space(network, example), list[Figures]()
     limits = Constraints(round_to=1, min_ratio=0.0)
@@ -41,16 +42,16 @@ def run(regime: EDropoutRegime, first: int, last: int, of: int = 10) -> None:
 
 @pytest.mark.parametrize("parent_energies", ["rescored", "stored"])
 @pytest.mark.parametrize("genes", ["channels", "widths"])
-def test_a_restored_search_goes_on_as_if_it_had_not_stopped(genes: str, parent_energies: str) -> None:
+def test_a_restored_search_continues_as_if_it_had_not_stopped(genes: str, parent_energies: str) -> None:
     target, search = Target(macs=0.6), {"genes": genes, "parent_energies": parent_energies}
     network = randomised(ZOO["residual"].network())
-    whole, _, log = alternation(network, target, **search)
+    whole, _, log = make_regime(network, target, **search)
     run(whole, 0, 8)
-    first, _, _ = alternation(network, target, **search)
+    first, _, _ = make_regime(network, target, **search)
     run(first, 0, 4)
     saved = copy.deepcopy(first.snapshot())
     run(first, 4, 6)  # what happens after the snapshot does not matter
-    second, _, tail = alternation(network, target, seed=99, **search)
+    second, _, tail = make_regime(network, target, seed=99, **search)
     second.restore(saved)
     run(second, 4, 8)
     assert second.generation == whole.generation == 8
@@ -64,7 +65,7 @@ def test_a_restored_search_goes_on_as_if_it_had_not_stopped(genes: str, parent_e
 
 def test_the_budget_tightens_along_a_cubic() -> None:
     network = randomised(ZOO["residual"].network())
-    regime, _, log = alternation(network, Target(macs=0.5), anneal=0.4)
+    regime, _, log = make_regime(network, Target(macs=0.5), anneal=0.4)
     for progress in (0.0, 0.1, 0.2, 0.3, 0.4, 0.9):
         regime.prepare(images(8), LABELS, progress)
     # one halving takes 0.4 of the search: 0.5 + 0.5 (1 - progress / 0.4)^3, with 1, 3/4, 1/2, 1/4 and 0 left
@@ -74,18 +75,18 @@ def test_the_budget_tightens_along_a_cubic() -> None:
 
 
 def test_without_annealing_the_target_holds_from_the_start() -> None:
-    regime, space, log = alternation(randomised(ZOO["residual"].network()), Target(channels=0.5), anneal=0.0)
+    regime, space, log = make_regime(randomised(ZOO["residual"].network()), Target(channels=0.5), anneal=0.0)
     assert int(regime.state.sum()) == space.genes // 2  # nine channels: four
     run(regime, 0, 2)
     assert [line["budget"] for line in log] == [0.5, 0.5]
-    regime, _, log = alternation(randomised(ZOO["residual"].network()), None)
+    regime, _, log = make_regime(randomised(ZOO["residual"].network()), None)
     run(regime, 0, 1)
     assert log[0]["budget"] is None
 
 
-def test_generations_come_every_few_steps_on_a_part_of_the_batch() -> None:
+def test_a_generation_runs_every_few_steps_on_a_part_of_the_batch() -> None:
     network = randomised(ZOO["chain"].network())
-    regime, _, log = alternation(network, None, evolve_every=3, score_batch=4)
+    regime, _, log = make_regime(network, None, evolve_every=3, score_batch=4)
     seen: list[int] = []
     handle = network.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     run(regime, 0, 7)
@@ -109,7 +110,7 @@ def test_without_evolve_every_scoring_takes_the_same_share_of_the_work(batch: in
 
 def test_small_batches_score_states_whole_and_rarely() -> None:
     network = randomised(ZOO["chain"].network())
-    regime, _, log = alternation(network, None, evolve_every=None)
+    regime, _, log = make_regime(network, None, evolve_every=None)
     seen: list[int] = []
     handle = network.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     run(regime, 0, 17)
@@ -119,8 +120,8 @@ def test_small_batches_score_states_whole_and_rarely() -> None:
 
 
 def scored(network: nn.Module, **search: object) -> tuple[list[int], EDropoutRegime, list[Figures]]:
-    """Forward passes of each of five generations of random states at the final budget, with the search and its figures."""
-    regime, _, log = alternation(
+    """Return the forward passes of each of five generations of random states at the final budget, the search, and its figures."""
+    regime, _, log = make_regime(
         network, Target(channels=0.6), genes="channels", init="bernoulli", anneal=0.0, **search
     )
     seen, passes = [0], []
@@ -143,7 +144,7 @@ def test_stored_parent_energies_halve_the_scoring() -> None:
 
 
 def test_a_stored_energy_stays_until_a_child_does_better() -> None:
-    regime, _, log = alternation(
+    regime, _, log = make_regime(
         randomised(ZOO["concat"].network()), None, genes="channels", init="bernoulli", parent_energies="stored"
     )
     run(regime, 0, 1)
@@ -157,19 +158,19 @@ def test_a_stored_energy_stays_until_a_child_does_better() -> None:
     assert log[-1]["energy_best"] == after["energies"].min().item()
 
 
-def test_a_budget_that_moves_makes_stored_energies_void() -> None:
+def test_stored_energies_are_rescored_when_the_budget_changes() -> None:
     target, search = Target(channels=0.5), {"genes": "channels", "anneal": 1.0}
     network = randomised(ZOO["residual"].network())
-    stored, _, log = alternation(network, target, parent_energies="stored", **search)
-    rescored, _, wanted = alternation(network, target, **search)
+    stored, _, log = make_regime(network, target, parent_energies="stored", **search)
+    rescored, _, wanted = make_regime(network, target, **search)
     run(stored, 0, 6)
     run(rescored, 0, 6)  # the budget tightens from step to step
     assert log == wanted
 
 
-def test_no_member_is_ever_worse_than_its_parent_on_the_batch_that_judged() -> None:
+def test_no_member_is_worse_than_its_parent_on_the_batch_that_scored_them() -> None:
     network = randomised(ZOO["concat"].network())
-    regime, space, log = alternation(network, None, genes="channels", init="bernoulli", score_batch=None)
+    regime, space, log = make_regime(network, None, genes="channels", init="bernoulli", score_batch=None)
     slices, accepted = SlicedNetwork(space, network), 0
     for step in range(6):
         batch = images(8, seed=step)
@@ -185,7 +186,7 @@ def test_no_member_is_ever_worse_than_its_parent_on_the_batch_that_judged() -> N
 
 def test_scoring_changes_neither_statistics_nor_modes_nor_weights() -> None:
     network = randomised(ZOO["residual"].network()).train()
-    regime, _, _ = alternation(network, Target(macs=0.5))
+    regime, _, _ = make_regime(network, Target(macs=0.5))
     before, modes = copy.deepcopy(network.state_dict()), [m.training for m in network.modules()]
     run(regime, 0, 3)
     regime.finish(images(8), LABELS)
@@ -194,7 +195,7 @@ def test_scoring_changes_neither_statistics_nor_modes_nor_weights() -> None:
     assert all(p.grad is None for p in network.parameters())
 
 
-def test_scores_are_those_of_the_batchs_statistics() -> None:
+def test_scores_use_the_statistics_of_the_batch() -> None:
     network = randomised(ZOO["chain"].network())
     space = trace_space(network, images(2))
     slices, batch = SlicedNetwork(space, network), images(8)
@@ -208,7 +209,7 @@ def test_scores_are_those_of_the_batchs_statistics() -> None:
 
 def test_the_search_trains_and_guards_its_best_state() -> None:
     network = randomised(ZOO["chain"].network())
-    regime, space, _ = alternation(network, Target(channels=0.5), anneal=0.0)
+    regime, space, _ = make_regime(network, Target(channels=0.5), anneal=0.0)
     wanted = SlicedNetwork(space, network).call(regime.state, images())
     assert torch.equal(regime.forward(images()), wanted)
     before = copy.deepcopy(network.get_parameter("conv1.weight"))
@@ -219,17 +220,90 @@ def test_the_search_trains_and_guards_its_best_state() -> None:
     assert torch.equal(network.get_parameter("conv1.weight")[kept], before[kept] + 1)
 
 
-def test_the_end_is_feasible_and_the_best_member_on_held_out_images() -> None:
+def test_the_final_state_is_feasible_and_the_best_member_on_held_out_images() -> None:
     network = randomised(ZOO["residual"].network())
-    regime, space, _ = alternation(network, Target(macs=0.5))
+    regime, space, _ = make_regime(network, Target(macs=0.5))
     run(regime, 0, 3)  # of ten: the budget is still wide
     costs = CostModel(space, network, images(2))
-    state = regime.finish(images(8, seed=50), LABELS)
-    widths = torch.tensor([state[part].sum() for _, part in space.slices()])
-    assert costs.share("macs", widths).item() <= 0.5
-    states = regime.snapshot()["states"]
-    energies = score_states(network, SlicedNetwork(space, network), states, images(8, seed=50), LABELS, FP32)
-    assert torch.equal(state, states[energies.argmin()])
+    saved, best = regime.snapshot(), set()
+    for seed in range(50, 60):
+        regime.restore(saved)
+        state = regime.finish(images(8, seed=seed), LABELS)
+        widths = torch.tensor([state[part].sum() for _, part in space.slices()])
+        assert costs.share("macs", widths).item() <= 0.5
+        states = regime.snapshot()["states"]
+        energies = score_states(network, SlicedNetwork(space, network), states, images(8, seed=seed), LABELS, FP32)
+        assert torch.equal(state, states[energies.argmin()])
+        best.add(tuple(state.tolist()))
+    assert len(best) > 1
+
+
+def with_equal_members(regime: EDropoutRegime) -> EDropoutRegime:
+    """Return the search with a population of one state that wishes for half of every group."""
+    saved = regime.snapshot()
+    states, shares = saved["states"], saved["shares"]
+    one = states[:1].expand_as(states)
+    regime.restore({**saved, "states": one, "shares": torch.full_like(shares, 0.5)})
+    return regime
+
+
+def parted(progress: float, **search: object) -> float:
+    """Return the standard deviation of the logarithms of the shares after one generation of equal members."""
+    regime, _, _ = make_regime(randomised(ZOO["residual"].network()), Target(macs=0.5), **search)
+    with_equal_members(regime).prepare(images(8), LABELS, progress)
+    return regime.snapshot()["shares"].log().std().item()
+
+
+def test_the_noise_on_widths_decays_until_the_target_is_reached() -> None:
+    search: dict[str, object] = {"anneal": 0.4, "width_noise": 0.2, "population": 128}
+    # nothing is removed in the first generation: every child is as good as its parent, and replaces it
+    assert parted(0.0, **search) == pytest.approx(0.2, rel=0.15)
+    assert 0 < parted(0.3, **search) < 0.1  # a quarter of the tightening is left
+    assert parted(0.4, **search) == parted(0.9, **search) == 0.0
+
+
+def keeps_the_largest(states: Tensor, space: PruningSpace, network: nn.Module) -> bool:
+    """Return whether every state bool[S, D] keeps the channels of the largest weights in each group, as the weights are now."""
+    ranks = channel_ranks(space, magnitude(space, network))
+    kept, dropped = ranks.where(states, 2.0), ranks.where(~states, -1.0)
+    return all((kept[:, part].amin(1) > dropped[:, part].amax(1)).all() for _, part in space.slices())
+
+
+def test_channels_are_ranked_again_in_every_generation_and_at_the_end() -> None:
+    network = randomised(ZOO["residual"].network())
+    regime, space, _ = make_regime(network, Target(macs=0.5), anneal=0.0)
+    found = [regime.snapshot()["states"]]
+    assert keeps_the_largest(found[0], space, network)
+    for step in range(2):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.copy_(parameter.flip(0))  # the channels change places
+        assert not keeps_the_largest(found[-1], space, network)
+        run(regime, step, step + 1)
+        found.append(regime.snapshot()["states"])
+        assert keeps_the_largest(found[-1], space, network)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(parameter.flip(0))
+    regime.finish(images(8), LABELS)
+    assert keeps_the_largest(regime.snapshot()["states"], space, network)
+
+
+@pytest.mark.parametrize(("progress", "settled"), [(0.0, False), (0.3, False), (0.4, True), (0.9, True)])
+def test_a_search_settles_under_the_target_and_not_before(progress: float, settled: bool) -> None:
+    network = randomised(ZOO["residual"].network())
+    regime, _, log = make_regime(network, Target(macs=0.5), anneal=0.4, width_noise=0.0)
+    assert not with_equal_members(regime).settled  # nothing has evolved yet
+    regime.prepare(images(8), LABELS, progress)
+    assert log[-1]["converged"]
+    assert regime.settled is settled
+
+
+def test_a_search_of_several_states_has_not_settled() -> None:
+    regime, _, log = make_regime(randomised(ZOO["residual"].network()), Target(macs=0.5), anneal=0.0)
+    run(regime, 0, 1)
+    assert not log[-1]["converged"]
+    assert not regime.settled
 
 
 class NoisyLogits(nn.Module):
@@ -259,7 +333,7 @@ def noisy_batch(seed: int) -> tuple[Tensor, Tensor]:
 def test_evolution_from_random_states_finds_the_channels_that_help() -> None:
     network = NoisyLogits()
     example, _ = noisy_batch(0)
-    regime, space, log = alternation(network, None, example=example, genes="channels", init="bernoulli")
+    regime, space, log = make_regime(network, None, example=example, genes="channels", init="bernoulli")
     for step in range(120):
         regime.prepare(*noisy_batch(step + 1), progress=step / 120)
     x, labels = noisy_batch(1000)
@@ -268,7 +342,7 @@ def test_evolution_from_random_states_finds_the_channels_that_help() -> None:
     slices = SlicedNetwork(space, network)
     energy = score_states(network, slices, found.unsqueeze(0), x, labels, FP32).item()
     chance = score_states(network, slices, random, x, labels, FP32)
-    # by hand: k helpers lower the energy by 2 k, so a random state stands near -16 and the best at -32
+    # by hand: k helpers lower the energy by 2 k, so a random state is near -16 and the best at -32
     assert chance.mean().item() == pytest.approx(-16, abs=2)
     assert energy < chance.mean().item() - 2 * chance.std().item()
     assert int(found[::2].sum()) > 8 + 3

@@ -50,9 +50,9 @@ def test_every_member_is_feasible_and_uses_the_budget(genes: str) -> None:
         population, _ = moves.select(population, children, torch.zeros(16))
 
 
-def test_importance_start_is_the_ranking_and_its_neighbours() -> None:
+def test_the_importance_start_is_the_ranking_and_variations_of_it() -> None:
     population = evolution(init="importance", keep_probability=0.5).start(RANKS, 2, None)
-    # the first member wishes half of each group, 6 and 4, and keeps those that matter most
+    # the first member wishes for half of each group, 6 and 4, and keeps the most important
     assert population.states[0].tolist() == [False] * 6 + [True] * 6 + [False] * 4 + [True] * 4
     assert population.shares[0].tolist() == [0.5, 0.5]
     assert len({tuple(state.tolist()) for state in population.states}) > 1
@@ -72,7 +72,7 @@ def test_the_first_widths_are_larger_where_channels_are_cheap() -> None:
     assert first_member(0.5).tolist() == pytest.approx([0.5 * 0.5**0.5, 0.5 * 2**0.5])
 
 
-def test_bernoulli_start_of_the_paper_is_left_as_drawn() -> None:
+def test_the_bernoulli_start_of_the_paper_is_not_changed() -> None:
     moves = evolution(genes="channels", init="bernoulli", population=64)
     states = moves.start(RANKS, 2, None).states
     assert 0.4 < states.float().mean().item() < 0.6
@@ -92,17 +92,17 @@ def test_repair_drops_only_kept_channels_and_adds_only_dropped_ones() -> None:
     fewer = moves.repair(Population(states, torch.zeros(8, 2)), RANKS, 0.25).states
     more = moves.repair(Population(states, torch.zeros(8, 2)), RANKS, 0.95).states
     floor = torch.zeros(8, 20, dtype=torch.bool)
-    for part in (slice(0, 12), slice(12, 20)):  # a group that was wished away keeps one channel all the same
+    for part in (slice(0, 12), slice(12, 20)):  # a group with no wished channel keeps one
         floor[:, part] |= ~states[:, part].any(1, keepdim=True)
     assert not (fewer & ~states & ~floor).any()
     assert not (states & ~more).any()
 
 
 @pytest.mark.parametrize(("init", "ranked"), [("importance", True), ("bernoulli", False)])
-def test_a_tightening_budget_takes_channel_bits_by_importance_or_by_chance(init: str, ranked: bool) -> None:
+def test_a_tightening_budget_drops_channel_bits_by_importance_or_at_random(init: str, ranked: bool) -> None:
     moves = evolution(genes="channels", init=init)
     whole = moves.start(RANKS, 2, 1.0)
-    assert whole.states.all()  # under the first budget nothing goes, whatever the first bits
+    assert whole.states.all()  # the first budget removes nothing, whatever the first bits
     half = moves.repair(whole, RANKS, 0.5).states
     most_important = torch.tensor([False] * 6 + [True] * 6 + [False] * 4 + [True] * 4)
     assert torch.equal(half[0], most_important) == ranked
@@ -113,12 +113,12 @@ def test_a_tightening_budget_takes_channel_bits_by_importance_or_by_chance(init:
 
 def test_importance_chooses_the_channels_of_a_width() -> None:
     shares = torch.full((4, 2), 0.5, dtype=torch.float64)
-    wished = Population(torch.zeros(4, 20, dtype=torch.bool), shares)  # what the states were has no say
+    wished = Population(torch.zeros(4, 20, dtype=torch.bool), shares)  # the present states do not matter
     kept = evolution(population=4).repair(wished, RANKS, None).states
     assert kept.tolist() == [[False] * 6 + [True] * 6 + [False] * 4 + [True] * 4] * 4
 
 
-def test_selection_takes_state_and_shares_together() -> None:
+def test_selection_keeps_state_and_shares_together() -> None:
     moves = evolution(population=4)
     parents = Population(torch.zeros(4, 20, dtype=torch.bool), torch.zeros(4, 2))
     children = Population(torch.ones(4, 20, dtype=torch.bool), torch.ones(4, 2))
@@ -129,14 +129,14 @@ def test_selection_takes_state_and_shares_together() -> None:
     assert survivors.shares.mean(1).tolist() == [0.0, 1.0, 1.0, 0.0]
 
 
-def test_a_converged_population_has_its_own_state_for_children() -> None:
+def test_the_children_of_a_converged_population_are_its_state() -> None:
     moves = evolution(genes="channels")
     state: Tensor = torch.rand(20, generator=Generator().manual_seed(2)) < 0.5
     parents = Population(state.expand(8, 20), torch.full((8, 2), 0.5))
     assert torch.equal(moves.children(parents).states, parents.states)
 
 
-def test_shares_stay_above_nothing_and_below_everything() -> None:
+def test_shares_stay_within_bounds() -> None:
     moves = evolution(width_spread=2.0, width_factor=2.0)
     population = moves.start(RANKS, 2, 0.5)
     for _ in range(20):
@@ -145,7 +145,7 @@ def test_shares_stay_above_nothing_and_below_everything() -> None:
     assert not torch.equal(moves.children(population).shares, population.shares)
 
 
-def test_noise_parts_members_of_one_mind_by_its_standard_deviation() -> None:
+def test_noise_separates_equal_members_by_its_standard_deviation() -> None:
     moves = evolution(population=256, crossover_rate=0.0)
     one_mind = Population(torch.zeros(256, 20, dtype=torch.bool), torch.full((256, 2), 0.5, dtype=torch.float64))
     assert torch.equal(moves.children(one_mind).shares, one_mind.shares)

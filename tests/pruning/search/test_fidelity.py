@@ -1,4 +1,4 @@
-"""The method against the published facts, and against what is wrong in the code that the published numbers come from."""
+"""The method compared with the published facts, and with the faults of the code that made the published numbers."""
 
 from collections.abc import Callable
 
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from states import space_of
 from torch import Generator, Tensor, nn
 
+from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.recipe.model import Model
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
@@ -24,7 +25,7 @@ S, F, CR = 8, 0.9, 0.9
 
 
 def published_size(network: nn.Module, *, outputs: bool) -> int:
-    """D as the paper counts it, one gene per filter and not per coupled channel.
+    """Return D as the paper counts it, one gene per filter and not per coupled channel.
 
     A gene for every convolution filter, for every channel of a downsample batch norm, and for every input of a classifier layer
     (SqueezeNet's last one is a convolution); `outputs`: and for every class.
@@ -50,14 +51,14 @@ def published_size(network: nn.Module, *, outputs: bool) -> int:
         ("squeezenet1_1", "imagenet", True, 3558),
     ],
 )
-def test_published_state_sizes_come_out_by_the_papers_counting(arch: str, stem: str, outputs: bool, D: int) -> None:
+def test_published_state_sizes_follow_from_the_papers_counting(arch: str, stem: str, outputs: bool, D: int) -> None:
     with torch.device("meta"):
         network = build(Model.model_validate({"arch": arch, "stem": stem, "num_classes": 102}))
     assert published_size(network, outputs=outputs) == D
 
 
 def coded_mutate(s: Tensor, parents: Tensor, F: float, generator: Generator) -> Tensor:
-    """Mutation as the authors coded it, inverted: genes with u_d < F stay s_{r1,d}; the others flip where r2 and r3 agree, and
+    """Mutate as the authors coded it, inverted: genes with u_d < F stay s_{r1,d}; the others flip where r2 and r3 agree, and
     become 0 where they differ."""
     r1, r2, r3 = parents
     stays = torch.rand(s.shape, generator=generator) < F
@@ -65,7 +66,7 @@ def coded_mutate(s: Tensor, parents: Tensor, F: float, generator: Generator) -> 
 
 
 def grown_in_noise(mutate: Mutation, D: int, generations: int, seed: int) -> Tensor:
-    """The population bool[S, D] after generations in which random energies select, from a Bernoulli(0.5) start."""
+    """Return the population bool[S, D] after generations of selection by random energies, from a Bernoulli(0.5) start."""
     generator = Generator().manual_seed(seed)
     s = edropout.bernoulli_states(S, D, 0.5, generator)
     for _ in range(generations):
@@ -77,7 +78,7 @@ def grown_in_noise(mutate: Mutation, D: int, generations: int, seed: int) -> Ten
 
 
 def keep_rate(s: Tensor) -> tuple[float, float]:
-    """Mean keep rate of bool[S, D], and its standard error: genes are independent of each other, members are not."""
+    """Return the mean keep rate of bool[S, D], and its standard error: genes are independent of each other, members are not."""
     rates = s.float().mean(0)
     return rates.mean().item(), (rates.std() / len(rates) ** 0.5).item()
 
@@ -109,6 +110,25 @@ def test_one_state_mutates_as_coded_and_not_as_published() -> None:
     assert torch.equal(edropout.crossover(s, edropout.mutate(s, parents, F, generator), CR, generator), s)
 
 
+def test_the_preset_of_the_paper_is_as_published() -> None:
+    recipe = read_recipe("digits", ["preset=paper"])
+    search = recipe.search
+    assert (search.method, search.genes, search.init) == ("edropout", "channels", "bernoulli")
+    assert (search.population, search.mutation_factor, search.crossover_rate, search.keep_probability) == (
+        S,
+        F,
+        CR,
+        0.5,
+    )
+    assert (search.evolve_every, search.score_batch, search.parent_energies) == (1, None, "stored")
+    assert (search.energy, search.anneal) == ("margin", 0.0)
+    assert (search.epochs, recipe.finetune.epochs) == (100, 100)
+    assert (recipe.constraints.round_to, recipe.constraints.min_ratio, recipe.constraints.min_channels) == (1, 0.0, 1)
+    fit = recipe.finetune
+    assert (fit.optimizer, fit.lr, fit.schedule, fit.step_epochs, fit.step_gamma) == ("adadelta", 1.0, "step", 50, 0.1)
+    assert (fit.label_smoothing, fit.distill) == (0.0, 0.0)
+
+
 WIDTHS = (12, 8, 16)
 RANKS = torch.cat([torch.arange(n) / n for n in WIDTHS])
 
@@ -119,7 +139,7 @@ def evolution(genes: str, target: Target | None = None) -> Evolution:
 
 
 def converged_population(shares: Tensor) -> Population:
-    """S times one random state of at least one channel per group, with shares [G]."""
+    """Return S times one random state of at least one channel per group, with shares [G]."""
     state = torch.rand(sum(WIDTHS), generator=Generator().manual_seed(3)) < 0.5
     state[[0, 12, 20]] = True
     return Population(state.expand(S, -1), shares.double().expand(S, -1))
@@ -146,7 +166,7 @@ def test_equal_shares_give_one_state_under_every_budget() -> None:
 
 
 def repaired_twice(genes: str, data: st.DataObject, *, unlimited: bool) -> tuple[Tensor, Tensor]:
-    """States bool[S, D] of a random wish after one repair and after a second one at the same limit and ranks."""
+    """Return the states bool[S, D] of a random wish after one repair and after a second one at the same budget and ranks."""
     (budget, _), limit = data.draw(cases())
     generator = Generator().manual_seed(data.draw(st.integers(0, 2**32)))
     groups, D = len(budget.channels), int(budget.channels.sum())

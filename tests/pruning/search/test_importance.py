@@ -76,14 +76,14 @@ def test_magnitude_of_a_head_counts_its_projections_in_and_out() -> None:
     torch.testing.assert_close(magnitude(trace_space(network, images(2)), network), wanted)
 
 
-def test_ranks_are_places_within_the_group() -> None:
+def test_ranks_are_relative_to_the_group() -> None:
     space = space_of(4, 2)
     importance = torch.tensor([3.0, 1.0, 4.0, 2.0, 9.0, 8.0])
     assert channel_ranks(space, importance).tolist() == [0.5, 0.0, 0.75, 0.25, 0.5, 0.0]
     assert channel_ranks(space, torch.zeros(6)).tolist() == [0.0, 0.25, 0.5, 0.75, 0.0, 0.5]  # ties in order
 
 
-def test_noise_is_the_generators() -> None:
+def test_noise_comes_from_the_generator() -> None:
     space = space_of(40)
     once = uniform_noise(space, Generator().manual_seed(3))
     assert torch.equal(once, uniform_noise(space, Generator().manual_seed(3)))

@@ -12,7 +12,13 @@ from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.search.gradual_magnitude import GradualMagnitudeRegime
 from edcompress.pruning.search.importance import magnitude
 from edcompress.pruning.search.method import SearchProblem
-from edcompress.pruning.search.one_shot import global_state, lamp, normalised, per_cost, uniform_state
+from edcompress.pruning.search.one_shot import (
+    global_state,
+    lamp_scores,
+    relative_to_cost,
+    relative_to_group,
+    uniform_state,
+)
 from edcompress.pruning.tracing.tracing import trace_space
 from edcompress.training.precision import Precision
 
@@ -40,44 +46,44 @@ def test_a_global_state_chooses_the_widths_too() -> None:
     assert widths(state) == [1, 4]
 
 
-def test_a_global_state_without_a_limit_keeps_a_share_of_all_channels() -> None:
+def test_a_global_state_without_a_budget_keeps_a_share_of_all_channels() -> None:
     budget = scripted((4, 4), [1.0, 1.0], None, min_ratio=0.0)
     assert widths(global_state(space_of(4, 4), budget, SCORES, 0.625, None)) == [1, 4]
 
 
 def test_normalised_scores_compare_groups_of_different_scale() -> None:
-    scores = normalised(space_of(4, 4), SCORES)
+    scores = relative_to_group(space_of(4, 4), SCORES)
     torch.testing.assert_close(scores[:4], scores[4:])
     torch.testing.assert_close(scores[:4].mean(), torch.tensor(1.0))
-    assert normalised(space_of(2), torch.zeros(2)).tolist() == [0.0, 0.0]
+    assert relative_to_group(space_of(2), torch.zeros(2)).tolist() == [0.0, 0.0]
 
 
-def test_scores_per_cost_divide_by_what_a_channel_costs() -> None:
+def test_scores_per_cost_are_divided_by_the_cost_of_a_channel() -> None:
     # prices 1 and 3: a channel costs 1/16 of the network in the first group, 3/16 in the second
-    scores = per_cost(space_of(4, 4), two_groups([1.0, 3.0], 0.5), torch.ones(8))
+    scores = relative_to_cost(space_of(4, 4), two_groups([1.0, 3.0], 0.5), torch.ones(8))
     torch.testing.assert_close(scores, torch.tensor([16.0] * 4 + [16 / 3] * 4))
 
 
-def test_channels_that_save_no_time_go_last() -> None:
+def test_channels_that_save_no_time_are_removed_last() -> None:
     # 4 channels take a time of 4, and 3 of them 4.5; of the other group, 3 and 2 of them take 4.5 and 2
     limits = Constraints(round_to=1, min_ratio=0.0)
     budget = Budget(space_of(4, 3), Measured([1.0, 1.0], (4, 3)), Target(macs=0.5), limits)
-    scores = per_cost(space_of(4, 3), budget, torch.tensor([1.0, 1.0, 1.0, 0.0, 9.0, 9.0, 9.0]))
+    scores = relative_to_cost(space_of(4, 3), budget, torch.tensor([1.0, 1.0, 1.0, 0.0, 9.0, 9.0, 9.0]))
     assert scores.isfinite().all()
     assert scores.argsort(descending=True, stable=True).tolist() == [0, 1, 2, 4, 5, 6, 3]
 
 
 def test_lamp_by_hand() -> None:
-    scores = lamp(space_of(3, 2), torch.tensor([2.0, 1.0, 5.0, 0.0, 0.0]))
+    scores = lamp_scores(space_of(3, 2), torch.tensor([2.0, 1.0, 5.0, 0.0, 0.0]))
     torch.testing.assert_close(scores, torch.tensor([2 / 7, 1 / 8, 1.0, 0.0, 0.0]))
 
 
 @pytest.mark.parametrize("limit", [0.3, 0.5, 0.8])
-def test_global_states_are_inside_the_budget_of_a_real_network_and_fill_it(limit: float) -> None:
+def test_global_states_of_a_real_network_fill_the_budget_and_do_not_exceed_it(limit: float) -> None:
     network = randomised(ZOO["residual"].network())
     space, target = trace_space(network, images(2)), Target(macs=limit)
     budget = Budget(space, CostModel(space, network, images(2)), target, Constraints(round_to=1, min_ratio=0.0))
-    for scores in (magnitude(space, network), lamp(space, magnitude(space, network)), torch.rand(space.genes)):
+    for scores in (magnitude(space, network), lamp_scores(space, magnitude(space, network)), torch.rand(space.genes)):
         counts = budget.widths(global_state(space, budget, scores, 0.5, limit))
         assert budget.share(counts) <= limit
         dearest = max(budget.share(counts + one) - budget.share(counts) for one in torch.eye(len(space.free)))

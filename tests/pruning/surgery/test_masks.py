@@ -13,22 +13,22 @@ LABELS = torch.tensor([0, 1, 2, 0])
 
 
 @zoo
-def test_masks_are_those_worked_out_by_hand(name: str) -> None:
+def test_masks_match_those_worked_out_by_hand(name: str) -> None:
     network, space, state = chosen(name)
     weights = masked_weights(network, space, state)
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     dropped = {}
     for key, weight in weights.items():
         dense = tensors[key]
-        gone = (weight == 0).transpose(0, 1).flatten(1).all(1)  # random weights: no input slice is zero by itself
-        assert torch.equal(weight[:, ~gone], dense[:, ~gone])
-        if gone.any():
-            dropped[key] = tuple(torch.nonzero(gone).flatten().tolist())
+        hidden = (weight == 0).transpose(0, 1).flatten(1).all(1)  # random weights: no input slice is zero by itself
+        assert torch.equal(weight[:, ~hidden], dense[:, ~hidden])
+        if hidden.any():
+            dropped[key] = tuple(torch.nonzero(hidden).flatten().tolist())
     assert dropped == ZOO[name].zeros
 
 
 @zoo
-def test_everything_kept_is_the_dense_network_bit_for_bit(name: str) -> None:
+def test_a_full_state_gives_the_dense_network_bit_for_bit(name: str) -> None:
     network, space, _ = chosen(name)
     masked = masked_forward(network, space, space.full_state(), images())
     assert torch.equal(masked, network(images()))
@@ -44,7 +44,7 @@ def test_masking_leaves_network_modes_and_weights_alone(name: str) -> None:
 
 
 @zoo
-def test_what_a_dropped_channel_holds_does_not_reach_the_logits(name: str) -> None:
+def test_the_values_of_a_dropped_channel_do_not_reach_the_logits(name: str) -> None:
     network, space, state = chosen(name)
     before = masked_forward(network, space, state, images())
     with torch.no_grad():

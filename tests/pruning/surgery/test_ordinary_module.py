@@ -1,4 +1,4 @@
-"""What surgery leaves is an ordinary nn.Module: it works in a training script that knows nothing of us."""
+"""A pruned network is an ordinary nn.Module, which works in a training script that does not know edcompress."""
 
 import copy
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ wirings = pytest.mark.parametrize("name", WIRINGS)
 
 
 def pruned(name: str) -> nn.Module:
-    """A network of the zoo without the channels that its chosen state drops, in eval mode."""
+    """Return a network of the zoo without the channels that its chosen state drops, in eval mode."""
     network, space, state = chosen(name)
     return remove_channels(network, state, space)
 
@@ -56,7 +56,7 @@ def test_training_lowers_the_loss(name: str) -> None:
 
 
 @wirings
-def test_its_tensors_go_to_a_file_and_into_another_one_of_its_shape(name: str) -> None:
+def test_its_tensors_are_saved_and_loaded_into_a_network_of_its_shape(name: str) -> None:
     network, other = pruned(name), pruned(name)
     with torch.no_grad():
         for parameter in other.parameters():
@@ -69,7 +69,7 @@ def test_its_tensors_go_to_a_file_and_into_another_one_of_its_shape(name: str) -
 
 
 @wirings
-def test_a_deep_copy_answers_alike_and_shares_nothing(name: str) -> None:
+def test_a_deep_copy_gives_the_same_and_shares_nothing(name: str) -> None:
     network = pruned(name)
     twin = copy.deepcopy(network)
     logits = network(images())
@@ -100,7 +100,7 @@ def test_torch_exports_it_for_any_batch_size(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def one_process_group() -> Iterator[None]:
-    """A group of this process alone."""
+    """Open a process group of this process alone."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()

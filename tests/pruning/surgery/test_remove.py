@@ -35,7 +35,7 @@ def test_masked_equals_pruned_and_not_dense(name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("name", AWKWARD)
 @torch.no_grad()
-def test_what_is_left_free_of_awkward_networks_is_exact(name: str) -> None:
+def test_free_groups_of_awkward_networks_are_exact(name: str) -> None:
     network = randomised(AWKWARD[name](), 7)
     space = lock_inexact(network, trace_space(network, images(2)), images(2))
     for seed in (0, 2):
@@ -46,7 +46,7 @@ def test_what_is_left_free_of_awkward_networks_is_exact(name: str) -> None:
 
 
 @zoo
-def test_shapes_after_surgery_are_those_worked_out_by_hand(name: str) -> None:
+def test_shapes_after_surgery_match_those_worked_out_by_hand(name: str) -> None:
     network = randomised(ZOO[name].network())
     space = trace_space(network, images(2))
     plan = Plan(
@@ -98,7 +98,7 @@ def test_plans_and_states_are_one_to_one(name: str) -> None:
         assert all(set(g.kept) | set(g.dropped) == set(range(g.channels)) for g in plan.groups)
 
 
-def test_a_plan_of_another_network_is_refused() -> None:
+def test_a_plan_of_a_different_network_is_refused() -> None:
     chain, residual = ZOO["chain"].network(), ZOO["residual"].network()
     space, other = trace_space(chain, images(2)), trace_space(residual, images(2))
     plan = plan_of(other.full_state(), other)
@@ -113,19 +113,24 @@ def test_a_plan_of_another_network_is_refused() -> None:
         apply_plan(chain, plan, other)
 
 
-def test_a_plan_holds_a_group_once() -> None:
+def test_a_plan_has_each_group_once() -> None:
     group = GroupPlan(name="conv1", channels=4, kept=(0,))
-    with pytest.raises(ValueError, match="conv1 stands more than once"):
+    with pytest.raises(ValueError, match="conv1 is in the plan more than once"):
         Plan(groups=(group, group))
 
 
-def test_an_emptied_group_cannot_be_planned() -> None:
-    space = trace_space(ZOO["chain"].network(), images(2))
+def test_a_group_cannot_lose_all_its_channels() -> None:
+    network = ZOO["chain"].network()
+    space = trace_space(network, images(2))
     with pytest.raises(ValueError, match="at least one"):
         plan_of(torch.zeros(space.genes, dtype=torch.bool), space)
+    state = space.full_state()
+    state[4:] = False
+    with pytest.raises(ValueError, match="the state drops all channels of conv2; keep at least one"):
+        remove_channels(network, state, space)
 
 
-def test_differences_are_told_with_their_scale() -> None:
+def test_differences_are_reported_with_their_scale() -> None:
     proof = compare_logits(torch.tensor([[1.0, -4.0]]), torch.tensor([[1.5, -4.0]]), "a and b")
     assert (proof.max_abs_diff, proof.scale, proof.relative) == (0.5, 4.0, 0.125)
     with pytest.raises(ProofError, match=r"a and b: largest logit difference 0\.5 at scale 4 is above 0\.0001"):

@@ -21,18 +21,18 @@ LABELS = torch.tensor([0, 1, 2, 0])
 
 @zoo
 @pytest.mark.parametrize("seed", range(3))
-def test_what_runs_is_the_pruned_network_bit_for_bit(name: str, seed: int) -> None:
+def test_the_sliced_network_equals_the_pruned_one_bit_for_bit(name: str, seed: int) -> None:
     network, space, state = chosen(name)
     state = state if seed == 2 else random_state(space, seed)
-    slices, pruned = SlicedNetwork(space, network), remove_channels(network, state, space)
-    assert torch.equal(slices.call(state, images()), pruned.eval()(images()))
+    sliced, pruned = SlicedNetwork(space, network), remove_channels(network, state, space)
+    assert torch.equal(sliced.call(state, images()), pruned.eval()(images()))
     torch.testing.assert_close(
-        slices.call(state, images()), masked_forward(network, space, state, images()), rtol=1e-4, atol=1e-5
+        sliced.call(state, images()), masked_forward(network, space, state, images()), rtol=1e-4, atol=1e-5
     )
 
 
 @zoo
-def test_training_is_that_of_the_pruned_network(name: str) -> None:
+def test_a_training_step_equals_that_of_the_pruned_network(name: str) -> None:
     network, space, state = chosen(name)
     network.train()
     pruned = remove_channels(network, state, space).train()
@@ -48,17 +48,17 @@ def test_training_is_that_of_the_pruned_network(name: str) -> None:
     )
 
 
-def test_linear_layers_with_millions_of_weights_run_whole_and_mean_the_same() -> None:
+def test_linear_layers_with_millions_of_weights_run_whole_with_the_same_result() -> None:
     network = randomised(
         nn.Sequential(nn.Linear(4, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 3))
     )
     x = torch.randn(4, 4, generator=Generator().manual_seed(1))
     space = trace_space(network, x[:2])
     state = random_state(space, 2)
-    slices, pruned = SlicedNetwork(space, network), remove_channels(network, state, space)
+    sliced, pruned = SlicedNetwork(space, network), remove_channels(network, state, space)
     assert state.sum() < 0.6 * len(state)
-    torch.testing.assert_close(slices.call(state, x), pruned.eval()(x), rtol=1e-4, atol=1e-5)
-    F.cross_entropy(slices.call(state, x), LABELS).backward()
+    torch.testing.assert_close(sliced.call(state, x), pruned.eval()(x), rtol=1e-4, atol=1e-5)
+    F.cross_entropy(sliced.call(state, x), LABELS).backward()
     F.cross_entropy(pruned(x), LABELS).backward()
     for key, parameter in pruned.named_parameters():
         grad = network.get_parameter(key).grad
@@ -73,7 +73,7 @@ def test_linear_layers_with_millions_of_weights_run_whole_and_mean_the_same() ->
 
 
 @zoo
-def test_everything_kept_is_the_dense_network_bit_for_bit(name: str) -> None:
+def test_a_full_state_gives_the_dense_network_bit_for_bit(name: str) -> None:
     network, space, _ = chosen(name)
     assert torch.equal(SlicedNetwork(space, network).call(space.full_state(), images()), network(images()))
 
@@ -89,7 +89,7 @@ def test_a_call_leaves_modes_widths_and_weights_alone(name: str) -> None:
     assert repr(network) == shape
 
 
-def test_widths_come_back_when_the_network_fails() -> None:
+def test_widths_are_restored_when_the_network_fails() -> None:
     network, space, state = chosen("chain")
     shape = repr(network)
     with pytest.raises(RuntimeError):
@@ -102,9 +102,9 @@ def test_statistics_of_dropped_channels_stay() -> None:
     before = network.get_buffer("bn1.running_mean").clone()
     network.train()
     SlicedNetwork(space, network).call(state, images())
-    gone = [1]  # channel 1 of conv1 is dropped
+    dropped = [1]  # channel 1 of conv1 is dropped
     after = network.get_buffer("bn1.running_mean")
-    assert torch.equal(after[gone], before[gone])
+    assert torch.equal(after[dropped], before[dropped])
     assert not after[[0, 2, 3]].eq(before[[0, 2, 3]]).any()
 
 
@@ -132,25 +132,25 @@ OPTIMIZERS = {
 def test_frozen_steps_leave_dropped_weights_bit_for_bit(name: str, optimizer: str) -> None:
     network, space, state = chosen(name)
     step = OPTIMIZERS[optimizer](network.parameters())
-    slices = SlicedNetwork(space, network)
-    _train_step(slices, space.full_state(), step, frozen=True)  # momentum that wants to go on
+    sliced = SlicedNetwork(space, network)
+    _train_step(sliced, space.full_state(), step, frozen=True)  # momentum that wants to go on
     before = copy.deepcopy(dict(network.named_parameters()))
-    _train_step(slices, state, step, frozen=True)
+    _train_step(sliced, state, step, frozen=True)
     for (key, parameter), dropped in dropped_by_name(network, space, state):
         assert torch.equal(parameter[dropped], before[key][dropped])
         assert not torch.equal(parameter[~dropped], before[key][~dropped]) or dropped.all()
     free = copy.deepcopy(dict(network.named_parameters()))
-    _train_step(slices, state, step, frozen=False)  # without the freeze the same weights do move
+    _train_step(sliced, state, step, frozen=False)  # without the freeze the same weights do move
     moved = [not torch.equal(p[d], free[key][d]) for (key, p), d in dropped_by_name(network, space, state)]
     assert any(moved)
 
 
 def test_dropped_weights_may_return() -> None:
     network, space, state = chosen("chain")
-    slices = SlicedNetwork(space, network)
-    dense = slices.call(space.full_state(), images())
-    assert not torch.equal(slices.call(state, images()), dense)
-    with slices.frozen(state), torch.no_grad():
+    sliced = SlicedNetwork(space, network)
+    dense = sliced.call(space.full_state(), images())
+    assert not torch.equal(sliced.call(state, images()), dense)
+    with sliced.frozen(state), torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(0.5)
     for (key, parameter), dropped in dropped_by_name(network, space, state):
@@ -159,11 +159,11 @@ def test_dropped_weights_may_return() -> None:
         assert torch.equal(parameter[~dropped], 0.5 * reference[~dropped])
 
 
-def _train_step(slices: SlicedNetwork, state: Tensor, step: Optimizer, *, frozen: bool) -> None:
+def _train_step(sliced: SlicedNetwork, state: Tensor, step: Optimizer, *, frozen: bool) -> None:
     step.zero_grad(set_to_none=True)
-    F.cross_entropy(slices.call(state, images()), LABELS).backward()
+    F.cross_entropy(sliced.call(state, images()), LABELS).backward()
     if frozen:
-        with slices.frozen(state):
+        with sliced.frozen(state):
             step.step()
     else:
         step.step()

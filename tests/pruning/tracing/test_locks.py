@@ -1,4 +1,4 @@
-"""What a network's own code does to channels: free where they can go, and else locked with a reason that is true."""
+"""Channels in a network's own code: free where they can be removed, else locked with the true reason."""
 
 import re
 from collections.abc import Callable
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from zoo import Tail, conv, images, randomised
 
+from edcompress.pruning.space.space import Group, Member
+from edcompress.pruning.tracing.locks import Locks
 from edcompress.pruning.tracing.probe import lock_inexact
 from edcompress.pruning.tracing.tracing import trace_space
 
@@ -27,7 +29,7 @@ class Between(Tail):
 
 
 def reason(network: nn.Module, group: str = "conv") -> str | None:
-    """Why the group is locked."""
+    """Return why the group is locked, or None."""
     network = randomised(network)
     groups = lock_inexact(network, trace_space(network, images(2)), images(2)).groups
     return next(g.locked for g in groups if g.name == group)
@@ -54,7 +56,9 @@ def swapped(parts: tuple[Tensor, ...], dim: int) -> Tensor:
         lambda net, x: x * torch.sigmoid(net.gate(x)),
     ],
 )
-def test_rows_and_tokens_may_be_split_and_one_channel_stretched(code: Callable[[Between, Tensor], Tensor]) -> None:
+def test_splits_of_rows_and_tokens_and_a_stretched_channel_lock_nothing(
+    code: Callable[[Between, Tensor], Tensor],
+) -> None:
     assert reason(Between(code)) is None
 
 
@@ -110,9 +114,44 @@ class Cosine(Between):
         return F.linear(x.mean((2, 3)), F.normalize(self.fc.weight))
 
 
-def test_a_layer_whose_weight_the_code_borrows_is_named() -> None:
+def test_a_layer_whose_weight_is_used_without_calling_it_is_named() -> None:
     found = reason(Cosine(), "conv2")
     assert found == (
         "the network's code computes with the weight of fc and does not call the layer, so that surgery cannot cut it: call fc, and "
         "compute its weight in a parametrization"
     )
+
+
+def feeding(name: str, positions: range) -> Group:
+    """The four channels of a convolution, which `read` takes at some positions."""
+    four = tuple(range(4))
+    members = (
+        Member(layer=name, side="out", positions=four, channels=four),
+        Member(layer="read", side="in", positions=tuple(positions), channels=four[: len(positions)]),
+    )
+    return Group(name=name, channels=4, members=members)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "locked"),
+    [
+        (range(4), range(4, 8), False),
+        (range(4), range(4), True),  # and nothing at 4 to 7
+        (range(4), range(3, 7), True),
+        (range(4), range(4, 7), True),
+    ],
+)
+def test_groups_that_overlap_or_leave_a_gap_are_locked(first: range, second: range, locked: bool) -> None:
+    network = nn.ModuleDict({"a": conv(3, 4), "b": conv(3, 4), "read": conv(8, 5)})
+    groups = [feeding("a", first), feeding("b", second)]
+    reasons = [Locks(network, [(group, None) for group in groups], (), ()).reason(group) for group in groups]
+    words = "couples only a part of the input channels of read"
+    assert [(reason or "").startswith(words) for reason in reasons] == [locked, locked]
+
+
+def test_groups_that_overlap_where_all_channels_are_covered_are_locked() -> None:
+    network = nn.ModuleDict({"a": conv(3, 4), "b": conv(3, 4), "read": conv(4, 5)})
+    groups = [feeding("a", range(4)), feeding("b", range(4))]
+    locks = Locks(network, [(group, None) for group in groups], (), ())
+    assert all("couples only a part" in (locks.reason(group) or "") for group in groups)
+    assert Locks(network, [(groups[0], None)], (), ()).reason(groups[0]) is None

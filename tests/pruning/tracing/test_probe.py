@@ -1,4 +1,4 @@
-"""What is found by trying: with other weights, on other images, in train mode and at other batch sizes than a glance would show."""
+"""Trials of removals: with random weights, on given images, in train mode and at the batch sizes of a recipe."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ MIXES: dict[str, Function] = {
 
 
 class Skipped(Between):
-    """x + alpha f(x), as blocks that begin with alpha = 0."""
+    """x + alpha f(x), as in blocks that start with alpha = 0."""
 
     def __init__(self, f: Function, alpha: Tensor) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Skipped(Between):
 
 
 class Normed(Between):
-    """x + norm(flipped x), with the weight at which the last norm of a block begins."""
+    """x + norm(flipped x), with the initial weight of the last norm of a block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Applied(Between):
 
 
 class Auxiliary(Between):
-    """A second classifier, whose logits are added in train mode alone."""
+    """A second classifier, whose logits are added only in train mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Held(Between):
 
 
 def reason(network: nn.Module, seen: Tensor | None = None, **batches: int) -> str | None:
-    """Why `conv` is locked; `conv2` after it is always free."""
+    """Return why `conv` is locked, or None; `conv2` after it is always free."""
     x = images(2)
     space = lock_inexact(network.eval(), trace_space(network, x), x, seen, batches)  # type: ignore[arg-type]
     locked = {group.name: group.locked for group in space.groups}
@@ -97,19 +97,19 @@ def reason(network: nn.Module, seen: Tensor | None = None, **batches: int) -> st
 
 @pytest.mark.parametrize("scale", [0.0, 1e-8])
 @pytest.mark.parametrize("name", MIXES)
-def test_what_a_scale_of_zero_hides_is_locked(name: str, scale: float) -> None:
+def test_groups_whose_mixing_a_scale_of_zero_hides_are_locked(name: str, scale: float) -> None:
     network = randomised(Skipped(MIXES[name], torch.zeros(())))
     nn.init.constant_(network.get_parameter("alpha"), scale)
     assert "changes the result with random weights" in (reason(network) or "")
 
 
-def test_what_a_norm_with_a_weight_of_zero_hides_is_locked() -> None:
+def test_groups_whose_mixing_a_norm_of_weight_zero_hides_are_locked() -> None:
     network = randomised(Normed())
     nn.init.zeros_(network.get_parameter("norm.weight"))
     assert "changes the result with random weights" in (reason(network) or "")
 
 
-def test_a_block_that_begins_at_zero_and_mixes_nothing_is_free() -> None:
+def test_a_block_that_starts_at_zero_and_mixes_nothing_is_free() -> None:
     assert reason(Skipped(lambda x: F.avg_pool2d(x, 3, 1, 1), torch.zeros(()))) is None
 
 
@@ -123,34 +123,59 @@ def test_a_function_that_mixes_channels_a_little_is_locked() -> None:
     assert "changes the result" in (reason(Applied(lambda x, _: F.local_response_norm(x, 3, alpha=3e-3))) or "")
 
 
-def test_what_only_the_given_images_show_is_locked() -> None:
+def test_a_fault_that_only_the_given_images_show_locks_the_group() -> None:
     network = randomised(Applied(lambda x, _: torch.where(x.amax((1, 2, 3), keepdim=True) > 50, x.flip(1), x)))
     assert reason(network) is None
     assert "changes the result" in (reason(network, 127 * images(2)) or "")
 
 
-def test_what_runs_in_training_alone_is_tried() -> None:
+@pytest.mark.parametrize("left", [1, 2])
+def test_removals_are_tried_down_to_one_channel_and_to_a_half(left: int) -> None:
+    assert "changes the result" in (reason(Applied(lambda x, _: x + 1 if x.shape[1] == left else x)) or "")
+
+
+class Narrow(Between):
+    """Doubles the features where both convolutions have lost channels, and only there."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.relu(self.conv(image))
+        y = F.relu(self.conv2(x))
+        return self.classify(2 * y if x.shape[1] < 4 and y.shape[1] < 5 else y)
+
+
+def test_removals_are_tried_together() -> None:
+    network = randomised(Narrow()).eval()
+    space = trace_space(network, images(2))
+    assert [group.name for group in space.free] == ["conv", "conv2"]
+    found = lock_inexact(network, space, images(2))
+    assert [group.name for group in found.free] == [
+        "conv"
+    ]  # either could lose channels without the other; the first stays free
+    assert "changes the result" in next(group.locked or "" for group in found.groups if group.name == "conv2")
+
+
+def test_code_that_runs_only_in_training_is_tried() -> None:
     assert "cannot be removed in train mode (RuntimeError: mat1 and mat2" in (reason(Auxiliary()) or "")
     mixing = Applied(lambda x, training: x.softmax(1) if training else x)
     assert "changes the result in train mode" in (reason(mixing) or "")
 
 
-def test_what_is_drawn_in_training_is_no_fault() -> None:
+def test_random_numbers_in_training_lock_nothing() -> None:
     assert reason(Held(nn.Dropout(0.5))) is None
     assert reason(Held(nn.Dropout2d(0.5))) is None
 
 
-def test_a_network_that_cannot_be_trained_here_says_nothing_of_its_channels() -> None:
+def test_a_network_that_cannot_be_trained_here_locks_nothing() -> None:
     assert reason(Held(nn.SyncBatchNorm(4)), train=4) is None
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("depends", [False, True])
-def test_a_path_that_large_batches_take_is_tried(mode: str, depends: bool) -> None:
+def test_code_that_only_large_batches_run_is_tried(mode: str, depends: bool) -> None:
     offset = torch.ones(1, 4, 1, 1)
 
     def ghost(x: Tensor, training: bool) -> Tensor:
-        if depends and x.sum() > 1e9:  # such a network runs on no tensors without values
+        if depends and x.sum() > 1e9:  # which fails on tensors without values
             return -x
         return x + offset.to(x) if len(x) >= 16 and training == (mode == "train") else x
 
@@ -167,7 +192,7 @@ def test_a_network_that_fails_at_the_batch_size_is_refused() -> None:
         reason(Applied(ghost), train=16)
 
 
-def test_a_proof_that_fails_names_the_groups_and_the_way_out() -> None:
+def test_a_failed_proof_names_the_groups_and_what_to_do() -> None:
     network, x = randomised(AWKWARD["Softmax"]()), images(4)
     space = trace_space(network, x)
     assert [group.name for group in space.free] == ["conv", "conv2"]
@@ -184,7 +209,7 @@ def test_a_proof_that_fails_names_the_groups_and_the_way_out() -> None:
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_no_true_group_is_locked_for_its_batches(name: str) -> None:
+def test_no_exact_group_is_locked_at_a_batch_size(name: str) -> None:
     network = randomised(ZOO[name].network())
     space = trace_space(network, images(2))
     tried: PruningSpace = lock_inexact(network, space, images(2), 3 * images(3), {"train": 32, "eval": 20})

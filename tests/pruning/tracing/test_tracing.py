@@ -26,7 +26,7 @@ zoo = pytest.mark.parametrize("name", ZOO)
 
 
 @zoo
-def test_free_groups_and_locks_are_those_worked_out_by_hand(name: str) -> None:
+def test_free_groups_and_locks_match_those_worked_out_by_hand(name: str) -> None:
     space = trace_space(randomised(ZOO[name].network()), images(2))
     assert {group.name: group.channels for group in space.free} == ZOO[name].free
     assert space.widths == tuple(ZOO[name].free.values())
@@ -38,14 +38,14 @@ def test_free_groups_and_locks_are_those_worked_out_by_hand(name: str) -> None:
 
 
 @zoo
-def test_what_is_right_is_not_locked_by_trial(name: str) -> None:
+def test_trials_lock_no_exact_group(name: str) -> None:
     network = randomised(ZOO[name].network())
     space = trace_space(network, images(2))
     assert lock_inexact(network, space, images(2)) == space
 
 
 @zoo
-def test_tracing_and_trying_leave_the_network_as_it_was(name: str) -> None:
+def test_tracing_and_trials_leave_the_network_as_it_was(name: str) -> None:
     network = randomised(ZOO[name].network()).train()
     first, *_, last = network.parameters()
     last.requires_grad_(False)
@@ -67,7 +67,7 @@ MAY_BE_CUT = {"Twice", "Outer", "Multiplier", "Remembering", "LearnedInput", "Gr
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_what_tracing_misreads_is_locked_with_a_reason(name: str) -> None:
+def test_groups_that_tracing_misreads_are_locked_with_a_reason(name: str) -> None:
     network = randomised(AWKWARD[name]())
     space = lock_inexact(network, trace_space(network, images(2)), images(2))
     free = {group.name for group in space.free}
@@ -76,7 +76,7 @@ def test_what_tracing_misreads_is_locked_with_a_reason(name: str) -> None:
     assert all(group.locked != "" for group in space.groups)
 
 
-def test_the_reason_says_whether_removal_crashes_or_lies() -> None:
+def test_the_reason_says_whether_removal_crashes_or_changes_the_result() -> None:
     reasons = {}
     for name in ("ImageResidual", "Softmax", "Tied", "SizedLayer", "Buffer"):
         network = randomised(AWKWARD[name]())
@@ -87,10 +87,10 @@ def test_the_reason_says_whether_removal_crashes_or_lies() -> None:
     assert reasons["Buffer"].endswith(", raised in the network's own code, which holds scale [1, 4, 1, 1])")
     assert reasons["SizedLayer"].endswith(", raised in body.sized)")
     assert "changes the result" in reasons["Softmax"]
-    assert "weight in common" in reasons["Tied"]
+    assert "shares a weight" in reasons["Tied"]
 
 
-def test_weights_that_give_nan_are_no_fault_of_the_groups() -> None:
+def test_weights_that_give_nan_are_not_blamed_on_the_groups() -> None:
     network = randomised(ZOO["chain"].network())
     space = trace_space(network, images(2))
     nn.init.constant_(network.get_parameter("conv1.bias"), float("nan"))
@@ -109,7 +109,7 @@ def test_a_real_option_a_network_has_three_streams_and_nine_inner_groups() -> No
     assert ends == [("in", "conv1"), ("out", "layer2.0.conv2")]
 
 
-def test_what_cannot_be_traced_as_a_whole_is_traced_in_parts() -> None:
+def test_a_network_that_cannot_be_traced_as_a_whole_is_traced_in_parts() -> None:
     network = randomised(torchvision.models.shufflenet_v2_x0_5(num_classes=3))
     x = torch.randn(2, 3, 32, 32, generator=Generator().manual_seed(0))
     with pytest.raises(NetworkError, match=r"ShuffleNetV2 cannot be traced .* ZeroDivisionError"):
@@ -127,7 +127,7 @@ def test_what_cannot_be_traced_as_a_whole_is_traced_in_parts() -> None:
     )
 
 
-def test_only_what_goes_through_views_that_multiply_channels_without_end_is_locked_for_it() -> None:
+def test_views_that_multiply_channels_without_end_lock_only_the_groups_that_pass_them() -> None:
     network = randomised(SwinTransformer([2, 2], 8, [2], [2], [4, 4], num_classes=3))
     x = torch.randn(2, 3, 32, 32, generator=Generator().manual_seed(0))
     space = lock_inexact(network, trace_space(network, x), x)
@@ -164,7 +164,7 @@ def test_a_glob_that_matches_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize("key", ["ignore", "only"])
-def test_a_glob_that_matches_a_block_alone_is_refused_with_the_one_for_its_layers(key: str) -> None:
+def test_a_glob_that_matches_only_a_block_is_refused_with_one_that_matches_its_layers(key: str) -> None:
     network, x = build(Model(arch="resnet8", num_classes=10)).eval(), torch.randn(2, 3, 16, 16)
     message = rf"constraints\.{key}: 'layer3' matches no layer, only 'layer3', which holds layers: write 'layer3\.\*'; .* 'conv1'"
     with pytest.raises(RecipeError, match=message):
@@ -177,7 +177,7 @@ def test_a_network_that_cannot_take_the_example_is_named() -> None:
         trace_space(ZOO["chain"].network(), torch.randn(2, 5, 8, 8))
 
 
-def test_genes_lie_group_after_group() -> None:
+def test_genes_are_ordered_by_group() -> None:
     space = trace_space(ZOO["concat"].network(), images(2))
     assert [(group.name, part) for group, part in space.slices()] == [
         ("a", slice(0, 4)),
@@ -189,7 +189,7 @@ def test_genes_lie_group_after_group() -> None:
     assert PruningSpace.model_validate_json(space.model_dump_json()) == space
 
 
-def test_members_say_which_position_is_which_channel() -> None:
+def test_members_map_positions_to_channels() -> None:
     space = trace_space(ZOO["flatten"].network(), images(2))
     reader = next(m for m in space.free[0].members if m.side == "in")
     assert reader.layer == "fc1"  # 4 channels of 2 x 2 pixels
@@ -225,7 +225,7 @@ class _GhostAndBranch(Tail):
         return self.classify(F.relu(torch.cat([y, self.cheap(y), self.b(x)], 1) + self.short(x)))
 
 
-def test_channels_that_stand_at_one_place_and_at_two_are_two_groups() -> None:
+def test_channels_with_one_position_and_with_two_are_two_groups() -> None:
     network = randomised(_GhostAndBranch())
     space = lock_inexact(network, trace_space(network, images(2)), images(2))
     assert {group.name: group.channels for group in space.free} == {"a": 3, "b": 2}
@@ -234,7 +234,7 @@ def test_channels_that_stand_at_one_place_and_at_two_are_two_groups() -> None:
 
 
 class _Spread(Tail):
-    """Two groups that are each true alone; `far` reads the image's own channels and is not."""
+    """Two groups that are exact alone; `far` reads the channels of the image and is not."""
 
     def __init__(self) -> None:
         super().__init__(5)
@@ -244,7 +244,7 @@ class _Spread(Tail):
         return self.classify(F.relu(self.join(torch.cat([self.near(x), self.far(x) * x], 1))))
 
 
-def test_one_wrong_group_does_not_lock_its_neighbours() -> None:
+def test_one_inexact_group_does_not_lock_its_neighbours() -> None:
     network = randomised(_Spread())
     traced = trace_space(network, images(2))
     assert [group.name for group in traced.free] == ["near", "far", "join"]
@@ -261,7 +261,7 @@ def test_one_wrong_group_does_not_lock_its_neighbours() -> None:
         {"positions": [0, 10**30], "channels": [0, 1]},
     ],
 )
-def test_a_group_that_does_not_fit_together_is_refused(member: dict[str, list[int]]) -> None:
+def test_an_inconsistent_group_is_refused(member: dict[str, list[int]]) -> None:
     group = {
         "name": "g",
         "channels": 2,

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from edcompress.core.recipe.deployment import Gate
+from edcompress.core.recipe.gate import Gate
 from edcompress.core.results.report import Report
 from edcompress.report.gate.recommendation import recommend
 
@@ -10,7 +10,7 @@ LIMITS = Gate(max_top1_drop=0.01, min_speedup=1.0, max_parity=1e-4)
 
 
 def with_int8(content: dict[str, Any], *, correct: int, p50: float) -> Report:
-    """The report with an int8 file that classifies so many of 10000 images correctly and takes so long."""
+    """Return the report with an int8 file that classifies `correct` of 10000 images correctly in `p50` ms."""
     both = correct - 100  # of the dense network's 9417
     paired = content["pruned"]["paired"] | {
         "top1": {"both": both, "dense_only": 9417 - both, "other_only": 100, "neither": 583 - 100},
@@ -34,7 +34,7 @@ def with_int8(content: dict[str, Any], *, correct: int, p50: float) -> Report:
         (9400, 3.272, "pruned.onnx", "pruned.int8.onnx is not surely faster (1.84x, pruned.onnx up to 1.84x)"),
     ],
 )
-def test_int8_ships_where_it_is_faster_and_inside_the_gate(
+def test_int8_ships_if_it_is_faster_and_inside_the_gate(
     content: dict[str, Any], correct: int, p50: float, file: str, why: str
 ) -> None:
     ship = recommend(with_int8(content, correct=correct, p50=p50), LIMITS)
@@ -43,35 +43,35 @@ def test_int8_ships_where_it_is_faster_and_inside_the_gate(
 
 
 @pytest.mark.parametrize(("p50", "file"), [(3.2, "pruned.onnx"), (3.08, "pruned.onnx"), (3.0, "pruned.int8.onnx")])
-def test_a_speed_up_within_the_interval_of_pruneds_is_no_reason_to_ship_another(
+def test_a_speed_up_within_the_interval_of_pruneds_does_not_ship_a_variant(
     content: dict[str, Any], p50: float, file: str
 ) -> None:
     content["pruned"]["latency_ms"]["speedup"] = {"estimate": 1.84, "low": 1.72, "high": 1.96, "confidence": 0.95}
     assert recommend(with_int8(content, correct=9400, p50=p50), LIMITS).file == file  # 1.88x, 1.955x, 2.007x
 
 
-def test_without_a_variant_pruned_ships_where_it_holds(report: Report) -> None:
+def test_without_a_variant_pruned_ships_if_it_passes(report: Report) -> None:
     assert recommend(report, LIMITS).file == "pruned.onnx"
     failing = recommend(report, Gate(max_top1_drop=0.001))
     assert failing.file is None
     assert "pruned.onnx fails top-1 drop" in failing.why
 
 
-def test_int8_may_pass_where_pruned_fails(content: dict[str, Any]) -> None:
+def test_int8_may_pass_if_pruned_fails(content: dict[str, Any]) -> None:
     slow = Gate(max_top1_drop=0.01, min_speedup=2.5)
     assert recommend(with_int8(content, correct=9333, p50=2.0), slow).file == "pruned.int8.onnx"
 
 
-def test_a_slower_file_ships_where_pruned_fails(content: dict[str, Any]) -> None:
+def test_a_slower_file_ships_if_pruned_fails(content: dict[str, Any]) -> None:
     ship = recommend(with_int8(content, correct=9400, p50=3.272), Gate(max_parity=1e-9))
     assert ship.file == "pruned.int8.onnx"
     assert "inside the gate's limits; pruned.onnx fails parity" in ship.why
 
 
-def test_limits_that_cannot_be_held_are_the_reason_to_ship_nothing(report: Report) -> None:
+def test_limits_that_cannot_be_checked_are_the_reason_to_ship_nothing(report: Report) -> None:
     ship = recommend(report, Gate(confidence="bound", level=0.9))
     assert ship.file is None
-    assert "the gate's limits cannot be held: " in ship.why
+    assert "the gate's limits cannot be checked: " in ship.why
     assert "interval" in ship.why
 
 
@@ -88,7 +88,10 @@ def test_times_that_waited_choose_no_file(content: dict[str, Any]) -> None:
     report = with_int8(content, correct=9400, p50=1.0)
     ship = recommend(report, LIMITS)
     assert ship.file == "pruned.onnx"
-    assert "not compared by their times, for other processes had the cores for 10% of the measured time" in ship.why
+    assert (
+        "the times of the files are not compared, because other processes had the cores for 10% of the measured time"
+        in ship.why
+    )
     nothing = recommend(report, LIMITS.model_copy(update={"max_parity": 1e-9}))
     assert nothing.file is None
     assert "pruned.onnx fails parity" in nothing.why

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from edcompress.core.errors import InputError
-from edcompress.core.recipe.deployment import Gate
+from edcompress.core.recipe.gate import Gate
 from edcompress.core.results.report import Report
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.verdict import judge
@@ -14,7 +14,7 @@ LIMITS = Gate(max_top1_drop=None, min_speedup=None, max_parity=None, max_size_ra
 
 @pytest.fixture
 def earlier(content: dict[str, Any]) -> dict[str, Any]:
-    """The baseline's report, for tests to change."""
+    """Return the baseline's report, for tests to change."""
     return copy.deepcopy(content)
 
 
@@ -65,7 +65,7 @@ def test_a_regression_at_its_limit_passes_and_beyond_it_fails(
         (("pruned", "latency_ms", "batch_size"), 8, "batch size 8, here 1"),
     ],
 )
-def test_times_of_another_machine_or_setting_are_not_compared(
+def test_times_of_a_different_machine_or_setting_are_not_compared(
     content: dict[str, Any], earlier: dict[str, Any], path: tuple[str, ...], value: Any, reason: str
 ) -> None:
     inner = earlier
@@ -95,29 +95,31 @@ def test_a_baseline_of_other_test_images_is_refused(
 
 
 @pytest.mark.parametrize(("key", "value"), [("std", [0.2, 0.2, 0.2]), ("resize", 36), ("image_size", 28)])
-def test_a_baseline_of_the_same_images_prepared_otherwise_is_refused(
+def test_a_baseline_of_the_same_images_prepared_differently_is_refused(
     content: dict[str, Any], earlier: dict[str, Any], key: str, value: Any
 ) -> None:
     earlier["tested_on"]["preprocessing"][key] = value
-    with pytest.raises(InputError, match=rf": preprocessing\.{key} differ; compare runs of the same"):
+    with pytest.raises(InputError, match=rf": preprocessing\.{key} differ; compare runs with the same"):
         beside(content, earlier)
 
 
-def test_images_of_an_earlier_version_are_compared_by_their_labels_and_that_is_said(
+def test_images_of_an_earlier_version_are_compared_by_their_labels_with_a_warning(
     content: dict[str, Any], earlier: dict[str, Any]
 ) -> None:
     earlier["tested_on"] |= {"pixels_sha256": None, "preprocessing": None}
     (said,) = beside(content, earlier).warnings
-    assert "compared by their labels alone, as an earlier version exported the baseline; export again" in said
+    assert "compared by their labels alone, because an earlier version exported the baseline; export again" in said
     earlier["tested_on"]["labels_sha256"] = "f" * 16
     with pytest.raises(InputError, match=r": labels differ; compare runs"):
         beside(content, earlier)
 
 
-def test_a_baseline_of_another_network_is_told(content: dict[str, Any], earlier: dict[str, Any]) -> None:
+def test_a_baseline_of_a_different_network_gives_a_warning(content: dict[str, Any], earlier: dict[str, Any]) -> None:
     assert beside(content, earlier).warnings == ()
     earlier["network"] = "resnet20"
-    assert beside(content, earlier).warnings == ("the baseline is another network: resnet20, this run's is resnet56",)
+    assert beside(content, earlier).warnings == (
+        "the baseline is of a different network: resnet20; this run's is resnet56",
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,12 +147,12 @@ def test_what_one_of_the_two_lacks_is_named(
         beside(earlier, whole, **off)
 
 
-def test_a_gate_whose_every_limit_is_skipped_holds_nothing_and_passes_where_that_is_allowed_alone(
+def test_a_gate_whose_every_limit_is_skipped_passes_only_if_that_is_allowed(
     content: dict[str, Any], earlier: dict[str, Any]
 ) -> None:
     earlier["pruned"]["latency_ms"]["environment"]["processor"] = "another"
     off = {"max_size_ratio": None, "max_top1_regression": None, "max_size_regression": None}
-    with pytest.raises(InputError, match=r"holds nothing.*latency_regression: the baseline was .*--allow-unheld"):
+    with pytest.raises(InputError, match=r"checks nothing.*latency_regression: the baseline was .*--allow-unheld"):
         beside(content, earlier, **off)
     verdict = beside(content, earlier, **off, allow_unheld=True)
     assert (verdict.passed, verdict.checks) == (True, ())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edcompress.core.errors import InputError
-from edcompress.core.recipe.deployment import Gate
+from edcompress.core.recipe.gate import Gate
 from edcompress.core.results.report import Report
 from edcompress.core.results.verdict import Check, Verdict
 from edcompress.report.gate.paired_statistics import drop_interval, mcnemar_p
@@ -52,7 +52,7 @@ def changed(content: dict[str, Any], path: str, value: float) -> Report:
 
 
 def with_drop(content: dict[str, Any], dense: int, pruned: int, total: int = 10000) -> Report:
-    """The report with so many right images of the two files, the fewer among the more."""
+    """Return the report with so many correct images of the two files, the fewer among the more."""
     both, most = min(dense, pruned), max(dense, pruned)
     top1 = {"both": both, "dense_only": dense - both, "other_only": pruned - both, "neither": total - most}
     content["pruned"]["paired"] |= {"top1": top1, "top5": {**top1}, "same_class": both}
@@ -141,7 +141,7 @@ def test_parity_is_relative_to_the_scale_of_the_logits(content: dict[str, Any]) 
         ("proof.pruned_vs_onnx.scale", {"max_parity": 1e9}),
     ],
 )
-def test_values_that_are_no_numbers_fail(
+def test_values_that_are_not_numbers_fail(
     content: dict[str, Any], path: str, limit: dict[str, float], wrong: float
 ) -> None:
     check = only(changed(content, path, wrong), **limit)
@@ -151,7 +151,7 @@ def test_values_that_are_no_numbers_fail(
 
 @pytest.mark.parametrize("key", LIMITS)
 def test_a_limit_without_its_value_says_how_to_measure_it(unexported: Report, key: str) -> None:
-    with pytest.raises(InputError, match=rf"against {key}; run `edcompress export --onnx` first \(again"):
+    with pytest.raises(InputError, match=rf", which {key} needs; run `edcompress export --onnx` first \(again"):
         only(unexported, **{key: LIMITS[key]})
 
 
@@ -173,7 +173,7 @@ def test_drops_come_with_interval_pairs_and_p_value(report: Report) -> None:
     assert check.p_value == mcnemar_p(check.pairs)
 
 
-def test_by_bound_the_bad_end_of_the_drop_is_held(report: Report) -> None:
+def test_by_bound_the_worse_end_of_the_drop_is_compared(report: Report) -> None:
     high = drop_interval(report.pruned.paired.top1, 0.95).high
     by_estimate = only(report, max_top1_drop=0.01)
     by_bound = only(report, max_top1_drop=0.01, confidence="bound")
@@ -189,7 +189,7 @@ def with_speedup(content: dict[str, Any], low: float, high: float) -> Report:
     return Report.model_validate(content)
 
 
-def test_by_bound_the_low_end_of_the_speed_up_is_held(content: dict[str, Any]) -> None:
+def test_by_bound_the_lower_end_of_the_speed_up_is_compared(content: dict[str, Any]) -> None:
     report = with_speedup(content, 1.7, 1.9)
     check = only(report, min_speedup=1.7, confidence="bound")
     assert (check.passed, check.margin) == (True, 0)
@@ -207,7 +207,7 @@ def test_a_bound_that_was_not_measured_says_what_to_do(content: dict[str, Any]) 
         only(with_speedup(content, 1.7, 1.9), min_speedup=1.3, confidence="bound", level=0.9)
 
 
-def test_limits_without_an_interval_are_held_as_they_are(report: Report) -> None:
+def test_values_without_an_interval_are_compared_as_they_are(report: Report) -> None:
     assert only(report, max_size_ratio=0.6, confidence="bound") == only(report, max_size_ratio=0.6)
 
 
@@ -225,19 +225,19 @@ def test_the_report_package_loads_no_framework() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def busy(content: dict[str, Any], *, low: float | None = None, **held_up: float) -> Report:
-    """The report of times that were held up so: by default waiting for 64 % of the time."""
+def busy(content: dict[str, Any], *, low: float | None = None, **delays: float) -> Report:
+    """Return the report of times that were delayed, by default by waiting for 64 % of the time."""
     for name in ("dense", "pruned"):
-        content[name]["latency_ms"] |= held_up or {"waited": 0.64}
+        content[name]["latency_ms"] |= delays or {"waited": 0.64}
     return Report.model_validate(content) if low is None else with_speedup(content, low, 8.22)
 
 
-def test_of_a_distrusted_speed_up_the_worst_that_it_may_be_is_held(content: dict[str, Any]) -> None:
+def test_of_a_distrusted_speed_up_the_worst_possible_value_is_compared(content: dict[str, Any]) -> None:
     report = busy(content, low=0.81, waited=0.1)
     check = only(report, min_speedup=1.5)
     assert (check.passed, check.held, check.margin) == (False, 0.81, pytest.approx(0.81 - 1.5))
     assert check.note == (
-        "the worst that it may be is held: other processes had the cores for 10% of the measured time; "
+        "the worst that it can be is compared: other processes had the cores for 10% of the measured time; "
         "measure again when the cores are free"
     )
     assert only(report, min_speedup=0.81).passed
@@ -260,7 +260,7 @@ def test_a_distrusted_speed_up_without_an_interval_fails_with_the_reason(content
     assert check.note.startswith("not trusted: other processes had the cores")
 
 
-def test_waiting_makes_no_time_shorter_so_a_limit_on_the_time_alone_is_held_as_it_is(content: dict[str, Any]) -> None:
+def test_waiting_makes_times_longer_so_a_limit_on_the_time_alone_is_checked_as_it_is(content: dict[str, Any]) -> None:
     report = busy(content)
     assert only(report, max_latency_ms=5.0).passed
     assert only(report, max_latency_ms=5.0, disturbed="fail").note == ""
@@ -277,7 +277,7 @@ def test_a_baseline_that_waited_hides_no_regression(content: dict[str, Any]) -> 
     assert judge(now, Gate(**limits, disturbed="allow"), before).passed
 
 
-def test_a_quota_is_told_apart_from_other_processes(content: dict[str, Any]) -> None:
+def test_a_quota_is_distinguished_from_other_processes(content: dict[str, Any]) -> None:
     (warning,) = judge(busy(content, low=1.7, waited=0.4, throttled=0.9), Gate()).warnings
     assert warning == (
         "a CPU quota stopped the measurement in 90% of its periods (it waited for 40% of the time): latencies and speed-ups are not to be "

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from edcompress.core.recipe.deployment import Gate
+from edcompress.core.recipe.gate import Gate
 from edcompress.core.results.report import Report
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.verdict import judge
@@ -12,7 +12,7 @@ from edcompress.report.render.ci_formats import summary, workflow_commands
 
 @pytest.fixture
 def verdict(content: dict[str, Any]) -> Verdict:
-    """One limit fails, one is skipped for a reason that would break out of its line."""
+    """Return a verdict in which one limit fails, and one is skipped for a reason that would break out of its line."""
     earlier = copy.deepcopy(content)
     earlier["pruned"]["latency_ms"]["environment"]["processor"] = "100%\r\n::error::x | <b>"
     return judge(Report.model_validate(content), Gate(max_top1_drop=0.005), Report.model_validate(earlier))
@@ -35,23 +35,23 @@ def test_a_command_stays_on_its_line_and_per_cent_signs_are_escaped(verdict: Ver
     assert not {"\r", "\n"} & set(warning)
 
 
-def test_times_measured_beside_other_work_are_warned_of(content: dict[str, Any]) -> None:
+def test_times_measured_beside_other_work_give_a_warning(content: dict[str, Any]) -> None:
     quiet = Report.model_validate(content)
     content["dense"]["latency_ms"]["waited"] = 0.4
     loud = Report.model_validate(content)
-    told = "other processes had the cores for 40% of the measured time: latencies and speed-ups are not to be trusted"
+    warned = "other processes had the cores for 40% of the measured time: latencies and speed-ups are not to be trusted"
     verdict = judge(loud, Gate())
     error, warning = workflow_commands(verdict)
     assert (
         "speedup 1.840x, limit ≥ 1.000x, margin –: FAIL; not trusted: other processes had the cores for 40%25" in error
     )
-    assert warning.startswith(f"::warning title=edcompress gate::{told.replace('%', '%25')}")
+    assert warning.startswith(f"::warning title=edcompress gate::{warned.replace('%', '%25')}")
     assert judge(loud, Gate(disturbed="allow")).passed
-    assert f"- warning: {told}" in summary(verdict, "run")
+    assert f"- warning: {warned}" in summary(verdict, "run")
     assert judge(loud, Gate(min_speedup=None)).warnings == ()
     assert judge(quiet, Gate()).warnings == ()
     (beside,) = judge(quiet, Gate(min_speedup=None), loud).warnings
-    assert beside.startswith(f"the baseline: {told}")
+    assert beside.startswith(f"the baseline: {warned}")
 
 
 def test_a_gate_that_passes_annotates_nothing(report: Report) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from edcompress.core.recipe.deployment import Gate
-from edcompress.core.results.report import Report
+from edcompress.core.recipe.gate import Gate
+from edcompress.core.results.report import Report, Sweep
 from edcompress.report.gate.verdict import judge
-from edcompress.report.render.html_page import render_page
+from edcompress.report.render.html_page import render_page, render_sweep
 from edcompress.report.render.svg_charts import NAME, Dot, Line, dot_chart, line_chart, nice_ticks
 
 PLAN = {"groups": [{"name": "layer1.0.conv1", "channels": 16, "kept": [0, 1, 5, 9]}]}
@@ -74,6 +74,21 @@ def test_page_escapes_what_others_named(content: dict[str, Any]) -> None:
     check_well_formed(page)
 
 
+def test_charts_and_sweeps_escape_what_others_named(content: dict[str, Any]) -> None:
+    nasty = "<img src=x onerror=alert(1)>\"'&"
+    about = {"macs": 0.5, "params": 0.5, "p50_ms": 1.0, "top1": {"correct": 1, "total": 2}, "top1_drop": 0.1}
+    points = [
+        about | {"name": f"{nasty}{n}", "speedup": float(n), "front": n == 1, "distrusted": nasty} for n in (1, 2)
+    ]
+    dense = Report.model_validate(content).dense
+    sweep = Sweep.model_validate({"network": nasty, "checkpoint": nasty, "dense": dense, "points": points})
+    page = render_sweep(sweep)
+    check_well_formed(page)
+    assert "<img" not in page
+    assert page.count("&lt;img") >= 10
+    assert page.count("<polyline") == 3
+
+
 @pytest.mark.parametrize(
     ("method", "generations", "said"),
     [
@@ -101,7 +116,7 @@ def test_page_of_a_control_before_the_export(unexported: Report) -> None:
     assert "not gated yet" in page
 
 
-def test_a_failed_gate_is_said_in_words(report: Report) -> None:
+def test_a_failed_gate_is_named_in_words(report: Report) -> None:
     judged = report.model_copy(update={"verdict": judge(report, Gate(max_top1_drop=0.001))})
     assert "gate FAILED" in render_page(judged, GENERATIONS, PLAN)
 
@@ -137,7 +152,7 @@ def test_a_run_without_target_says_so(content: dict[str, Any]) -> None:
     assert said in render_page(Report.model_validate(content), [], PLAN)
 
 
-def test_unusable_energies_are_left_out(report: Report) -> None:
+def test_unusable_energies_are_omitted(report: Report) -> None:
     generations = [{"generation": 0, "energy_best": None, "diversity": math.inf}, {"generation": 1}]
     page = render_page(report, generations, PLAN)
     assert page.count("No finite values.") == 3
@@ -146,13 +161,12 @@ def test_unusable_energies_are_left_out(report: Report) -> None:
 
 def test_ticks_that_are_close_together_have_labels_of_their_own() -> None:
     chart = line_chart("Top-1", [Line("best", "--pruned", [(0, 99.62), (1, 99.64)])], "generation")
-    labels = re.findall(r"bottom:[^>]*>([^<]*)<", chart)
-    assert labels == ["99.62", "99.625", "99.63", "99.635", "99.64"]
+    assert [label.text for label in chart.y_labels] == ["99.62", "99.625", "99.63", "99.635", "99.64"]
 
 
 def test_long_runs_are_thinned_and_keep_their_last_point() -> None:
     chart = line_chart("Energy", [Line("best", "--pruned", [(x, x % 7) for x in range(5000)])], "generation")
-    points = chart.split('points="')[1].split('"')[0].split()
+    points = chart.curves[0].points.split()
     assert len(points) <= 401
     assert points[-1].startswith("100.00,")
 
@@ -160,7 +174,7 @@ def test_long_runs_are_thinned_and_keep_their_last_point() -> None:
 @pytest.mark.parametrize("value", [0.22, 0.9743235128409679, 1984.385718285815, -0.22])
 def test_values_that_differ_by_rounding_alone_are_drawn_as_equal(value: float) -> None:
     chart = line_chart("Budget", [Line("b", "--ink", [(0, value), (1, math.nextafter(value, math.inf))])], "generation")
-    first, last = chart.split('points="')[1].split('"')[0].split()
+    first, last = chart.curves[0].points.split()
     assert first.split(",")[1] == last.split(",")[1]
 
 
@@ -175,11 +189,11 @@ def test_ticks_enclose_the_values(low: float, high: float) -> None:
 def test_names_of_dots_that_are_close_do_not_cover_each_other() -> None:
     dots = [Dot(name, x, y, True) for name, x, y in (("one", 1.26, 90.2), ("two", 1.39, 89.5), ("three", 1.49, 88.7))]
     chart = dot_chart("close", [*dots, Dot("far", 2.43, 79.3, True)], "speed-up")
-    found = re.findall(r'<span class="(above|below)" style="(left|right):([\d.]+)%;bottom:([\d.]+)%">', chart)
     boxes = []
-    for vertical, side, x, y in found:
+    for name in chart.names or ():
+        side, x, y = re.findall(r"(left|right):([\d.]+)%;bottom:([\d.]+)%", name.place)[0]
         left = float(x) if side == "left" else 100 - float(x) - NAME[0]
-        boxes.append((left, float(y) - NAME[1] * (vertical == "below")))
+        boxes.append((left, float(y) - NAME[1] * (name.side == "below")))
     assert len(boxes) == 4
     for one, other in combinations(boxes, 2):
         assert abs(one[0] - other[0]) >= NAME[0] - 0.01 or abs(one[1] - other[1]) >= NAME[1] - 0.01

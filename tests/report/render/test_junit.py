@@ -5,14 +5,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edcompress.core.recipe.deployment import Gate
+from edcompress.core.recipe.gate import Gate
 from edcompress.core.results.report import Report
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.verdict import judge
 from edcompress.report.render.ci_formats import junit
 
-# What the schema of Jenkins' xUnit plugin (junit-10.xsd) lets stand where: the children of an element, the attributes that it must
-# have and those that it may. GitLab reads a part of these.
+# The schema of Jenkins' xUnit plugin (junit-10.xsd): an element's possible children, its required attributes and its optional ones.
+# GitLab reads a part of these.
 COUNTS = {"tests", "failures", "errors"}
 SCHEMA: dict[str, tuple[set[str], set[str], set[str]]] = {
     "testsuites": ({"testsuite"}, set(), {"name", "time", *COUNTS}),
@@ -34,7 +34,7 @@ def check_schema(element: ElementTree.Element) -> None:
 
 @pytest.fixture
 def verdict(content: dict[str, Any]) -> Verdict:
-    """Five checks pass, one fails, one is skipped."""
+    """Return a verdict in which five checks pass, one fails and one is skipped."""
     earlier = copy.deepcopy(content)
     earlier["pruned"]["latency_ms"]["environment"]["processor"] = "an <older> one"
     limits = Gate(min_speedup=2.0, max_size_bytes=2_000_000)
@@ -81,7 +81,7 @@ def test_any_name_of_a_run_gives_xml_that_can_be_read(verdict: Verdict, name: st
     assert str(root.find(".//testcase").get("classname")).isprintable() or "\n" in name  # type: ignore[union-attr]
 
 
-def test_a_gate_that_comes_to_no_answer_replaces_the_file_of_one_that_passed(cli, tmp_path: Path) -> None:
+def test_a_gate_without_an_answer_replaces_the_file_of_one_that_passed(cli, tmp_path: Path) -> None:
     path = tmp_path / "gate.xml"
     (tmp_path / "report.json").write_text("{}")
     for command in (
@@ -96,6 +96,6 @@ def test_a_gate_that_comes_to_no_answer_replaces_the_file_of_one_that_passed(cli
         case = root.find("testsuite/testcase")
         assert case is not None
         assert (root.get("tests"), root.get("errors"), case.get("name")) == ("1", "1", "gate")
-        told = case.find("error")
-        assert told is not None
-        assert str(told.get("message")) in ended.err.replace("\n", "")
+        error = case.find("error")
+        assert error is not None
+        assert str(error.get("message")) in ended.err.replace("\n", "")

@@ -1,4 +1,4 @@
-"""The model card: what it says, and that its program feeds a network exactly what edcompress feeds it."""
+"""The model card: its content, and that its program feeds a network exactly what edcompress feeds it."""
 
 import ast
 import contextlib
@@ -24,12 +24,11 @@ from edcompress.core.results.report import Report
 from edcompress.data.images import FileImages, MemoryImages
 from edcompress.data.transforms import eval_geometry, normalise, preprocessing_spec
 from edcompress.report.render.html_page import render_page
-from edcompress.report.render.model_card import render_card, snippet
-from edcompress.runs.folder import RunFolder
+from edcompress.report.render.model_card import CardSubject, render_card, snippet
 
 
 def printed(program: str, folder: Path) -> tuple[list[float], int]:
-    """The logits and the class that the card's program prints when it runs in `folder`."""
+    """Return the logits and the class that the card's program prints when it runs in `folder`."""
     out = io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(out):
         exec(program, {})
@@ -39,11 +38,16 @@ def printed(program: str, folder: Path) -> tuple[list[float], int]:
 
 def card_of(content: dict[str, Any], classes: Sequence[str] = ()) -> str:
     recipe = read_recipe("resnet20_cifar10")
-    return render_card(Report.model_validate(content), recipe, preprocessing_spec(recipe.data, 3), classes)
+    return render_card(
+        Report.model_validate(content),
+        CardSubject("cifar10", 10, "dynamic"),
+        preprocessing_spec(recipe.data, 3),
+        classes,
+    )
 
 
 def flattening(folder: Path, channels: int, size: int) -> None:
-    """A pruned.onnx whose logits are its input."""
+    """Write a pruned.onnx whose logits are its input."""
     node = helper.make_node("Flatten", ["images"], ["logits"])
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", channels, size, size])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
@@ -53,7 +57,7 @@ def flattening(folder: Path, channels: int, size: int) -> None:
 
 
 def program_and_product(folder: Path, data: Data, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the network gets of image.png by the card's program, and by edcompress."""
+    """Return what the network gets from image.png by the card's program, and by edcompress."""
     flattening(folder, channels, data.image_size)
     images = FileImages((str(folder / "image.png"),), torch.tensor([0]), channels, orientation=data.exif_orientation)
     logits, top = printed(snippet(preprocessing_spec(data, channels)), folder)
@@ -68,7 +72,7 @@ def noise(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("size", [(37, 53), (53, 40), (9, 9), (16, 11)])
 @pytest.mark.parametrize("resize", [None, 24, 16])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_program_makes_of_a_file_to_the_bit_what_the_test_images_are_made_of(
+def test_the_program_prepares_a_file_bit_by_bit_like_the_test_images(
     tmp_path: Path, size: tuple[int, int], resize: int | None, channels: int
 ) -> None:
     mean, std = ((0.4,), (0.3,)) if channels == 1 else ((0.4, 0.5, 0.6), (0.3, 0.2, 0.1))
@@ -94,7 +98,7 @@ def test_the_program_resizes_as_the_recipe_says(
 
 @pytest.mark.parametrize("orientation", ["apply", "ignore"])
 @pytest.mark.parametrize("held", range(1, 9))
-def test_the_program_turns_an_image_as_edcompress_does(tmp_path: Path, held: int, orientation: Orientation) -> None:
+def test_the_program_rotates_an_image_as_edcompress_does(tmp_path: Path, held: int, orientation: Orientation) -> None:
     data = Data(dataset="image_folder", image_size=16, resize=20, exif_orientation=orientation)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = held
@@ -140,14 +144,14 @@ def test_the_card_says_what_the_latencies_were_measured_with_and_not_where_the_n
     assert "1.23.0" not in card
 
 
-def test_the_card_of_a_target_in_accuracy_speaks_of_what_was_lost(content: dict[str, Any]) -> None:
+def test_the_card_of_an_accuracy_target_says_what_was_lost(content: dict[str, Any]) -> None:
     content["target"] = {"kind": "max_top1_drop", "asked": 0.01, "achieved": 0.0075, "round_to": 8}
     card = card_of(content)
     assert "edropout, asked to lose at most 1.00 points of top-1, 0.75 lost on the held-out images) from" in card
     assert "max_top1_drop" not in card
 
 
-def test_the_card_without_a_target_says_of_what_so_much_is_left(content: dict[str, Any]) -> None:
+def test_the_card_without_a_target_says_what_share_of_what_is_left(content: dict[str, Any]) -> None:
     content["target"] = {"kind": "none", "asked": 1.0, "achieved": 0.61, "round_to": 8}
     card = card_of(content)
     assert "no target, 61.0% of its macs left" in card
@@ -156,24 +160,24 @@ def test_the_card_without_a_target_says_of_what_so_much_is_left(content: dict[st
 def test_page_card_and_terminal_warn_of_times_measured_beside_other_work(
     content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = "other processes had the cores for 6% of the measured time"
+    warned = "other processes had the cores for 6% of the measured time"
     content["dense"]["more_latency_ms"] = [content["dense"]["latency_ms"]]
     for waited in (0.05, 0.06):
         content["pruned"]["more_latency_ms"] = [content["pruned"]["latency_ms"] | {"waited": waited}]
         report = Report.model_validate(content)
-        show_report(report, RunFolder(tmp_path), as_json=False)
+        show_report(report, tmp_path, as_json=False)
         shown = (render_page(report, [], {"groups": []}), card_of(content), capsys.readouterr().out)
-        assert [told in text for text in shown] == [waited > MOST_WAITED] * 3
+        assert [warned in text for text in shown] == [waited > MOST_WAITED] * 3
 
 
-def test_the_card_shows_what_others_wrote_and_holds_no_markup_of_theirs(content: dict[str, Any]) -> None:
+def test_the_card_shows_foreign_text_and_contains_no_markup_from_it(content: dict[str, Any]) -> None:
     content["network"] = "a`b <script>x</script>\n# c"
     content["recipe"], content["checkpoint"] = "`` ![x](http://y)", "w|`.pt"
     content["pruned"]["latency_ms"]["environment"]["processor"] = "<img src=x> | cpu\n\n# heading"
     content["proof"]["masked_vs_pruned"]["of"] = "[link](http://y) | <b>"
     card = card_of(content, ["<script>alert(1)</script>", "a | b", "c\n# d", "e\x1b[2J", "*f*"])
     prose, program = card.split("```python\n")
-    shown = re.sub(r"(`+) .*? \1|`[^`]*`", "", prose)  # without what stands between backticks, and is shown as it is
+    shown = re.sub(r"(`+) .*? \1|`[^`]*`", "", prose)  # without text between backticks, which is shown as it is
     assert not re.search(r"(?<!\\)<|\]\(|\x1b|\*f\*", re.sub(r"\\[\[\]*]", "", shown))
     assert [line for line in prose.splitlines() if line.startswith("#")][1:] == [
         "## Figures",

@@ -16,10 +16,10 @@ class GlobalMagnitude(OneShotMethod):
     def choose_state(self, problem: SearchProblem) -> Tensor:
         """Return the state bool[D] that keeps the largest weights of the whole network."""
         from edcompress.pruning.search.importance import magnitude
-        from edcompress.pruning.search.one_shot import choose_global, normalised
+        from edcompress.pruning.search.one_shot import choose_global, relative_to_group
 
         space = problem.space
-        return choose_global(problem, normalised(space, magnitude(space, problem.network)))
+        return choose_global(problem, relative_to_group(space, magnitude(space, problem.network)))
 
 
 METHOD = GlobalMagnitude()

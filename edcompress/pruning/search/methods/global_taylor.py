@@ -16,9 +16,9 @@ class GlobalTaylor(OneShotMethod):
     def choose_state(self, problem: SearchProblem) -> Tensor:
         """Return the state bool[D] that keeps the highest importance per cost in the whole network."""
         from edcompress.pruning.search.importance import taylor_of_batches
-        from edcompress.pruning.search.one_shot import choose_global, per_cost
+        from edcompress.pruning.search.one_shot import choose_global, relative_to_cost
 
-        return choose_global(problem, per_cost(problem.space, problem.feasible, taylor_of_batches(problem)))
+        return choose_global(problem, relative_to_cost(problem.space, problem.feasible, taylor_of_batches(problem)))
 
 
 METHOD = GlobalTaylor()

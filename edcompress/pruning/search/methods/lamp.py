@@ -16,10 +16,10 @@ class Lamp(OneShotMethod):
     def choose_state(self, problem: SearchProblem) -> Tensor:
         """Return the state bool[D] that keeps the highest layer-adaptive scores of the whole network."""
         from edcompress.pruning.search.importance import magnitude
-        from edcompress.pruning.search.one_shot import choose_global, lamp
+        from edcompress.pruning.search.one_shot import choose_global, lamp_scores
 
         space = problem.space
-        return choose_global(problem, lamp(space, magnitude(space, problem.network)))
+        return choose_global(problem, lamp_scores(space, magnitude(space, problem.network)))
 
 
 METHOD = Lamp()

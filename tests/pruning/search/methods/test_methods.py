@@ -1,10 +1,10 @@
 """A search method is one file: dropped into the package it is a value of `search.method`, with keys of its own."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from methods import add_method
 from zoo import ZOO, images, randomised
 
 from edcompress.core import registry
@@ -14,7 +14,6 @@ from edcompress.core.recipe.search import METHODS
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel
-from edcompress.pruning.search import methods
 from edcompress.pruning.search.method import OneShotMethod, SearchProblem, TrainingMethod, find_method
 from edcompress.pruning.tracing.tracing import trace_space
 from edcompress.training.precision import Precision
@@ -46,11 +45,7 @@ METHOD = First()
 @pytest.fixture
 def first_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package of methods with one more file, first.py."""
-    (tmp_path / "first.py").write_text(FIRST, encoding="utf-8")
-    names = (*registry.names_in(METHODS), "first")
-    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
-    monkeypatch.setattr(registry, "names_in", lambda _: names)
-    monkeypatch.delitem(sys.modules, f"edcompress.{METHODS}.first", raising=False)
+    add_method("first", FIRST, tmp_path, monkeypatch)
 
 
 @pytest.mark.usefixtures("first_method")

@@ -1,17 +1,18 @@
-"""The figures of each epoch, in epochs.jsonl and wherever else they are wanted."""
+"""The figures of each epoch, in epochs.jsonl and in trackers."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from copied_package import copy_with, python
 from digits import TWO_EPOCHS, Interrupter, digits
 
 from edcompress.core.errors import EdcompressError, InputError
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.monitor import NullMonitor
 from edcompress.runs.folder import RunFolder
-from edcompress.runs.trackers import open_trackers, require_trackers
+from edcompress.runs.tracking import open_trackers, require_trackers
 from edcompress.workflows.prune import prune
 
 
@@ -62,22 +63,22 @@ def test_what_is_trained_again_is_not_logged_twice(dense: Path, tmp_path: Path) 
     assert all("loss" in line for line in lines)
 
 
-def test_a_logger_that_cannot_be_is_said_before_anything_is_read(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_tracker_is_refused_before_anything_is_read(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = cli("prune", "absent.pt", "--recipe", "digits", "--log", "wandb")
-    assert (ended.code, "--log wandb: choose tensorboard or mlflow" in ended.err) == (2, True)
-    monkeypatch.setattr("edcompress.runs.trackers.find_spec", lambda _: None)
+    assert (ended.code, "--log wandb: choose mlflow or tensorboard" in ended.err) == (2, True)
+    monkeypatch.setattr("edcompress.runs.tracking.find_spec", lambda _: None)
     with pytest.raises(
         InputError, match=r"--log mlflow needs a package; install it with: pip install 'edcompress\[mlflow\]'"
     ):
         require_trackers(["mlflow"])
 
 
-@pytest.mark.filterwarnings("default")  # MLflow's own, of its files
+@pytest.mark.filterwarnings("default")  # MLflow's own, about its files
 def test_mlflow_keeps_recipe_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # asked for by MLflow, which would rather have a database
-    with open_trackers(["mlflow"], RunFolder(tmp_path / "run"), digits("seed=3")) as (logger,):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow asks for it, because it prefers a database
+    with open_trackers(["mlflow"], tmp_path / "run", digits("seed=3").model_dump(mode="json")) as (logger,):
         logger.log({"search/loss": 0.5}, 0)
         logger.log({"search/loss": 0.25}, 1)
         run = mlflow.active_run().info.run_id
@@ -94,6 +95,51 @@ def test_a_server_of_mlflow_that_does_not_answer_is_named(tmp_path: Path, monkey
         pytest.raises(
             EdcompressError, match=r"--log mlflow: http://127\.0\.0\.1:9 takes no figures: .*MLFLOW_TRACKING_URI"
         ),
-        open_trackers(["mlflow"], RunFolder(tmp_path / "run"), digits()),
+        open_trackers(["mlflow"], tmp_path / "run", digits().model_dump(mode="json")),
     ):
         pass
+
+
+TRACKER_FILE = '''
+"""Tracker: a text file."""
+
+from contextlib import contextmanager
+
+PACKAGE = "json"
+
+
+class TextFile:
+    def __init__(self, file):
+        self.file = file
+
+    def log(self, figures, step):
+        self.file.write(f"{step} {dict(figures)}\\n")
+
+
+@contextmanager
+def open_tracker(folder, settings):
+    with open(folder / "figures.txt", "w") as file:
+        yield TextFile(file)
+'''
+
+
+def test_a_new_file_makes_a_tracker(tmp_path: Path) -> None:
+    extended = copy_with(tmp_path / "extended", "runs/trackers/text.py", TRACKER_FILE)
+    code = (
+        "from edcompress.core.recipe.loading import read_recipe\n"
+        "from pathlib import Path\n"
+        "from edcompress.runs.tracking import open_trackers, require_trackers\n"
+        "require_trackers(['text'])\n"
+        "with open_trackers(['text'], Path('.'), read_recipe('digits').model_dump()) as (tracker,):\n"
+        "    tracker.log({'search/loss': 0.5}, 3)\n"
+    )
+    done = python(extended, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert (extended / "figures.txt").read_text() == "3 {'search/loss': 0.5}\n"
+    shown = python(extended, "-m", "edcompress", "prune", "--help").stdout
+    assert "mlflow or tensorboard or text: each" in " ".join(shown.replace("│", " ").split())
+    misspelt = python(extended, "-m", "edcompress", "prune", "x.pt", "--recipe", "digits", "--log", "txt")
+    assert (
+        misspelt.returncode,
+        "--log txt: choose mlflow or tensorboard or text; did you mean 'text'?" in misspelt.stderr,
+    ) == (2, True)
