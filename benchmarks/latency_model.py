@@ -32,7 +32,7 @@ from edcompress.networks.build import example_images, plain_network
 from edcompress.pruning.cost.budget import Budget
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.surgery.remove import remove_channels
-from edcompress.workflows.stages.feasibility import find_space
+from edcompress.workflows.stages.starting_point import space_of
 
 LOG = HERE / "latency_model.jsonl"
 PAGE = DOCS / "latency-model.md"
@@ -86,8 +86,8 @@ def page(lines: list[Line]) -> str:
 def of_network(name: str, round_to: int | None, states: int, options: Benchmark) -> Line:
     """Measure and predict random states of a network and return its line."""
     recipe = harness.classifier(name, NETWORKS[name])
-    network, example = plain_network(recipe).eval(), example_images(recipe)
-    space, started = find_space(recipe, network), time.monotonic()
+    network, example = plain_network(recipe.network_spec).eval(), example_images(recipe.network_spec.image_shape)
+    space, started = space_of(recipe, network), time.monotonic()
     table = measure_table(network, example, recipe.export.opset, options)
     seconds = time.monotonic() - started
     costs = CostModel(space, network, example, table)

@@ -55,15 +55,16 @@ from edcompress.pruning.search.one_shot import uniform_state
 from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.pruning.tracing.tracing import trace_space
 from edcompress.runs.folder import RunFolder
-from edcompress.training.loop import Repeated, Report, Trainer, train_epoch
+from edcompress.training.loop import Repeated, StepReport, Trainer, train_epoch
 from edcompress.training.objective import Objective
 from edcompress.training.optimizers import make_optimizer
 from edcompress.training.position import ScheduleSpan
 from edcompress.training.precision import choose_precision
 from edcompress.training.regime import DenseRegime, Regime
 from edcompress.workflows.prune import prune
-from edcompress.workflows.stages.job import open_job
+from edcompress.workflows.stages.phases import Phase
 from edcompress.workflows.stages.plain_training import train_dense
+from edcompress.workflows.stages.run_context import open_context
 
 LOG = HERE / "search_cost.json"
 PAGE = DOCS / "search-cost.md"
@@ -144,7 +145,7 @@ class Bench:
         self.run(regime, n, tick)
         return [after - before for before, after in pairwise(times)]
 
-    def run(self, regime: Regime, n: int, report: Report) -> None:
+    def run(self, regime: Regime, n: int, report: StepReport) -> None:
         """Take n training steps and call `report` after each."""
         trainer = Trainer(self.network, self.optimizer, Objective(TrainingConfig()), self.precision, regime, report)
         train_epoch(trainer, Repeated((self.images, self.labels), n), ScheduleSpan(0, 1000, 0, 1000), seed=0)
@@ -287,11 +288,11 @@ def prune_cost(weights: Path, images: int, search: int, finetune: int) -> Line:
     overrides = [f"data.limit={images}", f"search.epochs={search}", "finetune.distill=0", f"finetune.epochs={finetune}"]
     recipe = read_recipe("resnet20_cifar10", overrides)
     epochs = search + finetune
-    dense = recipe.model_copy(update={"train": TrainingConfig(epochs=epochs, lr=recipe.finetune.lr)})
-    job = open_job(dense, RunOptions())
-    network = read_network(dense, weights, RunOptions())
+    config = TrainingConfig(epochs=epochs, lr=recipe.finetune.lr)
+    phase = Phase("train", ScheduleSpan(0, epochs, 0, epochs), recipe.run, Interrupt(), save=lambda _: None)
+    context, network = open_context(recipe), read_network(recipe.network_spec, weights)
     started = time.process_time()
-    train_dense(job, network, saved={}, save=lambda _: None, interrupt=Interrupt())
+    train_dense(context, network, config, phase)
     plain = time.process_time() - started
     watch = Clock()
     with tempfile.TemporaryDirectory() as folder:

@@ -199,7 +199,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
         about = timm.get_pretrained_cfg(name.removeprefix("timm:"))
         assert about, name
         size = about.input_size[-1]
-    network = plain_network(harness.classifier(name, size)).eval()
+    network = plain_network(harness.classifier(name, size).network_spec).eval()
     generator = Generator().manual_seed(0)
     images = torch.randn(8, 3, size, size, generator=generator)
     with torch.no_grad():

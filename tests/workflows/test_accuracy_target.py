@@ -131,7 +131,7 @@ def test_what_a_series_goes_on_from_stays_until_its_report_is_written(tmp_path: 
     for path in (folder.state, chosen.path):
         path.mkdir(parents=True)
     (chosen / "plan.json").write_text("{}")
-    accuracy_target._adopt(folder, chosen)
+    accuracy_target._copy_files(chosen.path, folder.path)
     assert (folder / "plan.json").read_text() == "{}"
     assert folder.state.is_dir()
 
@@ -156,7 +156,7 @@ def test_a_series_is_not_resumed_with_another_drop(dense: Path, tmp_path: Path) 
         pruned(
             dense, tmp_path / "run", digits(*dropping(*ONE_EPOCH, "target.max_top1_drop=0.9")), Interrupter("trial 1")
         )
-    with pytest.raises(RunFolderError, match=r"begun with another target\.max_top1_drop"):
+    with pytest.raises(RunFolderError, match=r"started with a different target\.max_top1_drop"):
         pruned(dense, tmp_path / "run", digits(*dropping(*ONE_EPOCH, "target.max_top1_drop=0.5")), resume=True)
 
 

@@ -16,8 +16,8 @@ from edcompress.pruning.cost.latency_model import LatencyTable
 from edcompress.runs.folder import RunFolder
 from edcompress.workflows.inspect import inspect
 from edcompress.workflows.load import load
-from edcompress.workflows.stages.job import open_job
-from edcompress.workflows.stages.latency_target import match_latency_target
+from edcompress.workflows.stages.latency_target import NetworkTimer, match_latency_target
+from edcompress.workflows.stages.run_context import open_context
 from edcompress.workflows.stages.starting_point import open_starting_point
 
 IN_TIME = (*ONE_EPOCH, "target.macs=null", "constraints.round_to=2", "benchmark.runs=40")
@@ -76,7 +76,7 @@ def test_a_run_by_time_is_not_resumed_with_other_threads(dense: Path, tmp_path: 
     recipe = digits(*IN_TIME, "target.latency=0.7")
     with pytest.raises(KeyboardInterrupt):
         pruned(dense, tmp_path / "run", recipe, Interrupter("search", 0))
-    with pytest.raises(RunFolderError, match=r"begun with another benchmark\.batch_size"):
+    with pytest.raises(RunFolderError, match=r"started with a different benchmark\.batch_size"):
         pruned(dense, tmp_path / "run", digits(*IN_TIME, "target.latency=0.7", "benchmark.batch_size=2"), resume=True)
 
 
@@ -94,14 +94,15 @@ class Told(NullMonitor):
 def test_no_state_is_timed_twice(dense: Path) -> None:
     """The least that the constraints allow takes more than the target's share of the time: there is nothing else to try."""
     recipe, told = digits("target.macs=0.1", "constraints.round_to=2", "benchmark.runs=20"), Told()
-    job, origin = (
-        open_job(recipe, RunOptions("cpu", monitor=told)),
+    context, start = (
+        open_context(recipe, RunOptions("cpu", monitor=told)),
         open_starting_point(recipe, dense, RunOptions("cpu")),
     )
-    origin = replace(origin, table=LatencyTable(layers=(), milliseconds=1.0))
-    budget, space = origin.budget, origin.space
+    start = replace(start, table=LatencyTable(layers=(), milliseconds=1.0))
+    budget, space = start.budget, start.space
     state = budget.repair(torch.full((1, len(space.free)), 0.5), torch.full((1, space.genes), 0.5), budget.smallest)[0]
-    found, share = match_latency_target(job, origin, origin.network, state)
+    timer = NetworkTimer(context.example, recipe.export, recipe.timing, context.monitor)
+    found, share = match_latency_target(start, start.network, state, timer)
     assert (torch.equal(found, state), len(told.times)) == (True, 1)
     assert f"latency: {share:.1%} of the dense network's measured" in told.times[0]
 
