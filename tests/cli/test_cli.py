@@ -277,6 +277,20 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
 
 
+def test_benchmark_loads_no_torch(cli, finished: Path) -> None:
+    assert cli("export", finished).code == 0
+    program = f"""
+import sys
+from pathlib import Path
+import edcompress
+from edcompress.core.recipe.deployment import Benchmark
+edcompress.benchmark([Path({str(finished)!r})], Benchmark(runs=20))
+assert not {{"torch", "torchvision"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_names_every_command_of_the_contract(cli) -> None:
     text = cli("--help").out
     for name in COMMANDS:
