@@ -7,18 +7,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 from shlex import quote
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from edcompress.core.errors import RunFolderError
 from edcompress.core.recipe.loading import read_saved_recipe
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.report import Report
 from edcompress.core.system.files import UNFINISHED_FILES, remove_unfinished, require_utf8, special_kind
+from edcompress.runs.locks import WAIT, acquire_lock
 from edcompress.runs.reading import read_report
 
 FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.json", "plan.json",
@@ -28,10 +26,6 @@ FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.j
 _SNAPSHOT = "snapshot-{}.safetensors"
 UNFINISHED_EXPORTS = ".export-"
 """Prefix of the folders in which an export writes its files before they are published."""
-
-
-LOCK_SECONDS = 6.0
-"""How long to wait for another process to release a folder: the data workers of a killed process live for another 5 s."""
 
 
 @dataclass(frozen=True, init=False)
@@ -199,7 +193,7 @@ class RunFolder:
         """
         with self._usable():
             self._require_own_files()
-            lock = _acquired(self._lock, f"{self.path} is in use by another process; {_WAIT} another folder with -o")
+            lock = acquire_lock(self._lock, f"{self.path} is in use by another process; {WAIT} another folder with -o")
         try:
             with self._usable():
                 self._remove_unfinished()
@@ -304,46 +298,6 @@ RunOrPath = RunFolder | str | Path
 def path_of(given: RunOrPath) -> Path:
     """Return the path of a run folder, or the path that is given."""
     return given.path if isinstance(given, RunFolder) else Path(given)
-
-
-_WAIT = "wait for it, stop it, or choose"
-
-
-def _acquired(path: Path, busy: str) -> FileLock:
-    """Return the lock of a file, taken; RunFolderError with the message `busy` if another process keeps it."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout:
-        raise RunFolderError(busy) from None
-    return lock
-
-
-@contextmanager
-def sole_writer(output: Path, *more: Path) -> Iterator[None]:
-    """Keep other processes of ours from writing `output` and the files `more` beside it during a block; RunFolderError if one does.
-
-    Their folder is created. Files that a killed process left unfinished are removed. A block that fails leaves nothing else behind.
-    """
-    made = not output.parent.exists()
-    path = output.parent / f".{output.name}.lock"
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"-o {output}: {output.parent} cannot be created as a folder: {error.strerror}") from error
-    try:
-        lock = _acquired(path, f"-o {output} is being written by another process; {_WAIT} another file with -o")
-    except OSError as error:
-        raise RunFolderError(f"-o {output}: {path} cannot be opened: {error.strerror}") from error
-    try:
-        for file in (output, *more):
-            remove_unfinished(output.parent.glob(f".{escape(file.name)}{UNFINISHED_FILES.removeprefix('.*')}"))
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # while it is held
-        lock.release()
-        if made and not any(output.parent.iterdir()):
-            output.parent.rmdir()
 
 
 def _known_runs(root: Path) -> str:

@@ -17,7 +17,7 @@ from edcompress.core.system.files import require_file_place, require_new_file
 from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
 from edcompress.networks.build import new_network
 from edcompress.report.gate.sanity import at_chance
-from edcompress.runs.folder import sole_writer
+from edcompress.runs.locks import sole_writer
 from edcompress.training.position import ScheduleSpan
 from edcompress.training.state import TrainingState
 from edcompress.workflows.stages.batch_size import sized_for_training

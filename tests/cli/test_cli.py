@@ -277,6 +277,20 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
 
 
+def test_benchmark_loads_no_torch(cli, finished: Path) -> None:
+    assert cli("export", finished).code == 0
+    program = f"""
+import sys
+from pathlib import Path
+import edcompress
+from edcompress.core.recipe.deployment import Benchmark
+edcompress.benchmark([Path({str(finished)!r})], Benchmark(runs=20))
+assert not {{"torch", "torchvision"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_names_every_command_of_the_contract(cli) -> None:
     text = cli("--help").out
     for name in COMMANDS:
@@ -485,7 +499,7 @@ def test_what_writes_into_a_run_has_it_alone(
     cli, finished: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """Who locks a run takes its unfinished files for those of a process that was killed."""
-    monkeypatch.setattr("edcompress.runs.folder.LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("edcompress.runs.locks.LOCK_SECONDS", 0.0)
     with RunFolder(finished).locked():
         ended = cli(command, finished)
     assert (ended.code, "is in use by another process" in ended.err) == (2, True), ended.err

@@ -156,7 +156,7 @@ def test_a_file_called_like_a_snapshot_is_none(tmp_path: Path) -> None:
 def test_two_processes_do_not_share_a_run(
     torn: Path, tmp_path: Path, dense: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edcompress.runs.folder.LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("edcompress.runs.locks.LOCK_SECONDS", 0.0)
     folder = RunFolder(shutil.copytree(torn, tmp_path / "run"))
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
     with folder.locked(), pytest.raises(RunFolderError, match="is in use by another process; wait for it"):

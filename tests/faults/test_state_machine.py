@@ -153,7 +153,7 @@ class Commands(RuleBasedStateMachine):
     @rule(free=FREE, blow=BLOWS)
     def resume(self, free: str, blow: Blow | None) -> None:
         if not self._run.exists:
-            self._refused("no run was begun in", "prune", self._world.dense, *self._options(0), "--resume")
+            self._refused("there is no run in", "prune", self._world.dense, *self._options(0), "--resume")
         elif self._done is not None:
             self._changes_nothing(0, "prune", "gone.pt", *self._options(self._done), "--set", free, "--resume")
         else:

@@ -17,7 +17,7 @@ from edcompress.core.errors import CheckpointError, DataError, InputError, RunFo
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.monitor import NullMonitor
 from edcompress.core.system.tensor_files import load_checkpoint
-from edcompress.runs.folder import sole_writer
+from edcompress.runs.locks import sole_writer
 from edcompress.workflows.train import train, unfinished
 
 Cli = Callable[..., Any]
@@ -123,7 +123,7 @@ def test_one_that_was_trained_but_not_measured_is_measured(
         ),
         (["--resume", "--set", "compile=true"], "was started with a different compile;"),
         (["--resume", "--set", "train.epochs=3"], r"was started with a different train.epochs;"),
-        (["--resume", "--force"], "--resume goes on with a run and --force starts it over; choose one of them"),
+        (["--resume", "--force"], "--resume continues a run and --force starts it over; choose one of them"),
         ([], "is from an interrupted training; continue with --resume, or start over with --force"),
     ],
 )
@@ -206,7 +206,7 @@ def test_a_signal_saves_what_was_trained_and_says_how_to_go_on(
 
 
 def test_two_trainings_do_not_share_a_file(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edcompress.runs.folder.LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("edcompress.runs.locks.LOCK_SECONDS", 0.0)
     path = tmp_path / "new" / whole.name
     with sole_writer(path):
         for how in ({}, {"force": True}, {"resume": True}):

@@ -25,7 +25,7 @@ class NoOptions(Section):
 
 
 class MethodTraits(Protocol):
-    """What a recipe has to know of a search method; see `edcompress.pruning.search.method.SearchMethod`."""
+    """Traits of a search method that recipes depend on; see `edcompress.pruning.search.method.SearchMethod`."""
 
     options: type[Section]
     trains: bool
@@ -33,7 +33,7 @@ class MethodTraits(Protocol):
 
 
 class Search(Section):
-    """How the channels to remove are found."""
+    """The search for the channels to remove."""
 
     method: Annotated[str, registry.one_of(METHODS)] = Field(
         "edropout",

@@ -12,7 +12,7 @@ TargetKind = Literal["macs", "params", "channels", "latency"]
 
 
 class Target(Section):
-    """How small the network is to become: a fraction of the dense network, of one kind, or how much accuracy it may lose."""
+    """The size to prune to: a fraction of the dense network, of one kind, or the accuracy that the network may lose."""
 
     macs: Fraction | None = Field(None, description="largest share of the multiply-accumulates to keep")
     params: Fraction | None = Field(None, description="largest share of the parameters to keep")
@@ -59,7 +59,7 @@ class Target(Section):
 
 
 class Constraints(Section):
-    """What every state must satisfy in addition to the target."""
+    """Requirements of every state in addition to the target."""
 
     round_to: int | None = Field(
         None,

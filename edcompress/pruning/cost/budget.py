@@ -71,7 +71,7 @@ class Budget:
 
     @property
     def target(self) -> Target | None:
-        """What the recipe asks for, as a share of the dense network."""
+        """The target of the recipe, as a share of the dense network; None where it has none."""
         return self._target
 
     @property

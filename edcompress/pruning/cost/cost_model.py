@@ -41,7 +41,7 @@ class CostModel:
             space: the pruning space of the network.
             network: the dense network.
             example: images [N, C, H, W] to run it on.
-            table: measured times, without which latency is no kind of cost.
+            table: measured times; needed for costs in latency.
         """
         self._widths = torch.tensor(space.widths, dtype=torch.float64)
         positions = output_positions(network, example)

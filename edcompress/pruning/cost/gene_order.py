@@ -14,7 +14,7 @@ _MOST_PRIORITY_BITS, _FEWEST_GENE_BITS, _KEY_BITS = 30, 20, 63
 
 
 class KeyBits(NamedTuple):
-    """How many bits of an int64 key a gene's priority and its number take; its group has the others."""
+    """Bits of an int64 key for the priority and the number of a gene; the others are for its group."""
 
     priority: int
     gene: int

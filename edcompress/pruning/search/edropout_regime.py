@@ -40,7 +40,7 @@ class EDropoutRegime(SearchRegime):
 
     @property
     def figures(self) -> Figures:
-        """What progress displays show of the search."""
+        """Figures of the search that progress displays show."""
         return self._figures
 
     @property
@@ -155,9 +155,7 @@ class EDropoutRegime(SearchRegime):
 
     def _score(self, states: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """Return the energies float32[S] of states bool[S, D], averaged over the ranks."""
-        energies = score_states(
-            self._network, self._sliced, states, images, labels, self._precision, self._search.energy
-        )
+        energies = score_states(self._sliced, states, images, labels, self._precision, self._search.energy)
         self._ranks.average_([energies], len(images))
         return energies
 
@@ -167,7 +165,7 @@ class EDropoutRegime(SearchRegime):
         return self._population.energies if stored else None
 
     def _channel_ranks(self) -> Tensor:
-        """Return the importance of the channels within their groups now, float[D]; zeros where it has no say."""
+        """Return the importance of the channels within their groups now, float[D]; zeros where channels are chosen at random."""
         if self._evolution.by_chance:
             return torch.zeros(self._space.genes)
         return channel_ranks(self._space, magnitude(self._space, self._network))

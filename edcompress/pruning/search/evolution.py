@@ -39,7 +39,7 @@ class Evolution:
     def __init__(self, search: Search, feasible: Budget, generator: Generator) -> None:
         self._search, self._feasible, self._generator = search, feasible, generator
         self.by_chance = search.genes == "channels" and search.init == "bernoulli"
-        """Whether channels are chosen at random, so that no ranking has a say."""
+        """Whether channels are chosen at random, without a ranking."""
 
     def start(self, ranks: Tensor, groups: int, budget: float | None) -> Population:
         """Return the first population, feasible under the budget; ranks float[D] are the channels' importance within their groups."""

@@ -31,7 +31,7 @@ class GradualMagnitudeRegime(SearchRegime):
 
     @property
     def figures(self) -> Figures:
-        """What progress displays show of the search."""
+        """Figures of the search that progress displays show."""
         return {"generation": self.generation}
 
     @property

@@ -1,4 +1,4 @@
-"""Search methods: what each is given, and what it has to provide.
+"""The interface of search methods.
 
 A method is one module of `edcompress.pruning.search.methods`, which sets METHOD. Its file name is its name in `search.method`. Recipes are
 checked against methods without loading torch, so that method modules import torch, and all that needs it, inside their functions.
@@ -30,7 +30,7 @@ Figures = dict[str, float | int | bool | None]
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """A network to search, what of it can be removed, and what the recipe says about how.
+    """A network to search, its pruning space with the feasible states, and the settings of the recipe.
 
     Attributes:
         network: on the CPU for a one-shot method, on the device of `precision` for one that trains it.
@@ -51,7 +51,7 @@ class SearchProblem:
 
 
 class SearchMethod(ABC):
-    """What all methods have; see `TrainingMethod` and `OneShotMethod`.
+    """Base of all search methods; a method is a `TrainingMethod` or a `OneShotMethod`.
 
     Attributes:
         options: the section that validates `search.options`, the keys that only this method has.

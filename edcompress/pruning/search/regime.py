@@ -32,7 +32,7 @@ class SearchRegime(ABC):
     @property
     @abstractmethod
     def figures(self) -> Figures:
-        """What progress displays show of the search."""
+        """Figures of the search that progress displays show."""
 
     @property
     @abstractmethod

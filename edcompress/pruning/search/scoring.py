@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edcompress.core.recipe.search import Energy
 from edcompress.pruning.search.edropout import ENERGIES
@@ -14,7 +14,6 @@ from edcompress.training.precision import Precision
 
 @torch.no_grad()
 def score_states(
-    network: nn.Module,
     sliced: SlicedNetwork,
     states: Tensor,
     images: Tensor,
@@ -27,6 +26,6 @@ def score_states(
     Batch-norm layers use the statistics of the batch and keep their own; dropout is off.
     """
     unique, where = torch.unique(states, dim=0, return_inverse=True)
-    with batch_statistics(network), precision.autocast():
+    with batch_statistics(sliced.network), precision.autocast():
         energies = [ENERGIES[energy](sliced.call(state, images), labels) for state in unique]
     return torch.stack(energies).float().cpu()[where]

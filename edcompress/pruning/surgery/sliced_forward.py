@@ -28,7 +28,7 @@ class SlicedNetwork:
     """A network that can run at the size of any state of its space; built once, on the network's device."""
 
     def __init__(self, space: PruningSpace, network: nn.Module) -> None:
-        self._network, self._cutter = network, StateCutter(space, network)
+        self.network, self._cutter = network, StateCutter(space, network)
         self._large = _large_linears(network)
         self._last: tuple[Tensor, StateCut] | None = None
 
@@ -37,7 +37,7 @@ class SlicedNetwork:
         cut = self._cut(state)
         tensors = {name: part.cut() for name, part in cut.parts.items() if name.rpartition(".")[0] not in self._large}
         with _with_widths(cut.widths), _running_whole(self._whole(cut)):
-            logits = call_with(self._network, tensors, images)
+            logits = call_with(self.network, tensors, images)
         with torch.no_grad():
             for name, part in cut.parts.items():
                 if not isinstance(part.tensor, nn.Parameter) and part.tensor.dim() == 1:

@@ -21,7 +21,7 @@ from edcompress.pruning.space.layers import MIXERS, layer_width
 from edcompress.pruning.tracing.channelwise import channelwise_kinds
 from edcompress.pruning.tracing.operations import goes_over, size_along
 
-# Parts of torch-pruning that are private, or public by name alone, as they are in version 1.6.1. All that is relied on stands here.
+# Parts of torch-pruning that are private, or public by name alone, as they are in version 1.6.1. No other code uses any.
 _PositionPair = tp._helpers._HybridIndex
 _Split, _Slice, _Unbind, _Concat = tp.ops._SplitOp, tp.ops._SliceOp, tp.ops._UnbindOp, tp.ops._ConcatOp
 _ElementWise, _Output = tp.ops._ElementWiseOp, tp.ops._OutputOp
@@ -49,7 +49,7 @@ Way = Any
 
 
 class _ShortcutPruner(tp.pruner.BasePruningFunc):  # type: ignore[misc]
-    """What torch-pruning must know of a PaddedShortcut: inputs and outputs are cut independently; how many there are of each."""
+    """Description of a PaddedShortcut for torch-pruning: inputs and outputs are cut independently, and how many there are of each."""
 
     def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
         raise NotImplementedError("torch-pruning only says what belongs together")
@@ -65,7 +65,7 @@ class _ShortcutPruner(tp.pruner.BasePruningFunc):  # type: ignore[misc]
 
 
 class _ChannelwisePruner(_ShortcutPruner):
-    """What torch-pruning must know of a layer that gives as many channels as it takes: its inputs go with its outputs."""
+    """Description, for torch-pruning, of a layer that gives as many channels as it takes: its inputs go with its outputs."""
 
     prune_in_channels = _ShortcutPruner.prune_out_channels
 

@@ -171,15 +171,15 @@ def test_stored_energies_are_rescored_when_the_budget_changes() -> None:
 def test_no_member_is_worse_than_its_parent_on_the_batch_that_scored_them() -> None:
     network = randomised(ZOO["concat"].network())
     regime, space, log = make_regime(network, None, genes="channels", init="bernoulli", score_batch=None)
-    slices, accepted = SlicedNetwork(space, network), 0
+    sliced, accepted = SlicedNetwork(space, network), 0
     for step in range(6):
         batch = images(8, seed=step)
-        before = score_states(network, slices, regime.snapshot()["states"], batch, LABELS, FP32)
+        before = score_states(sliced, regime.snapshot()["states"], batch, LABELS, FP32)
         regime.prepare(batch, LABELS, 0.0)
-        after = score_states(network, slices, regime.snapshot()["states"], batch, LABELS, FP32)
+        after = score_states(sliced, regime.snapshot()["states"], batch, LABELS, FP32)
         assert (after <= before).all()
         assert log[-1]["energy_best"] == after.min().item()
-        assert score_states(network, slices, regime.state.unsqueeze(0), batch, LABELS, FP32) == after.min()
+        assert score_states(sliced, regime.state.unsqueeze(0), batch, LABELS, FP32) == after.min()
         accepted += int(log[-1]["accepted"] or 0)
     assert accepted > 0
 
@@ -198,9 +198,9 @@ def test_scoring_changes_neither_statistics_nor_modes_nor_weights() -> None:
 def test_scores_use_the_statistics_of_the_batch() -> None:
     network = randomised(ZOO["chain"].network())
     space = trace_space(network, images(2))
-    slices, batch = SlicedNetwork(space, network), images(8)
+    sliced, batch = SlicedNetwork(space, network), images(8)
     states = torch.stack([space.full_state(), space.full_state()])
-    energies = score_states(network, slices, states, batch, LABELS, FP32)
+    energies = score_states(sliced, states, batch, LABELS, FP32)
     logits = copy.deepcopy(network).train()(batch)  # no dropout: train mode is batch statistics
     right = logits.gather(1, LABELS[:, None])[:, 0]
     wrong = torch.stack([row[[c for c in range(3) if c != y]].max() for row, y in zip(logits, LABELS, strict=True)])
@@ -232,7 +232,7 @@ def test_the_final_state_is_feasible_and_the_best_member_on_held_out_images() ->
         widths = torch.tensor([state[part].sum() for _, part in space.slices()])
         assert costs.share("macs", widths).item() <= 0.5
         states = regime.snapshot()["states"]
-        energies = score_states(network, SlicedNetwork(space, network), states, images(8, seed=seed), LABELS, FP32)
+        energies = score_states(SlicedNetwork(space, network), states, images(8, seed=seed), LABELS, FP32)
         assert torch.equal(state, states[energies.argmin()])
         best.add(tuple(state.tolist()))
     assert len(best) > 1
@@ -339,9 +339,9 @@ def test_evolution_from_random_states_finds_the_channels_that_help() -> None:
     x, labels = noisy_batch(1000)
     found = regime.finish(x, labels)
     random = torch.rand(200, space.genes, generator=Generator().manual_seed(7)) < 0.5
-    slices = SlicedNetwork(space, network)
-    energy = score_states(network, slices, found.unsqueeze(0), x, labels, FP32).item()
-    chance = score_states(network, slices, random, x, labels, FP32)
+    sliced = SlicedNetwork(space, network)
+    energy = score_states(sliced, found.unsqueeze(0), x, labels, FP32).item()
+    chance = score_states(sliced, random, x, labels, FP32)
     # by hand: k helpers lower the energy by 2 k, so a random state is near -16 and the best at -32
     assert chance.mean().item() == pytest.approx(-16, abs=2)
     assert energy < chance.mean().item() - 2 * chance.std().item()

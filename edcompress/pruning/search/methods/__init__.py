@@ -1,1 +1,1 @@
-"""The search methods, one per file; `edcompress.pruning.search.method` says what such a file holds."""
+"""The search methods, one per file; `edcompress.pruning.search.method` describes such a file."""

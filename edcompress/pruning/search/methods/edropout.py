@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class EDropout(TrainingMethod):
-    """H. Salehinejad and S. Valaee, 2022, arXiv:2006.04270; its keys stand in `search` itself."""
+    """H. Salehinejad and S. Valaee, 2022, arXiv:2006.04270; its keys are those of `search`."""
 
     def make_regime(self, problem: SearchProblem) -> SearchRegime:
         """Return the regime in which evolution and training alternate."""

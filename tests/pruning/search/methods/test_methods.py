@@ -1,5 +1,7 @@
 """A search method is one file: dropped into the package it is a value of `search.method`, with keys of its own."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,18 @@ def test_every_method_has_a_kind_and_a_description(name: str) -> None:
     title, _, about = (registry.load(METHODS, name).__doc__ or "").partition(": ")
     assert title.lower().replace(" ", "_") == name
     assert about.endswith(".")
+
+
+def test_methods_are_found_without_torch() -> None:
+    code = (
+        "import sys\n"
+        "from edcompress.core import registry\n"
+        "from edcompress.core.recipe.search import METHODS\n"
+        "print([registry.load(METHODS, name).METHOD.trains for name in registry.names_in(METHODS)], 'torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.endswith("] False\n")
+    assert ended.stdout.count("True") == 2  # edropout and gradual_magnitude train
 
 
 @pytest.mark.parametrize("name", [name for name in registry.names_in(METHODS) if name != "plan"])
