@@ -37,7 +37,7 @@ from edcompress.pruning.search.importance import TAYLOR_BATCHES
 from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.tracing.depgraph import PRUNERS
 from edcompress.training.precision import choose_precision
-from edcompress.workflows.stages.feasibility import find_space, open_budget
+from edcompress.workflows.stages.starting_point import feasible_of, space_of, time_dense
 
 LOG = HERE / "compare.jsonl"
 PAGE = DOCS / "compare.md"
@@ -180,9 +180,9 @@ def measure(cell: Cell, weights: Path, output: Path, threads: int) -> Line:
 def torch_pruning_plan(cell: Cell, weights: Path, output: Path) -> Path:
     """Write a plan.json of the channels that Torch-Pruning's BasePruner keeps at the largest uniform ratio inside the budget."""
     recipe = read_recipe(cell.recipe, [o for o in cell.overrides() if not o.startswith("search.")])
-    network = read_network(recipe, weights).eval()
-    space, example = find_space(recipe, network), example_images(recipe)
-    budget = open_budget(recipe, network, space)
+    network = read_network(recipe.network_spec, weights).eval()
+    space, example = space_of(recipe, network), example_images(recipe.network_spec.image_shape)
+    feasible = feasible_of(recipe, network, space, time_dense(recipe, network))
     if cell.method == "tp_group_taylor":
         backpropagate(network, recipe)
     layers = dict(network.named_modules())
@@ -203,7 +203,7 @@ def torch_pruning_plan(cell: Cell, weights: Path, output: Path) -> Path:
     def kept(ratio: float) -> torch.Tensor:
         pruner = tp.pruner.BasePruner(
             network, example, importance=IMPORTANCE[cell.method](), pruning_ratio=ratio, ignored_layers=locked,
-            round_to=budget.round_to, customized_pruners=PRUNERS)  # fmt: skip
+            round_to=feasible.round_to, customized_pruners=PRUNERS)  # fmt: skip
         state = space.full_state()
         for group in pruner.step(interactive=True):
             dependency, positions = group[0]
@@ -213,7 +213,7 @@ def torch_pruning_plan(cell: Cell, weights: Path, output: Path) -> Path:
     low, high = 0.0, 1.0 - recipe.constraints.min_ratio
     for _ in range(12):
         middle = (low + high) / 2
-        fits = budget.share(budget.widths(kept(middle))) <= cell.budget
+        fits = feasible.share(feasible.widths(kept(middle))) <= cell.budget
         low, high = (low, middle) if fits else (middle, high)
     path = output / f"{cell.key}-plan.json"
     path.parent.mkdir(parents=True, exist_ok=True)

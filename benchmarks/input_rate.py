@@ -51,7 +51,7 @@ def measure(name: str, repeats: int, seconds: float) -> dict[str, list[float]]:
     recipe = read_recipe(name, ())
     images, data = open_splits(recipe.data, seed=recipe.seed).train, recipe.data
     batch = next(iter(train_batches(images, data, seed=recipe.seed, epoch=0)))
-    network, precision = new_network(recipe), choose_precision(recipe.precision, pick_device("auto"))
+    network, precision = new_network(recipe.network_spec), choose_precision(recipe.precision, pick_device("auto"))
     rates: dict[str, list[float]] = {name: [] for name in (*map(str, WORKERS), "training")}
     for _ in range(repeats):
         for workers in WORKERS:

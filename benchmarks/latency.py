@@ -78,7 +78,7 @@ def prune_all(name: str, options: argparse.Namespace) -> list[Path]:
     if not subject.weights:
         overrides.append(f"data.root={few_images(options.output)}")
         weights = options.output / f"{name}.safetensors"
-        save_tensors(weights, new_network(read_recipe(subject.recipe, overrides)).state_dict())
+        save_tensors(weights, new_network(read_recipe(subject.recipe, overrides).network_spec).state_dict())
     roundings: dict[str, list[str]] = {stem: []}
     if not options.rounded_only:
         roundings[f"{stem}-unrounded"] = ["constraints.round_to=1"]

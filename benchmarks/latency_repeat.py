@@ -38,7 +38,7 @@ from edcompress.pruning.search.importance import magnitude
 from edcompress.pruning.search.one_shot import uniform_state
 from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.report.render.formatting import measured_with
-from edcompress.workflows.stages.feasibility import find_space, open_budget
+from edcompress.workflows.stages.starting_point import feasible_of, space_of, time_dense
 
 LOG = HERE / "latency_repeat.jsonl"
 PAGE = DOCS / "latency-repeat.md"
@@ -107,9 +107,10 @@ def page(lines: list[Line]) -> str:
 def exported(name: str, folder: Path) -> dict[str, Path]:
     """Export the network and the pruned one, and return their files."""
     recipe = harness.classifier(name, NETWORKS[name], target={"macs": SHARE})
-    network, example = plain_network(recipe).eval(), example_images(recipe)
-    space = find_space(recipe, network)
-    state = uniform_state(space, open_budget(recipe, network, space), magnitude(space, network), SHARE, SHARE)
+    network, example = plain_network(recipe.network_spec).eval(), example_images(recipe.network_spec.image_shape)
+    space = space_of(recipe, network)
+    feasible = feasible_of(recipe, network, space, time_dense(recipe, network))
+    state = uniform_state(space, feasible, magnitude(space, network), SHARE, SHARE)
     files = {}
     for kind, model in (("dense", network), ("pruned", remove_channels(network, state, space))):
         files[kind] = folder / f"{name}-{kind}.onnx"

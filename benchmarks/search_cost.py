@@ -44,7 +44,7 @@ from edcompress.core.system.signals import Interrupt
 from edcompress.networks.build import read_network
 from edcompress.networks.modes import on_cpu
 from edcompress.networks.registry import build
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.search.edropout import converged, diversity
 from edcompress.pruning.search.edropout_regime import EDropoutRegime
@@ -55,15 +55,16 @@ from edcompress.pruning.search.one_shot import uniform_state
 from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.pruning.tracing.tracing import trace_space
 from edcompress.runs.folder import RunFolder
-from edcompress.training.loop import Repeated, Report, Trainer, train_epoch
+from edcompress.training.loop import Repeated, StepReport, Trainer, train_epoch
 from edcompress.training.objective import Objective
 from edcompress.training.optimizers import make_optimizer
 from edcompress.training.position import ScheduleSpan
 from edcompress.training.precision import choose_precision
 from edcompress.training.regime import DenseRegime, Regime
 from edcompress.workflows.prune import prune
-from edcompress.workflows.stages.job import open_job
+from edcompress.workflows.stages.phases import Phase
 from edcompress.workflows.stages.plain_training import train_dense
+from edcompress.workflows.stages.run_context import open_context
 
 LOG = HERE / "search_cost.json"
 PAGE = DOCS / "search-cost.md"
@@ -116,9 +117,9 @@ class Bench:
 
     def pruned(self, share: float) -> Bench:
         """Return the same with the network cut uniformly to a share of its multiply-accumulates."""
-        budget = Budget(self.space, self.costs, Target(macs=share), Constraints())
+        feasible = FeasibleStates(self.space, self.costs, Target(macs=share), Constraints())
         dense, other = on_cpu(self.network), copy.copy(self)
-        state = uniform_state(self.space, budget, magnitude(self.space, dense), share, share)
+        state = uniform_state(self.space, feasible, magnitude(self.space, dense), share, share)
         other.network = self.precision.place(remove_channels(dense, state, self.space))
         other.optimizer = make_optimizer(TrainingConfig(), other.network.parameters())
         return other
@@ -128,8 +129,8 @@ class Bench:
 
     def searching(self, mode: str) -> EDropoutRegime:
         search, share = MODES[mode][0].for_batches_of(len(self.labels)), MODES[mode][1]
-        budget = Budget(self.space, self.costs, Target(macs=share) if share else None, Constraints())
-        return EDropoutRegime(SearchProblem(self.network, self.space, budget, search, self.precision))
+        feasible = FeasibleStates(self.space, self.costs, Target(macs=share) if share else None, Constraints())
+        return EDropoutRegime(SearchProblem(self.network, self.space, feasible, search, self.precision))
 
     def steps(self, regime: Regime, n: int) -> list[float]:
         """Return the seconds of each of n training steps."""
@@ -144,7 +145,7 @@ class Bench:
         self.run(regime, n, tick)
         return [after - before for before, after in pairwise(times)]
 
-    def run(self, regime: Regime, n: int, report: Report) -> None:
+    def run(self, regime: Regime, n: int, report: StepReport) -> None:
         """Take n training steps and call `report` after each."""
         trainer = Trainer(self.network, self.optimizer, Objective(TrainingConfig()), self.precision, regime, report)
         train_epoch(trainer, Repeated((self.images, self.labels), n), ScheduleSpan(0, 1000, 0, 1000), seed=0)
@@ -200,8 +201,8 @@ def evolution_cost(S: int, layers: int, width: int = 960, repeats: int = 5) -> L
     example = torch.randn(2, 3, 2, 2)
     space = trace_space(network, example, ())
     search, target = Search(population=S).for_batches_of(DEFAULT_BATCH), Target(macs=0.5)
-    budget = Budget(space, CostModel(space, network, example), target, Constraints())
-    evolution = Evolution(search, budget, Generator().manual_seed(0))
+    feasible = FeasibleStates(space, CostModel(space, network, example), target, Constraints())
+    evolution = Evolution(search, feasible, Generator().manual_seed(0))
     importance = channel_ranks(space, magnitude(space, network))
     population = evolution.start(importance, len(space.free), 0.5)
 
@@ -287,11 +288,11 @@ def prune_cost(weights: Path, images: int, search: int, finetune: int) -> Line:
     overrides = [f"data.limit={images}", f"search.epochs={search}", "finetune.distill=0", f"finetune.epochs={finetune}"]
     recipe = read_recipe("resnet20_cifar10", overrides)
     epochs = search + finetune
-    dense = recipe.model_copy(update={"train": TrainingConfig(epochs=epochs, lr=recipe.finetune.lr)})
-    job = open_job(dense, RunOptions())
-    network = read_network(dense, weights, RunOptions())
+    config = TrainingConfig(epochs=epochs, lr=recipe.finetune.lr)
+    phase = Phase("train", ScheduleSpan(0, epochs, 0, epochs), recipe.run, Interrupt(), save=lambda _: None)
+    context, network = open_context(recipe), read_network(recipe.network_spec, weights)
     started = time.process_time()
-    train_dense(job, network, saved={}, save=lambda _: None, interrupt=Interrupt())
+    train_dense(context, network, config, phase)
     plain = time.process_time() - started
     watch = Clock()
     with tempfile.TemporaryDirectory() as folder:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from edcompress.core.errors import EdcompressError as EdcompressError
     from edcompress.core.recipe.loading import read_recipe as read_recipe
     from edcompress.runs.folder import RunFolder as RunFolder
+    from edcompress.workflows.benchmark import benchmark as benchmark
     from edcompress.workflows.convert import convert as convert
-    from edcompress.workflows.evaluate import benchmark as benchmark
     from edcompress.workflows.evaluate import evaluate as evaluate
     from edcompress.workflows.export import export as export
     from edcompress.workflows.gate import gate as gate
@@ -41,7 +41,7 @@ _HOMES = {
     "run": "workflows.run",
     "sweep": "workflows.sweep",
     "evaluate": "workflows.evaluate",
-    "benchmark": "workflows.evaluate",
+    "benchmark": "workflows.benchmark",
     "inspect": "workflows.inspect",
     "train": "workflows.train",
     "load": "workflows.load",

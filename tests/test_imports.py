@@ -86,3 +86,30 @@ def test_a_framework_stays_in_its_home(framework: str) -> None:
 
 def test_there_is_no_drawer_for_odds_and_ends() -> None:
     assert [file for file in MODULES if Path(file).stem in ("utils", "util", "helpers", "common", "misc")] == []
+
+
+def modules_given(whole: str) -> list[str]:
+    """The modules with a function that has a parameter annotated with the class `whole`."""
+    return [file for file in MODULES if whole in parameter_classes((ROOT / file).read_text(encoding="utf-8"))]
+
+
+def parameter_classes(source: str) -> set[str]:
+    """The names in the annotations of all parameters in a module."""
+    functions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef))
+    parameters = (one for f in functions for one in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs))
+    annotations = (one.annotation for one in parameters if one.annotation is not None)
+    return {name.id for annotation in annotations for name in ast.walk(annotation) if isinstance(name, ast.Name)}
+
+
+@pytest.mark.parametrize(("whole", "most"), [("Recipe", 13), ("RunFolder", 12), ("RunOptions", 11)])
+def test_few_modules_are_given_a_whole_recipe_run_folder_or_options(whole: str, most: int) -> None:
+    """Functions take the section or value that they need; where one takes the whole, its needs cannot be read off its signature."""
+    assert len(modules_given(whole)) <= most, modules_given(whole)
+
+
+def test_the_count_of_wholes_sees_what_it_counts() -> None:
+    source = (
+        "def one(a: int, *, recipe: Recipe | None) -> Recipe: ...\ndef other(folders: list[RunFolder]) -> None: ..."
+    )
+    assert parameter_classes(source) >= {"Recipe", "RunFolder"}
+    assert "Recipe" not in parameter_classes("def made() -> Recipe: ...")

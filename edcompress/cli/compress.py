@@ -50,7 +50,7 @@ def prune(weights: Weights, recipe: RecipeName, output: Output = None, overrides
         options = RunOptions(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt, ranks)
         report = edcompress.prune(weights, checked, folder, resume=resume, force=force, options=options)
     if ranks.is_main:
-        show_report(report, folder, as_json=as_json)
+        show_report(report, folder.path, as_json=as_json)
 
 
 def run(recipe: RecipeName, weights: OptionalWeights = None,
@@ -64,7 +64,7 @@ def run(recipe: RecipeName, weights: OptionalWeights = None,
         options = RunOptions(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt, ranks)
         edcompress.run(checked, folder, weights, resume=resume, force=force, options=options)
     if ranks.is_main:
-        finish_with_gate(folder)
+        finish_with_gate(folder.path)
 
 
 def train(recipe: RecipeName, output: Trained, overrides: Overrides = None, device: Device = "auto", resume: Resume = False,
@@ -109,7 +109,7 @@ def demo(output: Output = None, overrides: Overrides = None, force: Force = Fals
     folder = run_folder(output, "demo", resume=False, force=force)
     with Display(err, quiet=quiet) as monitor, Interrupt().listening():
         edcompress.run(checked, folder, force=force, options=RunOptions("cpu", monitor=monitor))
-    finish_with_gate(folder)
+    finish_with_gate(folder.path)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ from edcompress.core.system.context import RunOptions
 from edcompress.core.system.signals import Interrupt
 from edcompress.report.gate.limit_registry import REGRESSION_LIMITS
 from edcompress.runs.file_records import faults
-from edcompress.runs.folder import RunFolder
+from edcompress.runs.folder import RunFolder, path_of
 from edcompress.workflows.gate import limits_of
 from edcompress.workflows.reporting import render
 
@@ -62,7 +62,7 @@ def export(run: RunPath = None, onnx: OnnxFlag = True, opset: Opset = None, batc
     with Display(err, quiet=quiet) as monitor, Interrupt().listening():
         report = edcompress.export(folder, opset=opset, batch=batch, fp16=fp16, int8=int8, with_preprocessing=with_preprocessing,
                                  options=RunOptions(trust_code=trust_code, monitor=monitor))  # fmt: skip
-    show_report(report, folder, as_json=as_json)
+    show_report(report, folder.path, as_json=as_json)
 
 
 def convert(run: RunPath = None, to: Format = "pt2", output: Converted = None, force: Replace = False,
@@ -91,7 +91,7 @@ def gate(
         if isinstance(target, RunFolder):
             warn_if_read_only(target, "its report does not keep the verdict")
         verdict = edcompress.gate(target, limits_of(target, given), baseline=earlier)
-    exit_with_verdict(verdict, target, junit, as_json=as_json)
+    exit_with_verdict(verdict, path_of(target), junit, as_json=as_json)
 
 
 def evaluate(model: WeightsRunOrOnnx, recipe: RecipeName, overrides: Overrides = None, device: Device = "auto",
@@ -121,7 +121,7 @@ def report(run: RunPath = None, as_json: AsJson = False) -> None:
     found = render(folder)
     for fault in faults(folder, found):
         say(f"warning: {fault}", err)
-    show_report(found, folder, as_json=as_json)
+    show_report(found, folder.path, as_json=as_json)
 
 
 def _warn_of_regressions(given: Iterable[str]) -> None:

@@ -20,7 +20,7 @@ from edcompress.report.render.formatting import calls, human, measured_with, set
 from edcompress.report.render.point_rows import point_doubts
 from edcompress.report.render.rows import ship_line
 from edcompress.report.render.verdict_rows import check_notes
-from edcompress.runs.folder import FILES, RunFolder
+from edcompress.runs.folder import FILES
 
 
 def show_latency(latency: Mapping[str, Sequence[Latency]], *, as_json: bool) -> None:
@@ -56,7 +56,7 @@ def show_inspection(found: Inspection, *, as_json: bool) -> None:
     _warn(found.warnings)
 
 
-def show_report(report: Report, folder: RunFolder, *, as_json: bool) -> None:
+def show_report(report: Report, folder: Path, *, as_json: bool) -> None:
     """Show dense and pruned side by side, the stages, the proofs, the target, and the files of the run."""
     if as_json:
         print_json(report.model_dump())

@@ -12,7 +12,7 @@ from edcompress.core.errors import InputError, NetworkError
 from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.recipe.starter import headline, starter
 from edcompress.core.recipe.yaml_files import locate, presets, read_text, shipped
-from edcompress.core.system.files import require_file_place, write_text
+from edcompress.core.system.files import require_new_file, write_text
 
 
 def recipes(name: RecipeToPrint = None) -> None:
@@ -47,11 +47,7 @@ def check(recipe: RecipeFiles, overrides: Overrides = None) -> None:
 
 def init(path: NewRecipe, force: Replace = False) -> None:
     """Write a recipe with every key, its default and its meaning."""
-    require_file_place(path, "init")
-    if path.exists() and not force:
-        raise InputError(f"{path} exists; choose another path, or overwrite it with --force")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent} is not a folder; create it first")
+    require_new_file(path, "init", force=force)
     write_text(path, starter(path))
     say(f"wrote {path}; next: edcompress check {quote(str(path))}")
 

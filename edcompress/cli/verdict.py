@@ -14,32 +14,30 @@ import edcompress
 from edcompress.cli.output import show_report, show_verdict
 from edcompress.core.errors import InputError
 from edcompress.core.results.verdict import Verdict
-from edcompress.core.system.files import require_file_place, write_text
+from edcompress.core.system.files import require_new_file, write_text
 from edcompress.report.render.ci_formats import junit, junit_of_failure, summary, workflow_commands
-from edcompress.runs.folder import RunFolder
+from edcompress.runs.reading import read_report
 
 
-def finish_with_gate(folder: RunFolder) -> None:
+def finish_with_gate(folder: Path) -> None:
     """Gate a finished run, show its report and the verdict, and exit with the gate's code."""
     verdict = edcompress.gate(folder)
-    show_report(folder.read_report(), folder, as_json=False)
+    show_report(read_report(folder / "report.json"), folder, as_json=False)
     exit_with_verdict(verdict, folder)
 
 
-def exit_with_verdict(
-    verdict: Verdict, target: RunFolder | Path, junit_file: Path | None = None, *, as_json: bool = False
-) -> None:
+def exit_with_verdict(verdict: Verdict, target: Path, junit_file: Path | None = None, *, as_json: bool = False) -> None:
     """Show the verdict to people, machines and CI servers, and exit with code 0 if it passed and 1 if not."""
     show_verdict(verdict, as_json=as_json)
-    path = target if isinstance(target, Path) else target.path
-    write_ci_outputs(verdict, str(path).encode(errors="replace").decode(), junit_file)
+    write_ci_outputs(verdict, str(target).encode(errors="replace").decode(), junit_file)
     raise typer.Exit(0 if verdict.passed else 1)
 
 
 @contextmanager
 def recording_failure(junit_file: Path | None, name: str) -> Iterator[None]:
     """Record in the JUnit file that a block failed, because CI servers would read an older file that passed."""
-    _require_junit_place(junit_file)
+    if junit_file:
+        require_new_file(junit_file, "--junit", ".xml", force=True)
     try:
         yield
     except BaseException as error:
@@ -61,14 +59,3 @@ def write_ci_outputs(verdict: Verdict, name: str, junit_file: Path | None) -> No
                 file.write(summary(verdict, name))
         except OSError as error:
             raise InputError(f"GITHUB_STEP_SUMMARY: {path} cannot be written: {error.strerror}") from error
-
-
-def _require_junit_place(path: Path | None) -> None:
-    """Raise InputError if the JUnit file cannot be written; only a file named .xml is replaced."""
-    if path is None:
-        return
-    require_file_place(path, "--junit")
-    if path.suffix.lower() != ".xml":
-        raise InputError(f"--junit {path}: name an .xml file")
-    if not path.parent.is_dir():
-        raise InputError(f"--junit {path}: there is no folder {path.parent}; create it first")

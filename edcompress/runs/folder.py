@@ -44,6 +44,11 @@ class RunFolder:
         """Take the folder at `path`; nothing is read or written."""
         object.__setattr__(self, "path", Path(path))
 
+    @classmethod
+    def of(cls, run: RunOrPath) -> RunFolder:
+        """Return the run folder at a path, or the one that is given."""
+        return run if isinstance(run, RunFolder) else cls(run)
+
     def __truediv__(self, name: str) -> Path:
         """Return the path of one of the run's files."""
         if name not in FILES:
@@ -284,6 +289,15 @@ class RunFolder:
             RunFolderError: The report is missing or not valid.
         """
         return read_report(self / "report.json")
+
+
+RunOrPath = RunFolder | str | Path
+"""A run folder, or its path."""
+
+
+def path_of(given: RunOrPath) -> Path:
+    """Return the path of a run folder, or the path that is given."""
+    return given.path if isinstance(given, RunFolder) else Path(given)
 
 
 def _known_runs(root: Path) -> str:

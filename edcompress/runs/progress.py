@@ -21,7 +21,7 @@ from pydantic import AwareDatetime
 from edcompress.core.errors import RunFolderError, StorageError
 from edcompress.core.frozen import Value
 from edcompress.core.plain_text import harmless
-from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.recipe.recipe import RecipeLabel
 from edcompress.core.system.files import append, replacing
 from edcompress.core.system.machine import process_identity, versions
 from edcompress.core.system.monitor import Monitor, MonitorPair
@@ -82,10 +82,10 @@ _OF_A_PHASE = ("phase", "epoch", "epochs", "step", "steps", "loss", "accuracy", 
 def recording(
     folder: RunFolder,
     monitor: Monitor,
-    recipe: Recipe,
+    recipe: RecipeLabel,
     verb: Verb,
     *,
-    checkpoint: str | None = None,
+    weights: str | None = None,
     resuming: bool = False,
 ) -> Iterator[Monitor]:
     """Yield a monitor that also keeps progress.json and log.jsonl of a run; at the end of the block they say how it ended.
@@ -93,15 +93,15 @@ def recording(
     Args:
         folder: The run's folder.
         monitor: The monitor that is also called.
-        recipe: The run's recipe.
+        recipe: The label of the run's recipe.
         verb: The command that works on the run.
-        checkpoint: The name of the weights from which the run started.
+        weights: The name of the weights from which the run started.
         resuming: Whether the run was started before.
 
     Raises:
         StorageError: The files cannot be written; while another error ends the block, it is added to that one as a note.
     """
-    record = _RunRecorder(folder, recipe, verb, checkpoint)
+    record = _RunRecorder(folder, recipe, verb, weights)
     try:
         record.begin("resume" if resuming else "begin")
         with _logging_warnings(record):
@@ -139,11 +139,11 @@ def starting_weights(folder: RunFolder) -> str | None:
 class _RunRecorder:
     """The monitor that writes the files; a step costs a comparison of times, because a file is replaced once in `EVERY_S` seconds."""
 
-    def __init__(self, folder: RunFolder, recipe: Recipe, verb: Verb, checkpoint: str | None) -> None:
+    def __init__(self, folder: RunFolder, recipe: RecipeLabel, verb: Verb, weights: str | None) -> None:
         now, pid = datetime.now(UTC), os.getpid()
         self._folder, self._recipe = folder, recipe
         process = Process(host=platform.node(), pid=pid, mark=process_identity(pid))
-        self._progress = Progress(verb=verb, checkpoint=checkpoint, process=process, began=now, updated=now)
+        self._progress = Progress(verb=verb, checkpoint=weights, process=process, began=now, updated=now)
         self._began = time.monotonic()  # unlike the wall clock, it is never set
         self._saved = -math.inf
         self._from: tuple[float, int | None] = (0.0, None)
@@ -231,7 +231,7 @@ class _RunRecorder:
     def _speed(self, steps: int, figures: Mapping[str, Any]) -> dict[str, float]:
         """Return the images per second; an epoch of one step has none, because the size of its only batch is not known."""
         rate = figures.get("steps_per_s")
-        return {} if rate is None or steps == 1 else {"images_per_s": rate * self._recipe.data.step_images}
+        return {} if rate is None or steps == 1 else {"images_per_s": rate * self._recipe.step_images}
 
     def _left(self, step: int, steps: int) -> dict[str, float | None]:
         """Return the seconds left of the phase and of all training, at the pace of the phase so far."""

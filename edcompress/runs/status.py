@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -80,7 +80,7 @@ def status_of(folder: RunFolder) -> Status:
         when=progress.updated if progress else _touched(folder),
         progress=progress,
         checkpoint_age_s=_checkpoint_age(folder) or (trial and trial.checkpoint_age_s),
-        command=_command_to_continue(folder, recipe, progress)
+        command=_command_to_continue(folder, recipe.model.trust_flags, progress)
         if recipe and state in ("interrupted", "failed")
         else None,
         outcome=outcome_of(report) if report else None,
@@ -143,18 +143,18 @@ def _checkpoint_age(folder: RunFolder) -> float | None:
     return max(0.0, datetime.now(UTC).timestamp() - max(written)) if written else None
 
 
-def _command_to_continue(folder: RunFolder, recipe: Recipe, progress: Progress | None) -> str:
+def _command_to_continue(folder: RunFolder, flags: Sequence[str], progress: Progress | None) -> str:
     """Return the command that continues a run, or starts it over if it has lost its state/.
 
     To continue, only the name of the weights is needed: the run has kept the weights.
     """
     verb: Verb = progress.verb if progress else "prune"
     if verb == "export":
-        return shlex.join(["edcompress", "export", str(folder.path), *recipe.model.trust_flags])
+        return shlex.join(["edcompress", "export", str(folder.path), *flags])
     weights = (progress.checkpoint if progress else None) or "WEIGHTS"
     how = "--resume" if folder.state.is_dir() else "--force"
     of = ["--recipe", str(folder / "recipe.yaml"), "-o", str(folder.path), how]
-    return shlex.join(["edcompress", "prune", weights, *of, *recipe.model.trust_flags])
+    return shlex.join(["edcompress", "prune", weights, *of, *flags])
 
 
 def outcome_of(report: Report) -> Outcome:

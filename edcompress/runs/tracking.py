@@ -1,7 +1,7 @@
 """Trackers that take the figures of each epoch besides epochs.jsonl: `--log NAME`, each in a file of `trackers/`.
 
 A tracker's file defines PACKAGE, the package it needs, which is also the extra of edcompress that installs it, and
-`open_tracker(folder, recipe)`, a context manager of a `Tracker`.
+`open_tracker(folder, settings)`, a context manager of a `Tracker`, for the path of the run folder and the recipe as plain values.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Protocol
 
 from edcompress.core.errors import InputError
 from edcompress.core.plain_text import did_you_mean
-from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.registry import load, names_in
-from edcompress.runs.folder import RunFolder
 
 TRACKERS = "runs.trackers"
 
@@ -42,7 +41,7 @@ def require_trackers(names: Sequence[str]) -> None:
 
 
 @contextmanager
-def open_trackers(names: Sequence[str], folder: RunFolder, recipe: Recipe) -> Iterator[list[Tracker]]:
-    """Yield the trackers of a run in `folder`; they are closed at the end of the block, and see whether it failed."""
+def open_trackers(names: Sequence[str], folder: Path, settings: Mapping[str, object]) -> Iterator[list[Tracker]]:
+    """Yield the trackers of the run in `folder`; they are closed at the end of the block, and see whether it failed."""
     with ExitStack() as stack:
-        yield [stack.enter_context(load(TRACKERS, name).open_tracker(folder, recipe)) for name in names]
+        yield [stack.enter_context(load(TRACKERS, name).open_tracker(folder, settings)) for name in names]

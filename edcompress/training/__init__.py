@@ -1,1 +1,1 @@
-"""One training loop, and what surrounds it."""
+"""One training loop, and what it needs."""

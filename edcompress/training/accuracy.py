@@ -1,4 +1,4 @@
-"""How many images a network classifies correctly."""
+"""Top-1 and top-5 counts of correctly classified images."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from edcompress.core.system.device_transfer import to_device
 from edcompress.core.system.distributed import ALONE, ProcessGroup
 
 Forward = Callable[[Tensor], Tensor]
-Batches = Iterable[tuple[Tensor, Tensor]]
+LabelledBatches = Iterable[tuple[Tensor, Tensor]]
 
 
 def top_classes(logits: Tensor) -> Tensor:
-    """The top five classes, or all of fewer, of logits [N, classes]: int64 [N, K], the top one first.
+    """Return the top five classes, or all of fewer, of logits [N, classes]: int64 [N, K], the top one first.
 
-    Of classes with equal logits the first comes first, as argmax has it. An image with a NaN or infinite logit has no answer: its
+    Of classes with equal logits the first comes first, as in argmax. An image with a NaN or infinite logit has no answer: its
     classes are all -1.
     """
     left, ranked = logits.clone(), []
@@ -30,12 +30,12 @@ def top_classes(logits: Tensor) -> Tensor:
 
 
 def count_agreeing(classes: Tensor, others: Tensor) -> int:
-    """How many images have the same top class in both, of their `top_classes`; an image with no answer agrees with nothing."""
+    """Return how many images have the same top class in two results of `top_classes`; an image without an answer agrees with nothing."""
     return int(((classes[:, 0] == others[:, 0]) & (others[:, 0] >= 0)).sum())
 
 
 def count_correct(logits: Tensor, labels: Tensor) -> tuple[int, int]:
-    """How many of labels [N] are the top class, and among the top five classes, of logits [N, classes].
+    """Return how many of labels [N] are the top class, and among the top five classes, of logits [N, classes].
 
     With fewer than five classes the second count is over all of them; an image with a NaN or infinite logit counts
     as wrong in both.
@@ -44,28 +44,28 @@ def count_correct(logits: Tensor, labels: Tensor) -> tuple[int, int]:
 
 
 def _count_hits(classes: Tensor, labels: Tensor) -> tuple[int, int]:
-    """`count_correct` of top classes [N, K]."""
+    """Return `count_correct` of top classes [N, K]."""
     hits = classes == labels.unsqueeze(1)
     return int(hits[:, 0].sum()), int(hits.sum())
 
 
 def accuracy_of(right1: int, right5: int, labels: Tensor, answers: Tensor) -> Accuracy:
-    """Counts of right answers out of images whose labels and top classes were counted by class, int64 [classes] each."""
+    """Return the accuracy of right answers, with labels and top classes counted by class, int64 [classes] each."""
     total = int(labels.sum())
     chance = int((labels * answers).sum()) / total**2 if total else None
     return Accuracy(top1=Count(correct=right1, total=total), top5=Count(correct=right5, total=total), chance=chance)
 
 
 def by_class(classes: Tensor, count: int) -> Tensor:
-    """How often each of `count` classes is in int64 [N], int64 [count]; images without an answer (-1) are not counted."""
+    """Return how often each of `count` classes is in int64 [N], int64 [count]; images without an answer (-1) are not counted."""
     return torch.bincount(classes[classes >= 0], minlength=count)
 
 
 @torch.no_grad()
 def measure_accuracy(
-    forward: Forward, batches: Batches, device: torch.device, classes: int, ranks: ProcessGroup = ALONE
+    forward: Forward, batches: LabelledBatches, device: torch.device, classes: int, ranks: ProcessGroup = ALONE
 ) -> Accuracy:
-    """Top-1 and top-5 counts of `forward` (images [N, C, H, W] to logits [N, classes]) over labelled batches of all ranks, in fp32."""
+    """Return top-1 and top-5 of `forward` (images [N, C, H, W] to logits [N, classes]) over labelled batches of all ranks, in fp32."""
     right1 = right5 = 0
     labelled, answered = torch.zeros(2, classes, dtype=torch.int64)
     for images, labels in batches:

@@ -1,4 +1,4 @@
-"""Batch-norm statistics: used for a moment, or estimated anew."""
+"""Batch-norm statistics: of the batch at hand, or recalibrated."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
 
 
 def running_statistics(network: nn.Module) -> list[Tensor]:
-    """The running means and variances of the batch-norm layers that keep them."""
+    """Return the running means and variances of the batch-norm layers that keep them."""
     found = (statistic for layer in _batch_norms(network) for statistic in (layer.running_mean, layer.running_var))
     return [statistic for statistic in found if statistic is not None]
 
 
 @contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Inside, batch-norm layers normalise by the batch they see and keep their running statistics; the rest is in eval mode."""
+    """Let batch-norm layers normalise by their batch and keep their running statistics; the rest is in eval mode."""
     tracking = {layer: layer.track_running_stats for layer in _batch_norms(network)}
     with evaluating(network):
         try:
@@ -40,7 +40,7 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def recalibrate_batch_norm(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: Precision) -> None:
-    """Set the running statistics to their plain average over `batches`; weights stay as they are."""
+    """Set the running statistics to their plain average over `batches`; the weights do not change."""
     momenta = {layer: layer.momentum for layer in _batch_norms(network)}
     with evaluating(network):
         try:

@@ -14,10 +14,10 @@ from edcompress.training.regime import DenseRegime
 
 
 class Compiled(DenseRegime):
-    """The network as torch.compile makes it; in eval mode, and where it cannot be compiled, the network itself.
+    """The network as torch.compile makes it; in eval mode, and if it cannot be compiled, the network itself.
 
     Weights and their names stay the network's. Each shape of a batch is compiled and tried before its first step, which finds weights,
-    statistics and random generators as they were; `warn` is told, once, of what fails there.
+    statistics and random generators unchanged; `warn` is called once with what fails there.
     """
 
     def __init__(
@@ -29,13 +29,13 @@ class Compiled(DenseRegime):
     ) -> None:
         super().__init__(network)
         self._network, self._precision, self._warn = network, precision, warn
-        torch._dynamo.reset()  # else it compiles no more after some networks of one class in a process, and says nothing
+        torch._dynamo.reset()  # otherwise, after some networks of one class in a process, it silently stops compiling
         self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(network, dynamic=False, backend=backend)
         self._tried: set[torch.Size] = set()
         self.forward = self._through
 
     def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None:  # noqa: ARG002
-        """Compile for the shape of the images [N, C, H, W], where that has not been done."""
+        """Compile for the shape of the images [N, C, H, W], unless that has been done."""
         if self._compiled is not None and images.shape not in self._tried:
             self._tried.add(images.shape)
             self._try(self._compiled, images)
@@ -47,7 +47,7 @@ class Compiled(DenseRegime):
         return logits
 
     def _try(self, compiled: Callable[[Tensor], Tensor], images: Tensor) -> None:
-        """Forward and backward, for the latter may be compiled when it is first run."""
+        """Run forward and backward: the latter may be compiled when it is first run."""
         device = self._precision.device
         before = [buffer.clone() for buffer in self._network.buffers()]
         try:
@@ -55,7 +55,9 @@ class Compiled(DenseRegime):
                 with self._precision.autocast():
                     logits = compiled(images)
                 logits.float().sum().backward()  # type: ignore[no-untyped-call]
-        except Exception as error:  # of any kind, from any layer of the compiler; what is the network's own fault comes again without it
+        except (
+            Exception
+        ) as error:  # any layer of the compiler raises any kind; the network's own error returns without it
             self._compiled = None
             self._warn(f"compile: torch.compile fails here, training goes on without ({_reason(error)})")
         finally:
@@ -66,6 +68,6 @@ class Compiled(DenseRegime):
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong in one line; dynamo wraps what a backend raises."""
+    """Return the error in one line; dynamo wraps what a backend raises."""
     inner = getattr(error, "inner_exception", error)
     return f"{type(inner).__name__}: {first_line(inner)}"

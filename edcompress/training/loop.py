@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.training.batchnorm import running_statistics
 from edcompress.training.objective import Objective
 from edcompress.training.optimizers import step_if
-from edcompress.training.position import EpochPosition, ScheduleSpan
+from edcompress.training.position import EpochPosition, ScheduleSpan, TallyFigures
 from edcompress.training.precision import Precision
 from edcompress.training.regime import Regime
 from edcompress.training.schedules import learning_rate
@@ -30,7 +30,7 @@ PATIENCE = 8
 """Steps in a row whose loss or gradients are not finite, after which training has diverged."""
 
 
-class Batches(Protocol):
+class BatchSource(Protocol):
     """A sized, re-iterable source of (images [N, C, H, W], labels [N]), numbered from 1, which can start at any batch.
 
     Numbers may be missing: those of batches that could not be read.
@@ -51,75 +51,87 @@ class Repeated:
         return self.n
 
     def numbered(self, done: int) -> Iterable[tuple[int, tuple[Tensor, Tensor]]]:
-        """The rest of them."""
+        """Return the batches after the first `done`."""
         return ((number, self.batch) for number in range(done + 1, self.n + 1))
 
 
-Report = Callable[[int, int, dict[str, Any]], None]
+StepReport = Callable[[int, int, dict[str, Any]], None]
 """Called after each step with (step, steps, figures)."""
 
 
-Stand = Callable[[EpochPosition | None], None]
-"""Called with None when a step begins, and with the place after it; what it raises ends the epoch."""
+class StepHooks(Protocol):
+    """Calls around each step of an epoch; what they raise ends the epoch."""
+
+    def before_step(self) -> None:
+        """A step begins."""
+
+    def after_step(self, position: EpochPosition) -> None:
+        """A step is done; the epoch can continue from `position`."""
+
+
+class NoHooks:
+    """Hooks that do nothing."""
+
+    def before_step(self) -> None:
+        """Do nothing."""
+
+    def after_step(self, position: EpochPosition) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """What stays the same over the epochs of a phase."""
+    """What stays the same over the epochs of a phase; `section` names the part of the recipe with its settings."""
 
     network: nn.Module
     optimizer: Optimizer
     objective: Objective
     precision: Precision
     regime: Regime
-    report: Report
+    report: StepReport
     ranks: ProcessGroup = ALONE
     section: str = "finetune"
-    """Of the recipe, which holds the settings that are trained by."""
 
     @cached_property
     def scaler(self) -> GradScaler:
-        """What keeps the gradients of fp16 in its range; of other precisions it does nothing."""
+        """The scaler that keeps the gradients of fp16 in its range; for other precisions it does nothing."""
         return GradScaler(self.precision.device.type, enabled=self.precision.name == "fp16")
 
 
 def train_epoch(
     trainer: Trainer,
-    batches: Batches,
+    batches: BatchSource,
     span: ScheduleSpan,
     seed: int,
-    place: EpochPosition | None = None,
-    stand: Stand | None = None,
+    position: EpochPosition | None = None,
+    hooks: StepHooks | None = None,
 ) -> EpochPosition:
-    """Train one epoch in place, from `place` on where one is given, and return where it ended.
+    """Train one epoch in place, from `position` on if one is given, and return the position at its end.
 
     A step whose loss or gradients are not finite leaves the network as it was; `PATIENCE` of them in a row are an EdcompressError,
-    those at the end of the epoch before among them where `place` is its `next_epoch`.
+    including those at the end of the previous epoch if `position` is its `next_epoch`.
     Dropout and whatever else draws from torch's global generators is a function of (seed, epoch); the generators are given back.
     On a CUDA device no step is waited for until the next is on its way: what is reported, and when it ends, is one step late.
     """
     trainer.network.train()
-    place, stand, steps, device = (
-        place or EpochPosition(),
-        stand or (lambda _: None),
-        len(batches),
-        trainer.precision.device,
-    )
-    place = replace(place, tally=to_device(place.tally, device))
-    started, begun, readback = time.perf_counter(), place.steps, DelayedReadback()
-    with _seeded(seed, span.offset + span.epoch, device, place.generators) as generators:
-        for number, (images, labels) in batches.numbered(place.steps):
-            stand(None)
+    hooks, steps, device = hooks or NoHooks(), len(batches), trainer.precision.device
+    position = (position or EpochPosition()).to(device)
+    started, before, readback = time.perf_counter(), position.steps, DelayedReadback()
+    with _seeded(seed, span.offset + span.epoch, device, position.generators) as generator_states:
+        for number, (images, labels) in batches.numbered(position.steps):
+            hooks.before_step()
             loss = _train_step(trainer, images, labels, span, (number - 1, steps))
-            place = place.after(number, loss, generators())
-            shown, _, skipped, in_a_row = readback.read(place.tally)
-            _require_progress(trainer, in_a_row, span, place.steps)
-            stand(place)
-            rate = (place.steps - begun) / (time.perf_counter() - started)
-            figures = {"loss": shown, "steps_per_s": rate, "skipped": int(skipped) or None, **trainer.regime.figures}
-            trainer.report(place.steps, steps, figures)
-    _require_progress(trainer, place.in_a_row, span, place.steps)  # of the last step, where that was not heard of
-    return place
+            position = position.after(number, loss, generator_states())
+            seen = TallyFigures(*readback.read(position.tally.packed()))
+            _require_progress(trainer, seen.skipped_in_a_row, span, position.steps)
+            hooks.after_step(position)
+            rate = (position.steps - before) / (time.perf_counter() - started)
+            figures = {"loss": seen.last_loss, "steps_per_s": rate, "skipped": int(seen.skipped) or None}
+            trainer.report(position.steps, steps, figures | trainer.regime.figures)
+    _require_progress(
+        trainer, position.skipped_in_a_row, span, position.steps
+    )  # the last step may not have been read back
+    return position
 
 
 def _require_progress(trainer: Trainer, in_a_row: float, span: ScheduleSpan, step: int) -> None:
@@ -131,14 +143,17 @@ def _require_progress(trainer: Trainer, in_a_row: float, span: ScheduleSpan, ste
         )
 
 
-def _train_step(trainer: Trainer, images: Tensor, labels: Tensor, span: ScheduleSpan, place: tuple[int, int]) -> Tensor:
-    """The loss of a step, a scalar, NaN where it was skipped. Nothing here waits for a CUDA device (but Adadelta, see `step_if`)."""
+def _train_step(trainer: Trainer, images: Tensor, labels: Tensor, span: ScheduleSpan, step: tuple[int, int]) -> Tensor:
+    """Return the loss of step (number from 0, steps), a scalar, NaN where it was skipped.
+
+    Nothing here waits for a CUDA device, except for Adadelta (see `step_if`).
+    """
     network, precision, optimizer = trainer.network, trainer.precision, trainer.optimizer
     images, labels = precision.images(images), to_device(labels, precision.device)
-    rate = learning_rate(trainer.objective.fit, span.schedule_progress(*place), span.offset + span.epoch)
+    rate = learning_rate(trainer.objective.config, span.schedule_progress(*step), span.offset + span.epoch)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    trainer.regime.prepare(images, labels, span.phase_progress(*place))
+    trainer.regime.prepare(images, labels, span.phase_progress(*step))
     statistics = [buffer.clone() for buffer in network.buffers()]
     with precision.autocast():
         loss = trainer.objective.loss(trainer.regime.forward(images), images, labels)
@@ -150,14 +165,14 @@ def _train_step(trainer: Trainer, images: Tensor, labels: Tensor, span: Schedule
     finite = torch.isfinite(loss + gradients)
     with trainer.regime.guard():
         step_if(finite, optimizer)
-    _put_back_unless(finite, network, statistics)
+    _restore_buffers_unless(finite, network, statistics)
     trainer.scaler.update()
     return loss.masked_fill(~finite, math.nan)
 
 
 @torch.no_grad()
-def _put_back_unless(finite: Tensor, network: nn.Module, statistics: list[Tensor]) -> None:
-    """Batch-norm has seen the batch already."""
+def _restore_buffers_unless(finite: Tensor, network: nn.Module, statistics: list[Tensor]) -> None:
+    """Put back the buffers of a skipped step: batch-norm has already counted its batch."""
     if finite.device.type == "cpu" and finite:
         return
     for buffer, before in zip(network.buffers(), statistics, strict=True):
@@ -168,7 +183,7 @@ def _put_back_unless(finite: Tensor, network: nn.Module, statistics: list[Tensor
 def _seeded(
     seed: int, epoch: int, device: torch.device, states: tuple[Tensor, ...]
 ) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
-    """Torch's generators seeded for an epoch, or in these states; gives a function that tells their states."""
+    """Seed torch's generators for an epoch, or put them in these states; yield a function that returns their states."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed * 1_000_003 + epoch)
@@ -180,7 +195,7 @@ def _seeded(
 
 
 def _average_over_ranks(ranks: ProcessGroup, network: nn.Module, loss: Tensor, images: int) -> Tensor:
-    """The mean loss over the images of all ranks, a scalar, after the backward pass of a step on this rank's `images`.
+    """Return the mean loss over the images of all ranks, a scalar, after the backward pass of a step on this rank's `images`.
 
     The network's gradients become those of that loss, and its batch-norm statistics the mean of the ranks', in one message.
     """

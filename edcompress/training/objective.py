@@ -16,13 +16,13 @@ from edcompress.training.accuracy import Forward
 class Objective:
     """Cross-entropy with label smoothing, and soft labels of a teacher (G. Hinton et al., "Distilling the Knowledge", 2015)."""
 
-    fit: TrainingConfig
+    config: TrainingConfig
     teacher: Forward | None = None
 
     def loss(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """(1 - a) CE(logits, labels) + a T^2 KL(teacher / T || logits / T), a scalar; a = 0 without a teacher."""
-        hard = F.cross_entropy(logits.float(), labels, label_smoothing=self.fit.label_smoothing)
-        a, T = self.fit.distill, self.fit.distill_temperature
+        """Return (1 - a) CE(logits, labels) + a T^2 KL(teacher / T || logits / T), a scalar; a = 0 without a teacher."""
+        hard = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+        a, T = self.config.distill, self.config.distill_temperature
         if self.teacher is None or a == 0:
             return hard
         with torch.no_grad():

@@ -14,7 +14,7 @@ from edcompress.core.system.device_transfer import to_device
 
 
 def choose_precision(asked: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
-    """The precision asked for; `auto` is bf16 where the device multiplies bf16 in hardware, else fp32.
+    """Return the precision asked for; `auto` is bf16 if the device multiplies bf16 in hardware, else fp32.
 
     A CPU without AMX or AVX-512 BF16 emulates bf16 convolutions, many times slower than fp32.
     """
@@ -29,19 +29,19 @@ def choose_precision(asked: Literal["auto", "fp32", "bf16", "fp16"], device: tor
 
 @dataclass(frozen=True)
 class Precision:
-    """Where and how a network trains: on a device, in fp32 or under bf16 or fp16 autocast, with channels_last tensors."""
+    """The device and number format of training: fp32, or bf16 or fp16 autocast, with channels_last tensors."""
 
     name: Literal["fp32", "bf16", "fp16"]
     device: torch.device
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context in which forward passes run."""
+        """Return the context in which forward passes run."""
         if self.name == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16 if self.name == "bf16" else torch.float16)
 
     def place(self, network: nn.Module) -> nn.Module:
-        """The network on the device, in the layout in which convolutions train fastest."""
+        """Move the network to the device, into the layout in which convolutions train fastest, and return it."""
         network.to(self.device)
         for tensor in chain(network.parameters(), network.buffers()):
             if tensor.dim() == 4:  # other tensors have no such layout
@@ -49,5 +49,5 @@ class Precision:
         return network
 
     def images(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W] on the device, in the layout of the network."""
+        """Return images [N, C, H, W] on the device, in the layout of the network."""
         return to_device(images, self.device).contiguous(memory_format=torch.channels_last)

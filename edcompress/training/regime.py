@@ -1,4 +1,4 @@
-"""How the loop calls the network: protocol, and plain."""
+"""How the training loop calls the network: the protocol, and the regime that trains all of it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,31 @@ class Regime(Protocol):
     """How the loop reaches the network: before a step, in the forward pass, and around the optimizer."""
 
     @property
-    def figures(self) -> dict[str, Any]: ...
+    def figures(self) -> dict[str, Any]:
+        """Figures to show beside the loss."""
+
     @property
-    def settled(self) -> bool: ...
-    def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None: ...
-    def forward(self, images: Tensor) -> Tensor: ...
-    def guard(self) -> AbstractContextManager[None]: ...
+    def settled(self) -> bool:
+        """Whether more training under this regime would change nothing."""
+
+    def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None:
+        """Prepare a step on images [N, C, H, W] and labels [N]; `progress` in [0, 1) is the share of the phase that is done."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits [N, classes] of images [N, C, H, W]."""
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Return the context in which the optimizer makes its step."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what `restore` needs to continue exactly here; {} for a regime without a state."""
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Continue from a snapshot."""
 
 
 class DenseRegime:
-    """Nothing but the network itself."""
+    """The network itself, all of which is trained."""
 
     def __init__(self, network: nn.Module) -> None:
         self.forward: Forward = network
@@ -31,8 +46,15 @@ class DenseRegime:
         self.settled = False
 
     def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None:
-        """Nothing to do before a step."""
+        """Do nothing before a step."""
 
     def guard(self) -> AbstractContextManager[None]:
-        """Nothing to do around the optimizer."""
+        """Return a context that does nothing."""
         return nullcontext()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return no state."""
+        return {}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Restore nothing."""

@@ -8,52 +8,72 @@ from pathlib import Path
 from edcompress.core.errors import InputError
 from edcompress.core.results.measures import Proof
 from edcompress.core.system.context import DEFAULT, RunOptions
-from edcompress.core.system.files import require_file_place
+from edcompress.core.system.files import require_new_file
 from edcompress.deploy.export.torch_archives import SUFFIXES, Form, save_archive
 from edcompress.networks.build import example_images
 from edcompress.runs.file_records import OF_PRUNING, require_as_written
-from edcompress.runs.folder import FILES, RunFolder
+from edcompress.runs.folder import FILES, RunFolder, RunOrPath
 from edcompress.workflows.load import load
 
-_OF_ANOTHER_FORM = {".onnx", *SUFFIXES.values()}
-"""How names of files end that `convert` gives to one form alone."""
+_OF_ONE_FORM = {".onnx", *SUFFIXES.values()}
+"""Suffixes of which each belongs to one form alone."""
 
 _OF_THE_RUN = {name for name in FILES if not name.endswith((SUFFIXES["pt2"], SUFFIXES["torchscript"]))}
 """Files of a run that `convert` does not make."""
 
 
 def convert(
-    folder: RunFolder, form: Form, output: Path | None = None, *, force: bool = False, options: RunOptions = DEFAULT
+    folder: RunOrPath,
+    form: Form,
+    output: str | Path | None = None,
+    *,
+    force: bool = False,
+    options: RunOptions = DEFAULT,
 ) -> tuple[Path, Proof]:
-    """Write the pruned network of a finished run as pt2, torchscript or safetensors; the file, and the proof that it is equal.
+    """Write the pruned network of a finished run as one file for PyTorch.
 
-    The default file is pruned.pt2, pruned.torchscript.pt or, outside the run that has one already, NAME.safetensors.
+    Args:
+        folder: The run folder, or its path.
+        form: pt2, torchscript or safetensors.
+        output: The file to write; None: pruned.pt2 or pruned.torchscript.pt in the run, or NAME.safetensors in the working directory.
+        force: Replace the file.
+        options: Trust.
+
+    Returns:
+        The file, and the proof that it equals the network.
+
+    Raises:
+        InputError: The run is not finished, there is no such form, or the output cannot be used.
+        ProofError: The file does not equal the network.
     """
-    folder.require_finished("convert")
+    run = RunFolder.of(folder)
+    run.require_finished("convert")
     if form not in SUFFIXES:
         raise InputError(f"--to {form}: choose {', '.join(SUFFIXES)}")
-    if output is None:
-        output = (
-            Path(f"{folder.path.resolve().name}.safetensors")
-            if form == "safetensors"
-            else folder / f"pruned{SUFFIXES[form]}"
-        )
-    if output.suffix.lower() in _OF_ANOTHER_FORM - {SUFFIXES[form]}:
+    file = _default_output(run.path, form) if output is None else Path(output)
+    _require_output(file, form, run.path, force=force)
+    written = run.read_report().files
+    require_as_written(run, {name: written[name] for name in OF_PRUNING if name in written})
+    elsewhere = not file.resolve().is_relative_to(run.path.resolve())
+    # The next process that locks a run removes an unfinished file in it as one of a process that was killed.
+    with nullcontext() if elsewhere and not run.writable else run.locked():
+        network = load(run, trust_code=options.trust_code)
+        return file, save_archive(network, example_images(run.read_recipe().network_spec.image_shape), file, form)
+
+
+def _default_output(run: Path, form: Form) -> Path:
+    if form == "safetensors":  # a run has one already
+        return Path(f"{run.resolve().name}.safetensors")
+    return run / f"pruned{SUFFIXES[form]}"
+
+
+def _require_output(file: Path, form: Form, run: Path, *, force: bool) -> None:
+    """Raise InputError if a file of this form cannot be written there."""
+    if file.suffix.lower() in _OF_ONE_FORM - {SUFFIXES[form]}:
         raise InputError(
-            f"-o {output}: it would hold {form}; name it {output.with_suffix(SUFFIXES[form])}, or choose another --to "
+            f"-o {file}: it would hold {form}; name it {file.with_suffix(SUFFIXES[form])}, or choose another --to "
             "(for ONNX: edcompress export --onnx)"
         )
-    require_file_place(output, "-o")
-    if output.exists() and not force:
-        raise InputError(f"{output} exists; choose another with -o, or overwrite it with --force")
-    if output.name in _OF_THE_RUN and output.parent.resolve() == folder.path.resolve():
-        raise InputError(f"-o {output}: the run needs this file of its own; choose another name")
-    if not output.parent.is_dir():
-        raise InputError(f"-o {output}: there is no folder {output.parent}")
-    told = folder.read_report().files
-    require_as_written(folder, {name: told[name] for name in OF_PRUNING if name in told})
-    elsewhere = not output.resolve().is_relative_to(folder.path.resolve())
-    # Who locks a run next takes an unfinished file in it for that of a process that was killed.
-    with nullcontext() if elsewhere and not folder.writable else folder.locked():
-        network = load(folder.path, trust_code=options.trust_code)
-        return output, save_archive(network, example_images(folder.read_recipe()), output, form)
+    require_new_file(file, "-o", force=force)
+    if file.name in _OF_THE_RUN and file.parent.resolve() == run.resolve():
+        raise InputError(f"-o {file}: the run itself needs this file; choose another name")

@@ -1,4 +1,4 @@
-"""What of this environment edcompress runs on, and what is wrong with it. Imports of what may be broken stand inside."""
+"""Verb: check this environment. Imports that may be broken are inside functions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHARED = Path("/dev/shm")
 
 
 class Finding(Value):
-    """One thing that was looked at: fine, worth a note, or a fault; the text says the way out."""
+    """One thing that was checked: fine, worth a note, or a fault; the text says how to fix it."""
 
     name: str
     level: Literal["ok", "note", "fault"]
@@ -36,7 +36,7 @@ class Finding(Value):
 
 
 def examine(runs: Path = Path("runs")) -> list[Finding]:
-    """Versions, devices, providers, processor, memory and disk; `runs` is where runs go."""
+    """Check versions, devices, providers, processor, memory and disk; `runs` is the folder of runs."""
     return [
         *_versions(),
         *_torch(),
@@ -50,66 +50,66 @@ def examine(runs: Path = Path("runs")) -> list[Finding]:
 
 
 def examine_rates(recipe: Recipe, monitor: Monitor, *, trust_code: bool = False) -> list[Finding]:
-    """Whether the recipe's images come as fast as its network trains on them here; InputError where its data or network is at fault.
+    """Check whether the recipe's images come as fast as its network trains on them here; this takes about two seconds per rate.
 
-    Takes about two seconds for each of the rates. The monitor is warned of images that are left out.
+    Raises InputError if its data or network cannot be used. The monitor gets warnings of images that are left out.
     """
     from edcompress.core.system.context import RunOptions
     from edcompress.core.system.devices import oom_as_error
-    from edcompress.data.batches import train_batches
     from edcompress.networks.build import new_network
     from edcompress.workflows.stages.batch_size import sized_for_training
-    from edcompress.workflows.stages.job import open_job
+    from edcompress.workflows.stages.run_context import open_context
     from edcompress.workflows.throughput import input_rates, training_rate
 
     options = RunOptions(trust_code=trust_code, monitor=monitor)
-    job, network = open_job(recipe, options), new_network(recipe, options)
-    job = sized_for_training(job, network)
-    recipe = job.recipe
-    batch = next(iter(train_batches(job.splits.train, recipe.data, seed=recipe.seed, epoch=0)))
-    with oom_as_error(recipe, "lower data.batch_size, or end other processes on it"):
-        trained = training_rate(network, batch, recipe.finetune, job.precision).per_second
-    rates = input_rates(job.splits.train, recipe.data)
-    return compared(rates, trained, recipe.data.workers, job.precision.device.type)
+    network = new_network(recipe.network_spec, trust_code=trust_code)
+    context = sized_for_training(open_context(recipe, options), network, recipe.train)
+    batch = next(iter(context.train_batches(epoch=0)))
+    with oom_as_error(context.data, "lower data.batch_size, or end other processes on it"):
+        trained = training_rate(network, batch, recipe.finetune, context.precision).per_second
+    rates = input_rates(context.splits.train, context.data)
+    return compared(rates, trained, context.data.workers, context.device.type)
 
 
 def compared(inputs: Mapping[int, Rate], trained: float, workers: int, device: str) -> list[Finding]:
-    """The rates of the input by its workers, and that of training on a device; a note where the input with `workers` is slower."""
+    """Compare the rates of the input, by its workers, with that of training on a device; a note if the input with `workers` is slower."""
     found = [
         _finding(f"input, workers: {number}", f"{rate.per_second:.0f} images/s") for number, rate in inputs.items()
     ]
-    way_out = "images come slower than that: raise data.workers up to the cores, or keep smaller images on the disk"
+    fix = "images come slower than that: raise data.workers up to the cores, or keep smaller images on the disk"
     slow = inputs[workers].per_second < trained
-    return [*found, _finding("training", f"{trained:.0f} images/s on one {device}", way_out if slow else None)]
+    return [*found, _finding("training", f"{trained:.0f} images/s on one {device}", fix if slow else None)]
 
 
 def limited(quota: float | None, cores: int) -> Finding:
-    """The time of so many cores that a container's CPU limit leaves; a note where that is less than its cores."""
+    """Check a container's CPU limit, as the time of so many cores; a note if that is less than its cores."""
     if quota is None:
         return _finding("CPU quota", "none")
-    way_out = (
-        "it stops processes for a part of each period, so that latencies are not to be trusted: measure without it (docker run without "
+    fix = (
+        "it stops processes for a part of each period, so that latencies cannot be trusted: measure without it (docker run without "
         "--cpus, Kubernetes without limits.cpu)"
     )
-    return _finding("CPU quota", f"time of {quota:g} of {cores} cores", way_out if quota < cores else None)
+    return _finding("CPU quota", f"time of {quota:g} of {cores} cores", fix if quota < cores else None)
 
 
-def judged(requirement: Requirement, extra: str | None = None) -> Finding:
-    """Whether what is installed is what was declared; what belongs to an extra may be missing."""
+def check_requirement(requirement: Requirement, extra: str | None = None) -> Finding:
+    """Check the installed version of a requirement; that of an extra may be missing."""
     name, wanted = requirement.name, str(requirement.specifier)
-    way_out = f"pip install 'edcompress[{extra}]'" if extra else f"pip install '{name}{wanted}'"
+    fix = f"pip install 'edcompress[{extra}]'" if extra else f"pip install '{name}{wanted}'"
     try:
         found = version(name)
     except PackageNotFoundError:
         return _finding(
-            name, "optional" if extra else "required", f"not installed: {way_out}", "note" if extra else "fault"
+            name, "optional" if extra else "required", f"not installed: {fix}", "note" if extra else "fault"
         )
     fits = requirement.specifier.contains(found, prereleases=True)
-    return _finding(name, f"{found} ({wanted or 'any'})", None if fits else f"another is needed: {way_out}", "fault")
+    return _finding(
+        name, f"{found} ({wanted or 'any'})", None if fits else f"a different version is needed: {fix}", "fault"
+    )
 
 
 def _finding(name: str, text: str, trouble: str | None = None, level: Literal["note", "fault"] = "note") -> Finding:
-    """Fine, or of this level where there is trouble, which is said behind the text."""
+    """Return a finding that is fine, or of this level if there is trouble, which follows the text."""
     return Finding(name=name, level=level if trouble else "ok", text=f"{text}; {trouble}" if trouble else text)
 
 
@@ -127,11 +127,11 @@ def _versions() -> Iterator[Finding]:
     for requirement in map(Requirement, lines):
         needed_by = [extra for extra in (None, *extras) if _needed(requirement, extra)]
         if needed_by:
-            yield judged(requirement, needed_by[0])
+            yield check_requirement(requirement, needed_by[0])
 
 
 def _needed(requirement: Requirement, extra: str | None) -> bool:
-    """Whether a requirement is one of this system, with an extra or without any."""
+    """Whether a requirement is one of this system, with an extra or without one."""
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra or ""})
 
 
@@ -152,8 +152,8 @@ def _torch() -> Iterator[Finding]:
         yield from _cuda()
     else:
         driver = Path("/dev/nvidiactl").exists()
-        way_out = "there is an NVIDIA driver: install a torch built for its CUDA (pytorch.org)" if driver else None
-        yield _finding("CUDA devices", "none that torch sees: it computes on the CPU", way_out)
+        fix = "there is an NVIDIA driver: install a torch built for its CUDA (pytorch.org)" if driver else None
+        yield _finding("CUDA devices", "none that torch sees: it computes on the CPU", fix)
 
 
 def _cuda() -> Iterator[Finding]:
@@ -187,37 +187,37 @@ def _processor() -> Iterator[Finding]:
     yield _finding("cores", f"{len(cores)} of {os.cpu_count()} may be used")
     yield limited(cpu_quota(), len(cores))
     steers = governor(cores)
-    way_out = "latencies vary less under performance: sudo cpupower frequency-set -g performance"
+    fix = "latencies vary less under performance: sudo cpupower frequency-set -g performance"
     text = steers or "the system names none, as virtual machines do"
-    yield _finding("governor", text, None if steers in (None, "performance") else way_out)
+    yield _finding("governor", text, None if steers in (None, "performance") else fix)
 
 
 def _memory() -> Iterator[Finding]:
     if found := memory_bytes():
         total, available = (human(size, "B") for size in found)
         little = found[1] < LITTLE_MEMORY
-        way_out = "end other programs, or lower data.batch_size" if little else None
-        yield _finding("memory", f"{available} of {total} available", way_out)
+        fix = "end other programs, or lower data.batch_size" if little else None
+        yield _finding("memory", f"{available} of {total} available", fix)
     if SHARED.is_dir():
         free = shutil.disk_usage(SHARED).free
         little = free < LITTLE_SHARED
-        way_out = "data.workers pass images through it: docker run --shm-size=2g, or data.workers=0" if little else None
-        yield _finding("shared memory", f"{human(free, 'B')} free", way_out)
+        fix = "data.workers pass images through it: docker run --shm-size=2g, or data.workers=0" if little else None
+        yield _finding("shared memory", f"{human(free, 'B')} free", fix)
 
 
-def _disk(name: str, path: Path, way_out: str, *, written: bool = False) -> Finding:
-    """Room, and permission where it is written to, at `path` or where that would be made."""
-    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.is_dir())
+def _disk(name: str, path: Path, fix: str, *, written: bool = False) -> Finding:
+    """Check room, and permission if it is `written` to, at `path` or at its nearest parent that exists."""
+    there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
     free = shutil.disk_usage(there).free
     text = f"{human(free, 'B')} free at {there}"
     if written and not os.access(there, os.W_OK):
-        return _finding(name, text, f"it may not be written to: {way_out}", "fault")
-    return _finding(name, text, way_out if free < LITTLE_DISK else None)
+        return _finding(name, text, f"it cannot be written to: {fix}", "fault")
+    return _finding(name, text, fix if free < LITTLE_DISK else None)
 
 
 def _data() -> Finding:
     asked, home = os.environ.get("EDCOMPRESS_DATA"), data_home()
     if asked:
-        missing = None if home.is_dir() else "it is no folder: make it, or point the variable to one"
+        missing = None if home.is_dir() else "not a directory; create it or change the variable"
         return _finding("EDCOMPRESS_DATA", asked, missing, "fault")
     return _finding("EDCOMPRESS_DATA", "not set", f"data sets are looked for in {home} where data.root says nothing")

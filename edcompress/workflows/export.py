@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from edcompress.core.recipe.deployment import Benchmark
 from edcompress.core.recipe.faults import check
 from edcompress.core.recipe.recipe import Recipe
-from edcompress.core.results.measures import Latency, ModelResult, Proof
+from edcompress.core.results.measures import Latency, ModelResult
 from edcompress.core.results.report import Images, Report, Variant
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.files import require_utf8, write_text
@@ -22,17 +24,18 @@ from edcompress.deploy.runtime.predictions import Predictions, predict
 from edcompress.report.gate.noise import noise_warning
 from edcompress.report.gate.recommendation import recommend
 from edcompress.report.gate.sanity import alarms
+from edcompress.report.render.model_card import CardSubject, render_card
 from edcompress.runs.file_records import records
-from edcompress.runs.folder import UNFINISHED_EXPORTS, RunFolder
+from edcompress.runs.folder import UNFINISHED_EXPORTS, RunFolder, RunOrPath
 from edcompress.runs.progress import recording
 from edcompress.workflows.load import load
-from edcompress.workflows.onnx_files import CARD, VARIANTS, card, publish_files, without_onnx, write_onnx
-from edcompress.workflows.stages.job import RunContext, open_provable_job
+from edcompress.workflows.onnx_files import CARD, VARIANTS, OnnxFiles, publish_files, write_onnx
+from edcompress.workflows.stages.run_context import RunContext, open_provable_context
 from edcompress.workflows.stages.starting_point import load_dense
 
 
 def export(
-    folder: RunFolder,
+    folder: RunOrPath,
     *,
     opset: int | None = None,
     batch: int | str | None = None,
@@ -41,102 +44,118 @@ def export(
     with_preprocessing: bool | None = None,
     options: RunOptions = DEFAULT,
 ) -> Report:
-    """Write dense.onnx and pruned.onnx of a finished run, prove pruned == ONNX, measure the files; the completed report.
+    """Write dense.onnx and pruned.onnx of a finished run, prove them equal to PyTorch, and measure them.
 
-    What is None is as the recipe's `export` says; fp16, int8 and with_preprocessing make further files of pruned.onnx. Raises
-    InputError for values that cannot be, EdcompressError where a file cannot be made, ProofError where one is not equal; the run
-    is then as it was, but for its log.
+    If a step fails, the run is unchanged but for its log. Arguments that are None are as the recipe's `export` says.
+
+    Args:
+        folder: The run folder, or its path.
+        opset: ONNX opset.
+        batch: Images per call, or "dynamic".
+        fp16: Write pruned.fp16.onnx too.
+        int8: Write pruned.int8.onnx too.
+        with_preprocessing: Write pruned.pixels.onnx too, which takes uint8 pixels.
+        options: Trust and monitor; it runs on the CPU.
+
+    Returns:
+        The report with what was measured of the files, which is also in the run folder.
+
+    Raises:
+        InputError: The run is not finished, or a value is out of range.
+        ProofError: A file does not equal its network.
+        EdcompressError: A file cannot be made.
     """
-    folder.require_finished("export")
-    require_utf8(folder.path)
+    run = RunFolder.of(folder)
+    run.require_finished("export")
+    require_utf8(run.path)
     asked = {"opset": opset, "batch": batch, "fp16": fp16, "int8": int8, "with_preprocessing": with_preprocessing}
-    recipe = _exporting(folder.read_recipe(), asked)
-    with folder.locked(), recording(folder, options.monitor, recipe, "export") as monitor:
-        return _exported(folder, recipe, replace(options, device="cpu", monitor=monitor))
+    recipe = _with_export(run.read_recipe(), asked)
+    with run.locked(), recording(run, options.monitor, recipe.label, "export") as monitor:
+        return _export(run, recipe, replace(options, device="cpu", monitor=monitor))
 
 
-def _exported(folder: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
-    report, job = folder.read_report(), open_provable_job(recipe, options)
-    dense = load_dense(recipe, folder / "dense.safetensors", options)
-    pruned = load(folder.path, trust_code=options.trust_code)
-    with tempfile.TemporaryDirectory(dir=folder.path, prefix=UNFINISHED_EXPORTS, ignore_cleanup_errors=True) as made:
-        files, proofs = write_onnx(job, Path(made), report, {"dense": dense, "pruned": pruned})
-        job.monitor.stage(f"latency in onnxruntime, {', '.join(files)} interleaved")
-        latency = measure_all(files, recipe.timing)
-        if warning := noise_warning(chain.from_iterable(latency.values())):
-            job.monitor.warning(warning)
-        names = ", ".join(path.name for path in files.values())
-        job.monitor.stage(f"accuracy of {names} on the test images, in onnxruntime")
-        pixels = TensorDigest()
-        found = predict(files, job.test_batches("test images", pixels), recipe.model.num_classes)
-        about = {"tested_on": _tested_on(job, found["dense"], pixels), "untrained_head": recipe.model.reset_head}
-        report = report.model_copy(update={**about, "classes": job.splits.classes})
-        completed = _with_onnx(files, report, proofs, latency, found)
-        for text in alarms(completed):
-            job.monitor.alarm(text)
-        bare = without_onnx(report)
-        kept = {**bare.files, **records(sorted(Path(made).glob("*.onnx")))}
-        completed = completed.model_copy(
-            update={"ship": recommend(completed, recipe.gate), "files": kept, "limits": recipe.gate}
-        )
-        write_text(Path(made) / CARD, card(job, completed))
-        publish_files(Path(made), folder, completed, bare)
-    return completed
-
-
-def _exporting(recipe: Recipe, asked: dict[str, Any]) -> Recipe:
-    """The recipe with what is asked of the export."""
+def _with_export(recipe: Recipe, asked: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with what is asked of the export; raise RecipeError for a value out of range."""
     tree = recipe.model_dump(mode="json")
     tree["export"] |= {key: value for key, value in asked.items() if value is not None}
     return check(tree, "export")
 
 
-def _with_onnx(
-    files: dict[str, Path],
-    report: Report,
-    proofs: dict[str, Proof],
-    latency: dict[str, tuple[Latency, ...]],
-    found: dict[str, Predictions],
-) -> Report:
-    def completed(result: ModelResult, name: str) -> ModelResult:
-        first, *more = latency[name]
-        update = {
-            "size": result.size.model_copy(update={"onnx_bytes": files[name].stat().st_size}),
-            "latency_ms": first,
-            "more_latency_ms": tuple(more),
-            "onnx_accuracy": found[name].accuracy,
-            "recalls": found[name].recalls(len(report.classes)),
-            "paired": None if name == "dense" else found[name].beside(found["dense"]),
-        }
-        return result.model_copy(update=update)
-
-    return report.model_copy(
-        update={
-            "dense": completed(report.dense, "dense"),
-            "pruned": completed(report.pruned, "pruned"),
-            "proof": report.proof.model_copy(
-                update={
-                    "dense_vs_onnx": proofs["dense"],
-                    "pruned_vs_onnx": proofs["pruned"],
-                    "onnx_vs_pixels": proofs.get("pixels"),
-                }
-            ),
-            "variants": {
-                name: Variant(file=files[name].name, measured=completed(report.pruned, name), parity=proofs[name])
-                for name in files
-                if name in VARIANTS
-            },
-            "verdict": None,
-        }
-    )
+def _export(run: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
+    report, context = run.read_report(), open_provable_context(recipe, options)
+    dense = load_dense(recipe.network_spec, run / "dense.safetensors", trust_code=options.trust_code)
+    networks = {"dense": dense, "pruned": load(run, trust_code=options.trust_code)}
+    with tempfile.TemporaryDirectory(dir=run.path, prefix=UNFINISHED_EXPORTS, ignore_cleanup_errors=True) as scratch:
+        made = Path(scratch)
+        files = write_onnx(context, recipe.export, made, report, networks)
+        measured = _measure(context, recipe.timing, files.paths)
+        classes = context.splits.classes
+        bare = report.without_onnx().with_test_images(measured.images, classes, untrained_head=recipe.model.reset_head)
+        completed = _with_onnx(bare, files, measured).with_files(records(sorted(made.glob("*.onnx"))))
+        for text in alarms(completed):
+            context.monitor.alarm(text)
+        completed = completed.with_shipping(recommend(completed, recipe.gate), recipe.gate)
+        preprocessing = preprocessing_spec(context.data, context.splits.channels)
+        subject = CardSubject(context.data.dataset, recipe.model.num_classes, recipe.export.batch)
+        write_text(made / CARD, render_card(completed, subject, preprocessing, context.splits.classes))
+        publish_files(made, run, completed, bare.without_onnx())
+    return completed
 
 
-def _tested_on(job: RunContext, found: Predictions, pixels: TensorDigest) -> Images:
-    data = job.recipe.data
+@dataclass(frozen=True)
+class _Measured:
+    """What was measured of ONNX files, by name: latencies at every setting, and answers on the test images."""
+
+    latencies: Mapping[str, tuple[Latency, ...]]
+    predictions: Mapping[str, Predictions]
+    images: Images
+
+
+def _measure(context: RunContext, timing: Benchmark, files: Mapping[str, Path]) -> _Measured:
+    """Measure latency and accuracy of the files in onnxruntime."""
+    monitor = context.monitor
+    monitor.stage(f"latency in onnxruntime, {', '.join(files)} interleaved")
+    latencies = measure_all(dict(files), timing)
+    if warning := noise_warning(chain.from_iterable(latencies.values())):
+        monitor.warning(warning)
+    names = ", ".join(path.name for path in files.values())
+    monitor.stage(f"accuracy of {names} on the test images, in onnxruntime")
+    pixels = TensorDigest()
+    found = predict(dict(files), context.test_batches("test images", pixels), context.spec.model.num_classes)
+    return _Measured(latencies, found, _tested_images(context, found["dense"], pixels))
+
+
+def _tested_images(context: RunContext, found: Predictions, pixels: TensorDigest) -> Images:
     return Images(
-        dataset=data.dataset,
+        dataset=context.data.dataset,
         count=len(found.labels),
         labels_sha256=hashlib.sha256(found.labels.numpy().tobytes()).hexdigest()[:16],
         pixels_sha256=pixels.hex,
-        preprocessing=preprocessing_spec(data, job.splits.channels),
+        preprocessing=preprocessing_spec(context.data, context.splits.channels),
+    )
+
+
+def _with_onnx(report: Report, files: OnnxFiles, measured: _Measured) -> Report:
+    """Return the report with what was proved and measured of the files."""
+    found, proofs = measured.predictions, files.proofs
+
+    def completed(result: ModelResult, name: str) -> ModelResult:
+        return result.with_onnx(
+            onnx_bytes=files.paths[name].stat().st_size,
+            latencies=measured.latencies[name],
+            accuracy=found[name].accuracy,
+            recalls=found[name].recalls(len(report.classes)),
+            paired=None if name == "dense" else found[name].beside(found["dense"]),
+        )
+
+    variants = {
+        name: Variant(file=files.paths[name].name, measured=completed(report.pruned, name), parity=proofs[name])
+        for name in VARIANTS
+        if name in files.paths
+    }
+    return report.with_onnx(
+        completed(report.dense, "dense"),
+        completed(report.pruned, "pruned"),
+        variants,
+        report.proof.with_onnx(proofs["dense"], proofs["pruned"], proofs.get("pixels")),
     )

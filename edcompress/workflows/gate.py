@@ -15,18 +15,16 @@ from edcompress.report.gate.consistency import require_possible
 from edcompress.report.gate.recommendation import recommend
 from edcompress.report.gate.verdict import judge
 from edcompress.runs.file_records import REPORT_ALONE, require_bound
-from edcompress.runs.folder import RunFolder
+from edcompress.runs.folder import RunFolder, RunOrPath
 from edcompress.runs.reading import read_report
 from edcompress.workflows.reporting import save_report
 
 
-def gate(
-    target: RunFolder | str | Path, limits: Gate | None = None, *, baseline: RunFolder | str | Path | None = None
-) -> Verdict:
+def gate(target: RunOrPath, limits: Gate | None = None, *, baseline: RunOrPath | None = None) -> Verdict:
     """Check a run against limits, save the verdict in its report if that can be written, and return it.
 
     Args:
-        target: A finished and exported run, its folder, or a report.json alone.
+        target: A finished and exported run, the path of its folder, or the path of a report.json alone.
         limits: The limits; by default those of the recipe.
         baseline: A run, its folder or a report.json, such as main's, for the limits on regressions.
 
@@ -37,22 +35,21 @@ def gate(
         InputError: The run is not finished, a figure has not been measured, or no limit can be checked.
     """
     earlier = None if baseline is None else _read_evidence(_run_or_report(baseline))[0]
-    target = _run_or_report(target)
-    limits = limits or limits_of(target, {})
-    if not isinstance(target, RunFolder):
-        return _judge_evidence(target, limits, earlier)[1]
-    target.require_finished("gate")
-    if not target.writable:
-        return _judge_evidence(target, limits, earlier)[1]
-    with target.locked():
-        report, verdict = _judge_evidence(target, limits, earlier)
+    run = _run_or_report(target)
+    limits = limits or limits_of(run, {})
+    if not isinstance(run, RunFolder):
+        return _judge_evidence(run, limits, earlier)[1]
+    run.require_finished("gate")
+    if not run.writable:
+        return _judge_evidence(run, limits, earlier)[1]
+    with run.locked():
+        report, verdict = _judge_evidence(run, limits, earlier)
         ship = recommend(report, limits) if report.pruned.latency_ms else None
-        answers = {"verdict": verdict, "ship": ship, "limits": target.read_recipe().gate}
-        save_report(target, report.model_copy(update=answers))
+        save_report(run, report.with_verdict(verdict).with_shipping(ship, run.read_recipe().gate))
     return verdict
 
 
-def limits_of(target: RunFolder | Path, given: dict[str, Any]) -> Gate:
+def limits_of(target: RunOrPath, given: dict[str, Any]) -> Gate:
     """Return the limits of a run or report.json.
 
     Args:
@@ -65,7 +62,7 @@ def limits_of(target: RunFolder | Path, given: dict[str, Any]) -> Gate:
     Raises:
         InputError: A given value is not valid; the message names its option.
     """
-    base = _recipe_limits(target) or Gate()
+    base = _recipe_limits(_run_or_report(target)) or Gate()
     try:
         return Gate.model_validate(base.model_dump() | given)
     except ValidationError as error:
@@ -73,18 +70,18 @@ def limits_of(target: RunFolder | Path, given: dict[str, Any]) -> Gate:
         raise InputError("\n".join(faults)) from None
 
 
-def _run_or_report(target: RunFolder | str | Path) -> RunFolder | Path:
-    if isinstance(target, RunFolder):
-        return target
-    path = Path(target)
-    return RunFolder(path) if path.is_dir() else path
+def _run_or_report(given: RunOrPath) -> RunFolder | Path:
+    """Return a run folder, or the path of a report.json alone."""
+    if isinstance(given, RunFolder):
+        return given
+    path = Path(given)
+    return path if path.is_file() or path.suffix == ".json" else RunFolder(path)
 
 
 def _judge_evidence(target: RunFolder | Path, limits: Gate, baseline: Report | None) -> tuple[Report, Verdict]:
     report, files = _read_evidence(target)
     verdict = judge(report, limits, baseline)
-    warnings = (*_warn_of_defaults(target, report, limits), *verdict.warnings)
-    return report, verdict.model_copy(update={"files": files, "warnings": warnings})
+    return report, verdict.with_evidence(files, _warn_of_defaults(target, report, limits))
 
 
 def _read_evidence(target: RunFolder | Path) -> tuple[Report, str]:

@@ -1,15 +1,15 @@
-"""What can be pruned of a network, in figures, before anything is trained."""
+"""Verb: what of a network can be pruned, in figures, before anything is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from torch import Tensor, nn
 
 from edcompress.core.errors import BudgetError
+from edcompress.core.recipe.deployment import Benchmark, Export
 from edcompress.core.recipe.recipe import Recipe
-from edcompress.core.recipe.target import Target
+from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.results.inspection import GroupSummary, Inspection, LayerShare
 from edcompress.core.results.measures import Size
 from edcompress.core.system.context import DEFAULT, RunOptions
@@ -18,70 +18,98 @@ from edcompress.deploy.export.onnx_export import to_onnx
 from edcompress.deploy.latency.layer_profile import measure_layer_shares
 from edcompress.networks.build import example_images, plain_network
 from edcompress.networks.modes import on_cpu
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import layer_sizes, measure_size, outputs_per_image
 from edcompress.pruning.space.space import Group, PruningSpace
 from edcompress.report.gate.noise import wait_warning
+from edcompress.runs.folder import RunOrPath, path_of
 from edcompress.workflows.evaluate import network_of
-from edcompress.workflows.stages.feasibility import costs_and_target, find_space, latency_table
+from edcompress.workflows.stages.feasibility import costs_and_target
+from edcompress.workflows.stages.starting_point import space_of, time_dense
 
 LITTLE_WORK = 100
 """Multiply-accumulates per value written, below which time follows the values: MobileNetV2 has 45, ResNet-18 720 (docs/latency.md)."""
 
 
-def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = False) -> Inspection:
-    """The groups of the recipe's network, what they cost, what is locked and why, and how far the constraints let a target go.
+def inspect(
+    model: RunOrPath | None, recipe: Recipe, options: RunOptions = DEFAULT, *, onnx_latency: bool = False
+) -> Inspection:
+    """Find what of a network can be pruned, and what is locked and why; nothing is trained and no data is read.
 
-    With `onnx_latency` also the share of onnxruntime's time that each layer takes, measured as the recipe's `benchmark` says.
+    Args:
+        model: A weights file or a run folder; None: the recipe's network with random weights.
+        recipe: The network, the constraints and the target.
+        options: Trust and monitor.
+        onnx_latency: Export the network too, and measure each layer's share of the time in onnxruntime.
+
+    Returns:
+        The groups, what they cost, and how far the constraints let a target go.
+
+    Raises:
+        InputError: The model or the recipe cannot be used.
     """
-    example, space = example_images(recipe), find_space(recipe, network)
+    if model is None:
+        network = plain_network(recipe.network_spec, trust_code=options.trust_code)
+    else:
+        network = network_of(path_of(model), recipe, options)
+    return inspect_network(network, recipe, onnx_latency=onnx_latency)
+
+
+def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = False) -> Inspection:
+    """Return what `inspect` does, of the recipe's network."""
+    example, constraints = example_images(recipe.network_spec.image_shape), recipe.constraints
+    space = space_of(recipe, network)
     size, layers = measure_size(network, example), layer_sizes(network, example)
-    costs, target = costs_and_target(recipe, network, space, latency_table(recipe, network))
+    costs, target = costs_and_target(network, example, space, recipe.search_target, time_dense(recipe, network))
     warnings = [*uncounted_warnings(network, example), *_little_work(network, example, size)]
-    budget: Budget | None = None
+    feasible: FeasibleStates | None = None
     try:
-        budget = Budget(space, costs, target, recipe.constraints)
-        warnings += budget.warnings
+        feasible = FeasibleStates(space, costs, target, constraints)
+        warnings += feasible.warnings
     except BudgetError as error:
         warnings.append(str(error))
     watch = WaitTimer()
-    timed = tuple(_timed(network, recipe, layers, size)) if onnx_latency else ()
-    warnings += distrusted(watch) if onnx_latency else []
+    shares = layer_shares(network, example, recipe.export, recipe.timing) if onnx_latency else {}
+    warnings += disturbed_warning(watch) if onnx_latency else []
     return Inspection(
         network=recipe.model.name,
         size=size,
         groups=tuple(_summary(group, layers, size) for group in space.groups),
-        smallest={kind: _smallest(space, costs, recipe, kind) for kind in ("macs", "params")},
-        round_to=budget.round_to if budget else recipe.constraints.round_to,
+        smallest={kind: _smallest(space, costs, constraints, kind) for kind in ("macs", "params")},
+        round_to=feasible.round_to if feasible else constraints.round_to,
         warnings=tuple(warnings),
-        layers=timed,
+        layers=tuple(_with_macs(shares, layers, size)),
     )
 
 
-def distrusted(watch: WaitTimer) -> list[str]:
+def disturbed_warning(watch: WaitTimer) -> list[str]:
     """Return the warning about times of layers that were measured beside other work."""
     warning = wait_warning(watch.waited() or 0.0, "the layers' shares of the time are not to be trusted")
     return [warning] if warning else []
 
 
-def _timed(network: nn.Module, recipe: Recipe, layers: dict[str, Size], size: Size) -> Iterator[LayerShare]:
-    frozen, example, options = on_cpu(network), example_images(recipe), recipe.export
-    times = measure_layer_shares(frozen, to_onnx(frozen, example, options.opset, options.batch), example, recipe.timing)
-    for name, time in times.items():
+def layer_shares(network: nn.Module, example: Tensor, export: Export, timing: Benchmark) -> dict[str, float]:
+    """Return the share of the network's time in onnxruntime that each layer takes, by name, measured now."""
+    frozen = on_cpu(network)
+    return measure_layer_shares(frozen, to_onnx(frozen, example, export.opset, export.batch), example, timing)
+
+
+def _with_macs(shares: dict[str, float], layers: dict[str, Size], size: Size) -> Iterator[LayerShare]:
+    for name, time in shares.items():
         yield LayerShare(name=name, time=time, macs=layers[name].macs / size.macs if name in layers else 0.0)
 
 
-def _smallest(space: PruningSpace, costs: CostModel, recipe: Recipe, kind: str) -> float:
-    """The least share of the network's `kind` that the constraints leave; all of it where nothing is free.
+def _smallest(space: PruningSpace, costs: CostModel, constraints: Constraints, kind: str) -> float:
+    """Return the least share of the network's `kind` that the constraints leave; all of it if nothing is free.
 
-    Where rounding is left to us, it gives way to the target: then channels go one by one.
+    Rounding that is left to us gives way to the target: then channels go one by one.
     """
     if not space.free:
         return 1.0
-    constraints = recipe.constraints.model_copy(update={"round_to": recipe.constraints.round_to or 1})
-    return Budget(space, costs, Target.model_validate({kind: 1.0}), constraints).smallest
+    finest = constraints.with_round_to(constraints.round_to or 1)
+    return FeasibleStates(space, costs, Target.model_validate({kind: 1.0}), finest).smallest
 
 
 def _summary(group: Group, layers: dict[str, Size], size: Size) -> GroupSummary:
@@ -98,22 +126,11 @@ def _summary(group: Group, layers: dict[str, Size], size: Size) -> GroupSummary:
 
 
 def _little_work(network: nn.Module, example: Tensor, size: Size) -> list[str]:
+    """Return the warning about a network whose time follows the values it writes."""
     work = size.macs / outputs_per_image(network, example)
     if work >= LITTLE_WORK:
         return []
     return [
-        f"{work:.0f} multiply-accumulates per value written: memory sets the pace of this network, and the speed-up will be less than the "
+        f"{work:.0f} multiply-accumulates per value written: this network is memory-bound, and the speed-up will be less than the "
         "share of multiply-accumulates saved"
     ]
-
-
-def inspect(
-    model: Path | None, recipe: Recipe, options: RunOptions = DEFAULT, *, onnx_latency: bool = False
-) -> Inspection:
-    """What of the network of a checkpoint, a run folder or the recipe alone can be pruned, and what is locked and why.
-
-    Nothing is trained and no data is read.
-    With `onnx_latency` the network is exported, and each layer's share of the time in onnxruntime measured.
-    """
-    network = plain_network(recipe, options) if model is None else network_of(model, recipe, options)
-    return inspect_network(network, recipe, onnx_latency=onnx_latency)

@@ -6,29 +6,40 @@ from pathlib import Path
 
 from torch import nn
 
-from edcompress.core.system.context import RunOptions
 from edcompress.core.system.devices import pick_device
 from edcompress.core.system.files import require_utf8
 from edcompress.networks.build import plain_network
 from edcompress.networks.load_weights import load_into
 from edcompress.networks.weight_files import read_state_dict
 from edcompress.pruning.surgery.remove import apply_plan
-from edcompress.runs.folder import RunFolder
-from edcompress.workflows.stages.starting_point import read_plan, read_space
+from edcompress.runs.folder import RunFolder, RunOrPath
+from edcompress.workflows.stages.start_files import read_plan, read_space
 
 
-def load(folder: Path | str, device: str = "cpu", *, trust_code: bool = False) -> nn.Module:
-    """The pruned network of a run, in eval mode: the dense network is built, the plan replayed, the tensors loaded."""
-    run, where = RunFolder(Path(folder)), pick_device(device)
+def load(folder: RunOrPath, device: str = "cpu", *, trust_code: bool = False) -> nn.Module:
+    """Load the pruned network of a finished run: build the dense network, replay the plan, load the tensors.
+
+    Args:
+        folder: The run folder, or its path.
+        device: auto, cpu or cuda.
+        trust_code: Run the user's own code where the recipe names a model.factory.
+
+    Returns:
+        The pruned network, in eval mode on the device.
+
+    Raises:
+        InputError: The run is not finished, a file of it is missing or damaged, or there is no such device.
+    """
+    run, where = RunFolder.of(folder), pick_device(device)
     require_utf8(run.path)
     run.require_finished("load")
-    recipe = run.read_recipe()
-    dense = plain_network(recipe, RunOptions(trust_code=trust_code))
-    return load_pruned(run, dense).to(where)
+    dense = plain_network(run.read_recipe().network_spec, trust_code=trust_code)
+    return load_pruned(dense, run.path).to(where)
 
 
-def load_pruned(run: RunFolder, dense: nn.Module) -> nn.Module:
-    """The pruned network of a finished run, in eval mode: its plan is replayed on `dense`, its tensors loaded."""
-    network = apply_plan(dense, read_plan(run), read_space(run))
-    load_into(network, read_state_dict(run / "pruned.safetensors"), source=str(run / "pruned.safetensors"))
+def load_pruned(dense: nn.Module, run: Path) -> nn.Module:
+    """Return the pruned network of the finished run in a folder, in eval mode: its plan is replayed on `dense`, its tensors loaded."""
+    network = apply_plan(dense, read_plan(run / "plan.json"), read_space(run / "space.json"))
+    weights = run / "pruned.safetensors"
+    load_into(network, read_state_dict(weights), source=str(weights))
     return network.eval()

@@ -1,4 +1,4 @@
-"""The ONNX files of a run: written, and held against the PyTorch networks."""
+"""The ONNX files of a run: write them, compare them with PyTorch, and publish them in the run folder."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from edcompress.core.errors import ProofError
-from edcompress.core.results.measures import ModelResult, Proof, Proofs
-from edcompress.core.results.report import Report
+from edcompress.core.recipe.deployment import Export
+from edcompress.core.results.measures import ModelResult, Proof
+from edcompress.core.results.report import Report, VariantName
 from edcompress.core.system.files import writing
 from edcompress.core.system.machine import versions
 from edcompress.data.transforms import preprocessing_spec
@@ -23,108 +25,99 @@ from edcompress.deploy.export.onnx_variants import halve, quantize, with_normali
 from edcompress.deploy.runtime.half_ranges import find_out_of_range
 from edcompress.deploy.runtime.parity import compare_with_onnx, run_onnx
 from edcompress.networks.equality import compare_logits, require_equal
-from edcompress.report.render.model_card import render_card
 from edcompress.runs.folder import FILES, RunFolder
 from edcompress.workflows.reporting import save_report
 from edcompress.workflows.stages.file_metadata import CLASSES, PREPROCESSING
-from edcompress.workflows.stages.job import RunContext
+from edcompress.workflows.stages.run_context import RunContext
 
 CARD = "model_card.md"
 
-VARIANTS = {"fp16": 0.05, "int8": math.inf}
-"""Other precisions of pruned.onnx, and how far, relative to their scale, logits may be off; what that costs in accuracy the gate judges."""
+VARIANTS: dict[VariantName, float] = {"fp16": 0.05, "int8": math.inf}
+"""Other precisions of pruned.onnx, and how far logits may be off, relative to their scale; the gate judges the cost in accuracy."""
 
 EXPORTED = (*(name for name in FILES if name.endswith(".onnx")), CARD, "report.html", "report.json")
-"""The files of a run that an export replaces, the report last, which speaks of the others."""
+"""The files of a run that an export replaces; the report, which is about the others, comes last."""
+
+
+@dataclass(frozen=True)
+class OnnxFiles:
+    """Files to measure, by name, and how far each is from PyTorch in fp32; "pixels", which is not measured, is beside pruned.onnx."""
+
+    paths: dict[str, Path]
+    proofs: dict[str, Proof]
 
 
 def write_onnx(
-    job: RunContext, folder: Path, report: Report, networks: Mapping[str, nn.Module]
-) -> tuple[dict[str, Path], dict[str, Proof]]:
-    """dense.onnx and pruned.onnx of the `networks` of these names, and the variants "fp16" and "int8" that the recipe asks for.
+    context: RunContext, export: Export, folder: Path, report: Report, networks: Mapping[str, nn.Module]
+) -> OnnxFiles:
+    """Write dense.onnx and pruned.onnx of the `networks` of these names, and the further files that `export` asks for.
 
-    The files in `folder`, and how far each is from PyTorch in fp32; and where the recipe asks for pruned.pixels.onnx, how far "pixels",
-    that file, is from pruned.onnx.
-    Raises EdcompressError where a file cannot be made, ProofError where one is not equal to its network.
+    Raises EdcompressError if a file cannot be made, ProofError if one does not equal its network.
     """
-    options, files, proofs = job.recipe.export, {}, {}
+    paths, proofs = {}, {}
+    about = {"dense": metadata(context, report, report.dense), "pruned": metadata(context, report, report.pruned)}
     for name, network in networks.items():
-        job.monitor.stage(f"export {name}.onnx (opset {options.opset}), hold it against PyTorch")
-        files[name] = folder / f"{name}.onnx"
-        told = metadata(job, report, getattr(report, name))
-        export_onnx(network, job.example, files[name], opset=options.opset, metadata=told, batch=options.batch)
-        proofs[name] = require_equal(compare_with_onnx(network, files[name], job.parity_images))
-    for name in VARIANTS:
-        path = folder / f"pruned.{name}.onnx"
-        if getattr(options, name):
-            job.monitor.stage(f"export {path.name}, hold it against PyTorch")
-            _write_variant(name, job, files["pruned"], path, metadata(job, report, report.pruned))
-            files[name] = path
-            proof = compare_with_onnx(networks["pruned"], path, job.parity_images)
-            proofs[name] = _require_near(proof, name, path, job.parity_images)
-    if options.with_preprocessing:
+        context.monitor.stage(f"export {name}.onnx (opset {export.opset}), compare it with PyTorch")
+        paths[name] = path = folder / f"{name}.onnx"
+        export_onnx(network, context.example, path, opset=export.opset, metadata=about[name], batch=export.batch)
+        proofs[name] = require_equal(compare_with_onnx(network, path, context.parity_images))
+    for name in (name for name in VARIANTS if getattr(export, name)):
+        paths[name] = path = folder / f"pruned.{name}.onnx"
+        context.monitor.stage(f"export {path.name}, compare it with PyTorch")
+        _write_variant(name, context, paths["pruned"], path, about["pruned"])
+        proof = compare_with_onnx(networks["pruned"], path, context.parity_images)
+        proofs[name] = _require_near(proof, name, path, context.parity_images)
+    if export.with_preprocessing:
         path = folder / "pruned.pixels.onnx"
-        proofs["pixels"] = _write_pixels(job, files["pruned"], path, metadata(job, report, report.pruned))
-    return files, proofs
+        proofs["pixels"] = _write_pixels(context, paths["pruned"], path, about["pruned"])
+    return OnnxFiles(paths, proofs)
 
 
-def _require_near(proof: Proof, name: str, path: Path, images: Tensor) -> Proof:
-    """The proof of a variant itself; where it is not near enough a ProofError with what leaves float16's range, and the way out."""
+def _require_near(proof: Proof, name: VariantName, path: Path, images: Tensor) -> Proof:
+    """Return the proof of a variant; if it is not near enough, raise ProofError with what leaves float16's range, and the fix."""
     try:
         return require_equal(proof, VARIANTS[name])
     except ProofError as error:
         parts = [f"{path.name}: {error}", find_out_of_range(path, images) if name == "fp16" else ""]
-        way_out = f"export without --{name} (export.{name}=false)"
-        raise ProofError("; ".join([*filter(None, parts), way_out])) from error
+        fix = f"export without --{name} (export.{name}=false)"
+        raise ProofError("; ".join([*filter(None, parts), fix])) from error
 
 
-def _write_pixels(job: RunContext, plain: Path, path: Path, told: Mapping[str, str]) -> Proof:
-    """pruned.onnx behind its normalisation, and the proof that it gives the same logits."""
-    job.monitor.stage(f"export {path.name}, hold it against {plain.name}")
-    with_normalisation(plain, path, preprocessing_spec(job.recipe.data, job.splits.channels), told)
-    pixels = job.parity_pixels
+def _write_pixels(context: RunContext, plain: Path, path: Path, about: Mapping[str, str]) -> Proof:
+    """Write pruned.onnx behind its normalisation; return the proof that it gives the same logits."""
+    context.monitor.stage(f"export {path.name}, compare it with {plain.name}")
+    with_normalisation(plain, path, preprocessing_spec(context.data, context.splits.channels), about)
+    pixels = context.parity_pixels
     of = f"logits of {len(pixels)} images of {plain.name} and {path.name}"
     found = run_onnx(path, pixels.permute(0, 2, 3, 1))
-    return require_equal(compare_logits(run_onnx(plain, job.parity_images), found, of))
+    return require_equal(compare_logits(run_onnx(plain, context.parity_images), found, of))
 
 
-def _write_variant(name: str, job: RunContext, plain: Path, path: Path, told: Mapping[str, str]) -> None:
+def _write_variant(name: VariantName, context: RunContext, plain: Path, path: Path, about: Mapping[str, str]) -> None:
     if name == "fp16":
-        halve(plain, path, told)
+        halve(plain, path, about)
     else:
-        quantize(plain, path, job.calibration_images, told)
+        quantize(plain, path, context.calibration_images, about)
 
 
-def without_onnx(report: Report) -> Report:
-    """The report as `prune` left it."""
-
-    def alone(result: ModelResult) -> ModelResult:
-        return ModelResult(accuracy=result.accuracy, size=result.size.model_copy(update={"onnx_bytes": None}))
-
-    proof = Proofs(masked_vs_pruned=report.proof.masked_vs_pruned, pruned_vs_reloaded=report.proof.pruned_vs_reloaded)
-    changes = {"dense": alone(report.dense), "pruned": alone(report.pruned), "proof": proof, "tested_on": None}
-    files = {name: told for name, told in report.files.items() if not name.endswith(".onnx")}
-    return report.model_copy(update={**changes, "files": files, "variants": {}, "ship": None, "verdict": None})
-
-
-def publish_files(made: Path, folder: RunFolder, report: Report, bare: Report) -> None:
-    """Have what an export made take the place of all that an earlier one made; where a step fails, the run's folder is as it was.
+def publish_files(made: Path, run: RunFolder, report: Report, bare: Report) -> None:
+    """Replace all files of an earlier export by those of a new one; if a step fails, restore the run folder.
 
     The folder `made`, within the run's, holds the ONNX files and the card. `bare` is the report without them.
     """
-    save_report(folder, report, into=made)
-    with writing(folder.path), _undone_where_it_fails(folder, made / "before"):
-        save_report(folder, bare)  # where this process is killed, no figures are of files that are gone
+    save_report(run, report, into=made)
+    with writing(run.path), _restored_on_failure(run.path, made / "before"):
+        save_report(run, bare)  # if this process is killed, no figures are of files that are gone
         for name in EXPORTED:
             if (made / name).exists():
-                os.replace(made / name, folder / name)
+                os.replace(made / name, run / name)
             else:
-                (folder / name).unlink(missing_ok=True)
+                (run / name).unlink(missing_ok=True)
 
 
 @contextmanager
-def _undone_where_it_fails(folder: RunFolder, kept: Path) -> Iterator[None]:
-    """A block that replaces what is exported; where it fails, the files of before come back. A new folder `kept` holds them meanwhile."""
+def _restored_on_failure(folder: Path, kept: Path) -> Iterator[None]:
+    """Restore the exported files of `folder` if the block fails; the new folder `kept` holds them meanwhile."""
     kept.mkdir()
     there = [name for name in EXPORTED if (folder / name).exists()]
     for name in there:
@@ -143,14 +136,8 @@ def _undone_where_it_fails(folder: RunFolder, kept: Path) -> Iterator[None]:
         raise
 
 
-def card(job: RunContext, report: Report) -> str:
-    """The text of model_card.md, of what the report holds."""
-    told = preprocessing_spec(job.recipe.data, job.splits.channels)
-    return render_card(report, job.recipe, told, job.splits.classes)
-
-
-def metadata(job: RunContext, report: Report, result: ModelResult) -> dict[str, str]:
-    """What travels in a file: whence it comes, what it scored in PyTorch, how to feed it, and the names of its classes."""
+def metadata(context: RunContext, report: Report, result: ModelResult) -> dict[str, str]:
+    """Return the metadata of an ONNX file: its origin, its score in PyTorch, how to feed it, and the names of its classes."""
     top1, top5 = result.accuracy.top1, result.accuracy.top5
     return {
         "edcompress.recipe": report.recipe,
@@ -158,7 +145,7 @@ def metadata(job: RunContext, report: Report, result: ModelResult) -> dict[str, 
         "edcompress.network": report.network,
         "edcompress.top1": f"{top1.correct}/{top1.total}",
         "edcompress.top5": f"{top5.correct}/{top5.total}",
-        PREPROCESSING: preprocessing_spec(job.recipe.data, job.splits.channels).model_dump_json(),
-        CLASSES: json.dumps(job.splits.classes),
+        PREPROCESSING: preprocessing_spec(context.data, context.splits.channels).model_dump_json(),
+        CLASSES: json.dumps(context.splits.classes),
         **{f"edcompress.version.{name}": number for name, number in versions().items()},
     }

@@ -1,4 +1,4 @@
-"""The verbs of edcompress as functions: each reads a run folder or a checkpoint, does one thing, and returns what it measured."""
+"""Verb: prune, to a share of the dense network's cost or within a drop of accuracy."""
 
 from __future__ import annotations
 
@@ -12,66 +12,74 @@ from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.report import Report
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.files import require_utf8
-from edcompress.runs.folder import RunFolder
-from edcompress.runs.progress import starting_weights
+from edcompress.networks.build import example_images
+from edcompress.runs.folder import RunFolder, RunOrPath, path_of
 from edcompress.workflows.accuracy_target import smallest_within
-from edcompress.workflows.pruning_run import prune_once
-from edcompress.workflows.resume import can_resume, with_resolved_batch_size
+from edcompress.workflows.pruning_run import PruneRequest, prune_once
+from edcompress.workflows.resume import resumed_name, with_resolved_batch_size
 from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.file_metadata import unlike_images
-from edcompress.workflows.stages.starting_point import StartingPoint, open_starting_point, require_same_weights
+from edcompress.workflows.stages.starting_point import StartingPoint, open_starting_point
 
 
 def prune(
-    checkpoint: Path,
+    weights: RunOrPath,
     recipe: Recipe,
-    folder: RunFolder,
+    folder: RunOrPath,
     *,
     resume: bool = False,
     force: bool = False,
     options: RunOptions = DEFAULT,
 ) -> Report:
-    """Compress the checkpoint's network as the recipe says into `folder`, and return the report.
+    """Compress a trained network as the recipe says.
 
-    The checkpoint may be a finished run, which is then pruned further; ratios and figures stay those of the network it began with.
-    Every input is checked before the folder is touched. With `resume` a run goes on from its last snapshot; one that is
-    finished is only read. Raises InputError (and its kinds) for what the user gave, ProofError where an equality fails.
+    Every input is checked before the folder is touched. A finished run that is pruned further is measured against the network that it
+    began with.
+
+    Args:
+        weights: A weights file, or a finished run, which is then pruned further.
+        recipe: What to do.
+        folder: The run folder to write, or its path.
+        resume: Continue an unfinished run in `folder` from its last checkpoint; a finished one is only read.
+        force: Replace the files of an earlier run in `folder`.
+        options: Device, trust, monitor, trackers and ranks.
+
+    Returns:
+        The report, which is also in the run folder.
+
+    Raises:
+        InputError: The weights, the recipe, the data or the folder cannot be used.
+        ProofError: The pruned network does not equal the masked one.
+        EdcompressError: Training diverged, memory ran out, or no network stays within target.max_top1_drop.
     """
-    if not (resume and folder.exists) and folder.path.resolve() == checkpoint.resolve():
-        raise RunFolderError(f"{folder.path} is the run to be pruned again; choose another run folder with -o")
-    require_utf8(checkpoint)
-    name = checkpoint.name
+    source, run = path_of(weights), RunFolder.of(folder)
+    if not (resume and run.exists) and run.path.resolve() == source.resolve():
+        raise RunFolderError(f"{run.path} is the run to be pruned again; choose another run folder with -o")
+    require_utf8(source)
+    name, ranks = source.name, options.ranks
     if resume:
-        recipe = options.ranks.run_on_rank0(partial(with_resolved_batch_size, recipe, folder))
-        name = options.ranks.run_on_rank0(partial(_resumed, checkpoint, recipe, folder, options))
-    begin = partial(_opened, checkpoint=checkpoint, options=options)
-    if recipe.target and recipe.target.max_top1_drop is not None:
-        if options.ranks.size > 1:
-            raise InputError(
-                "target.max_top1_drop runs in one process; start it without torchrun, or set another target"
-            )
-        return smallest_within(recipe, folder, begin, name, resume=resume, force=force, options=options)
-    return prune_once(recipe, folder, begin, name, resume=resume, force=force, options=options)
+        recipe = ranks.run_on_rank0(partial(with_resolved_batch_size, recipe, run))
+        name = ranks.run_on_rank0(partial(resumed_name, run, recipe, source, options))
+    open_start = partial(_open_start, weights=source, options=options)
+    request = PruneRequest(recipe, run, open_start, name, options, resume=resume, force=force)
+    if recipe.target is None or recipe.target.max_top1_drop is None:
+        return prune_once(request)
+    if ranks.size > 1:
+        raise InputError(
+            "target.max_top1_drop runs in one process; start it without torchrun, or use a different target"
+        )
+    return smallest_within(request)
 
 
-def _opened(recipe: Recipe, checkpoint: Path, options: RunOptions, images: Tensor) -> StartingPoint:
-    """The run's origin; who wants a file for onnxruntime should not learn after the search that there will be none."""
-    origin = open_starting_point(recipe, checkpoint, options, images)
+def _open_start(recipe: Recipe, weights: Path, options: RunOptions, images: Tensor) -> StartingPoint:
+    """Open the starting point, and warn before the search of what will fail or mislead after it."""
+    start = open_starting_point(recipe, weights, options, images)
     if options.ranks.is_main:
-        if found := list(unlike_images(checkpoint, recipe)):
-            options.monitor.alarm(
-                f"{checkpoint} was made with other preprocessing than the recipe's: {'; '.join(found)}"
-            )
+        if found := list(unlike_images(weights, recipe.data, recipe.model.in_channels)):
+            options.monitor.alarm(f"{weights} was made with preprocessing other than the recipe's: {'; '.join(found)}")
         try:
-            require_exportable(recipe, origin.dense)
+            example = example_images(recipe.network_spec.image_shape)
+            require_exportable(start.dense, example, recipe.model.factory, recipe.export)
         except NetworkError as error:
             options.monitor.warning(f"{error}; it is pruned, and `edcompress export` will refuse it")
-    return origin
-
-
-def _resumed(checkpoint: Path, recipe: Recipe, folder: RunFolder, options: RunOptions) -> str:
-    """The name of the checkpoint that the run was begun with; the one that is given, where it is there, has to hold the same weights."""
-    itself = checkpoint.resolve() == folder.path.resolve()
-    if can_resume(folder, recipe) and checkpoint.exists() and not itself:
-        require_same_weights(folder, checkpoint, options)
-    return starting_weights(folder) or checkpoint.name
+    return start

@@ -1,4 +1,4 @@
-"""One pruning run, from its origin to its report: search, surgery, fine-tuning, verification."""
+"""One pruning run, from its starting point to its report: search, surgery, fine-tuning, verification."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edcompress.core.errors import RunFolderError
+from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import ModelResult, Proof, Proofs
 from edcompress.core.results.report import Report, TargetResult
@@ -37,222 +38,234 @@ from edcompress.runs.tracking import open_trackers, require_trackers
 from edcompress.training.optimizers import make_optimizer
 from edcompress.workflows.load import load_pruned
 from edcompress.workflows.reporting import save_report
-from edcompress.workflows.resume import can_resume, hold_folder
+from edcompress.workflows.resume import can_resume, hold_folder, read_start, start_files
 from edcompress.workflows.stages.batch_size import sized_for_search
-from edcompress.workflows.stages.job import RunContext, open_provable_job
-from edcompress.workflows.stages.latency_target import match_latency_target
+from edcompress.workflows.stages.latency_target import MOST_TRIALS, NetworkTimer, match_latency_target
 from edcompress.workflows.stages.plain_training import finetune
-from edcompress.workflows.stages.run_state import PruningRun, StageResults, last_snapshot
+from edcompress.workflows.stages.run_context import RunContext, open_provable_context
+from edcompress.workflows.stages.run_state import Checkpoint, PruningRun, StageResults, last_checkpoint
 from edcompress.workflows.stages.search import check_search, search
-from edcompress.workflows.stages.starting_point import (
-    StartingPoint,
-    read_plan,
-    read_space,
-    resumed_starting_point,
-    saved_starting_point,
-)
+from edcompress.workflows.stages.start_files import read_plan, read_space
+from edcompress.workflows.stages.starting_point import OpenStart, StartingPoint, resumed_starting_point
 from edcompress.workflows.stages.surgery import remove_and_verify
 
 
-class OpenStart(Protocol):
-    """Opens what a run starts from, and tries removals on real images [N, C, H, W]; an InputError where the recipe does not fit it."""
+@dataclass(frozen=True)
+class PruneRequest:
+    """A call of `prune`: what `open_start` opens, called `weights` in the report, is pruned into `folder`."""
 
-    def __call__(self, recipe: Recipe, *, images: Tensor) -> StartingPoint: ...
+    recipe: Recipe
+    folder: RunFolder
+    open_start: OpenStart
+    weights: str
+    options: RunOptions
+    resume: bool = False
+    force: bool = False
+
+    def resumes(self) -> bool:
+        """Whether the call continues a run; raise RunFolderError if the folder holds a different one."""
+        return self.options.ranks.run_on_rank0(lambda: self.resume and can_resume(self.folder, self.recipe))
+
+    def finished_report(self) -> Report | None:
+        """Return the report of the folder's run if it is finished."""
+        return self.options.ranks.run_on_rank0(lambda: self.folder.read_report() if self.folder.finished else None)
 
 
-def prune_once(
-    recipe: Recipe,
-    folder: RunFolder,
-    begin: OpenStart,
-    checkpoint: str,
-    *,
-    resume: bool,
-    force: bool,
-    options: RunOptions,
-) -> Report:
-    """Prune what `begin` opens, called `checkpoint` in the report, to the recipe's target, into `folder`.
-
-    With `resume` a run goes on from what its folder holds; one that is finished is only read.
-    """
-    started, ranks = time.monotonic(), options.ranks
-    if resuming := ranks.run_on_rank0(lambda: resume and can_resume(folder, recipe)):
-        if ranks.run_on_rank0(lambda: folder.finished):
-            return ranks.run_on_rank0(folder.read_report)
-        begin = partial(resumed_starting_point, folder=folder, options=options)
-    require_trackers(options.loggers)
-    run = _open_run(open_provable_job(recipe, options), folder, begin, options, started)
+def prune_once(request: PruneRequest) -> Report:
+    """Prune to the recipe's target, and return the report; a run that is finished is only read."""
+    began = time.monotonic()
+    if resuming := request.resumes():
+        if report := request.finished_report():
+            return report
+        kept = read_start(request.folder, in_time=request.recipe.targets_latency)
+        request = replace(request, open_start=partial(resumed_starting_point, kept=kept, options=request.options))
+    require_trackers(request.options.trackers)
+    run = _open_run(request, began)
     with (
-        _kept(run, options, checkpoint, resuming=resuming, force=force) as kept,
-        oom_as_error(run.job.recipe, _out_of_memory(run.job.recipe)),
+        _held(run, request, resuming=resuming) as held,
+        oom_as_error(run.recipe.data, _oom_fix(run.recipe.data)),
     ):
-        if resuming and ranks.run_on_rank0(lambda: folder.finished):  # by another process, while this one waited for it
-            return ranks.run_on_rank0(folder.read_report)
-        tuned, measured = _through_stages(kept)
-        return _conclude(kept, tuned, measured, checkpoint)
+        if resuming and (report := request.finished_report()):  # by another process, while this one waited for the lock
+            return report
+        tuned, results = _run_stages(held)
+        return _conclude(held, tuned, results)
 
 
-@contextmanager
-def _kept(
-    run: PruningRun, options: RunOptions, checkpoint: str, *, resuming: bool, force: bool
-) -> Iterator[PruningRun]:
-    """The run in a block in which the first rank keeps its folder, its log and the loggers; the others only compute."""
-    if not run.job.ranks.is_main:
-        yield run
-        return
-    folder, recipe = run.folder, run.job.recipe
-    with (
-        hold_folder(folder, recipe, run.origin, resuming=resuming, force=force),
-        recording(folder, options.monitor, recipe, "prune", checkpoint=checkpoint, resuming=resuming) as monitor,
-        open_trackers(options.loggers, folder, recipe) as loggers,
-    ):
-        yield replace(run, job=run.job.watched_by(monitor), loggers=loggers)
-
-
-def _out_of_memory(recipe: Recipe) -> str:
-    """What to do where a run takes too much of it."""
-    least = max(2, recipe.data.step_images // 2)
-    return (
-        f"start over with --force --set data.batch_size={least}, or go on with --resume on a device with more, or once other processes "
-        "have left it"
+def _open_run(request: PruneRequest, began: float) -> PruningRun:
+    """Open the data and the starting point, and check what would otherwise fail after the first stage."""
+    recipe, ranks = request.recipe, request.options.ranks
+    context = open_provable_context(recipe, request.options)
+    context.monitor.stage("checking the network, its data and its pruning space")
+    start = request.open_start(recipe, images=context.probe_images)
+    make_optimizer(recipe.finetune, start.network.parameters())  # refuses a frozen network
+    context = sized_for_search(context, start, recipe.search, recipe.finetune)
+    recipe = recipe.with_batch_size(context.data.batch_size)
+    if recipe.search.plan:
+        _require_outside(recipe.search.plan, request.folder.path)
+    check_search(recipe.search, context, start)
+    ranks.require_same("the recipe", recipe.digest)
+    ranks.require_same(
+        "the weights or their space", start.space.model_dump_json(), *start.network.state_dict().values()
     )
+    return PruningRun(recipe, context, request.folder, start, request.weights, began, request.options.interrupt)
 
 
-def _open_run(job: RunContext, folder: RunFolder, begin: OpenStart, options: RunOptions, started: float) -> PruningRun:
-    """The run that `begin` opens, checked."""
-    job.monitor.stage("checking the network, its data and its pruning space")
-    origin = begin(job.recipe, images=job.probe_images)
-    make_optimizer(job.recipe.finetune, origin.network.parameters())  # else a frozen network costs the first stage
-    job = sized_for_search(job, origin)
-    _require_kept(job.recipe.search.plan, folder)
-    check_search(job, origin)  # else a bad plan costs the first stage
-    job.ranks.require_same("the recipe", job.recipe.digest)
-    job.ranks.require_same(
-        "the checkpoint or its space", origin.space.model_dump_json(), *origin.network.state_dict().values()
-    )
-    return PruningRun(job, folder, origin, started, options.interrupt)
-
-
-def _require_kept(plan: Path | None, folder: RunFolder) -> None:
+def _require_outside(plan: Path, folder: Path) -> None:
     """Raise RunFolderError for a plan in the run folder itself, which is emptied before the plan is replayed."""
-    if plan and plan.resolve().is_relative_to(folder.path.resolve()):
+    if plan.resolve().is_relative_to(folder.resolve()):
         raise RunFolderError(
-            f"search.plan {plan} lies in {folder.path}, which the run begins by emptying; choose another run folder with -o"
+            f"search.plan {plan} lies in {folder}, which is emptied when the run begins; choose another run folder with -o"
         )
 
 
-def _through_stages(run: PruningRun) -> tuple[nn.Module, StageResults]:
-    """From wherever the last snapshot stands to the fine-tuned network."""
-    ranks = run.job.ranks
-    measured, saved = ranks.run_on_rank0(lambda: last_snapshot(run.folder, run.job.monitor)) or (None, {})
-    if measured is None:
-        files = ranks.run_on_rank0(lambda: records(saved_starting_point(run.folder)))
-        measured = measure_dense(run).model_copy(update={"files": files})
-        run.save(measured, {"stage": "search", "epoch": 0})
-    ranks.run_on_rank0(partial(require_as_written, run.folder, measured.files))
-    if saved.get("stage", "search") == "search":
-        network, state, measured = search(run, measured, saved)
-        state, share = ranks.run_on_rank0(partial(match_latency_target, run.job, run.origin, network, state))
-        measured = measured.model_copy(update={"latency_share": share})
-        smaller, measured = remove_and_verify(run, network, state, measured)
-        saved = {}
-        run.save(measured, {"stage": "finetune", "epoch": 0, "network": smaller.state_dict()})
+@contextmanager
+def _held(run: PruningRun, request: PruneRequest, *, resuming: bool) -> Iterator[PruningRun]:
+    """Hold the run's folder, log and trackers for a block on the first rank; the others only compute."""
+    if not run.context.ranks.is_main:
+        yield run
+        return
+    folder, recipe, options = run.folder, run.recipe, request.options
+    with (
+        hold_folder(folder, recipe, run.start, resuming=resuming, force=request.force),
+        recording(folder, options.monitor, recipe.label, "prune", weights=run.weights, resuming=resuming) as monitor,
+        open_trackers(options.trackers, folder.path, recipe.model_dump(mode="json")) as trackers,
+    ):
+        yield replace(run, context=run.context.watched_by(monitor), trackers=trackers)
+
+
+def _oom_fix(data: Data) -> str:
+    """Return the advice for a run that takes too much memory."""
+    smaller = max(2, data.step_images // 2)
+    return (
+        f"start over with --force --set data.batch_size={smaller}, or continue with --resume on a device with more, or once other "
+        "processes have freed it"
+    )
+
+
+def _run_stages(run: PruningRun) -> tuple[nn.Module, StageResults]:
+    """Run the stages from wherever the last checkpoint stands; return the fine-tuned network and the results."""
+    ranks, folder, start = run.context.ranks, run.folder, run.start
+    checkpoint = ranks.run_on_rank0(lambda: last_checkpoint(folder.snapshots, run.context.monitor))
+    if checkpoint is None:
+        files = ranks.run_on_rank0(lambda: records(start_files(folder)))
+        checkpoint = Checkpoint(measure_dense(run).with_files(files), "search")
+        run.save(checkpoint)
+    results, training = checkpoint.results, checkpoint.training
+    ranks.run_on_rank0(partial(require_as_written, folder, results.files))
+    if checkpoint.stage == "search":
+        network, state, results = search(run, results, training)
+        state, share = ranks.run_on_rank0(partial(match_latency_target, start, network, state, *_timer(run)))
+        smaller, results = remove_and_verify(run, network, state, results.with_latency_share(share))
+        training = None
+        run.save(Checkpoint(results, "finetune", network=smaller.state_dict()))
     else:
-        smaller = apply_plan(run.origin.dense, read_plan(run.folder), read_space(run.folder))
-        smaller.load_state_dict(saved["network"])
-    return finetune(run, smaller, measured, saved), measured
+        smaller = apply_plan(start.dense, read_plan(folder / "plan.json"), read_space(folder / "space.json"))
+        assert checkpoint.network is not None
+        smaller.load_state_dict(checkpoint.network)
+    return finetune(run, smaller, results, training), results
 
 
-def _conclude(run: PruningRun, tuned: nn.Module, measured: StageResults, checkpoint: str) -> Report:
-    job = run.job
-    job.monitor.stage("verification: save, reload, prove, accuracy on the test images")
-    again, proof = _saved(run, tuned, measured) if job.ranks.is_main else (tuned, None)
-    accuracy = job.accuracy(job.precision.place(on_cpu(again)))
+def _timer(run: PruningRun) -> tuple[NetworkTimer, int]:
+    """Return how networks are timed, and how often one may be corrected: a plan that was given stays as it is."""
+    timer = NetworkTimer(run.context.example, run.recipe.export, run.recipe.timing, run.context.monitor)
+    return timer, 1 if run.recipe.search.takes_plan else MOST_TRIALS
 
-    def reported() -> Report:
+
+def measure_dense(run: PruningRun) -> StageResults:
+    """Return accuracy and size of the dense network."""
+    context, dense = run.context, run.start.dense
+    context.monitor.stage("dense network: accuracy on the test images")
+    for warning in [*uncounted_warnings(dense, context.example), *run.start.feasible.warnings]:
+        context.monitor.warning(warning)
+    accuracy = context.accuracy(context.precision.place(on_cpu(dense)))
+    untrained = run.recipe.model.reset_head
+    if context.ranks.is_main and not untrained and (text := at_chance(accuracy, "the dense network")):
+        context.monitor.alarm(f"{text}. What pruning costs cannot be seen from it")
+    result = ModelResult(accuracy=accuracy, size=measure_size(dense, context.example))
+    return StageResults(dense=result, search_began=run.clock(StageResults()).seconds)
+
+
+def _conclude(run: PruningRun, tuned: nn.Module, results: StageResults) -> Report:
+    """Save and verify the fine-tuned network, and write the report."""
+    context = run.context
+    context.monitor.stage("verification: save, reload, prove, accuracy on the test images")
+    reloaded, proof = _save_and_reload(run, tuned, results) if context.ranks.is_main else (tuned, None)
+    accuracy = context.accuracy(context.precision.place(on_cpu(reloaded)))
+
+    def report() -> Report:
         assert proof
-        pruned = ModelResult(accuracy=accuracy, size=measure_size(again, job.example))
-        report = _report(run, run.clock(measured), pruned, proof, checkpoint)
-        save_report(run.folder, report)
+        pruned = ModelResult(accuracy=accuracy, size=measure_size(reloaded, context.example))
+        made = _report(run, run.clock(results), pruned, proof)
+        save_report(run.folder, made)
         run.folder.clear_state()
-        return report
+        return made
 
-    return job.ranks.run_on_rank0(reported)
+    return context.ranks.run_on_rank0(report)
 
 
-def _saved(run: PruningRun, tuned: nn.Module, measured: StageResults) -> tuple[nn.Module, Proof]:
-    """The fine-tuned network as its file gives it back, proved equal."""
-    job, folder = run.job, run.folder
-    require_as_written(folder, measured.files)
-    save_tensors(folder / "pruned.safetensors", tuned.state_dict(), {"edcompress.recipe": job.recipe.digest})
-    again = load_pruned(folder, run.origin.dense)
-    for name, text in standalone_files(job.recipe.model, run.origin.dense, job.example.shape[1:]).items():
+def _save_and_reload(run: PruningRun, tuned: nn.Module, results: StageResults) -> tuple[nn.Module, Proof]:
+    """Write the fine-tuned network; return it as its file gives it back, proved equal."""
+    context, folder = run.context, run.folder
+    require_as_written(folder, results.files)
+    save_tensors(folder / "pruned.safetensors", tuned.state_dict(), {"edcompress.recipe": run.recipe.digest})
+    again = load_pruned(run.start.dense, folder.path)
+    for name, text in standalone_files(run.recipe.model, run.start.dense, context.spec.image_shape).items():
         write_text(folder / name, text)
     with torch.no_grad():
-        images = job.proof_images
+        images = context.proof_images
         proof = compare_logits(tuned(images), again(images), f"pruned and reloaded network on {len(images)} images")
     return again, require_equal(proof)
 
 
-def _report(run: PruningRun, measured: StageResults, pruned: ModelResult, reloaded: Proof, checkpoint: str) -> Report:
-    recipe = run.job.recipe
-    assert measured.dense
-    assert measured.masked
-    assert measured.after_surgery
-    assert measured.masked_vs_pruned
-    assert measured.search
+def _report(run: PruningRun, results: StageResults, pruned: ModelResult, reloaded: Proof) -> Report:
+    recipe = run.recipe
+    assert results.dense
+    assert results.masked
+    assert results.after_surgery
+    assert results.masked_vs_pruned
+    assert results.search
     return Report(
         recipe=recipe.name,
         recipe_hash=recipe.digest,
         network=recipe.model.name,
         seed=recipe.seed,
-        checkpoint=checkpoint,
-        dense=measured.dense,
-        masked=measured.masked,
-        after_surgery=measured.after_surgery,
+        checkpoint=run.weights,
+        dense=results.dense,
+        masked=results.masked,
+        after_surgery=results.after_surgery,
         pruned=pruned,
-        target=_target(run, measured.latency_share),
-        proof=Proofs(masked_vs_pruned=measured.masked_vs_pruned, pruned_vs_reloaded=reloaded),
-        search=measured.search,
-        seconds=measured.seconds,
-        machine=_machine(run.job),
+        target=_target_result(run.start, run.folder / "plan.json", results.latency_share),
+        proof=Proofs(masked_vs_pruned=results.masked_vs_pruned, pruned_vs_reloaded=reloaded),
+        search=results.search,
+        seconds=results.seconds,
+        machine=_machine(run.context),
         versions=versions(),
         files=records(run.folder / name for name in OF_PRUNING),
         settings=recipe.pruning_settings,
         untrained_head=recipe.model.reset_head,
         limits=recipe.gate,
-        classes=run.job.splits.classes,
+        classes=run.context.splits.classes,
     )
 
 
-def _target(run: PruningRun, measured: float | None) -> TargetResult:
-    target, budget = run.origin.budget.target, run.origin.budget
-    kept = {group.name: len(group.kept) for group in read_plan(run.folder).groups}
-    share = budget.share(torch.tensor([kept[group.name] for group in run.origin.space.free])).item()
-    kind, asked = (target.kind, target.fraction) if target else ("none", 1.0)
-    achieved, predicted = (share, None) if measured is None else (measured, share)
-    return TargetResult(kind=kind, asked=asked, achieved=achieved, predicted=predicted, round_to=budget.round_to)
+def _target_result(start: StartingPoint, plan: Path, latency_share: float | None) -> TargetResult:
+    """Return what was asked for, and what the plan left; of a latency target the measured share counts."""
+    feasible = start.feasible
+    kept = {group.name: len(group.kept) for group in read_plan(plan).groups}
+    share = feasible.share(torch.tensor([kept[group.name] for group in start.space.free])).item()
+    kind, asked = (feasible.target.kind, feasible.target.fraction) if feasible.target else ("none", 1.0)
+    achieved, predicted = (share, None) if latency_share is None else (latency_share, share)
+    return TargetResult(kind=kind, asked=asked, achieved=achieved, predicted=predicted, round_to=feasible.round_to)
 
 
-def _machine(job: RunContext) -> dict[str, Any]:
-    device = job.precision.device
+def _machine(context: RunContext) -> dict[str, Any]:
+    """Return what the run computed on."""
+    device = context.device
     return {
         "platform": platform.platform(),
         "processor": processor(),
         "threads": torch.get_num_threads(),
-        "precision": job.precision.name,
-        "batch_size": job.recipe.data.batch_size,
+        "precision": context.precision.name,
+        "batch_size": context.data.batch_size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
-
-
-def measure_dense(run: PruningRun) -> StageResults:
-    """Accuracy and size of the network as it came."""
-    run.job.monitor.stage("dense network: accuracy on the test images")
-    for warning in [*uncounted_warnings(run.origin.dense, run.job.example), *run.origin.budget.warnings]:
-        run.job.monitor.warning(warning)
-    network = run.job.precision.place(on_cpu(run.origin.dense))
-    dense = ModelResult(accuracy=run.job.accuracy(network), size=measure_size(run.origin.dense, run.job.example))
-    untrained = run.job.recipe.model.reset_head
-    if run.job.ranks.is_main and not untrained and (text := at_chance(dense.accuracy, "the dense network")):
-        run.job.monitor.alarm(f"{text}. What pruning costs cannot be told from it")
-    return StageResults(dense=dense, search_began=run.clock(StageResults()).seconds)

@@ -1,34 +1,45 @@
-"""Begin, claim or go on with a run folder."""
+"""Begin, claim or continue a run folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from edcompress.core.errors import RunFolderError
 from edcompress.core.recipe.diff import differences
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.recipe.yaml_files import dump
+from edcompress.core.system.context import RunOptions
 from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.core.system.files import write_text
+from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
+from edcompress.networks.weight_files import read_state_dict
+from edcompress.pruning.cost.latency_model import LatencyTable
+from edcompress.pruning.space.plan import Plan
 from edcompress.runs.folder import RunFolder
-from edcompress.workflows.stages.batch_size import with_batch_size
-from edcompress.workflows.stages.starting_point import StartingPoint, save_starting_point
+from edcompress.runs.progress import starting_weights
+from edcompress.runs.reading import parsed
+from edcompress.workflows.stages.start_files import EarlierNetwork, KeptStart, read_space
+from edcompress.workflows.stages.starting_point import StartingPoint, load_dense, read_weights
 
 FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "data.skip_broken", "gate.", "preset", "run.")
-"""Keys, or the beginnings of keys, that a resumed run may change: they do not change what `prune` computes.
+"""Keys, or beginnings of keys, that a resumed run may change: they do not change what `prune` computes.
 
-A run that came so far without `data.skip_broken` has met no broken image, and computed what it computes with it.
+A run that came this far without `data.skip_broken` has met no broken image, and computed what it computes with it.
 """
 
 OF_FILES = ("export.", "benchmark.")
-"""Those by which files are made and measured; a resumed run may change them too, but where the target is a time."""
+"""Keys of how files are made and measured; a resumed run may change them too, unless the target is a time."""
 
 
 @contextmanager
 def reserve_folder(folder: RunFolder, *, force: bool, ranks: ProcessGroup = ALONE) -> Iterator[None]:
-    """A block at whose begin the run folder is made, so that no other command takes it; it is gone again where the block fails."""
+    """Make the run folder for a block, so that no other command takes it; remove it again if the block fails."""
     ranks.run_on_rank0(partial(folder.create, force=force))
     try:
         yield
@@ -40,37 +51,101 @@ def reserve_folder(folder: RunFolder, *, force: bool, ranks: ProcessGroup = ALON
 
 @contextmanager
 def hold_folder(
-    folder: RunFolder, recipe: Recipe, origin: StartingPoint, *, resuming: bool, force: bool
+    folder: RunFolder, recipe: Recipe, start: StartingPoint, *, resuming: bool, force: bool
 ) -> Iterator[None]:
-    """A block in which the folder is this process's alone, and holds what a run begins with; RunFolderError where it cannot."""
+    """Lock the folder for a block, holding what the run begins with; raise RunFolderError if that is impossible."""
     if not resuming:
         folder.create(force=force)
     with folder.locked():
         if not resuming:
             folder.clear()
-            save_starting_point(origin, folder)
+            save_start(start, folder)
         write_text(folder / "recipe.yaml", dump(recipe))
         yield
 
 
+def save_start(start: StartingPoint, folder: RunFolder) -> None:
+    """Write the files from which `read_start` reads the starting point."""
+    write_text(folder.step, f"{start.feasible.round_to}\n")
+    save_tensors(folder / "dense.safetensors", start.dense.state_dict())
+    write_text(folder / "space.json", start.whole.model_dump_json(indent=1) + "\n")
+    if start.table:
+        write_text(folder / "latency.json", start.table.model_dump_json(indent=1) + "\n")
+    if start.network is not start.dense:
+        plan, network = start.first.model_dump(mode="json"), start.network.state_dict()
+        save_checkpoint(folder.start, {"plan": plan, "network": network})
+
+
+def read_start(folder: RunFolder, *, in_time: bool) -> KeptStart:
+    """Return the starting point that an unfinished run keeps; raise RunFolderError if a file is missing or damaged."""
+    saved = load_checkpoint(folder.start) if folder.start.is_file() else None
+    return KeptStart(
+        folder=folder.path,
+        dense=folder / "dense.safetensors",
+        space=read_space(folder / "space.json"),
+        table=parsed(folder / "latency.json", LatencyTable.model_validate_json) if in_time else None,
+        earlier=EarlierNetwork(Plan.model_validate(saved["plan"]), saved["network"]) if saved else None,
+        step=parsed(folder.step, int) if folder.step.exists() else None,
+    )
+
+
+def start_files(folder: RunFolder) -> list[Path]:
+    """Return the files of `save_start` that stay in the run, and have no checksum of their own."""
+    return [path for name in ("dense.safetensors", "space.json", "latency.json") if (path := folder / name).is_file()]
+
+
 def can_resume(folder: RunFolder, recipe: Recipe) -> bool:
-    """Whether this run was begun in `folder`; RunFolderError where one was whose recipe differs in what `prune` computes."""
+    """Whether `folder` holds this run; raise RunFolderError if it holds one whose recipe differs in what `prune` computes."""
     if not folder.exists:
         return False
     free = FREE_ON_RESUME if recipe.targets_latency else (*FREE_ON_RESUME, *OF_FILES)
     changed = [key for key in differences(folder.read_recipe(), recipe) if not key.startswith(free)]
     if changed:
         raise RunFolderError(
-            f"--resume: {folder.path} was begun with another {', '.join(changed)}; resume it with its own recipe.yaml"
+            f"--resume: {folder.path} was started with a different {', '.join(changed)}; resume it with its own recipe.yaml"
         )
     folder.require_whole()
     if not folder.finished and not folder.state.is_dir():
-        raise RunFolderError(f"{folder.state} is missing, from which the run would go on; start over with --force")
+        raise RunFolderError(f"{folder.state} is missing, from which the run would continue; start over with --force")
     return True
 
 
+def resumed_name(folder: RunFolder, recipe: Recipe, weights: Path, options: RunOptions) -> str:
+    """Return the name of the weights that a run was started with; those that are given, if they exist, must be the same."""
+    is_run_itself = weights.resolve() == folder.path.resolve()
+    if can_resume(folder, recipe) and weights.exists() and not is_run_itself:
+        require_same_weights(folder, weights, options)
+    return starting_weights(folder) or weights.name
+
+
+def require_same_weights(folder: RunFolder, source: Path, options: RunOptions) -> None:
+    """Raise RunFolderError if a run was started with weights other than those now in `source`, a weights file or a run."""
+    recipe, earlier = folder.read_recipe(), RunFolder(source)
+    spec, trust_code = recipe.network_spec, options.trust_code
+    if earlier.exists:
+        earlier.require_finished("pruning it again")
+        given = [load_dense(spec, earlier / "dense.safetensors", trust_code=trust_code).state_dict()]
+    else:
+        given = [read_weights(recipe, source, options).state_dict()]
+    before = [load_dense(spec, folder / "dense.safetensors", trust_code=trust_code).state_dict()]
+    if not folder.finished:  # a finished run no longer holds what its search began with
+        given += [read_state_dict(earlier / "pruned.safetensors")] if earlier.exists else []
+        before += [load_checkpoint(folder.start)["network"]] if folder.start.is_file() else []
+    if len(given) != len(before) or not all(map(_near, before, given)):
+        raise RunFolderError(
+            f"{folder.path} was started with weights other than those in {source}; choose another folder with -o"
+        )
+
+
+def _near(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are the same up to the rounding of computed weights."""
+    return one.keys() == other.keys() and all(
+        one[key].shape == other[key].shape and torch.allclose(one[key].float(), other[key].float()) for key in one
+    )
+
+
 def update_recipe_file(folder: RunFolder, recipe: Recipe) -> None:
-    """Have the recipe.yaml of a finished run say by what it is now exported and gated; `begun` has checked that the rest is the same."""
+    """Write into the recipe.yaml of a finished run how it is now exported and gated; `can_resume` has checked the rest."""
     text = dump(with_resolved_batch_size(recipe, folder))
     if text != dump(folder.read_recipe()):
         with folder.locked():
@@ -78,7 +153,7 @@ def update_recipe_file(folder: RunFolder, recipe: Recipe) -> None:
 
 
 def with_resolved_batch_size(recipe: Recipe, folder: RunFolder) -> Recipe:
-    """The recipe, which takes for `data.batch_size: auto` what the run in `folder` found where one was begun there."""
+    """Return the recipe with the number that the run in `folder`, if any, found for `data.batch_size: auto`."""
     if recipe.data.batch_size != "auto" or not folder.exists:
         return recipe
-    return with_batch_size(recipe, folder.read_recipe().data.batch_size)
+    return recipe.with_batch_size(folder.read_recipe().data.batch_size)

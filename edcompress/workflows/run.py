@@ -11,44 +11,67 @@ from edcompress.core.results.report import Report
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.distributed import ALONE
 from edcompress.deploy.latency.benchmark import require_measurable
-from edcompress.networks.build import plain_network
-from edcompress.runs.folder import RunFolder
+from edcompress.networks.build import example_images, plain_network
+from edcompress.runs.folder import RunFolder, RunOrPath
 from edcompress.workflows.export import export
 from edcompress.workflows.prune import prune
 from edcompress.workflows.resume import reserve_folder, update_recipe_file
-from edcompress.workflows.stages.feasibility import find_space, latency_table, open_budget, require_exportable
-from edcompress.workflows.stages.job import open_provable_job
+from edcompress.workflows.stages.feasibility import require_exportable
+from edcompress.workflows.stages.run_context import open_provable_context
+from edcompress.workflows.stages.starting_point import feasible_of, space_of, time_dense
 from edcompress.workflows.train import train
 
 
 def run(
     recipe: Recipe,
-    folder: RunFolder,
-    checkpoint: Path | None = None,
+    folder: RunOrPath,
+    weights: RunOrPath | None = None,
     *,
     resume: bool = False,
     force: bool = False,
     options: RunOptions = DEFAULT,
 ) -> Report:
-    """`prune`, then `export`, which the first rank alone does; without a checkpoint a dense network is trained first, by the recipe's
-    `train` section."""
-    begins = not (resume and folder.exists)
+    """Prune a network and export it; without weights train a dense network first.
+
+    Args:
+        recipe: What to do.
+        folder: The run folder to write, or its path.
+        weights: A weights file, or a finished run, which is then pruned further; None: train by the recipe's `train` section.
+        resume: Continue an unfinished run in `folder`.
+        force: Replace the files of an earlier run in `folder`.
+        options: Device, trust, monitor, trackers and ranks; the first rank alone exports.
+
+    Returns:
+        The report of the exported run; of the pruned one on other ranks.
+
+    Raises:
+        InputError: The weights, the recipe, the data or the folder cannot be used.
+        ProofError: A network or an ONNX file does not equal the one it was made from.
+        EdcompressError: A stage failed.
+    """
+    destination = RunFolder.of(folder)
+    begins = not (resume and destination.exists)
     require_measurable(recipe.timing)
     if begins:
-        network = plain_network(recipe, options)
-        require_exportable(recipe, network)
+        network = plain_network(recipe.network_spec, trust_code=options.trust_code)
+        example = example_images(recipe.network_spec.image_shape)
+        require_exportable(network, example, recipe.model.factory, recipe.export)
     with tempfile.TemporaryDirectory() as scratch:
-        if checkpoint is None:
-            checkpoint = Path(scratch) / "dense.safetensors"  # as the run folder calls it
+        if weights is None:
+            weights = Path(scratch) / "dense.safetensors"  # the name in the run folder
             if begins:
-                open_provable_job(recipe, options)
-                table = latency_table(recipe, network, options.ranks)
-                open_budget(recipe, network, find_space(recipe, network), table)  # else a bad budget costs a training
-                with reserve_folder(folder, force=force, ranks=options.ranks):
-                    train(recipe, checkpoint, options=options)
+                open_provable_context(recipe, options)
+                table = time_dense(recipe, network, options.ranks)
+                feasible_of(
+                    recipe, network, space_of(recipe, network), table
+                )  # before the time for a training is spent
+                with reserve_folder(destination, force=force, ranks=options.ranks):
+                    train(recipe, weights, options=options)
                 force = True
-        report = prune(checkpoint, recipe, folder, resume=resume, force=force, options=options)
+        report = prune(weights, recipe, destination, resume=resume, force=force, options=options)
     if not options.ranks.is_main:
         return report
-    update_recipe_file(folder, recipe)  # a run that was finished before is exported and gated as is said now
-    return export(folder, options=replace(options, ranks=ALONE))
+    update_recipe_file(
+        destination, recipe
+    )  # a run that was finished before is exported and gated as the recipe says now
+    return export(destination, options=replace(options, ranks=ALONE))

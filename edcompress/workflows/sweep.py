@@ -1,9 +1,10 @@
-"""Several runs of one checkpoint, one per combination of settings, side by side."""
+"""Verb: several runs of the same weights, one per combination of settings, side by side."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edcompress.core.errors import InputError, RunFolderError
@@ -14,117 +15,143 @@ from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.files import write_text
 from edcompress.core.system.tensor_files import read_metadata
 from edcompress.deploy.latency.benchmark import require_measurable
-from edcompress.networks.build import plain_network
+from edcompress.networks.build import example_images, plain_network
 from edcompress.report.gate.noise import waiting
 from edcompress.report.pareto import point_of, with_front
 from edcompress.report.render.html_page import render_sweep
-from edcompress.runs.folder import RunFolder
+from edcompress.runs.folder import RunFolder, RunOrPath, path_of
 from edcompress.runs.progress import starting_weights
 from edcompress.runs.reading import parsed
 from edcompress.workflows.export import export
 from edcompress.workflows.gate import gate
 from edcompress.workflows.prune import prune
-from edcompress.workflows.resume import OF_FILES, update_recipe_file, with_resolved_batch_size
-from edcompress.workflows.stages.feasibility import find_space, open_budget, require_exportable
+from edcompress.workflows.resume import OF_FILES, require_same_weights, update_recipe_file, with_resolved_batch_size
+from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.file_metadata import TRAINING
-from edcompress.workflows.stages.job import open_provable_job
-from edcompress.workflows.stages.starting_point import open_starting_point, require_same_weights
+from edcompress.workflows.stages.run_context import open_provable_context
+from edcompress.workflows.stages.starting_point import feasible_of, open_starting_point, space_of, time_dense
 from edcompress.workflows.train import train, unfinished
 
 _DENSE = "dense.safetensors"
-"""The file of that network, in the folder of the sweep."""
+"""Name of the trained network's file in the folder of the sweep."""
 
 
 def sweep(
-    recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None = None, options: RunOptions = DEFAULT
+    recipes: Mapping[str, Recipe],
+    folder: str | Path,
+    weights: RunOrPath | None = None,
+    options: RunOptions = DEFAULT,
 ) -> Sweep:
-    """Prune, export and gate the checkpoint's network (or one that is trained first) by each recipe; what came of them, side by side.
+    """Prune, export and gate the same weights by each recipe, and compare the results.
 
-    Each is a run in `folder`, called as in `recipes`; one that is finished is only read, one that was begun goes on, so the same sweep
-    can be called again. sweep.json and sweep.html are written after each. Every recipe is checked before the first run.
+    Each point is a run in `folder`. A finished point is only read and an unfinished one continues, so that the same sweep can be called
+    again. sweep.json and sweep.html are written after each. Every recipe is checked before the first run.
+
+    Args:
+        recipes: The recipe of each point, by the name of its run.
+        folder: The folder of the sweep.
+        weights: A weights file, or a finished run; None: train one network first, by the `train` section that all recipes share.
+        options: Device, trust, monitor and trackers.
+
+    Returns:
+        The points side by side.
+
+    Raises:
+        InputError: A recipe, the weights or the folder cannot be used, or the folder holds a different sweep.
+        EdcompressError: A run failed.
     """
-    _require_same_sweep(folder, checkpoint, recipes)
-    _check(recipes, folder, checkpoint, options)
-    if checkpoint is None:
-        _require_same_training(next(iter(recipes.values())), folder)
-    source = checkpoint or _trained(next(iter(recipes.values())), folder, options)
+    root, source = Path(folder), None if weights is None else path_of(weights)
+    points = [_Point(name, recipe, RunFolder(root / name.replace("/", "_"))) for name, recipe in recipes.items()]
+    _require_same_sweep(root, source.name if source else _DENSE, points)
+    if source is None:
+        _require_one_training(points)
+    for point in points:
+        _check_point(point, source, options)
+    _check_data([point.recipe for point in points if not point.run.finished], options)
+    if source is None:
+        _require_same_training(points[0].recipe, root)
+        source = _trained(points[0].recipe, root / _DENSE, options)
     reports: dict[str, Report] = {}
-    for name, recipe in recipes.items():
-        options.monitor.stage(f"point {len(reports) + 1} of {len(recipes)}: {name}")
-        reports[name] = _finished(recipe, _point(folder, name), source, options)
+    for number, point in enumerate(points, 1):
+        options.monitor.stage(f"point {number} of {len(points)}: {point.name}")
+        reports[point.name] = _finish_point(point, source, options)
         found = _side_by_side(reports)
-        write_text(folder / "sweep.json", found.model_dump_json(indent=1) + "\n")
-        write_text(folder / "sweep.html", render_sweep(found))
+        write_text(root / "sweep.json", found.model_dump_json(indent=1) + "\n")
+        write_text(root / "sweep.html", render_sweep(found))
     return found
 
 
-def _point(folder: Path, name: str) -> RunFolder:
-    return RunFolder(folder / name.replace("/", "_"))
+@dataclass(frozen=True)
+class _Point:
+    """A point of a sweep: its name, its recipe and its run."""
+
+    name: str
+    recipe: Recipe
+    run: RunFolder
 
 
-def _require_same_sweep(folder: Path, checkpoint: Path | None, names: Iterable[str]) -> None:
+def _require_same_sweep(folder: Path, weights: str, points: Iterable[_Point]) -> None:
+    """Raise RunFolderError if the folder holds a sweep of weights with a different name."""
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file; choose another folder with -o")
-    before, asked = (
-        [starting_weights(_point(folder, name)) for name in names],
-        checkpoint.name if checkpoint else _DENSE,
-    )
+    before = [starting_weights(point.run) for point in points]
     if (folder / "sweep.json").exists():
         whole = parsed(folder / "sweep.json", Sweep.model_validate_json, "choose another folder with -o")
         before.insert(0, whole.checkpoint)
-    if others := [name for name in before if name not in (None, asked)]:
-        raise RunFolderError(f"{folder} holds a sweep of {others[0]}, not of {asked}; choose another folder with -o")
+    if others := [name for name in before if name not in (None, weights)]:
+        raise RunFolderError(f"{folder} holds a sweep of {others[0]}, not of {weights}; choose another folder with -o")
 
 
-def _check(recipes: Mapping[str, Recipe], folder: Path, checkpoint: Path | None, options: RunOptions) -> None:
-    first = next(iter(recipes.values()))
-    for name, recipe in recipes.items():
-        other = changed_keys(first.training_settings, recipe.training_settings)
-        if checkpoint is None and other:
+def _require_one_training(points: Sequence[_Point]) -> None:
+    """Raise InputError if the recipes would train different networks."""
+    first = points[0].recipe.training_settings
+    for point in points:
+        if changed := changed_keys(first, point.recipe.training_settings):
             raise InputError(
-                f"{name}: without a checkpoint one network is trained for all points, but {', '.join(other)} differ"
+                f"{point.name}: without weights one network is trained for all points, but {', '.join(changed)} differ"
             )
-        run = _point(folder, name)
-        require_measurable(recipe.timing)
-        _require_same_files(recipe, run)
-        if checkpoint and checkpoint.exists():
-            network = open_starting_point(recipe, checkpoint, options).dense
-            if run.exists:
-                require_same_weights(run, checkpoint, options)
-        else:
-            network = plain_network(recipe, options)
-            open_budget(recipe, network, find_space(recipe, network))
-        require_exportable(recipe, network)
-    ahead = [recipe for name, recipe in recipes.items() if not _point(folder, name).finished]
-    for recipe in {recipe.model_dump_json(include={"data", "model"}): recipe for recipe in ahead}.values():
-        open_provable_job(recipe, options)
 
 
-def _require_same_files(recipe: Recipe, run: RunFolder) -> None:
-    """Raise RunFolderError where a point was measured otherwise than the recipe says: it would stand beside points that are not."""
+def _check_point(point: _Point, weights: Path | None, options: RunOptions) -> None:
+    """Raise InputError if a point cannot be run, or is already there with different weights or measurements."""
+    recipe = point.recipe
+    require_measurable(recipe.timing)
+    _require_same_files(point)
+    if weights and weights.exists():
+        network = open_starting_point(recipe, weights, options).dense
+        if point.run.exists:
+            require_same_weights(point.run, weights, options)
+    else:
+        network = plain_network(recipe.network_spec, trust_code=options.trust_code)
+        feasible_of(recipe, network, space_of(recipe, network), time_dense(recipe, network))
+    example = example_images(recipe.network_spec.image_shape)
+    require_exportable(network, example, recipe.model.factory, recipe.export)
+
+
+def _check_data(recipes: Iterable[Recipe], options: RunOptions) -> None:
+    """Raise DataError if the data of a recipe cannot be used; data that recipes share are opened once."""
+    for recipe in {recipe.model_dump_json(include={"data", "model"}): recipe for recipe in recipes}.values():
+        open_provable_context(recipe, options)
+
+
+def _require_same_files(point: _Point) -> None:
+    """Raise RunFolderError if a point was not measured as the recipe says: it would stand beside points that are."""
+    run = point.run
     if not run.finished or run.read_report().pruned.latency_ms is None:
         return
-    if changed := [key for key in differences(run.read_recipe(), recipe) if key.startswith(OF_FILES)]:
+    if changed := [key for key in differences(run.read_recipe(), point.recipe) if key.startswith(OF_FILES)]:
         raise RunFolderError(
-            f"{run.path} was exported and measured with another {', '.join(changed)}; choose another folder with -o, or take what "
+            f"{run.path} was exported and measured with a different {', '.join(changed)}; choose another folder with -o, or use what "
             "it was measured with"
         )
 
 
-def _trained(recipe: Recipe, folder: Path, options: RunOptions) -> Path:
-    path = folder / _DENSE
-    if not path.is_file():
-        train(recipe, path, resume=unfinished(path).exists(), options=options)
-    return path
-
-
 def _require_same_training(recipe: Recipe, folder: Path) -> None:
-    """Raise RunFolderError where the folder's network, with which all points begin, or one of its points is by another training."""
+    """Raise RunFolderError if the folder's network, or that of one of its points, is from a different training."""
     path = folder / _DENSE
-    points = [RunFolder(point.parent) for point in sorted(folder.glob("*/recipe.yaml"))]
+    runs = [RunFolder(file.parent) for file in sorted(folder.glob("*/recipe.yaml"))]
     pairs = [
-        (point.read_recipe().training_settings, with_resolved_batch_size(recipe, point).training_settings)
-        for point in points
+        (run.read_recipe().training_settings, with_resolved_batch_size(recipe, run).training_settings) for run in runs
     ]
     if path.is_file():
         pairs.append((json.loads(read_metadata(path).get(TRAINING, "{}")), recipe.training_settings))
@@ -132,16 +159,26 @@ def _require_same_training(recipe: Recipe, folder: Path) -> None:
         if not trained:
             raise RunFolderError(f"{path} was not trained by `edcompress train`; choose another folder with -o")
         if changed := changed_keys(trained, asked):
-            raise RunFolderError(f"{path} was trained with another {', '.join(changed)}; choose another folder with -o")
+            raise RunFolderError(
+                f"{path} was trained with a different {', '.join(changed)}; choose another folder with -o"
+            )
 
 
-def _finished(recipe: Recipe, folder: RunFolder, source: Path, options: RunOptions) -> Report:
-    report = prune(source, recipe, folder, resume=True, force=True, options=options)
-    update_recipe_file(folder, recipe)
+def _trained(recipe: Recipe, path: Path, options: RunOptions) -> Path:
+    """Return the file of the sweep's network, trained now if there is none."""
+    if not path.is_file():
+        train(recipe, path, resume=unfinished(path).exists(), options=options)
+    return path
+
+
+def _finish_point(point: _Point, weights: Path, options: RunOptions) -> Report:
+    """Do what a point still needs, and return its report."""
+    report = prune(weights, point.recipe, point.run, resume=True, force=True, options=options)
+    update_recipe_file(point.run, point.recipe)
     if report.pruned.latency_ms is None:
-        export(folder, options=options)
-    gate(folder, recipe.gate)
-    return folder.read_report()
+        export(point.run, options=options)
+    gate(point.run, point.recipe.gate)
+    return point.run.read_report()
 
 
 def _side_by_side(reports: Mapping[str, Report]) -> Sweep:
@@ -151,6 +188,5 @@ def _side_by_side(reports: Mapping[str, Report]) -> Sweep:
         assert report.pruned.latency_ms
         assert report.verdict
         point = point_of(report, name, report.dense.latency_ms.p50, report.pruned.latency_ms.p50)
-        doubt = waiting(report.headline_latencies)
-        points.append(point.model_copy(update={"passed": report.verdict.passed, "distrusted": doubt}))
+        points.append(point.with_gate(passed=report.verdict.passed, distrusted=waiting(report.headline_latencies)))
     return Sweep(network=first.network, checkpoint=first.checkpoint, dense=first.dense, points=with_front(points))

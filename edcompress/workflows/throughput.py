@@ -1,4 +1,4 @@
-"""How fast a recipe's training images come."""
+"""Images per second: of the input pipeline, and of plain training."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from edcompress.training.regime import DenseRegime
 
 
 def input_rates(images: ImageSet, data: Data, seconds: float = 2.0) -> dict[int, Rate]:
-    """The rate of training images without worker processes, and with as many as `data.workers` asks for: by workers.
+    """Return the rate of training images without worker processes, and with `data.workers` of them, by number of workers.
 
-    Each takes about `seconds`. Raises what reading does: DataError, EdcompressError.
+    Each takes about `seconds`. Raises DataError or EdcompressError if images cannot be read.
     """
     return {
         workers: input_rate(images, data.model_copy(update={"workers": workers}), seconds)
@@ -33,9 +33,9 @@ def input_rates(images: ImageSet, data: Data, seconds: float = 2.0) -> dict[int,
 
 
 def input_rate(images: ImageSet, data: Data, seconds: float = 2.0) -> Rate:
-    """Images read, decoded, augmented and normalised in about `seconds`, or in one batch where that takes longer.
+    """Return the rate of images read, decoded, augmented and normalise, in about `seconds`, or in one batch if that takes longer.
 
-    Epoch follows on epoch as in a run. The first batch of each worker is not counted: it waits for the worker to begin.
+    Epochs follow each other as in a run. The first batch of each worker is not counted: it waits for the worker to start.
     """
     batches = _epochs(images, data)
     for _ in islice(batches, max(1, data.workers)):
@@ -55,19 +55,19 @@ def _epochs(images: ImageSet, data: Data) -> Generator[Batch, None, None]:
 
 
 def training_rate(
-    network: nn.Module, batch: tuple[Tensor, Tensor], fit: TrainingConfig, precision: Precision, seconds: float = 2.0
+    network: nn.Module, batch: tuple[Tensor, Tensor], config: TrainingConfig, precision: Precision, seconds: float = 2.0
 ) -> Rate:
-    """Images of plain training steps on one `batch` (CPU) in about `seconds`, or in one step where that takes longer.
+    """Return the rate of plain training on one `batch` (CPU), in about `seconds`, or in one step if that takes longer.
 
-    The first step is not counted. The network is placed and trained; raises EdcompressError where that diverges.
+    The first step is not counted. The network is placed and trained; raises EdcompressError if that diverges.
     """
     placed = precision.place(network)
-    optimizer = make_optimizer(fit, placed.parameters())
-    trainer = Trainer(placed, optimizer, Objective(fit), precision, DenseRegime(placed), lambda *_: None)
+    optimizer = make_optimizer(config, placed.parameters())
+    trainer = Trainer(placed, optimizer, Objective(config), precision, DenseRegime(placed), lambda *_: None)
     whole = ScheduleSpan(0, 1, 0, 1)
-    place = train_epoch(trainer, Repeated(batch), whole, seed=0)
+    position = train_epoch(trainer, Repeated(batch), whole, seed=0)
     began, steps, spent = time.perf_counter(), 0, 0.0
     while spent < seconds or not steps:
-        place = train_epoch(trainer, Repeated(batch), whole, 0, place.next_epoch())
+        position = train_epoch(trainer, Repeated(batch), whole, 0, position.next_epoch())
         steps, spent = steps + 1, time.perf_counter() - began
     return Rate(images=steps * len(batch[1]), seconds=spent)

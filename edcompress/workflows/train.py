@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,81 +13,111 @@ from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import Accuracy
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import oom_as_error
-from edcompress.core.system.files import require_file_place
+from edcompress.core.system.files import require_file_place, require_new_file
 from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
 from edcompress.networks.build import new_network
 from edcompress.report.gate.sanity import at_chance
 from edcompress.runs.locks import sole_writer
-from edcompress.workflows.stages.batch_size import sized_for_training, with_batch_size
+from edcompress.training.position import ScheduleSpan
+from edcompress.training.state import TrainingState
+from edcompress.workflows.stages.batch_size import sized_for_training
 from edcompress.workflows.stages.file_metadata import TRAINING
-from edcompress.workflows.stages.job import open_job
+from edcompress.workflows.stages.phases import Phase
 from edcompress.workflows.stages.plain_training import train_dense
+from edcompress.workflows.stages.run_context import open_context
 
 
 def train(
-    recipe: Recipe, output: Path, *, resume: bool = False, force: bool = False, options: RunOptions = DEFAULT
+    recipe: Recipe, output: str | Path, *, resume: bool = False, force: bool = False, options: RunOptions = DEFAULT
 ) -> Accuracy:
-    """Train the recipe's network from random weights, save it to `output` (.safetensors), and return its test accuracy.
+    """Train the recipe's network from random weights by its `train` section.
 
-    Until it ends, `unfinished(output)` holds what it has trained, from which it goes on with `resume`, to the same network bit for bit.
-    Raises InputError (and its kinds) for what the user gave.
+    Until it ends, `unfinished(output)` holds its checkpoint, from which it continues with `resume`, to the same network bit for bit.
+
+    Args:
+        recipe: The network, the images and how to train.
+        output: The .safetensors file to write.
+        resume: Continue an interrupted training.
+        force: Replace the file, or the checkpoint of an interrupted training.
+        options: Device, trust and monitor.
+
+    Returns:
+        The accuracy on the test images.
+
+    Raises:
+        InputError: The recipe, the data or the output cannot be used, or there is nothing to resume.
+        EdcompressError: Training diverged, or memory ran out.
     """
-    require_file_place(output, "-o", ".safetensors")
-    if output.suffix != ".safetensors":
-        raise InputError(
-            f"-o {output}: the checkpoint is written as safetensors; name it {output.with_suffix('.safetensors')}"
-        )
-    with sole_writer(output, unfinished(output)):
+    file = Path(output)
+    require_file_place(file, "-o", ".safetensors")
+    with sole_writer(file, unfinished(file)):
         if not (resume or force):
-            _require_untrained(output)
-        return _trained(recipe, output, resume=resume, options=options)
-
-
-def _trained(recipe: Recipe, output: Path, *, resume: bool, options: RunOptions) -> Accuracy:
-    kept = unfinished(output)
-    about = {"edcompress.recipe": recipe.digest, TRAINING: json.dumps(recipe.training_settings)}
-    asked = {**recipe.training_settings, "compile": recipe.compile}
-    saved: dict[str, Any] = {}
-    if resume:
-        saved = _saved_training(kept, asked)
-        recipe = with_batch_size(recipe, saved["batch_size"])
-    job, network = open_job(recipe, options), new_network(recipe, options)
-    with oom_as_error(recipe, "lower data.batch_size and data.eval_batch_size, or end other processes on it"):
-        job = sized_for_training(job, network)
-        of = {"recipe": asked, "batch_size": job.recipe.data.batch_size}
-        network = train_dense(job, network, saved=saved, save=lambda tree: save_checkpoint(kept, {**of, **tree}),
-                                     interrupt=options.interrupt)  # fmt: skip
-        save_tensors(output, network.state_dict(), about)
-        accuracy = job.accuracy(network.to(job.precision.device))
-    if text := at_chance(accuracy, str(output)):
-        options.monitor.alarm(text)
-    kept.unlink(missing_ok=True)
-    return accuracy
-
-
-def _require_untrained(output: Path) -> None:
-    """Raise InputError where a training would replace the file of another, or what it has trained so far."""
-    kept = unfinished(output)
-    if kept.exists():
-        raise InputError(
-            f"{kept} is of a training that was interrupted; go on with --resume, or start over with --force"
-        )
-    if output.exists():
-        raise InputError(f"{output} exists; choose another with -o, or overwrite it with --force")
+            _require_untrained(file)
+        return _train(recipe, file, resume=resume, options=options)
 
 
 def unfinished(output: Path) -> Path:
-    """The file beside `output` that holds what `train` has trained so far."""
+    """Return the file beside `output` that holds the checkpoint of an unfinished training."""
     return output.parent / f"{output.name}.unfinished"
 
 
-def _saved_training(kept: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """What an interrupted training goes on from; an InputError where there is nothing, or something of another training."""
-    if not kept.exists():
-        raise InputError(f"--resume: there is no {kept}; leave --resume away to begin a training")
-    saved = load_checkpoint(kept)
-    if changed := changed_keys(saved["recipe"], asked):
+def _require_untrained(output: Path) -> None:
+    """Raise InputError if a training would replace a network, or the checkpoint of an interrupted training."""
+    checkpoint = unfinished(output)
+    if checkpoint.exists():
         raise InputError(
-            f"--resume: {kept} was begun with another {', '.join(changed)}; go on with what it was begun with, or delete it to start over"
+            f"{checkpoint} is from an interrupted training; continue with --resume, or start over with --force"
         )
-    return saved
+    require_new_file(output, "-o", ".safetensors", force=False)
+
+
+@dataclass(frozen=True, eq=False)
+class _Checkpoint:
+    """The checkpoint of an unfinished training: what it was asked, the number for `data.batch_size`, and its state."""
+
+    asked: dict[str, Any]
+    batch_size: int
+    state: TrainingState | None
+
+    def save(self, path: Path) -> None:
+        state = self.state.to_tree() if self.state else {}
+        save_checkpoint(path, {"recipe": self.asked, "batch_size": self.batch_size, **state})
+
+    @classmethod
+    def read(cls, path: Path, asked: dict[str, Any]) -> _Checkpoint:
+        """Return the checkpoint in a file; raise InputError if there is none, or it is of a different training."""
+        if not path.exists():
+            raise InputError(f"--resume: there is no {path}; drop --resume to start a training")
+        tree = load_checkpoint(path)
+        if changed := changed_keys(tree["recipe"], asked):
+            raise InputError(
+                f"--resume: {path} was started with a different {', '.join(changed)}; continue with what it was started with, or delete "
+                "it to start over"
+            )
+        return cls(asked, tree["batch_size"], TrainingState.from_tree(tree))
+
+
+def _train(recipe: Recipe, output: Path, *, resume: bool, options: RunOptions) -> Accuracy:
+    checkpoint, asked, state = unfinished(output), {**recipe.training_settings, "compile": recipe.compile}, None
+    about = {"edcompress.recipe": recipe.digest, TRAINING: json.dumps(recipe.training_settings)}
+    if resume:
+        saved = _Checkpoint.read(checkpoint, asked)
+        recipe, state = recipe.with_batch_size(saved.batch_size), saved.state
+    context, network = open_context(recipe, options), new_network(recipe.network_spec, trust_code=options.trust_code)
+    with oom_as_error(recipe.data, "lower data.batch_size and data.eval_batch_size, or end other processes on it"):
+        context = sized_for_training(context, network, recipe.train)
+        size, epochs = context.data.step_images, recipe.train.epochs
+        phase = Phase(
+            name="train",
+            span=ScheduleSpan(0, epochs, 0, epochs),
+            checkpoints=recipe.run,
+            interrupt=options.interrupt,
+            save=lambda training: _Checkpoint(asked, size, training).save(checkpoint),
+        )
+        network = train_dense(context, network, recipe.train, phase, state, compiled=recipe.compile)
+        save_tensors(output, network.state_dict(), about)
+        accuracy = context.accuracy(network.to(context.device))
+    if text := at_chance(accuracy, str(output)):
+        options.monitor.alarm(text)
+    checkpoint.unlink(missing_ok=True)
+    return accuracy

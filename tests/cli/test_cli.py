@@ -115,7 +115,7 @@ BAD = [
     ("prune {dense} --recipe digits -o {run}", ["exists; continue with --resume, start over with --force"]),
     ("prune {dense} --recipe digits -o {dense} --force", ["is a file"]),
     ("prune {dense} --recipe digits -o {dense}/run", ["cannot be used as run folder"]),
-    ("prune {dense} --recipe digits -o {run} --resume --set seed=5", ["begun with another", "seed"]),
+    ("prune {dense} --recipe digits -o {run} --resume --set seed=5", ["was started with a different", "seed"]),
     ("prune {dense} --recipe nowhere.yaml -o out", ["no recipe 'nowhere.yaml'"]),
     ("prune {dense} --recipe digits -o out --set model.arch=null --set model.factory=mine:net", ["mine:net", "--trust-code"]),
     ("prune {dense}", ["--recipe"]),
@@ -139,7 +139,7 @@ BAD = [
     ("gate {run} --confidence perhaps", ["--confidence perhaps", "'estimate' or 'bound'"]),
     ("gate {run} --level 1", ["--level 1", "less than 1"]),
     ("gate {run} --max-size-bytes 0", ["--max-size-bytes 0", "greater than 0"]),
-    ("gate {run} --junit report.txt", ["--junit report.txt: name an .xml file"]),
+    ("gate {run} --junit report.txt", ["--junit report.txt: the file is written as xml; name it report.xml"]),
     ("gate {run} --junit nowhere/gate.xml", ["there is no folder nowhere; create it first"]),
     ("gate {run} --baseline nowhere", ["no run folder nowhere"]),
     ("gate {run} --baseline {unfinished}", ["has not finished pruning"]),
@@ -147,8 +147,8 @@ BAD = [
     ("gate {run} --min-speedup nan", ["--min-speedup nan", "finite"]),
     ("evaluate {text_pt} --recipe digits", ["is a text file"]),
     ("evaluate {shelf} --recipe digits", ["is not a run folder"]),
-    ("evaluate {run} --recipe digits --set model.arch=resnet20", ["another network", "model.arch"]),
-    ("evaluate {run}/pruned.onnx --recipe digits --set data.image_size=20", ["image_size is 16 there, and 20 by the recipe"]),
+    ("evaluate {run} --recipe digits --set model.arch=resnet20", ["a network other than", "model.arch"]),
+    ("evaluate {run}/pruned.onnx --recipe digits --set data.image_size=20", ["image_size is 16 there, and 20 in the recipe"]),
     ("evaluate {run}/pruned.onnx --recipe digits --set data.image_size=20 --ignore-metadata", ["takes images", "20, 20"]),
     ("evaluate nowhere.onnx --recipe digits", ["nowhere.onnx: no such ONNX file"]),
     ("benchmark {text_pt}", ["cannot load it as an ONNX model"]),
@@ -164,12 +164,12 @@ BAD = [
     ("check digits --set preset=papr", ["did you mean 'paper'?"]),
     ("recipes nowhere", ["no recipe 'nowhere'"]),
     ("init {dense}", ["exists", "--force"]),
-    ("init nowhere/mine.yaml", ["nowhere is not a folder"]),
+    ("init nowhere/mine.yaml", ["there is no folder nowhere; create it first"]),
     ("init . --force", [". is a folder"]),
     ("init {pipe} --force", ["is a device, pipe or socket; name a file"]),
     ("convert {run} -o {pipe} --force", ["is a device, pipe or socket; name a file"]),
-    ("convert {run} --to torchscript -o {run}/recipe.yaml --force", ["the run needs this file of its own; choose another name"]),
-    ("convert {run} --to safetensors -o {run}/dense.safetensors --force", ["the run needs this file of its own"]),
+    ("convert {run} --to torchscript -o {run}/recipe.yaml --force", ["the run itself needs this file; choose another name"]),
+    ("convert {run} --to safetensors -o {run}/dense.safetensors --force", ["the run itself needs this file"]),
     ("prune {dense} --recipe digits -o out --set constraints.ignore=*.conv1", ["is not valid YAML (", "special characters, e.g. --set"]),
     ("sweep {dense} --recipe digits -o out --set constraints.ignore=*.conv1,x", ["is not valid YAML (", "special characters, e.g. --set"]),
     ("train --recipe digits -o .", [". is a folder", ".safetensors"]),
@@ -273,6 +273,20 @@ heavy = {{"torch", "torchvision", "onnx", "onnxruntime", "numpy", "sklearn"}} & 
 assert not heavy, heavy
 """
 
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_benchmark_loads_no_torch(cli, finished: Path) -> None:
+    assert cli("export", finished).code == 0
+    program = f"""
+import sys
+from pathlib import Path
+import edcompress
+from edcompress.core.recipe.deployment import Benchmark
+edcompress.benchmark([Path({str(finished)!r})], Benchmark(runs=20))
+assert not {{"torch", "torchvision"}} & set(sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -566,7 +580,7 @@ def test_inspect_warns_of_a_target_out_of_reach_and_of_memory(cli) -> None:
     assert "target.macs = 0.001 is below" in found["warnings"][0]
     ended = cli("inspect", "--recipe", "digits", "--set", "model.arch=mobilenet_v2", "--set", "data.image_size=32")
     assert "warning: " in ended.out
-    assert "memory sets the pace" in ended.out
+    assert "this network is memory-bound" in ended.out
 
 
 def test_recipes_lists_all_and_prints_one(cli) -> None:

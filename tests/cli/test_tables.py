@@ -25,7 +25,6 @@ from edcompress.report.gate.verdict import judge
 from edcompress.report.render.formatting import human, points, times
 from edcompress.report.render.rows import comparison_rows
 from edcompress.report.render.verdict_rows import check_notes, check_rows
-from edcompress.runs.folder import RunFolder
 
 
 def printed(table: Table) -> str:
@@ -156,7 +155,7 @@ def test_the_latency_of_a_report_comes_with_its_setting(
     content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content["pruned"]["latency_ms"]["batch_size"] = 8
-    show_report(Report.model_validate(content), RunFolder(tmp_path), as_json=False)
+    show_report(Report.model_validate(content), tmp_path, as_json=False)
     assert "latency: batch 8, 1 thread, 300 interleaved calls per model" in capsys.readouterr().out
 
 

@@ -20,7 +20,7 @@ from edcompress.data.batches import Batches, eval_batches, train_batches
 from edcompress.data.decoding import decode
 from edcompress.data.images import FileImages
 from edcompress.data.splits import open_splits
-from edcompress.workflows.stages.job import open_job
+from edcompress.workflows.stages.run_context import open_context
 
 TEN = ("cat", "dog", "elk", "emu", "fox", "gnu", "hen", "owl", "pig", "rat")
 """The number of classes of the digits recipe's network."""
@@ -132,20 +132,20 @@ def test_a_data_set_without_readable_images_stops_the_run(folder_data: Data) -> 
 def test_a_run_counts_what_it_read_and_names_a_broken_image_once(folder_data: Data) -> None:
     listener = Listener()
     recipe = Recipe(model=Model(arch="resnet8", num_classes=3), data=skipping(folder_data, workers=2))
-    job = open_job(recipe, RunOptions("cpu", monitor=listener))
-    broken = cut_off(job.splits.test.paths[0])  # type: ignore[attr-defined]
+    context = open_context(recipe, RunOptions("cpu", monitor=listener))
+    broken = cut_off(context.splits.test.paths[0])  # type: ignore[attr-defined]
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 3))
-    assert [job.accuracy(network).top1.total for _ in range(2)] == [5, 5]
-    assert len(job.parity_pixels) == 5
+    assert [context.accuracy(network).top1.total for _ in range(2)] == [5, 5]
+    assert len(context.parity_pixels) == 5
     assert len(listener.warnings) == 1
     assert listener.warnings[0].startswith(f"left out: {broken}: cannot be read")
 
 
 def test_without_a_monitor_warnings_go_to_pythons_log(folder_data: Data, caplog: pytest.LogCaptureFixture) -> None:
     recipe = Recipe(model=Model(arch="resnet8", num_classes=3), data=skipping(folder_data))
-    job = open_job(recipe)
-    broken = cut_off(job.splits.test.paths[0])  # type: ignore[attr-defined]
-    assert sum(len(labels) for _, labels in job.test_batches("test images")) == 5
+    context = open_context(recipe)
+    broken = cut_off(context.splits.test.paths[0])  # type: ignore[attr-defined]
+    assert sum(len(labels) for _, labels in context.test_batches("test images")) == 5
     assert [text for _, _, text in caplog.record_tuples if text.startswith(f"left out: {broken}")] == caplog.messages
     assert len(caplog.messages) == 1
 

@@ -13,7 +13,7 @@ from edcompress.core.recipe.model import Model
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.monitor import NullMonitor
 from edcompress.data.splits import check_fits, open_splits
-from edcompress.workflows.stages.job import open_job
+from edcompress.workflows.stages.run_context import open_context
 
 MakeFolder = Callable[..., Path]
 
@@ -114,5 +114,5 @@ def test_doubts_reach_the_monitor_as_alarms(make_folder: MakeFolder) -> None:
 
     root, listener = make_folder(("1", "2", "10")), Listener()
     settings = ("data.dataset=image_folder", f"data.root={root}", "model.num_classes=3", "data.channels=1")
-    open_job(digits(*settings, "data.search_fraction=0.25"), RunOptions("cpu", monitor=listener))
+    open_context(digits(*settings, "data.search_fraction=0.25"), RunOptions("cpu", monitor=listener))
     assert ["sorted as text" in text for text in listener.alarms] == [True]

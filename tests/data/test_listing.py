@@ -162,7 +162,7 @@ def test_a_folder_that_is_not_a_class_is_named(make_folder: MakeFolder) -> None:
 def test_a_run_warns_of_unread_files(make_folder: MakeFolder) -> None:
     from edcompress.core.system.context import RunOptions
     from edcompress.core.system.monitor import NullMonitor
-    from edcompress.workflows.stages.job import open_job
+    from edcompress.workflows.stages.run_context import open_context
 
     class Listener(NullMonitor):
         def __init__(self) -> None:
@@ -174,5 +174,5 @@ def test_a_run_warns_of_unread_files(make_folder: MakeFolder) -> None:
     root, listener = make_folder(), Listener()
     copied(root / "val" / "cat" / "0.png", root / "val" / "cat" / "0.avif")
     data = Data(dataset="image_folder", root=root, image_size=16)
-    open_job(Recipe(model=Model(arch="resnet8", num_classes=3), data=data), RunOptions("cpu", monitor=listener))
+    open_context(Recipe(model=Model(arch="resnet8", num_classes=3), data=data), RunOptions("cpu", monitor=listener))
     assert [("1 .avif (first: cat/0.avif)" in text) for text in listener.warnings] == [True]

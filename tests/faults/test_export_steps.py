@@ -15,7 +15,7 @@ from edcompress.core.system.context import RunOptions
 from edcompress.core.system.monitor import NullMonitor
 from edcompress.runs.folder import RunFolder
 from edcompress.workflows.gate import gate
-from edcompress.workflows.onnx_files import EXPORTED, publish_files, without_onnx
+from edcompress.workflows.onnx_files import EXPORTED, publish_files
 
 SYSTEM = ("replace", "unlink", "mkdir", "fsync")
 """Of the `os` module: what puts files in their places."""
@@ -80,7 +80,7 @@ def test_publishing_that_fails_at_any_step_undoes_the_others(
         made = made_for(run, finished / "new")
         faulty.fail_at(len(failures))
         with suppress(StorageError):
-            publish_files(made, run, completed, without_onnx(report))
+            publish_files(made, run, completed, report.without_onnx())
         failures.append(faulty.failed)
     assert set(failures) == {*SYSTEM, ""}
     assert failures.count("replace") > len(EXPORTED) / 2
@@ -100,7 +100,7 @@ def test_ctrl_c_among_the_last_steps_undoes_the_others(finished: Path, monkeypat
     made = made_for(run, finished / "new")
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        publish_files(made, run, run.read_report(), without_onnx(run.read_report()))
+        publish_files(made, run, run.read_report(), run.read_report().without_onnx())
     shutil.rmtree(made)
     assert content(finished) == before
 

@@ -46,14 +46,14 @@ def test_too_little_memory_of_the_cpu_is_told_too() -> None:
         ),
         bounded_memory(50_000_000),
     ):
-        new_network(vast)
+        new_network(vast.network_spec)
     for take in (lambda: torch.empty(1 << 30), lambda: bytearray(1 << 32)):
         with (
             pytest.raises(EdcompressError, match=r"out of memory with data.batch_size 64 .*; lower it") as caught,
-            oom_as_error(digits(), "lower it"),
+            oom_as_error(digits().data, "lower it"),
             bounded_memory(50_000_000),
         ):
             take()
         assert caught.value.exit_code == 3
-    with pytest.raises(RuntimeError, match="another"), oom_as_error(vast, ""):
+    with pytest.raises(RuntimeError, match="another"), oom_as_error(vast.data, ""):
         raise RuntimeError("another")

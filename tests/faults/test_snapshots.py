@@ -16,7 +16,7 @@ from edcompress.core.results.report import Report
 from edcompress.core.system.monitor import NullMonitor
 from edcompress.runs import progress, status
 from edcompress.runs.folder import RunFolder
-from edcompress.workflows.stages.run_state import last_snapshot
+from edcompress.workflows.stages.run_state import last_checkpoint
 
 OFTEN = (*ONE_EPOCH, "run.checkpoint_every=2 steps")
 
@@ -49,8 +49,9 @@ def torn(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_last_step_is_saved_and_so_is_the_time_before(torn: Path) -> None:
-    kept = [last_snapshot(RunFolder(torn), NullMonitor()), last_snapshot(older(torn), NullMonitor())]
-    assert [saved[1]["place"]["steps"] for saved in kept if saved] == [5, 4]
+    kept = [last_checkpoint(folder.snapshots, NullMonitor()) for folder in (RunFolder(torn), older(torn))]
+    states = [saved.training for saved in kept if saved]
+    assert [state.position.steps for state in states if state and state.position] == [5, 4]
     assert len(RunFolder(torn).snapshots) == 2
 
 
@@ -111,7 +112,7 @@ def test_without_a_whole_snapshot_the_way_out_is_to_start_over(torn: Path, tmp_p
     folder = RunFolder(shutil.copytree(torn, tmp_path / "run"))
     for path in folder.snapshots:
         path.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="none before it that is whole; start over with --force"):
+    with pytest.raises(CheckpointError, match="start over with --force; no older checkpoint is whole"):
         pruned(dense, folder.path, digits(*OFTEN), resume=True)
 
 
@@ -140,7 +141,7 @@ def test_a_run_whose_state_is_gone_can_only_be_started_over(torn: Path, tmp_path
     folder = RunFolder(shutil.copytree(torn, tmp_path / "run"))
     shutil.rmtree(folder.state)
     with pytest.raises(
-        RunFolderError, match="state is missing, from which the run would go on; start over with --force"
+        RunFolderError, match="state is missing, from which the run would continue; start over with --force"
     ):
         pruned(dense, folder.path, digits(*OFTEN), resume=True)
 

@@ -163,7 +163,7 @@ class Commands(RuleBasedStateMachine):
     @rule()
     def resume_another(self) -> None:
         options = self._options(1 - self._begun)
-        self._refused("begun with another seed", "prune", self._world.dense, *options, "--resume")
+        self._refused("started with a different seed", "prune", self._world.dense, *options, "--resume")
 
     @rule(blow=BLOWS, opset=st.sampled_from([18, 20]), fp16=st.booleans())
     def export(self, blow: Blow | None, opset: int, fp16: bool) -> None:

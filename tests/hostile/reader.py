@@ -16,7 +16,7 @@ MOST = 5 * 2**30  # enough to be seen above 2 GiB, too little to harm the machin
 def outcome(path: Path, *, fit: bool) -> tuple[str, str]:
     """Return the class of the error and its text; empty where the file was read."""
     try:
-        read_network(read_recipe("digits"), path) if fit else read_state_dict(path)
+        read_network(read_recipe("digits").network_spec, path) if fit else read_state_dict(path)
     except Exception as error:
         return type(error).__name__, str(error)
     return "", ""

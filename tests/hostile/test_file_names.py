@@ -63,7 +63,7 @@ def test_weights_with_such_a_name_are_not_called_damaged(odd: Path, dense: Path)
 
 
 def stopped_by_an_image(folder: RunFolder) -> None:
-    with recording(folder, NullMonitor(), digits(), "export") as monitor:
+    with recording(folder, NullMonitor(), digits().label, "export") as monitor:
         monitor.warning(f"left out: {LATIN}.png")
         raise DataError(f"{LATIN}.jpg is not an image")
 

@@ -54,7 +54,7 @@ def two_epochs(monitor: Monitor) -> None:
 def test_a_run_records_where_it_stands_and_what_has_happened(tmp_path: Path) -> None:
     folder, listener, before = new_folder(tmp_path / "run"), Listener(), datetime.now(UTC)
     recipe = digits("search.epochs=3", "finetune.epochs=2", "data.batch_size=64")
-    with recording(folder, listener, recipe, "prune", checkpoint="dense.pt") as monitor:
+    with recording(folder, listener, recipe.label, "prune", weights="dense.pt") as monitor:
         two_epochs(monitor)
         now = read_progress(folder)
     assert now is not None
@@ -76,7 +76,7 @@ def test_a_run_records_where_it_stands_and_what_has_happened(tmp_path: Path) -> 
 def test_the_figures_of_the_last_step_of_an_epoch_are_kept(tmp_path: Path) -> None:
     folder = new_folder(tmp_path / "run")
     recipe = digits("search.epochs=3", "finetune.epochs=2", "data.batch_size=64")
-    with recording(folder, NullMonitor(), recipe, "prune") as monitor:
+    with recording(folder, NullMonitor(), recipe.label, "prune") as monitor:
         began = time.monotonic()
         monitor.epoch("search", 1, 3)  # resumed: an earlier process did one epoch
         monitor.step(1, 10, {"loss": 0.5, "steps_per_s": 2.0})
@@ -98,7 +98,7 @@ def test_the_figures_of_the_last_step_of_an_epoch_are_kept(tmp_path: Path) -> No
 
 def test_steps_are_written_once_in_a_while(tmp_path: Path) -> None:
     folder, seen = new_folder(tmp_path / "run"), set()
-    with recording(folder, NullMonitor(), digits(), "prune") as monitor:
+    with recording(folder, NullMonitor(), digits().label, "prune") as monitor:
         monitor.epoch("finetune", 0, 1)
         began = datetime.now(UTC)
         for step in range(1, 2001):
@@ -120,7 +120,7 @@ def test_steps_are_written_once_in_a_while(tmp_path: Path) -> None:
 )
 def test_how_a_run_ended_is_kept(tmp_path: Path, error: BaseException, state: str, text: str | None) -> None:
     folder = new_folder(tmp_path / "run")
-    with pytest.raises(type(error)), recording(folder, NullMonitor(), digits(), "export"):
+    with pytest.raises(type(error)), recording(folder, NullMonitor(), digits().label, "export"):
         raise error
     ended = read_progress(folder)
     assert ended is not None
@@ -132,7 +132,7 @@ def test_warnings_go_into_the_log_and_where_they_went_before(tmp_path: Path) -> 
     folder = new_folder(tmp_path / "run")
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        with recording(folder, NullMonitor(), digits(), "prune"):
+        with recording(folder, NullMonitor(), digits().label, "prune"):
             warnings.warn("slow disk", stacklevel=1)
         warnings.warn("afterwards", stacklevel=1)
     assert [str(one.message) for one in shown] == ["slow disk", "afterwards"]
@@ -143,7 +143,7 @@ def test_warnings_go_into_the_log_and_where_they_went_before(tmp_path: Path) -> 
 def test_a_full_disk_ends_the_run_and_hides_no_other_error(tmp_path: Path) -> None:
     def record(name: str, error: Exception | None) -> None:
         folder = new_folder(tmp_path / name)
-        with recording(folder, NullMonitor(), digits(), "prune") as monitor:
+        with recording(folder, NullMonitor(), digits().label, "prune") as monitor:
             (folder / "log.jsonl").unlink()
             (folder / "log.jsonl").mkdir()
             if error:

@@ -33,7 +33,7 @@ from edcompress.core.system.monitor import NullMonitor
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.progress import recording
 
-with recording(RunFolder(Path(sys.argv[1])), NullMonitor(), read_recipe("digits"), "prune", checkpoint="my net.pt") as monitor:
+with recording(RunFolder(Path(sys.argv[1])), NullMonitor(), read_recipe("digits").label, "prune", weights="my net.pt") as monitor:
     monitor.epoch("search", 0, 3)
     for step in range(1, 20_000):
         monitor.step(step, 20_000, {"loss": 0.5, "energy": -1.5, "diversity": 0.25, "steps_per_s": 2.0})

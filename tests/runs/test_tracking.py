@@ -21,7 +21,7 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_every_epoch_has_its_line_and_its_point(dense: Path, tmp_path: Path) -> None:
-    session = RunOptions("cpu", loggers=("tensorboard",))
+    session = RunOptions("cpu", trackers=("tensorboard",))
     prune(dense, digits(*TWO_EPOCHS), RunFolder(tmp_path / "run"), options=session)
     lines = logged(tmp_path / "run")
     assert [(line["phase"], line["epoch"]) for line in lines] == [
@@ -78,7 +78,7 @@ def test_mlflow_keeps_recipe_and_figures(tmp_path: Path, monkeypatch: pytest.Mon
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow asks for it, because it prefers a database
-    with open_trackers(["mlflow"], RunFolder(tmp_path / "run"), digits("seed=3")) as (logger,):
+    with open_trackers(["mlflow"], tmp_path / "run", digits("seed=3").model_dump(mode="json")) as (logger,):
         logger.log({"search/loss": 0.5}, 0)
         logger.log({"search/loss": 0.25}, 1)
         run = mlflow.active_run().info.run_id
@@ -95,7 +95,7 @@ def test_a_server_of_mlflow_that_does_not_answer_is_named(tmp_path: Path, monkey
         pytest.raises(
             EdcompressError, match=r"--log mlflow: http://127\.0\.0\.1:9 takes no figures: .*MLFLOW_TRACKING_URI"
         ),
-        open_trackers(["mlflow"], RunFolder(tmp_path / "run"), digits()),
+        open_trackers(["mlflow"], tmp_path / "run", digits().model_dump(mode="json")),
     ):
         pass
 
@@ -117,8 +117,8 @@ class TextFile:
 
 
 @contextmanager
-def open_tracker(folder, recipe):
-    with open(folder.path / "figures.txt", "w") as file:
+def open_tracker(folder, settings):
+    with open(folder / "figures.txt", "w") as file:
         yield TextFile(file)
 '''
 
@@ -127,10 +127,10 @@ def test_a_new_file_makes_a_tracker(tmp_path: Path) -> None:
     extended = copy_with(tmp_path / "extended", "runs/trackers/text.py", TRACKER_FILE)
     code = (
         "from edcompress.core.recipe.loading import read_recipe\n"
-        "from edcompress.runs.folder import RunFolder\n"
+        "from pathlib import Path\n"
         "from edcompress.runs.tracking import open_trackers, require_trackers\n"
         "require_trackers(['text'])\n"
-        "with open_trackers(['text'], RunFolder('.'), read_recipe('digits')) as (tracker,):\n"
+        "with open_trackers(['text'], Path('.'), read_recipe('digits').model_dump()) as (tracker,):\n"
         "    tracker.log({'search/loss': 0.5}, 3)\n"
     )
     done = python(extended, "-c", code)

@@ -14,7 +14,7 @@ from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.recipe.training import TrainingConfig
 from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.search.edropout_regime import EDropoutRegime
 from edcompress.pruning.search.method import SearchProblem
@@ -40,7 +40,7 @@ def small() -> nn.Module:
 def fresh(fit: dict[str, Any], *, fused: bool | None) -> Trainer:
     """A trainer of a small network; `fused` kernels are what a CUDA device trains with."""
     made, _ = trainer(small(), **fit)
-    optimizer = make_optimizer(made.objective.fit, made.network.parameters(), fused=fused)
+    optimizer = make_optimizer(made.objective.config, made.network.parameters(), fused=fused)
     return Trainer(made.network, optimizer, made.objective, made.precision, made.regime, made.report)
 
 
@@ -65,8 +65,8 @@ def test_fused_kernels_leave_the_same_steps_out(fit: dict[str, Any]) -> None:
     assert train_epoch(fused, Listed([BAD]), FIRST, seed=0).skipped == 1
     assert same(fused.network, before)
     for each in (fused, plain):
-        place = train_epoch(each, Listed([BAD, *BATCHES, BAD, *BATCHES]), FIRST, seed=0)
-        assert (place.steps, place.skipped, place.in_a_row) == (8, 2, 0)
+        position = train_epoch(each, Listed([BAD, *BATCHES, BAD, *BATCHES]), FIRST, seed=0)
+        assert (position.steps, position.skipped, position.skipped_in_a_row) == (8, 2, 0)
     wanted = plain.network.state_dict()
     for name, tensor in fused.network.state_dict().items():
         torch.testing.assert_close(tensor, wanted[name], rtol=1e-4, atol=1e-5)
@@ -138,12 +138,14 @@ class Watch:
     def __init__(self, every: int = 0) -> None:
         self._every, self._step = every, 0
 
-    def __call__(self, place: EpochPosition | None) -> None:
-        if place is not None:
-            self._step += 1
+    def before_step(self) -> None:
         chooses = self._every and self._step % self._every == 0
-        warm = self._step == 0  # kernels are loaded, and memory is pinned, by the first one
-        torch.cuda.set_sync_debug_mode("default" if place is not None or warm else "warn" if chooses else "error")
+        warm = self._step == 0  # the first step loads kernels and pins memory
+        torch.cuda.set_sync_debug_mode("default" if warm else "warn" if chooses else "error")
+
+    def after_step(self, position: EpochPosition) -> None:  # noqa: ARG002
+        self._step += 1
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def on_cuda(optimizer: str, precision: str) -> Trainer:
@@ -160,10 +162,10 @@ def on_cuda(optimizer: str, precision: str) -> Trainer:
 def test_no_step_waits_for_the_device(optimizer: str, precision: str) -> None:
     made, watch = on_cuda(optimizer, precision), Watch()
     try:
-        place = train_epoch(made, Listed([*BATCHES, BAD, *BATCHES]), ScheduleSpan(0, 1, 0, 1), 0, None, watch)
+        position = train_epoch(made, Listed([*BATCHES, BAD, *BATCHES]), ScheduleSpan(0, 1, 0, 1), 0, None, watch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert (place.steps, place.skipped) == (7, 1)
+    assert (position.steps, position.skipped) == (7, 1)
 
 
 @cuda
@@ -171,12 +173,12 @@ def test_a_searching_step_waits_twice_per_generation_and_else_never() -> None:
     """For the importance of the channels, and for the energies."""
     network = randomised(ZOO["residual"].network())
     space = trace_space(network, images(2))
-    budget = Budget(
+    feasible = FeasibleStates(
         space, CostModel(space, network, images(2)), Target(macs=0.6), Constraints(round_to=1, min_ratio=0.0)
     )
     where, fit = Precision("bf16", CUDA), TrainingConfig(lr=0.01)
     network = where.place(network)
-    regime = EDropoutRegime(SearchProblem(network, space, budget, Search(evolve_every=3), where))
+    regime = EDropoutRegime(SearchProblem(network, space, feasible, Search(evolve_every=3), where))
     made = Trainer(network, make_optimizer(fit, network.parameters()), Objective(fit), where, regime, lambda *_: None)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")

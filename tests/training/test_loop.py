@@ -99,14 +99,14 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(name: str, broken: 
     made, seen = trainer(randomised(ZOO[name].network()))
     bad = (torch.full((6, 3, 8, 8), broken), BATCHES[0][1])
     before = tensors(made.network)
-    place = train_epoch(made, Listed([bad]), FIRST, seed=0)
-    assert (place.steps, place.skipped, place.in_a_row) == (1, 1, 1)
-    assert math.isnan(place.mean_loss)
+    position = train_epoch(made, Listed([bad]), FIRST, seed=0)
+    assert (position.steps, position.skipped, position.skipped_in_a_row) == (1, 1, 1)
+    assert math.isnan(position.mean_loss)
     assert all(torch.equal(tensor, before[key]) for key, tensor in made.network.state_dict().items())
-    place = train_epoch(made, Listed([BATCHES[0], bad, BATCHES[1]]), FIRST, seed=0)
-    assert (place.steps, place.skipped, place.in_a_row) == (3, 1, 0)
+    position = train_epoch(made, Listed([BATCHES[0], bad, BATCHES[1]]), FIRST, seed=0)
+    assert (position.steps, position.skipped, position.skipped_in_a_row) == (3, 1, 0)
     losses = [figures["loss"] for _, _, figures in seen[1:]]
-    assert place.mean_loss == (losses[0] + losses[2]) / 2
+    assert position.mean_loss == (losses[0] + losses[2]) / 2
     assert all(torch.isfinite(tensor).all() for tensor in made.network.state_dict().values())
 
 
@@ -138,8 +138,8 @@ def test_short_epochs_of_steps_that_fail_end_the_run_too() -> None:
     made = replace(made, section="train")
     bad = (torch.full((6, 3, 8, 8), float("nan")), BATCHES[0][1])
     first = train_epoch(made, Listed([bad] * 3), FIRST, seed=0).next_epoch()
-    assert (first.steps, first.in_a_row, first.skipped, first.loss) == (0, 3, 0, 0.0)
-    assert train_epoch(made, Listed([BATCHES[0], bad]), FIRST, 0, first).in_a_row == 1
+    assert (first.steps, first.skipped_in_a_row, first.skipped, first.loss) == (0, 3, 0, 0.0)
+    assert train_epoch(made, Listed([BATCHES[0], bad]), FIRST, 0, first).skipped_in_a_row == 1
     second = train_epoch(made, Listed([bad] * 3), FIRST, 0, first).next_epoch()
     with pytest.raises(EdcompressError, match=r"in 8 steps, up to epoch 1, step 2; .* a lower train\.lr"):
         train_epoch(made, Listed([bad] * 3), FIRST, 0, second)
@@ -153,20 +153,22 @@ def test_an_epoch_goes_on_from_any_step_bit_for_bit(stop: int) -> None:
     whole = fresh()
     end = train_epoch(whole, BATCHES, FIRST, seed=0)
     half = fresh()
-    places: list[EpochPosition] = [EpochPosition()]
+    positions: list[EpochPosition] = [EpochPosition()]
 
-    def stand(place: EpochPosition | None) -> None:
-        if place:
-            places.append(place)
-        elif len(places) > stop:
-            raise KeyboardInterrupt
+    class Stopping:
+        def before_step(self) -> None:
+            if len(positions) > stop:
+                raise KeyboardInterrupt
+
+        def after_step(self, position: EpochPosition) -> None:
+            positions.append(position)
 
     with suppress(KeyboardInterrupt), torch.random.fork_rng():
-        train_epoch(half, BATCHES, FIRST, 0, None, stand)
+        train_epoch(half, BATCHES, FIRST, 0, None, Stopping())
     other = fresh()
     other.network.load_state_dict(half.network.state_dict())
     other.optimizer.load_state_dict(half.optimizer.state_dict())
-    resumed = train_epoch(other, BATCHES, FIRST, 0, places[stop])
+    resumed = train_epoch(other, BATCHES, FIRST, 0, positions[stop])
     assert (resumed.steps, resumed.loss) == (3, end.loss)
     assert all(
         torch.equal(tensor, whole.network.state_dict()[key]) for key, tensor in other.network.state_dict().items()

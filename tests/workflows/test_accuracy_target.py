@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,18 @@ def test_no_network_within_the_drop_says_how_near_it_came(dense: Path, tmp_path:
     )
 
 
+def test_a_trial_beyond_the_drop_is_followed_by_a_larger_network(dense: Path, tmp_path: Path) -> None:
+    settings = ("search.epochs=0", "finetune.epochs=0", "search.method=random", "data.limit=200")
+    with suppress(EdcompressError):  # the second may be beyond the drop too
+        pruned(dense, tmp_path / "run", digits(*dropping(*settings, "target.max_top1_drop=0.0", "target.trials=2")))
+    first, second = (RunFolder(path) for path in sorted((tmp_path / "run" / "trials").iterdir()))
+    asked = [folder.read_recipe().target for folder in (first, second)]
+    assert asked[0] is not None
+    assert asked[1] is not None
+    assert asked[0].macs < asked[1].macs < 1.0  # type: ignore[operator]
+    assert first.read_report().target.achieved < second.read_report().target.achieved
+
+
 def test_a_drop_equal_to_the_limit_is_within_it() -> None:
     for dense, other in ((920, 910), (917, 907), (999, 989)):
         assert accuracy_drop(Count(correct=dense, total=1000), Count(correct=other, total=1000)) <= 0.01
@@ -131,7 +144,7 @@ def test_what_a_series_goes_on_from_stays_until_its_report_is_written(tmp_path: 
     for path in (folder.state, chosen.path):
         path.mkdir(parents=True)
     (chosen / "plan.json").write_text("{}")
-    accuracy_target._adopt(folder, chosen)
+    accuracy_target._copy_files(chosen.path, folder.path)
     assert (folder / "plan.json").read_text() == "{}"
     assert folder.state.is_dir()
 
@@ -156,7 +169,7 @@ def test_a_series_is_not_resumed_with_another_drop(dense: Path, tmp_path: Path) 
         pruned(
             dense, tmp_path / "run", digits(*dropping(*ONE_EPOCH, "target.max_top1_drop=0.9")), Interrupter("trial 1")
         )
-    with pytest.raises(RunFolderError, match=r"begun with another target\.max_top1_drop"):
+    with pytest.raises(RunFolderError, match=r"started with a different target\.max_top1_drop"):
         pruned(dense, tmp_path / "run", digits(*dropping(*ONE_EPOCH, "target.max_top1_drop=0.5")), resume=True)
 
 

@@ -40,7 +40,7 @@ def test_it_is_pruned_with_plain_weights(tmp_path: Path, monkeypatch: pytest.Mon
     torch.save(network.state_dict(), "normed.pt")
     recipe = digits(*QUICK, "model.arch=null", "model.factory=normed:net", "target.macs=0.4")
     images = torch.randn(2, 1, 16, 16)
-    assert torch.equal(read_network(recipe, Path("normed.pt"), session)(images), network(images))
+    assert torch.equal(read_network(recipe.network_spec, Path("normed.pt"), trust_code=True)(images), network(images))
     assert [group.name for group in inspect(None, recipe, session).groups if not group.locked] == ["0", "2"]
     report = prune(Path("normed.pt"), recipe, RunFolder(Path("run")), options=session)
     pruned = load("run", trust_code=True)

@@ -5,7 +5,7 @@ import pytest
 from edcompress.core.system import machine
 from edcompress.core.system.machine import WaitTimer
 from edcompress.pruning.cost.latency_model import LatencyTable
-from edcompress.workflows.inspect import distrusted
+from edcompress.workflows.inspect import disturbed_warning
 from edcompress.workflows.stages.starting_point import waiting_warning
 
 HOUR = 3_600_000_000_000
@@ -17,7 +17,7 @@ def test_shares_of_layers_that_waited_are_warned_of(
 ) -> None:
     readings = iter([0, waited])
     monkeypatch.setattr(machine, "run_delay", lambda: next(readings))
-    assert len(distrusted(WaitTimer())) == warnings
+    assert len(disturbed_warning(WaitTimer())) == warnings
 
 
 def test_a_target_in_time_warns_of_a_dense_network_that_was_timed_beside_other_work() -> None:

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 
 from edcompress.cli import console
 from edcompress.core.results.measures import Rate
-from edcompress.workflows.doctor import Finding, compared, examine, judged, limited
+from edcompress.workflows.doctor import Finding, check_requirement, compared, examine, limited
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def found(runs: Path = Path("runs")) -> dict[str, Finding]:
 def test_what_is_installed_is_held_against_what_was_declared(
     line: str, extra: str | None, level: str, words: list[str]
 ) -> None:
-    finding = judged(Requirement(line), extra)
+    finding = check_requirement(Requirement(line), extra)
     assert finding.level == level
     assert all(word in finding.text for word in words), finding
 
@@ -62,7 +62,7 @@ def test_data_that_is_not_there_is_a_fault_and_the_exit_code_is_3(cli, data: Pat
     assert (ended.code, ended.err) == (3, "error: at fault: EDCOMPRESS_DATA; see above for the way out\n")
     said = {finding["name"]: finding for finding in json.loads(ended.out)}
     assert said["EDCOMPRESS_DATA"]["level"] == "fault"
-    assert "it is no folder: make it, or point the variable to one" in said["EDCOMPRESS_DATA"]["text"]
+    assert "not a directory; create it or change the variable" in said["EDCOMPRESS_DATA"]["text"]
     assert "free at" in said["disk of data"]["text"]  # of the folder in which it would be
 
 

@@ -15,7 +15,9 @@ from edcompress.pruning.cost.network_size import measure_size
 from edcompress.runs.folder import RunFolder
 from edcompress.workflows.export import export
 from edcompress.workflows.load import load
-from edcompress.workflows.stages.starting_point import open_starting_point, read_plan, read_space, require_same_weights
+from edcompress.workflows.resume import require_same_weights
+from edcompress.workflows.stages.start_files import read_plan, read_space
+from edcompress.workflows.stages.starting_point import open_starting_point
 
 QUICK = ("search.epochs=0", "finetune.epochs=0", "data.limit=200", "constraints.round_to=1")
 
@@ -29,7 +31,7 @@ def first(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kept(folder: Path) -> dict[str, set[int]]:
-    return {group.name: set(group.kept) for group in read_plan(RunFolder(folder)).groups}
+    return {group.name: set(group.kept) for group in read_plan(folder / "plan.json").groups}
 
 
 def test_ratios_figures_and_plan_are_of_the_network_that_the_first_run_began_with(first: Path, tmp_path: Path) -> None:
@@ -44,11 +46,13 @@ def test_ratios_figures_and_plan_are_of_the_network_that_the_first_run_began_wit
     assert report.target.achieved == pytest.approx(size.macs / before.dense.size.macs)
     log = [json.loads(line) for line in (tmp_path / "run" / "search.jsonl").read_text().splitlines()]
     assert before.target.achieved >= log[0]["budget"] > log[-1]["budget"] == 0.35
-    assert read_space(RunFolder(tmp_path / "run")) == read_space(RunFolder(first))
+    assert read_space(tmp_path / "run" / "space.json") == read_space(first / "space.json")
     now, then = kept(tmp_path / "run"), kept(first)
     assert now.keys() == then.keys()
     assert all(now[name] <= then[name] for name in then)
-    ignored = [group.name for group in read_space(RunFolder(first)).free if any("layer2" in m for m in group.layers)]
+    ignored = [
+        group.name for group in read_space(first / "space.json").free if any("layer2" in m for m in group.layers)
+    ]
     assert "layer2.0.conv1" in ignored
     assert [now[name] for name in ignored] == [then[name] for name in ignored]
     export(RunFolder(tmp_path / "run"))
@@ -58,7 +62,7 @@ def test_ratios_figures_and_plan_are_of_the_network_that_the_first_run_began_wit
 def test_a_floor_is_a_share_of_the_network_that_the_first_run_began_with(first: Path, tmp_path: Path) -> None:
     floor = (*QUICK, "search.method=random", "target.macs=null", "target.channels=0.43", "constraints.min_ratio=0.4")
     report = pruned(first, tmp_path / "run", digits(*floor))
-    groups = read_plan(RunFolder(tmp_path / "run")).groups
+    groups = read_plan(tmp_path / "run" / "plan.json").groups
     assert all(len(group.kept) >= min(0.4 * group.channels, len(kept(first)[group.name])) for group in groups)
     assert report.target.achieved == pytest.approx(
         sum(len(group.kept) for group in groups) / sum(group.channels for group in groups)
@@ -92,7 +96,9 @@ def test_an_interrupted_run_goes_on_without_the_first_one(
     retrained = {name: tensor * 1.01 for name, tensor in load_file(gone / "pruned.safetensors").items()}
     save_file(retrained, gone / "pruned.safetensors")
     for other in (gone, gone / "dense.safetensors"):
-        with pytest.raises(RunFolderError, match=f"was begun with other weights than {other} holds; choose another"):
+        with pytest.raises(
+            RunFolderError, match=f"was started with weights other than those in {other}; choose another"
+        ):
             pruned(other, tmp_path / "broken", recipe, resume=True)
     shutil.rmtree(gone)
     report = pruned(gone, tmp_path / "broken", recipe, resume=True)
@@ -107,11 +113,11 @@ def test_a_run_that_cannot_be_pruned_again_is_refused_before_any_compute(first: 
         pruned(first, out, digits(*ONE_EPOCH, "target.macs=0.6"))
     with pytest.raises(BudgetError, match=r"target\.macs = 0\.01 is below"):
         pruned(first, out, digits(*ONE_EPOCH, "target.macs=0.01"))
-    with pytest.raises(InputError, match=r"run holds another network than the recipe's: model\.arch differ"):
+    with pytest.raises(InputError, match=r"run holds a network other than the recipe's: model\.arch differ"):
         pruned(first, out, digits(*ONE_EPOCH, "model.arch=resnet20"))
     broken = Path(shutil.copytree(first, tmp_path / "broken"))
     (broken / "space.json").write_text((first / "space.json").read_text().replace("layer2.0.bn1", "layer3.0.bn1"))
-    with pytest.raises(NetworkError, match=r"differ in layer2\.0\.conv1; .*start from the checkpoint again"):
+    with pytest.raises(NetworkError, match=r"differ in layer2\.0\.conv1; .*start from the weights again"):
         pruned(broken, out, digits(*ONE_EPOCH, "target.macs=0.3"))
     (broken / "report.json").unlink()
     with pytest.raises(RunFolderError, match="broken has not finished pruning, which pruning it again needs"):

@@ -86,7 +86,7 @@ def test_what_cannot_be_swept_is_said_before_any_run(dense: Path, cli: Cli, tmp_
         dense, *AT_ONCE, "--set", "target.macs=0.5,5"
     )
     assert "target.macs = 0.001 is below" in refused(dense, *AT_ONCE, "--set", "target.macs=0.5,0.001")
-    assert "seed=1: without a checkpoint one network is trained for all points, but seed differ" in refused(
+    assert "seed=1: without weights one network is trained for all points, but seed differ" in refused(
         *AT_ONCE, "--set", "seed=0,1"
     )
 
@@ -111,11 +111,15 @@ def test_points_of_other_weights_or_measured_otherwise_do_not_come_side_by_side(
     save_file({name: tensor * 1.01 for name, tensor in load_file(dense).items()}, retrained)
     third = ("--set", "target.macs=0.3,0.4")
     for given, more, words in (
-        (retrained, (), f"target.macs=0.4 was begun with other weights than {retrained} holds; choose another folder"),
+        (
+            retrained,
+            (),
+            f"target.macs=0.4 was started with weights other than those in {retrained}; choose another folder",
+        ),
         (
             dense,
             ("--set", "benchmark.threads=2"),
-            "exported and measured with another benchmark.threads; choose another",
+            "exported and measured with a different benchmark.threads; choose another",
         ),
     ):
         ended = cli("sweep", given, *AT_ONCE, *third, *more, "-o", swept)
@@ -138,7 +142,7 @@ def test_a_point_of_another_checkpoint_is_not_gone_on_with(cli: Cli, tmp_path: P
     (point / "recipe.yaml").write_text(dump(read_recipe("digits", ["target.macs=0.7"])))
     with (
         pytest.raises(KeyboardInterrupt),
-        recording(point, NullMonitor(), read_recipe("digits"), "prune", checkpoint="a.pt"),
+        recording(point, NullMonitor(), read_recipe("digits").label, "prune", weights="a.pt"),
     ):
         raise KeyboardInterrupt  # before the first point was done, and with it a sweep.json
     for checkpoint in ([tmp_path / "b.pt"], []):
@@ -152,7 +156,7 @@ def test_a_point_of_another_checkpoint_is_not_gone_on_with(cli: Cli, tmp_path: P
     [
         (
             ["train.epochs=7", "data.root=elsewhere", "data.workers=2"],
-            "was trained with another train.epochs; choose another folder",
+            "was trained with a different train.epochs; choose another folder",
         ),
         (None, "was not trained by `edcompress train`; choose another folder"),
     ],
@@ -180,7 +184,7 @@ def test_a_network_trained_otherwise_is_no_beginning_of_further_points(cli: Cli,
     save_file({}, tmp_path / "sweep" / "dense.safetensors")
     free = ("--set", "data.workers=1", "--set", "data.batch_size=auto")  # what a resumed run may change, or has found
     ended = cli("sweep", *AT_ONCE, *TWO, *free, "-o", tmp_path / "sweep")
-    assert (ended.code, "was trained with another train.epochs; choose another folder" in ended.err) == (2, True)
+    assert (ended.code, "was trained with a different train.epochs; choose another folder" in ended.err) == (2, True)
 
 
 def test_values_are_parted_outside_brackets_and_quotes() -> None:

@@ -104,7 +104,7 @@ def test_one_that_was_trained_but_not_measured_is_measured(
         raise KeyboardInterrupt
 
     path = tmp_path / whole.name
-    monkeypatch.setattr("edcompress.workflows.stages.job.RunContext.accuracy", interrupted)
+    monkeypatch.setattr("edcompress.workflows.stages.run_context.RunContext.accuracy", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trained(path)
     assert path.exists()
@@ -119,12 +119,12 @@ def test_one_that_was_trained_but_not_measured_is_measured(
     [
         (
             ["--resume", "--set", "seed=7"],
-            "was begun with another seed; go on with what it was begun with, or delete it",
+            "was started with a different seed; continue with what it was started with, or delete it",
         ),
-        (["--resume", "--set", "compile=true"], "was begun with another compile;"),
-        (["--resume", "--set", "train.epochs=3"], r"was begun with another train.epochs;"),
+        (["--resume", "--set", "compile=true"], "was started with a different compile;"),
+        (["--resume", "--set", "train.epochs=3"], r"was started with a different train.epochs;"),
         (["--resume", "--force"], "--resume continues a run and --force starts it over; choose one of them"),
-        ([], "is of a training that was interrupted; go on with --resume, or start over with --force"),
+        ([], "is from an interrupted training; continue with --resume, or start over with --force"),
     ],
 )
 def test_what_was_trained_is_not_lost_to_another_training(cli: Cli, torn: Path, more: list[str], told: str) -> None:
@@ -138,7 +138,7 @@ def test_there_has_to_be_something_to_go_on_from(cli: Cli, whole: Path, torn: Pa
     for path in (whole, torn.with_name("other.safetensors")):
         ended = cli("train", *OPTIONS, "--resume", "-o", path)
         assert ended.code == 2
-        assert f"--resume: there is no {unfinished(path)}; leave --resume away" in ended.err
+        assert f"--resume: there is no {unfinished(path)}; drop --resume" in ended.err
     torn.write_bytes(torn.read_bytes()[:-1000])
     ended = cli("train", *OPTIONS, "--resume", "-o", torn.with_suffix(""))
     assert (ended.code, f"{torn}: is not the checkpoint of a run, or is damaged" in ended.err) == (2, True), ended.err
@@ -202,7 +202,7 @@ def test_a_signal_saves_what_was_trained_and_says_how_to_go_on(
     assert 0 < done < 200
     assert not path.exists()
     begun = cli(*command)
-    assert (begun.code, "go on with --resume" in begun.err) == (2, True)
+    assert (begun.code, "continue with --resume" in begun.err) == (2, True)
 
 
 def test_two_trainings_do_not_share_a_file(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,9 +33,9 @@ from edcompress.runs.progress import read_progress
 from edcompress.workflows.evaluate import evaluate
 from edcompress.workflows.load import load
 from edcompress.workflows.prune import prune
-from edcompress.workflows.stages.job import open_job
-from edcompress.workflows.stages.run_state import last_snapshot
-from edcompress.workflows.stages.starting_point import read_plan
+from edcompress.workflows.stages.run_context import open_context
+from edcompress.workflows.stages.run_state import last_checkpoint
+from edcompress.workflows.stages.start_files import read_plan
 
 PUBLIC = ["prune", "export", "convert", "run", "sweep", "evaluate", "benchmark", "inspect", "train", "load", "gate", "read_recipe",
           "RunFolder", "EdcompressError"]  # fmt: skip
@@ -96,9 +96,10 @@ def test_the_scale_of_fp16_goes_on_too(dense: Path, tmp_path: Path) -> None:
     for step in (2, 5):
         with pytest.raises(KeyboardInterrupt):
             pruned(dense, tmp_path / "run", recipe, Interrupter("finetune", 0, step), resume=True)
-        saved = last_snapshot(RunFolder(tmp_path / "run"), NullMonitor())
+        saved = last_checkpoint(RunFolder(tmp_path / "run").snapshots, NullMonitor())
         assert saved
-        good_steps.append(saved[1]["scaler"]["_growth_tracker"])  # since the scale has changed
+        assert saved.training
+        good_steps.append(saved.training.scaler["_growth_tracker"])  # since the scale has changed
     assert good_steps == [2, 5]
 
 
@@ -126,7 +127,7 @@ def test_a_resumed_run_may_change_its_gate_but_not_its_target(dense: Path, tmp_p
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         pruned(dense, folder.path, digits(*ONE_EPOCH), Interrupter("surgery"))
-    with pytest.raises(RunFolderError, match=r"another target\.macs"):
+    with pytest.raises(RunFolderError, match=r"a different target\.macs"):
         pruned(dense, folder.path, digits(*ONE_EPOCH, "target.macs=0.6"), resume=True)
     pruned(dense, folder.path, digits(*ONE_EPOCH, "gate.max_top1_drop=0.5"), resume=True)
     assert folder.read_recipe().gate.max_top1_drop == 0.5
@@ -141,7 +142,7 @@ def test_a_run_goes_on_with_the_weights_it_was_begun_with_or_not_at_all(dense: P
         pruned(dense, folder.path, digits(*ONE_EPOCH), Interrupter("surgery"))
 
     def refused() -> None:
-        with pytest.raises(RunFolderError, match=f"was begun with other weights than {retrained} holds; choose"):
+        with pytest.raises(RunFolderError, match=f"was started with weights other than those in {retrained}; choose"):
             pruned(retrained, folder.path, digits(*ONE_EPOCH), resume=True)
 
     refused()
@@ -157,9 +158,9 @@ def test_training_that_diverges_ends_the_run_and_saves_nothing_broken(dense: Pat
     with pytest.raises(EdcompressError, match=r"lower finetune\.lr") as caught:
         pruned(dense, folder.path, digits(*ONE_EPOCH, "finetune.lr=1e12"))
     assert caught.value.exit_code == 3
-    saved = last_snapshot(folder, NullMonitor())
+    saved = last_checkpoint(folder.snapshots, NullMonitor())
     assert saved is not None
-    assert all(torch.isfinite(tensor).all() for tensor in saved[1].get("network", {}).values())
+    assert all(torch.isfinite(tensor).all() for tensor in (saved.network or {}).values())
 
 
 @pytest.mark.parametrize(
@@ -245,7 +246,7 @@ def test_every_method_and_target_runs_and_keeps_what_it_promised(
     assert report.target.achieved == pytest.approx(left.get(report.target.kind, report.target.achieved), abs=1e-6)
     assert report.target.kind == (recipe.target.kind if recipe.target else "none")
     assert report.target.achieved <= (recipe.target.fraction if recipe.target else 1.0)
-    plan, step = read_plan(RunFolder(tmp_path / "run")), report.target.round_to
+    plan, step = read_plan(tmp_path / "run" / "plan.json"), report.target.round_to
     assert all(len(g.kept) % step == 0 or len(g.kept) == g.channels for g in plan.groups)
     assert step == (recipe.constraints.round_to or step)
     if report.target.kind == "channels":
@@ -263,7 +264,7 @@ def test_a_given_plan_is_replayed_and_a_wrong_one_refused_before_any_compute(
         "search.method=plan", f"search.plan={plan}", "search.epochs=0", "finetune.epochs=1", "data.limit=200"
     )
     report = pruned(dense, tmp_path / "run", recipe)
-    assert read_plan(RunFolder(tmp_path / "run")) == read_plan(RunFolder(unbroken))
+    assert read_plan(tmp_path / "run" / "plan.json") == read_plan(unbroken / "plan.json")
     assert (report.search.method, report.search.epochs) == ("plan", 0)
     dear = recipe.model_copy(update={"target": Target(macs=0.35)})
     with pytest.raises(BudgetError, match=r"plan\.json keeps 0\.\d+ of the macs, more than target\.macs = 0\.35"):
@@ -279,7 +280,7 @@ def test_a_given_plan_is_replayed_and_a_wrong_one_refused_before_any_compute(
     assert not any((tmp_path / name).exists() for name in ("dear", "other", "none"))
     before = (tmp_path / "run" / "pruned.safetensors").read_bytes()
     own = digits("search.method=plan", f"search.plan={tmp_path}/run/plan.json")
-    with pytest.raises(RunFolderError, match=r"plan\.json lies in .*run, which the run begins by emptying; choose"):
+    with pytest.raises(RunFolderError, match=r"plan\.json lies in .*run, which is emptied when the run begins; choose"):
         prune(dense, own, RunFolder(tmp_path / "run"), force=True, options=RunOptions("cpu"))
     assert (tmp_path / "run" / "pruned.safetensors").read_bytes() == before
 
@@ -327,10 +328,12 @@ def test_load_gives_the_module_that_was_measured(finished: Path) -> None:
     folder = RunFolder(finished)
     network, report = load(finished), folder.read_report()
     assert not network.training
-    job = open_job(folder.read_recipe(), RunOptions("cpu"))
-    assert job.accuracy(network) == report.pruned.accuracy == evaluate(finished / "pruned.onnx", folder.read_recipe())
+    context = open_context(folder.read_recipe(), RunOptions("cpu"))
+    assert (
+        context.accuracy(network) == report.pruned.accuracy == evaluate(finished / "pruned.onnx", folder.read_recipe())
+    )
     with torch.no_grad():
-        assert torch.equal(network(job.proof_images), load(str(finished))(job.proof_images))
+        assert torch.equal(network(context.proof_images), load(str(finished))(context.proof_images))
     assert edcompress.load(finished).state_dict().keys() == network.state_dict().keys()
 
 
@@ -354,11 +357,11 @@ def test_two_folders_of_the_same_shape_are_other_test_images(tmp_path: Path) -> 
     def seen(root: Path, **more: int) -> str:
         data = {"dataset": "image_folder", "root": root, "eval_batch_size": 5, "search_fraction": 0.25, **more}
         overrides = [f"data.{key}={value}" for key, value in data.items()]
-        job, pixels = (
-            open_job(digits("model.num_classes=2", *overrides, "data.channels=1"), RunOptions("cpu")),
+        context, pixels = (
+            open_context(digits("model.num_classes=2", *overrides, "data.channels=1"), RunOptions("cpu")),
             TensorDigest(),
         )
-        assert sum(len(labels) for _, labels in job.test_batches("test images", pixels)) == 6
+        assert sum(len(labels) for _, labels in context.test_batches("test images", pixels)) == 6
         return pixels.hex
 
     for number, name in enumerate(("one", "other")):
@@ -379,7 +382,7 @@ def test_a_run_and_its_files_are_not_measured_on_images_for_others(cli: Callable
     for model in (finished, finished / "pruned.onnx"):
         ended = cli("evaluate", model, "--recipe", own, *other)
         told = (
-            f"{model} is for other images or classes than the recipe's: mean is [0.305] there, and [0.5] by the recipe"
+            f"{model} is for images or classes other than the recipe's: mean is [0.305] there, and [0.5] in the recipe"
         )
         assert (ended.code, told in ended.err) == (2, True), ended.err
         ended = cli("evaluate", model, "--recipe", own, *other, "--ignore-metadata", "--json")
@@ -394,8 +397,8 @@ def test_whoever_watches_is_told_of_every_batch_of_test_images() -> None:
         def step(self, step: int, steps: int, figures: dict[str, Any]) -> None:  # noqa: ARG002
             told.append((step, steps))
 
-    job = open_job(digits("data.eval_batch_size=100"), RunOptions("cpu", monitor=Listener()))
-    assert sum(len(labels) for _, labels in job.test_batches("test images")) == len(job.splits.test)
+    context = open_context(digits("data.eval_batch_size=100"), RunOptions("cpu", monitor=Listener()))
+    assert sum(len(labels) for _, labels in context.test_batches("test images")) == len(context.splits.test)
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -434,7 +437,7 @@ def test_the_files_and_the_card_say_how_to_feed_them(finished: Path) -> None:
 def test_the_cards_program_gives_pytorchs_logits_of_a_real_image(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    test = open_job(RunFolder(finished).read_recipe(), RunOptions("cpu")).splits.test
+    test = open_context(RunFolder(finished).read_recipe(), RunOptions("cpu")).splits.test
     Image.fromarray(test.read([7], Geometry(None)).pixels[0, 0].numpy()).save(finished / "image.png")
     program = (finished / "model_card.md").read_text().partition("```python\n")[2].partition("```")[0]
     monkeypatch.chdir(finished)
@@ -471,10 +474,10 @@ def test_pixels_may_be_given_to_the_file_as_they_are(finished: Path) -> None:
     proof = RunFolder(finished).read_report().proof.onnx_vs_pixels
     assert proof is not None
     assert proof.relative < 1e-6
-    job = open_job(RunFolder(finished).read_recipe(), RunOptions("cpu"))
-    pixels = job.parity_pixels[:3].permute(0, 2, 3, 1)  # [3, H, W, 1]
+    context = open_context(RunFolder(finished).read_recipe(), RunOptions("cpu"))
+    pixels = context.parity_pixels[:3].permute(0, 2, 3, 1)  # [3, H, W, 1]
     with torch.no_grad():
-        expected = load(finished)(job.parity_images[:3])
+        expected = load(finished)(context.parity_images[:3])
     assert torch.allclose(run_onnx(finished / "pruned.pixels.onnx", pixels), expected, atol=1e-4)
 
 

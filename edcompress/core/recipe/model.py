@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -57,3 +58,21 @@ class Model(Section):
     def trust_flags(self) -> list[str]:
         """The options that a command line needs for this network to be built."""
         return ["--trust-code"] if self.factory else []
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network to build: the recipe's model, the side of its images in pixels, and the seed of its random weights.
+
+    `searched`: it is trained by a search, with channels missing.
+    """
+
+    model: Model
+    image_size: int
+    seed: int = 0
+    searched: bool = True
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of an image that the network takes."""
+        return self.model.in_channels, self.image_size, self.image_size

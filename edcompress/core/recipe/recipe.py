@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -15,10 +15,19 @@ from edcompress.core.frozen import Section
 from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.deployment import SPEEDUP_LEVEL, Benchmark, Export
 from edcompress.core.recipe.gate import Gate
-from edcompress.core.recipe.model import Model
+from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.recipe.training import Checkpoints, TrainingConfig
+
+
+class RecipeLabel(NamedTuple):
+    """What logs and progress say of a recipe: its name and digest, the images of a step, and the epochs of search and fine-tuning."""
+
+    name: str
+    digest: str
+    step_images: int
+    total_epochs: int
 
 
 class Recipe(Section):
@@ -111,9 +120,31 @@ class Recipe(Section):
         return self.benchmark if size == "dynamic" else self.benchmark.model_copy(update={"batch_size": (size,)})
 
     @property
-    def share_target(self) -> Target | None:
+    def search_target(self) -> Target | None:
         """The target of a single search, a share or a time; None for a drop in accuracy, whose trials set their own."""
         return None if self.target is None or self.target.max_top1_drop is not None else self.target
+
+    @property
+    def label(self) -> RecipeLabel:
+        """What logs and progress say of the recipe."""
+        return RecipeLabel(self.name, self.digest, self.data.step_images, self.total_epochs)
+
+    @property
+    def network_spec(self) -> NetworkSpec:
+        """What the network of the recipe is built from."""
+        return NetworkSpec(self.model, self.data.image_size, self.seed, self.search.trains)
+
+    def with_batch_size(self, size: int | str) -> Self:
+        """Return the recipe with another data.batch_size."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"batch_size": size})})
+
+    def with_target(self, target: Target) -> Self:
+        """Return the recipe with another target."""
+        return self.model_copy(update={"target": target})
+
+    def with_round_to(self, step: int) -> Self:
+        """Return the recipe with another constraints.round_to."""
+        return self.model_copy(update={"constraints": self.constraints.with_round_to(step)})
 
     @property
     def search_epochs(self) -> int:

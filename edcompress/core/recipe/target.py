@@ -74,3 +74,7 @@ class Constraints(Section):
     only: tuple[str, ...] = Field(
         (), description="globs of layer names; if given, only groups that touch one of these layers are pruned"
     )
+
+    def with_round_to(self, step: int) -> Self:
+        """Return the constraints with another round_to."""
+        return self.model_copy(update={"round_to": step})

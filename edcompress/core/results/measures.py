@@ -6,6 +6,7 @@ Accuracies and ratios are fractions in [0, 1]; units stand in the names; `macs` 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -246,6 +247,31 @@ class ModelResult(Value):
         """All measured latencies, that of the first setting first."""
         return (self.latency_ms, *self.more_latency_ms) if self.latency_ms else ()
 
+    def with_onnx(
+        self,
+        onnx_bytes: int,
+        latencies: Sequence[Latency],
+        accuracy: Accuracy,
+        recalls: Recalls | None,
+        paired: Paired | None,
+    ) -> Self:
+        """Return the result with what was measured of the ONNX file: the latency at the first setting comes first."""
+        first, *more = latencies
+        return self.model_copy(
+            update={
+                "size": self.size.model_copy(update={"onnx_bytes": onnx_bytes}),
+                "latency_ms": first,
+                "more_latency_ms": tuple(more),
+                "onnx_accuracy": accuracy,
+                "recalls": recalls,
+                "paired": paired,
+            }
+        )
+
+    def without_onnx(self) -> ModelResult:
+        """Return the result of the PyTorch network alone."""
+        return ModelResult(accuracy=self.accuracy, size=self.size.model_copy(update={"onnx_bytes": None}))
+
 
 class Proof(Value):
     """The largest absolute difference between two models' logits on the same images, and the logits' largest magnitude `scale`.
@@ -281,3 +307,11 @@ class Proofs(Value):
     dense_vs_onnx: Proof | None = None
     pruned_vs_onnx: Proof | None = None
     onnx_vs_pixels: Proof | None = None
+
+    def with_onnx(self, dense: Proof, pruned: Proof, pixels: Proof | None) -> Self:
+        """Return the proofs with those of the ONNX files."""
+        return self.model_copy(update={"dense_vs_onnx": dense, "pruned_vs_onnx": pruned, "onnx_vs_pixels": pixels})
+
+    def without_onnx(self) -> Proofs:
+        """Return the proofs of the PyTorch networks alone."""
+        return Proofs(masked_vs_pruned=self.masked_vs_pruned, pruned_vs_reloaded=self.pruned_vs_reloaded)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -35,6 +36,9 @@ class Preprocessing(Value):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layout: Literal["NCHW"] = "NCHW"
+
+
+VariantName = Literal["fp16", "int8"]
 
 
 class Variant(Value):
@@ -101,6 +105,14 @@ class Point(Value):
     chosen: bool = False
     passed: bool | None = None
     distrusted: str | None = None
+
+    def with_trial(self, judged_drop: float, *, chosen: bool, distrusted: str | None) -> Self:
+        """Return the point with what it is among the trials for a drop of accuracy."""
+        return self.model_copy(update={"judged_drop": judged_drop, "chosen": chosen, "distrusted": distrusted})
+
+    def with_gate(self, *, passed: bool, distrusted: str | None) -> Self:
+        """Return the point with the gate's answer."""
+        return self.model_copy(update={"passed": passed, "distrusted": distrusted})
 
 
 class SearchSummary(Value):
@@ -171,7 +183,7 @@ class Report(Value):
     seconds: float
     machine: dict[str, Any]
     versions: dict[str, str]
-    variants: dict[Literal["fp16", "int8"], Variant] = Field(default_factory=dict)
+    variants: dict[VariantName, Variant] = Field(default_factory=dict)
     ship: Shipping | None = None
     tested_on: Images | None = None
     untrained_head: bool = False
@@ -202,6 +214,58 @@ class Report(Value):
         """All measured latencies, of all files and at all settings."""
         models = (self.dense, self.pruned, *(variant.measured for variant in self.variants.values()))
         return tuple(latency for model in models for latency in model.latencies)
+
+    def with_recipe(self, name: str, digest: str, settings: dict[str, Any], limits: Gate) -> Self:
+        """Return the report of the same network, as found by another recipe."""
+        return self.model_copy(update={"recipe": name, "recipe_hash": digest, "settings": settings, "limits": limits})
+
+    def with_trials(self, target: TargetResult, points: tuple[Point, ...], seconds: float) -> Self:
+        """Return the report of a network chosen among trials."""
+        return self.model_copy(update={"target": target, "points": points, "seconds": seconds})
+
+    def with_test_images(self, images: Images, classes: tuple[str, ...], *, untrained_head: bool) -> Self:
+        """Return the report with the images and classes of its accuracies."""
+        return self.model_copy(update={"tested_on": images, "classes": classes, "untrained_head": untrained_head})
+
+    def with_onnx(
+        self,
+        dense: ModelResult,
+        pruned: ModelResult,
+        variants: Mapping[VariantName, Variant],
+        proof: Proofs,
+    ) -> Self:
+        """Return the report with what was measured of the ONNX files; a verdict on older files goes."""
+        return self.model_copy(
+            update={"dense": dense, "pruned": pruned, "variants": dict(variants), "proof": proof, "verdict": None}
+        )
+
+    def with_files(self, files: Mapping[str, FileRecord]) -> Self:
+        """Return the report with further files."""
+        return self.model_copy(update={"files": {**self.files, **files}})
+
+    def with_shipping(self, ship: Shipping | None, limits: Gate) -> Self:
+        """Return the report with the file to ship by these limits."""
+        return self.model_copy(update={"ship": ship, "limits": limits})
+
+    def with_verdict(self, verdict: Verdict) -> Self:
+        """Return the report with the gate's verdict."""
+        return self.model_copy(update={"verdict": verdict})
+
+    def without_onnx(self) -> Self:
+        """Return the report as `prune` wrote it."""
+        files = {name: record for name, record in self.files.items() if not name.endswith(".onnx")}
+        return self.model_copy(
+            update={
+                "dense": self.dense.without_onnx(),
+                "pruned": self.pruned.without_onnx(),
+                "proof": self.proof.without_onnx(),
+                "tested_on": None,
+                "files": files,
+                "variants": {},
+                "ship": None,
+                "verdict": None,
+            }
+        )
 
 
 class Sweep(Value):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from edcompress.core.frozen import Value
 from edcompress.core.results.measures import Interval, Pairs
@@ -48,3 +48,7 @@ class Verdict(Value):
     warnings: tuple[str, ...] = ()
     confidence: Literal["estimate", "bound"] = "estimate"
     files: str = ""
+
+    def with_evidence(self, files: str, warnings: tuple[str, ...]) -> Self:
+        """Return the verdict with what is known of the files, and further warnings before its own."""
+        return self.model_copy(update={"files": files, "warnings": (*warnings, *self.warnings)})

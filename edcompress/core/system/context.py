@@ -11,17 +11,26 @@ from edcompress.core.system.signals import Interrupt
 
 @dataclass(frozen=True)
 class RunOptions:
-    """On which device (auto, cpu, cuda), what of the user's may run (factories, pickled modules), who watches, and
-    which loggers (`edcompress.loggers`) are told of each epoch, what ends it early, and with which processes it runs."""
+    """How one call of a verb runs.
+
+    Args:
+        device: auto, cpu or cuda.
+        trust_code: Run the user's own code (model.factory).
+        trust_pickle: Unpickle a whole module, which can run any code in it.
+        monitor: Shows progress and warnings.
+        trackers: Names of trackers (`edcompress.runs.trackers`) that get the figures of each epoch.
+        interrupt: Ends training early, between two steps.
+        ranks: The processes that share the work.
+    """
 
     device: str = "auto"
     trust_code: bool = False
     trust_pickle: bool = False
     monitor: Monitor = field(default_factory=Logged)
-    loggers: tuple[str, ...] = ()
+    trackers: tuple[str, ...] = ()
     interrupt: Interrupt = field(default_factory=Interrupt)
     ranks: ProcessGroup = ALONE
 
 
 DEFAULT = RunOptions()
-"""Whatever device there is, nothing of the user's runs, nobody watches but the log."""
+"""The options of a call that names none: any device, nothing of the user's runs, warnings go to Python's logging."""

@@ -47,22 +47,44 @@ def special_kind(path: Path) -> str | None:
     return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "device, pipe or socket"
 
 
-def require_file_place(path: Path, option: str, ending: str = "") -> None:
+def require_file_place(path: Path, option: str, suffix: str = "") -> None:
     """Check that a file can be written.
 
     Args:
         path: The file to write.
         option: The option that names it, for the message.
-        ending: The suffix that its name needs, for the message.
+        suffix: The suffix that its name needs, if any.
 
     Raises:
-        InputError: `path` is a folder, device, pipe or socket, or its folder is not writable.
+        InputError: `path` is a folder, device, pipe or socket, has a different suffix, or its folder is not writable.
     """
     if path.exists() and not path.is_file():
         what = "folder" if path.is_dir() else "device, pipe or socket"
-        raise InputError(f"{option} {path} is a {what}; name a file{f' that ends in {ending}' if ending else ''}")
+        raise InputError(f"{option} {path} is a {what}; name a file{f' that ends in {suffix}' if suffix else ''}")
+    if suffix and path.suffix.lower() != suffix:
+        kind = suffix.removeprefix(".")
+        raise InputError(f"{option} {path}: the file is written as {kind}; name it {path.with_suffix(suffix)}")
     if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
         raise InputError(f"{option} {path}: {path.parent} is not writable; choose another folder")
+
+
+def require_new_file(path: Path, option: str, suffix: str = "", *, force: bool) -> None:
+    """Check that a new file can be written.
+
+    Args:
+        path: The file to write.
+        option: The option that names it, for the message.
+        suffix: The suffix that its name needs, if any.
+        force: Allow it to replace a file.
+
+    Raises:
+        InputError: As of `require_file_place`; or its folder does not exist, or it exists.
+    """
+    require_file_place(path, option, suffix)
+    if not path.parent.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {path.parent}; create it first")
+    if path.exists() and not force:
+        raise InputError(f"{option} {path} exists; choose another file, or overwrite it with --force")
 
 
 def require_utf8(path: Path) -> None:

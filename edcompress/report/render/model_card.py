@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from edcompress.core.recipe.deployment import Batch
-from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.report import Preprocessing, Report, TargetResult
 from edcompress.report.gate.noise import noise_warning
 from edcompress.report.gate.sanity import alarms
@@ -17,25 +17,33 @@ MOST_CLASSES = 20
 """Most class names in the card; the others are in the file's metadata."""
 
 
-def render_card(report: Report, recipe: Recipe, preprocessing: Preprocessing, classes: Sequence[str]) -> str:
+class CardSubject(NamedTuple):
+    """What a card says about the network besides its report: the data set, the number of its classes, and the images per call."""
+
+    dataset: str
+    num_classes: int
+    batch: Batch
+
+
+def render_card(report: Report, subject: CardSubject, preprocessing: Preprocessing, classes: Sequence[str]) -> str:
     """Return the card of an exported run as Markdown.
 
     Args:
         report: The run's report.
-        recipe: The run's recipe.
+        subject: The data set, the number of classes, and the images per call.
         preprocessing: What is done to an image before the network sees it.
         classes: The class names in index order.
     """
     parts = [
         f"# {literal(report.network)}, pruned",
-        _what(report, recipe),
+        _what(report, subject),
         "## Figures",
-        _figures(report, recipe),
+        _figures(report, subject.dataset),
         "## Input and output",
-        _interface(report, recipe, preprocessing, classes),
+        _interface(report, subject, preprocessing, classes),
         "## Use it",
         "With `numpy`, `pillow` and `onnxruntime`, in this folder:",
-        f"```python\n{snippet(preprocessing, recipe.export.batch)}```",
+        f"```python\n{snippet(preprocessing, subject.batch)}```",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -69,9 +77,9 @@ left, top = (round(d / 2) if d > 0 else -(-d // 2) for d in (w - {size}, h - {si
 image = image.resize((w, h), Image.Resampling.{how}).crop((left, top, left + {size}, top + {size}))"""
 
 
-def _what(report: Report, recipe: Recipe) -> str:
+def _what(report: Report, subject: CardSubject) -> str:
     return (
-        f"{code(report.network)} on {recipe.data.dataset}, {recipe.model.num_classes} classes, pruned by edcompress with the recipe "
+        f"{code(report.network)} on {subject.dataset}, {subject.num_classes} classes, pruned by edcompress with the recipe "
         f"{code(report.recipe)} ({literal(report.search.method)}, {_asked(report.target)}) from the weights of {code(report.checkpoint)}. "
         "`dense.onnx` is the network before pruning, `pruned.onnx` the one after; `report.json` has all measurements."
     )
@@ -85,12 +93,12 @@ def _asked(target: TargetResult) -> str:
     return f"asked to keep at most {target.asked:.1%} of its {target.kind}, {target.achieved:.1%} left"
 
 
-def _figures(report: Report, recipe: Recipe) -> str:
+def _figures(report: Report, dataset: str) -> str:
     measured = report.pruned.latency_ms
     assert measured is not None  # a card is written of an exported run
     total, warning = report.pruned.accuracy.top1.total, noise_warning(report.latencies)
     return (
-        f"Accuracies are of the {total} test images of {recipe.data.dataset}, and say nothing about other images. Latencies were "
+        f"Accuracies are of the {total} test images of {dataset}, and say nothing about other images. Latencies were "
         f"measured at {setting(measured)}, in {calls(measured)}, with {literal(measured_with(measured))}."
         + (f" Warning: {warning}.\n\n" if warning else "\n\n")
         + "".join(f"**Warning: {literal(text)}.**\n\n" for text in alarms(report))
@@ -101,14 +109,14 @@ def _figures(report: Report, recipe: Recipe) -> str:
     )
 
 
-def _interface(report: Report, recipe: Recipe, preprocessing: Preprocessing, classes: Sequence[str]) -> str:
+def _interface(report: Report, subject: CardSubject, preprocessing: Preprocessing, classes: Sequence[str]) -> str:
     size, channels = preprocessing.image_size, len(preprocessing.mean)
-    batch = "batch" if recipe.export.batch == "dynamic" else recipe.export.batch
+    batch = "batch" if subject.batch == "dynamic" else subject.batch
     lines = [
         f"Input `images`: float32 [{batch}, {channels}, {size}, {size}], channels {preprocessing.channels}.",
         f"Before: {_turned(preprocessing)}{_geometry(preprocessing)}, {_interpolation(preprocessing)} as Pillow does it; then "
         f"(pixels / 255 - mean) / std with mean {list(preprocessing.mean)} and std {list(preprocessing.std)}.",
-        f"Output `logits`: float32 [{batch}, {recipe.model.num_classes}]; softmax makes them probabilities.",
+        f"Output `logits`: float32 [{batch}, {subject.num_classes}]; softmax makes them probabilities.",
         f"Classes: {_named(classes)}.",
         "The metadata of the ONNX files has the same as JSON: `edcompress.preprocessing` and `edcompress.classes`.",
     ]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from edcompress.core.errors import EdcompressError, first_line
-from edcompress.core.recipe.recipe import Recipe
-from edcompress.runs.folder import RunFolder
 from edcompress.runs.tracking import Tracker
 
 PACKAGE = "mlflow"
@@ -24,7 +23,7 @@ class MLflow:
 
 
 @contextmanager
-def open_tracker(folder: RunFolder, recipe: Recipe) -> Iterator[Tracker]:
+def open_tracker(folder: Path, settings: Mapping[str, object]) -> Iterator[Tracker]:
     """Yield a tracker of an MLflow run where MLFLOW_TRACKING_URI points; a resumed run starts a new MLflow run.
 
     Raises:
@@ -33,8 +32,8 @@ def open_tracker(folder: RunFolder, recipe: Recipe) -> Iterator[Tracker]:
     import mlflow
 
     try:
-        with mlflow.start_run(run_name=folder.path.resolve().name):
-            mlflow.log_params(dict(_flat(recipe.model_dump(mode="json"))))
+        with mlflow.start_run(run_name=folder.resolve().name):
+            mlflow.log_params(dict(_flat(settings)))
             yield MLflow()
     except mlflow.exceptions.MlflowException as error:
         raise EdcompressError(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edcompress.core.recipe.recipe import Recipe
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.tracking import Tracker
 
@@ -30,11 +30,11 @@ class TensorBoard:
 
 
 @contextmanager
-def open_tracker(folder: RunFolder, _: Recipe) -> Iterator[Tracker]:
+def open_tracker(folder: Path, _: Mapping[str, object]) -> Iterator[Tracker]:
     """Yield a tracker that writes to the run's `tensorboard` folder."""
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder.tensorboard))
+    writer = SummaryWriter(str(RunFolder(folder).tensorboard))
     try:
         yield TensorBoard(writer)
     finally:

@@ -12,77 +12,70 @@ from torch import Generator, Tensor, nn
 
 from edcompress.core.errors import EdcompressError
 from edcompress.core.recipe.data import DEFAULT_BATCH
-from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.recipe.search import Search
+from edcompress.core.recipe.training import TrainingConfig
 from edcompress.core.system.distributed import ALONE
-from edcompress.data.splits import check_divides
 from edcompress.networks.modes import on_cpu
 from edcompress.training.loop import Repeated, Trainer, train_epoch
 from edcompress.training.objective import Objective
 from edcompress.training.optimizers import make_optimizer
 from edcompress.training.position import ScheduleSpan
 from edcompress.training.regime import DenseRegime, Regime
-from edcompress.workflows.stages.job import RunContext
-from edcompress.workflows.stages.phases import objective
-from edcompress.workflows.stages.search import make_search_regime
+from edcompress.workflows.stages.phases import make_objective
+from edcompress.workflows.stages.run_context import RunContext
+from edcompress.workflows.stages.search import ignore_figures, make_search_regime
 from edcompress.workflows.stages.starting_point import StartingPoint
 
 MOST = 1024
-"""Images in a process's part of a batch: each worker that loads images holds one, too."""
+"""Most images in a rank's part of a batch: each worker that loads images holds one such part too."""
 
 FEWEST_STEPS = 128
-"""Steps of an epoch: with larger batches the search would have few generations. The default batch is not lowered for that."""
+"""Fewest steps of an epoch: with larger batches the search would have few generations. The default batch is not lowered for that."""
 
 MARGIN = 0.1
-"""Share of the device's free memory that a step has to leave, for what it does not show: fragments, other widths, evaluation."""
+"""Share of the device's free memory that a step must leave, for what it does not show: fragments, other widths, evaluation."""
 
-_BEGIN = ScheduleSpan(0, 1, 0, 1)
+_FIRST_EPOCH = ScheduleSpan(0, 1, 0, 1)
 
 Step = Callable[[int], None]
-"""Trains on so many images; torch.OutOfMemoryError where the device has too little memory."""
+"""Trains on so many images; raises torch.OutOfMemoryError if the device has too little memory."""
 
 
-def sized_for_search(job: RunContext, origin: StartingPoint) -> RunContext:
-    """The job with a number for `data.batch_size: auto`: one that the search's scoring and training fit."""
-    return _sized(job, lambda images: search_step(job, origin, images))
+def sized_for_search(context: RunContext, start: StartingPoint, search: Search, config: TrainingConfig) -> RunContext:
+    """Return the context with a number for `data.batch_size: auto`: one that scoring and training under the search fit."""
+    return _sized(context, lambda images: search_step(context, start, search, config, images))
 
 
-def sized_for_training(job: RunContext, network: nn.Module) -> RunContext:
-    """The job with a number for `data.batch_size: auto`: one that plain training of the network by the `train` section fits."""
-    return _sized(job, lambda images: training_step(job, network, images))
+def sized_for_training(context: RunContext, network: nn.Module, config: TrainingConfig) -> RunContext:
+    """Return the context with a number for `data.batch_size: auto`: one that plain training of the network fits."""
+    return _sized(context, lambda images: training_step(context, network, config, images))
 
 
-def with_batch_size(recipe: Recipe, size: int | str) -> Recipe:
-    """The recipe with another data.batch_size."""
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"batch_size": size})})
-
-
-def _sized(job: RunContext, step: Step) -> RunContext:
-    if job.recipe.data.batch_size != "auto":
-        return job
-    on_cuda = job.precision.device.type == "cuda"
-    size = _probed(job, step) if on_cuda else DEFAULT_BATCH
+def _sized(context: RunContext, step: Step) -> RunContext:
+    if context.data.batch_size != "auto":
+        return context
+    on_cuda = context.device.type == "cuda"
+    size = _probed(context, step) if on_cuda else DEFAULT_BATCH
     why = (
         f"its step leaves {MARGIN:.0%} of the device's free memory"
         if on_cuda
         else "the default: memory is tried on CUDA only"
     )
-    job.monitor.stage(f"data.batch_size: auto takes {size} ({why}); learning rates stay as they are in the recipe")
-    recipe = with_batch_size(job.recipe, size)
-    check_divides(job.splits, recipe.data, job.ranks)
-    return replace(job, recipe=recipe)
+    context.monitor.stage(f"data.batch_size: auto takes {size} ({why}); learning rates stay as they are in the recipe")
+    return context.with_batch_size(size)
 
 
-def _probed(job: RunContext, step: Step) -> int:
-    """Images of the whole step of all ranks: as many each as the one with the least memory can take."""
-    ranks = job.ranks
+def _probed(context: RunContext, step: Step) -> int:
+    """Return the images of the whole step of all ranks: each gets as many as the rank with the least memory can take."""
+    ranks = context.ranks
 
     def fresh(images: int) -> None:
         gc.collect()  # what the step before has left
         torch.cuda.empty_cache()
         step(images)
 
-    with _margin_kept(job.precision.device):
-        own = largest_fitting(fresh, most_images(len(job.splits.train), ranks.size))
+    with _margin_kept(context.device):
+        own = largest_fitting(fresh, most_images(len(context.splits.train), ranks.size))
     fitting = min(ranks.sum(*(own if rank == ranks.rank else 0 for rank in range(ranks.size))))
     if not fitting:
         raise EdcompressError(
@@ -93,13 +86,13 @@ def _probed(job: RunContext, step: Step) -> int:
 
 
 def most_images(training: int, ranks: int = 1) -> int:
-    """Most images to try in one rank's part of a batch, of so many to train on."""
+    """Return the most images to try in one rank's part of a batch, of so many training images."""
     whole = min(training, max(DEFAULT_BATCH, training // FEWEST_STEPS))
     return max(2, min(MOST, whole // ranks))
 
 
 def largest_fitting(step: Step, most: int) -> int:
-    """The largest power of two from 2 to `most` whose step does not run out of memory; 0 where all do."""
+    """Return the largest power of two from 2 to `most` whose step does not run out of memory; 0 if all do."""
     sizes = [1 << power for power in range(most.bit_length() - 1, 0, -1)]
     return next((size for size in sizes if _fits(step, size)), 0)
 
@@ -114,7 +107,7 @@ def _fits(step: Step, size: int) -> bool:
 
 @contextmanager
 def _margin_kept(device: torch.device) -> Iterator[None]:
-    """Inside, this process may not take the last part of what is free now of the device's memory."""
+    """Keep this process from taking the last `MARGIN` of the device's memory that is free now."""
     before = torch.cuda.get_per_process_memory_fraction(device.index)
     free, total = torch.cuda.mem_get_info(device.index)
     torch.cuda.set_per_process_memory_fraction(min(before, free / total * (1 - MARGIN)), device.index)
@@ -124,34 +117,35 @@ def _margin_kept(device: torch.device) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(before, device.index)
 
 
-def search_step(job: RunContext, origin: StartingPoint, images: int) -> None:
+def search_step(context: RunContext, start: StartingPoint, search: Search, config: TrainingConfig, images: int) -> None:
     """Train a copy of the network as the search does, scoring included, and then whole, which no later step exceeds."""
-    alone = replace(job, ranks=ALONE, recipe=with_batch_size(job.recipe, images))
-    network = job.precision.place(on_cpu(origin.network))
+    data = context.data.model_copy(update={"batch_size": images})
+    alone = replace(context, ranks=ALONE, data=data)
+    network = context.precision.place(on_cpu(start.network))
     whole = DenseRegime(network)
-    searching = make_search_regime(alone, origin, network, _untold) if job.recipe.search.trains else whole
-    _train(job, network, objective(job, origin), (searching, whole), images)
+    regime = make_search_regime(search, alone, start, network, ignore_figures) if search.trains else whole
+    objective = make_objective(config, start.dense, context.precision)
+    _train(context, network, objective, (regime, whole), images)
 
 
-def training_step(job: RunContext, network: nn.Module, images: int) -> None:
+def training_step(context: RunContext, network: nn.Module, config: TrainingConfig, images: int) -> None:
     """Train a copy of the network."""
-    placed = job.precision.place(on_cpu(network))
-    _train(job, placed, Objective(job.recipe.train), (DenseRegime(placed), DenseRegime(placed)), images)
+    placed = context.precision.place(on_cpu(network))
+    _train(context, placed, Objective(config), (DenseRegime(placed), DenseRegime(placed)), images)
 
 
-def _train(job: RunContext, network: nn.Module, goal: Objective, regimes: tuple[Regime, Regime], images: int) -> None:
-    """A step under each regime on made-up images: the second has the optimizer's state in memory, which comes with the first."""
-    trainer = Trainer(network, make_optimizer(goal.fit, network.parameters()), goal, job.precision, regimes[0], _untold)
-    batch = _made_up(job, images)
+def _train(
+    context: RunContext, network: nn.Module, objective: Objective, regimes: tuple[Regime, Regime], images: int
+) -> None:
+    """Make a step under each regime on random images: the second has the optimizer's state in memory, which the first creates."""
+    optimizer = make_optimizer(objective.config, network.parameters())
+    batch = _random_batch(context, images)
     for regime in regimes:
-        train_epoch(replace(trainer, regime=regime), Repeated(batch), _BEGIN, seed=0)
+        trainer = Trainer(network, optimizer, objective, context.precision, regime, lambda *_: None)
+        train_epoch(trainer, Repeated(batch), _FIRST_EPOCH, seed=0)
 
 
-def _made_up(job: RunContext, images: int) -> tuple[Tensor, Tensor]:
-    device = job.precision.device
-    pixels = torch.randn((images, *job.example.shape[1:]), generator=Generator(device).manual_seed(0), device=device)
+def _random_batch(context: RunContext, images: int) -> tuple[Tensor, Tensor]:
+    generator = Generator(context.device).manual_seed(0)
+    pixels = torch.randn((images, *context.spec.image_shape), generator=generator, device=context.device)
     return pixels, torch.zeros(images, dtype=torch.int64)
-
-
-def _untold(*_: object) -> None:
-    """Nobody is told of a step that is only tried."""

@@ -1,16 +1,19 @@
-"""Run, Measured and their snapshots."""
+"""A pruning run, the results of its stages, and its checkpoints."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
+from torch import Tensor
 
 from edcompress.core.errors import CheckpointError
 from edcompress.core.frozen import Value
+from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import ModelResult, Proof
 from edcompress.core.results.report import FileRecord, SearchSummary
 from edcompress.core.system.files import fsync_file
@@ -19,14 +22,17 @@ from edcompress.core.system.signals import Interrupt
 from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.tracking import Tracker
-from edcompress.workflows.stages.job import RunContext
+from edcompress.training.state import TrainingState
+from edcompress.workflows.stages.run_context import RunContext
 from edcompress.workflows.stages.starting_point import StartingPoint
 
-SNAPSHOTS_KEPT = 2
+CHECKPOINTS_KEPT = 2
+
+Stage = Literal["search", "finetune"]
 
 
 class StageResults(Value):
-    """What the stages have found so far; it travels in the snapshots. `files` are those that the run wrote and goes on from."""
+    """What the stages have measured so far; checkpoints carry it. `files` records those that the run wrote and continues from."""
 
     seconds: float = 0.0
     search_began: float = 0.0
@@ -38,38 +44,96 @@ class StageResults(Value):
     latency_share: float | None = None
     files: dict[str, FileRecord] = Field(default_factory=dict)
 
+    def with_seconds(self, more: float) -> StageResults:
+        """Return the results after so many more seconds."""
+        return self.model_copy(update={"seconds": self.seconds + more})
+
+    def with_files(self, files: Mapping[str, FileRecord]) -> StageResults:
+        """Return the results with further files."""
+        return self.model_copy(update={"files": {**self.files, **files}})
+
+    def with_search(self, search: SearchSummary) -> StageResults:
+        """Return the results with those of the search."""
+        return self.model_copy(update={"search": search})
+
+    def with_latency_share(self, share: float | None) -> StageResults:
+        """Return the results with the measured share of the dense network's time."""
+        return self.model_copy(update={"latency_share": share})
+
+    def with_surgery(self, masked: ModelResult, pruned: ModelResult, proof: Proof) -> StageResults:
+        """Return the results with the masked network, the pruned one, and the proof that they are equal."""
+        return self.model_copy(update={"masked": masked, "after_surgery": pruned, "masked_vs_pruned": proof})
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a run continues from: the results so far, the stage, and its training, None before the first step.
+
+    `network` holds the weights of the stage's network; None before the first step of the search, which begins with the starting point's.
+    """
+
+    results: StageResults
+    stage: Stage
+    training: TrainingState | None = None
+    network: Mapping[str, Tensor] | None = None
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> Checkpoint:
+        """Return the checkpoint that `to_tree` gave."""
+        return cls(
+            results=StageResults.model_validate(tree["measured"]),
+            stage=tree.get("stage", "search"),
+            training=TrainingState.from_tree(tree),
+            network=tree.get("network"),
+        )
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return the checkpoint as dicts, lists, tensors and plain values."""
+        tree = {"measured": self.results.model_dump(mode="json"), "stage": self.stage}
+        if self.training:
+            return tree | self.training.to_tree()
+        return tree | {"epoch": 0} | ({} if self.network is None else {"network": self.network})
+
 
 @dataclass(frozen=True)
 class PruningRun:
-    """A job with its run folder, and where it starts from."""
+    """A pruning run: its recipe, opened data, folder and starting point, whose `weights` have this name in the report.
 
-    job: RunContext
+    `began` is when this process began it, by `time.monotonic`.
+    """
+
+    recipe: Recipe
+    context: RunContext
     folder: RunFolder
-    origin: StartingPoint
-    started: float
+    start: StartingPoint
+    weights: str
+    began: float
     interrupt: Interrupt
-    loggers: Sequence[Tracker] = ()
+    trackers: Sequence[Tracker] = ()
 
-    def clock(self, measured: StageResults) -> StageResults:
-        """`measured` with the seconds up to now."""
-        return measured.model_copy(update={"seconds": measured.seconds + time.monotonic() - self.started})
+    def clock(self, results: StageResults) -> StageResults:
+        """Return the results with the seconds up to now."""
+        return results.with_seconds(time.monotonic() - self.began)
 
-    def save(self, measured: StageResults, tree: dict[str, Any]) -> None:
-        """Write the snapshot from which the run can go on, and keep the one before it; the first rank does."""
-        if not self.job.ranks.is_main:
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint from which the run can continue, and keep the one before it; only the first rank writes."""
+        if not self.context.ranks.is_main:
             return
         for log in ("search.jsonl", "epochs.jsonl"):
-            fsync_file(self.folder / log)  # a power cut must not leave fewer lines than the snapshot knows of
-        path = self.folder.next_snapshot()
-        save_checkpoint(path, {"measured": self.clock(measured).model_dump(mode="json"), **tree})
-        for old in self.folder.snapshots[SNAPSHOTS_KEPT:]:
+            fsync_file(self.folder / log)  # a power cut must not leave fewer lines than the checkpoint counts
+        path, tree = self.folder.next_snapshot(), checkpoint.to_tree()
+        save_checkpoint(path, {**tree, "measured": self.clock(checkpoint.results).model_dump(mode="json")})
+        for old in self.folder.snapshots[CHECKPOINTS_KEPT:]:
             old.unlink()
 
 
-def last_snapshot(folder: RunFolder, monitor: Monitor) -> tuple[StageResults, dict[str, Any]] | None:
-    """What the run in `folder` goes on from, or None when nothing has been saved yet; CheckpointError where all is damaged."""
+def last_checkpoint(paths: Sequence[Path], monitor: Monitor) -> Checkpoint | None:
+    """Return the first checkpoint, of `paths` from the newest to the oldest, that is whole; None if there are none.
+
+    Raises CheckpointError if all are damaged.
+    """
     faults: list[CheckpointError] = []
-    for path in folder.snapshots:
+    for path in paths:
         try:
             tree = load_checkpoint(path)
         except CheckpointError as error:
@@ -77,7 +141,7 @@ def last_snapshot(folder: RunFolder, monitor: Monitor) -> tuple[StageResults, di
             continue
         for fault in faults:
             monitor.warning(f"{fault}; going on from the one before it")
-        return StageResults.model_validate(tree.pop("measured")), tree
+        return Checkpoint.from_tree(tree)
     if faults:
-        raise CheckpointError(f"{faults[0]}, and there is none before it that is whole; start over with --force")
+        raise CheckpointError(f"{faults[0]}; no older checkpoint is whole")
     return None

@@ -5,101 +5,99 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 from torch import Tensor, nn
 
+from edcompress.core.recipe.search import Search
 from edcompress.core.results.report import SearchSummary
 from edcompress.core.system.files import append
-from edcompress.data.batches import train_batches
 from edcompress.networks.modes import on_cpu
 from edcompress.pruning.search import edropout
 from edcompress.pruning.search.method import Figures, OneShotMethod, SearchProblem, TrainingMethod, find_method
 from edcompress.pruning.search.regime import SearchRegime
-from edcompress.workflows.stages.job import RunContext
-from edcompress.workflows.stages.phases import shorten, train
+from edcompress.training.state import TrainingState
+from edcompress.workflows.stages.phases import shorten, train_stage
+from edcompress.workflows.stages.run_context import RunContext
 from edcompress.workflows.stages.run_state import PruningRun, StageResults
 from edcompress.workflows.stages.starting_point import StartingPoint
 
 
-def search(run: PruningRun, measured: StageResults, saved: dict[str, Any]) -> tuple[nn.Module, Tensor, StageResults]:
-    """Return the network as the search leaves it (on the CPU), the state bool[D] that it found, and the results up to here.
-
-    Args:
-        run: the run, of which the search trains a copy of the network.
-        measured: the results of the stages before.
-        saved: a checkpoint of the search to continue from, {} to start.
-    """
-    method = find_method(run.job.recipe.search.method)
+def search(
+    run: PruningRun, results: StageResults, state: TrainingState | None
+) -> tuple[nn.Module, Tensor, StageResults]:
+    """Return the network as the search leaves it (on the CPU), the state bool[D] it found, and what was measured of it."""
+    context, settings = run.context, run.recipe.search
+    method = find_method(settings.method)
     if isinstance(method, OneShotMethod):
-        problem = search_problem(run.job, run.origin)
-        state = run.job.ranks.run_on_rank0(lambda: method.choose_state(problem))
-        return run.origin.network, state, _summarised(run, measured, epochs=0, generations=0, states=state.unsqueeze(0))
-    network = run.job.precision.place(on_cpu(run.origin.network))
-    log = _generation_log(run, saved.get("regime", {}).get("generation", 0))
-    regime = make_search_regime(run.job, run.origin, network, log)
-    epochs = train(run, measured, regime, network, "search", saved)
-    images, labels = run.job.scoring_batch
-    precision = run.job.precision
-    state = regime.finish(precision.images(images), labels.to(precision.device))
+        problem = search_problem(settings, context, run.start)
+        found = context.ranks.run_on_rank0(lambda: method.choose_state(problem))
+        return run.start.network, found, _summarised(run, results, found.unsqueeze(0), epochs=0, generations=0)
+    network = context.precision.place(on_cpu(run.start.network))
+    generation = int(state.regime["generation"]) if state else 0
+    log = _generation_log(run.folder / "search.jsonl", generation) if context.ranks.is_main else ignore_figures
+    regime = make_search_regime(settings, context, run.start, network, log)
+    epochs = train_stage(run, results, "search", regime, network, state)
+    images, labels = context.scoring_batch
+    found = regime.finish(context.precision.images(images), labels.to(context.device))
     states = regime.snapshot()["states"]
-    return (
-        on_cpu(network),
-        state,
-        _summarised(run, measured, epochs=epochs, generations=regime.generation, states=states),
-    )
+    results = _summarised(run, results, states, epochs=epochs, generations=regime.generation)
+    return on_cpu(network), found, results
 
 
-def check_search(job: RunContext, origin: StartingPoint) -> None:
-    """Raise an EdcompressError where the search method cannot work on this starting point, before any compute."""
-    find_method(job.recipe.search.method).check(search_problem(job, origin))
+def check_search(settings: Search, context: RunContext, start: StartingPoint) -> None:
+    """Raise an EdcompressError if the search method cannot work on this starting point, before any compute."""
+    find_method(settings.method).check(search_problem(settings, context, start))
 
 
 def make_search_regime(
-    job: RunContext, origin: StartingPoint, network: nn.Module, log: Callable[[Figures], None]
+    settings: Search,
+    context: RunContext,
+    start: StartingPoint,
+    network: nn.Module,
+    log: Callable[[Figures], None],
 ) -> SearchRegime:
-    """Return the regime of a method that trains, on the network of the starting point where it is placed."""
-    method = find_method(job.recipe.search.method)
+    """Return the regime of a method that trains, on the starting point's network where it is placed."""
+    method = find_method(settings.method)
     assert isinstance(method, TrainingMethod)
-    return method.make_regime(replace(search_problem(job, origin), network=network, log=log))
+    return method.make_regime(replace(search_problem(settings, context, start), network=network, log=log))
 
 
-def search_problem(job: RunContext, origin: StartingPoint) -> SearchProblem:
-    """Return what a search method is given: the network of the starting point on the CPU, and no log."""
-    recipe = job.recipe
+def search_problem(settings: Search, context: RunContext, start: StartingPoint) -> SearchProblem:
+    """Return what a search method gets: the network of the starting point on the CPU, and no log."""
     return SearchProblem(
-        origin.network,
-        origin.space,
-        origin.budget,
-        recipe.search.for_batches_of(recipe.data.step_images),
-        job.precision,
-        seed=recipe.seed,
-        ranks=job.ranks,
-        batches=lambda: train_batches(job.splits.train, recipe.data, seed=recipe.seed, epoch=0),
+        start.network,
+        start.space,
+        start.feasible,
+        settings.for_batches_of(context.data.step_images),
+        context.precision,
+        seed=context.seed,
+        ranks=context.ranks,
+        batches=lambda: context.train_batches(epoch=0),
     )
 
 
-def _generation_log(run: PruningRun, generation: int) -> Callable[[Figures], None]:
-    """Return a function that appends figures to search.jsonl, after cutting the file to its first `generation` lines.
+def ignore_figures(_: Figures) -> None:
+    """Log nothing."""
 
-    The lines after them are of epochs that are trained again.
-    """
-    if not run.job.ranks.is_main:
-        return lambda _: None
-    path = run.folder / "search.jsonl"
+
+def _generation_log(path: Path, generation: int) -> Callable[[Figures], None]:
+    """Append figures to search.jsonl, which first loses the lines after `generation`, of epochs that are trained again."""
     shorten(path, generation)
     return lambda figures: append(path, json.dumps(figures))
 
 
 def _summarised(
-    run: PruningRun, measured: StageResults, *, epochs: int, generations: int, states: Tensor
+    run: PruningRun, results: StageResults, states: Tensor, *, epochs: int, generations: int
 ) -> StageResults:
-    summary = SearchSummary(
-        method=run.job.recipe.search.method,
-        epochs=epochs,
-        generations=generations,
-        converged=edropout.converged(states),
-        diversity=edropout.diversity(states),
-        seconds=run.clock(measured).seconds - measured.search_began,
+    """Return the results with the summary of a search that ended with states bool[S, D]."""
+    return results.with_search(
+        SearchSummary(
+            method=run.recipe.search.method,
+            epochs=epochs,
+            generations=generations,
+            converged=edropout.converged(states),
+            diversity=edropout.diversity(states),
+            seconds=run.clock(results).seconds - results.search_began,
+        )
     )
-    return measured.model_copy(update={"search": summary})

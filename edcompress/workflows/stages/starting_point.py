@@ -1,29 +1,29 @@
-"""Where a run starts from: a checkpoint, or what an earlier run left of one.
+"""Where a run starts from: weights, or what an earlier run left of a network.
 
-A run that goes on from another is measured against the network that the first one began with: accuracies, ratios, space.json and
+A run that continues another is measured against the network that the first one began with: accuracies, ratios, space.json and
 plan.json are of that network, so that nothing compounds, and one plan leads from it to the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from edcompress.core.errors import BudgetError, InputError, NetworkError, RunFolderError
+from edcompress.core.errors import BudgetError, InputError, NetworkError
 from edcompress.core.plain_text import few
-from edcompress.core.recipe.diff import differences
+from edcompress.core.recipe.diff import changed_keys
+from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.system.context import RunOptions
-from edcompress.core.system.files import write_text
-from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
-from edcompress.networks.build import plain_network, read_network
+from edcompress.core.system.distributed import ALONE, ProcessGroup
+from edcompress.networks.build import example_images, plain_network, read_network
 from edcompress.networks.load_weights import load_into
 from edcompress.networks.weight_files import read_state_dict
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel, RemainingCosts
 from edcompress.pruning.cost.latency_model import LatencyTable
 from edcompress.pruning.space.plan import Plan, extend_plan
@@ -32,19 +32,19 @@ from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.report.gate.noise import wait_warning
 from edcompress.runs.folder import RunFolder
-from edcompress.runs.reading import parsed
-from edcompress.workflows.stages.feasibility import costs_and_target, find_space, latency_table, open_budget
+from edcompress.workflows.stages.feasibility import costs_and_target, find_feasible_states, find_space, latency_table
+from edcompress.workflows.stages.start_files import EarlierNetwork, KeptStart, read_earlier, read_space
 
-_OF_CHECKPOINTS = ("model.ema", "model.reset_head")
-"""Keys that say how a checkpoint is read: a run holds the same network whatever they are."""
+_OF_WEIGHTS = ("ema", "reset_head")
+"""Keys of `model` that say how a weights file is read: a run holds the same network whatever they are."""
 
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """Two networks on the CPU, which are one where there is no earlier run.
+    """Two networks on the CPU, which are one network unless there is an earlier run.
 
-    `dense` is what figures and plans refer to, with its space `whole`; `network` is what the plan `first` and its training left of it,
-    and what the search begins with, in its own `space`.
+    Figures and plans refer to `dense`, with its space `whole`. The search begins with `network`, in its own `space`: what the plan
+    `first` and its training left of `dense`.
     """
 
     dense: nn.Module
@@ -52,205 +52,198 @@ class StartingPoint:
     first: Plan
     network: nn.Module
     space: PruningSpace
-    budget: Budget
+    feasible: FeasibleStates
     table: LatencyTable | None
+
+
+class OpenStart(Protocol):
+    """Opens what a run starts from, and tries removals on real images [N, C, H, W]; raises InputError if the recipe does not fit it."""
+
+    def __call__(self, recipe: Recipe, *, images: Tensor) -> StartingPoint: ...
 
 
 def open_starting_point(
     recipe: Recipe, source: Path, options: RunOptions, images: Tensor | None = None
 ) -> StartingPoint:
-    """The origin of a run that starts from a checkpoint or from a finished run; an InputError where that cannot be.
+    """Open the starting point of a run from weights or from a finished run; raise InputError if that cannot be.
 
-    Removals are tried on real `images` [N, C, H, W] too, where they are given.
+    Removals are tried on real `images` [N, C, H, W] too, if given.
     """
-    origin = _opened(recipe, source, options, images)
-    if options.ranks.is_main and (warning := waiting_warning(origin.table)):
+    ranks, spec = options.ranks, recipe.network_spec
+    if RunFolder(source).exists:
+        RunFolder(source).require_finished("pruning it again")
+        require_same_model(source, RunFolder(source).read_recipe().model, recipe.model)
+        dense = load_dense(spec, source / "dense.safetensors", trust_code=options.trust_code)
+        found = space_of(recipe, dense, images, ranks)
+        _require_same_groups(read_space(source / "space.json"), found, source)
+        start = _continued(recipe, dense, found, read_earlier(source), time_dense(recipe, dense, ranks))
+        _require_less(start.feasible, source)
+    else:
+        dense = read_weights(recipe, source, options).eval()
+        found = space_of(recipe, dense, images, ranks)
+        start = _new(recipe, dense, found, time_dense(recipe, dense, ranks))
+    if ranks.is_main and (warning := waiting_warning(start.table)):
         options.monitor.warning(warning)
-    return origin
+    return start
+
+
+def reopen_starting_point(
+    recipe: Recipe, kept: KeptStart, options: RunOptions, images: Tensor | None = None
+) -> StartingPoint:
+    """Open the starting point that a run kept in its folder, with the `images` that it began with."""
+    dense = load_dense(recipe.network_spec, kept.dense, trust_code=options.trust_code)
+    found = space_of(recipe, dense, images, options.ranks)
+    earlier, table = kept.earlier, kept.table
+    start = _continued(recipe, dense, found, earlier, table) if earlier else _new(recipe, dense, found, table)
+    _require_same_genes(kept.space, start.whole, kept.folder)
+    return start
+
+
+def resumed_starting_point(
+    recipe: Recipe, kept: KeptStart, options: RunOptions, images: Tensor | None = None
+) -> StartingPoint:
+    """Return `reopen_starting_point` with the run's step of widths: a run that kept none began with the widest easy one."""
+    start = reopen_starting_point(recipe, kept, options, images)
+    step = recipe.constraints.round_to or kept.step or start.feasible.easy_steps[0]
+    if step == start.feasible.round_to:
+        return start
+    return reopen_starting_point(recipe.with_round_to(step), kept, options, images)
+
+
+def time_dense(recipe: Recipe, dense: nn.Module, ranks: ProcessGroup = ALONE) -> LatencyTable | None:
+    """Return where the dense network's time goes, measured now by the first rank; None if the target is not a latency."""
+    if not recipe.targets_latency:
+        return None
+    example = example_images(recipe.network_spec.image_shape)
+    return latency_table(dense, example, recipe.export, recipe.timing, ranks)
+
+
+def space_of(
+    recipe: Recipe, dense: nn.Module, images: Tensor | None = None, ranks: ProcessGroup = ALONE
+) -> PruningSpace:
+    """Return the recipe's pruning space of a network; removals are tried on real `images` [N, C, H, W] too, if given."""
+    example = example_images(recipe.network_spec.image_shape)
+    return find_space(dense, example, recipe.data, recipe.constraints, images, ranks.size)
+
+
+def feasible_of(recipe: Recipe, dense: nn.Module, space: PruningSpace, table: LatencyTable | None) -> FeasibleStates:
+    """Return the feasible states of a space under the recipe; raise BudgetError if it has none, whatever the weights."""
+    example = example_images(recipe.network_spec.image_shape)
+    return find_feasible_states(dense, example, space, recipe.search_target, recipe.constraints, table)
 
 
 def waiting_warning(table: LatencyTable | None) -> str | None:
-    """Return the warning about a target in time that rests on a measurement which waited, or None."""
+    """Return the warning about a target in time that rests on a disturbed measurement; None if it was not disturbed."""
     consequence = "a target in time rests on this time of the dense network, and is off as well"
     return wait_warning(table.lost if table else 0.0, consequence, "start over")
 
 
-def _opened(recipe: Recipe, source: Path, options: RunOptions, images: Tensor | None) -> StartingPoint:
-    earlier = RunFolder(source)
-    if not earlier.exists:
-        dense = read_network(recipe, source, options).eval()
-        return _new(recipe, dense, _tried(recipe, dense, options, images), latency_table(recipe, dense, options.ranks))
-    earlier.require_finished("pruning it again")
-    require_same_model(earlier, recipe)
-    dense = load_dense(recipe, earlier / "dense.safetensors", options)
-    found, plan = _tried(recipe, dense, options, images), read_plan(earlier)
-    _require_same_groups(read_space(earlier), found, source)
-    tensors = read_state_dict(earlier / "pruned.safetensors")
-    origin = _continued(recipe, dense, found, plan, tensors, latency_table(recipe, dense, options.ranks))
-    _require_less(origin, source)
-    return origin
+def read_weights(recipe: Recipe, weights: Path, options: RunOptions) -> nn.Module:
+    """Return the recipe's network with the weights of a file; warn of a classifier that begins untrained.
+
+    Raises InputError if the recipe depends on what an untrained classifier answers.
+    """
+
+    def on_untrained(names: list[str]) -> None:
+        _require_no_teacher(recipe, " and ".join(names))
+        options.monitor.warning(
+            f"model.reset_head: {' and '.join(names)} begin untrained, so that the dense network's accuracy, and drops from it, say "
+            "nothing; if they matter, start from weights that were trained on these classes"
+        )
+
+    trust = {"trust_code": options.trust_code, "trust_pickle": options.trust_pickle}
+    return read_network(recipe.network_spec, weights, **trust, on_untrained=on_untrained)
 
 
-def reopen_starting_point(
-    recipe: Recipe, folder: RunFolder, options: RunOptions, images: Tensor | None = None
-) -> StartingPoint:
-    """The origin of a run that was begun in `folder`, from what it saved itself; with the `images` that it was begun with."""
-    dense = load_dense(recipe, folder / "dense.safetensors", options)
-    table = parsed(folder / "latency.json", LatencyTable.model_validate_json) if recipe.targets_latency else None
-    found = _tried(recipe, dense, options, images)
-    if folder.start.is_file():
-        saved = load_checkpoint(folder.start)
-        plan = Plan.model_validate(saved["plan"])
-        origin = _continued(recipe, dense, found, plan, saved["network"], table)
-    else:
-        origin = _new(recipe, dense, found, table)
-    _require_same_genes(read_space(folder), origin.whole, folder)
-    return origin
+def _require_no_teacher(recipe: Recipe, untrained: str) -> None:
+    """Raise InputError if the recipe uses the answers of the dense network, whose tensors `untrained` begin untrained."""
+    begin = f"{untrained} begin untrained (model.reset_head), and"
+    if recipe.finetune.distill:
+        raise InputError(f"{begin} a dense network that knows nothing has nothing to teach; set finetune.distill to 0")
+    if recipe.target and recipe.target.max_top1_drop is not None:
+        raise InputError(
+            f"{begin} there is no accuracy from which to drop; use a target other than target.max_top1_drop"
+        )
 
 
-def resumed_starting_point(
-    recipe: Recipe, folder: RunFolder, options: RunOptions, images: Tensor | None = None
-) -> StartingPoint:
-    """`reopen_origin` with the step of widths that the run goes by: a run that kept none began with the widest easy one."""
-    origin = reopen_starting_point(recipe, folder, options, images)
-    kept = parsed(folder.step, int) if folder.step.exists() else origin.budget.easy_steps[0]
-    step = recipe.constraints.round_to or kept
-    if step == origin.budget.round_to:
-        return origin
-    constraints = recipe.constraints.model_copy(update={"round_to": step})
-    return reopen_starting_point(recipe.model_copy(update={"constraints": constraints}), folder, options, images)
-
-
-def save_starting_point(origin: StartingPoint, folder: RunFolder) -> None:
-    """Keep what `resumed_origin` needs, and the space."""
-    write_text(folder.step, f"{origin.budget.round_to}\n")
-    save_tensors(folder / "dense.safetensors", origin.dense.state_dict())
-    write_text(folder / "space.json", origin.whole.model_dump_json(indent=1) + "\n")
-    if origin.table:
-        write_text(folder / "latency.json", origin.table.model_dump_json(indent=1) + "\n")
-    if origin.network is not origin.dense:
-        plan, network = origin.first.model_dump(mode="json"), origin.network.state_dict()
-        save_checkpoint(folder.start, {"plan": plan, "network": network})
-
-
-def saved_starting_point(folder: RunFolder) -> list[Path]:
-    """The files of `save_origin` that are the run's own, and hold no checksum of themselves."""
-    return [path for name in ("dense.safetensors", "space.json", "latency.json") if (path := folder / name).is_file()]
-
-
-def load_dense(recipe: Recipe, path: Path, options: RunOptions) -> nn.Module:
-    """The recipe's network with the weights of a run's own file, on the CPU in eval mode."""
-    network = plain_network(recipe, options)
+def load_dense(spec: NetworkSpec, path: Path, *, trust_code: bool = False) -> nn.Module:
+    """Return the network with the weights of a run's own file, on the CPU in eval mode."""
+    network = plain_network(spec, trust_code=trust_code)
     load_into(network, read_state_dict(path), source=str(path))
     return network.eval()
 
 
-def read_plan(folder: RunFolder) -> Plan:
-    """The plan of a run; RunFolderError where plan.json is missing or damaged."""
-    return parsed(folder / "plan.json", Plan.model_validate_json)
-
-
-def read_space(folder: RunFolder) -> PruningSpace:
-    """The pruning space of a run; RunFolderError where space.json is missing or damaged."""
-    return parsed(folder / "space.json", PruningSpace.model_validate_json)
-
-
-def require_same_model(folder: RunFolder, recipe: Recipe) -> None:
-    """Raise InputError where the run is of another network than the recipe's."""
-    changed = [key for key in differences(folder.read_recipe(), recipe) if key.startswith("model.")]
-    changed = [key for key in changed if key not in _OF_CHECKPOINTS]
+def require_same_model(run: Path, theirs: Model, ours: Model) -> None:
+    """Raise InputError if a run's model differs from the recipe's in more than how weights are read."""
+    changed = [f"model.{key}" for key in changed_keys(_described(theirs), _described(ours))]
     if changed:
-        raise InputError(f"{folder.path} holds another network than the recipe's: {', '.join(changed)} differ")
+        raise InputError(f"{run} holds a network other than the recipe's: {', '.join(changed)} differ")
 
 
-def require_same_weights(folder: RunFolder, source: Path, options: RunOptions) -> None:
-    """Raise RunFolderError where a run was begun with other weights than `source`, a checkpoint or a run, holds by now."""
-    recipe, earlier = folder.read_recipe(), RunFolder(source)
-    if earlier.exists:
-        earlier.require_finished("pruning it again")
-        given = [load_dense(recipe, earlier / "dense.safetensors", options).state_dict()]
-    else:
-        given = [read_network(recipe, source, options).state_dict()]
-    before = [load_dense(recipe, folder / "dense.safetensors", options).state_dict()]
-    if not folder.finished:  # a finished one no longer holds what the search began with
-        given += [read_state_dict(earlier / "pruned.safetensors")] if earlier.exists else []
-        before += [load_checkpoint(folder.start)["network"]] if folder.start.is_file() else []
-    if len(given) != len(before) or not all(map(_near, before, given)):
-        raise RunFolderError(
-            f"{folder.path} was begun with other weights than {source} holds; choose another folder with -o"
-        )
-
-
-def _near(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether tensors are the same, but for the rounding of weights that are computed."""
-    return one.keys() == other.keys() and all(
-        one[key].shape == other[key].shape and torch.allclose(one[key].float(), other[key].float()) for key in one
-    )
-
-
-def _tried(recipe: Recipe, dense: nn.Module, options: RunOptions, images: Tensor | None) -> PruningSpace:
-    return find_space(recipe, dense, images, options.ranks.size)
+def _described(model: Model) -> dict[str, object]:
+    return model.model_dump(mode="json", exclude=set(_OF_WEIGHTS))
 
 
 def _new(recipe: Recipe, dense: nn.Module, space: PruningSpace, table: LatencyTable | None) -> StartingPoint:
-    budget = open_budget(recipe, dense, space, table)
-    return StartingPoint(dense, space, extend_plan(Plan(groups=()), space), dense, space, budget, table)
+    feasible = feasible_of(recipe, dense, space, table)
+    return StartingPoint(dense, space, extend_plan(Plan(groups=()), space), dense, space, feasible, table)
 
 
 def _continued(
-    recipe: Recipe,
-    dense: nn.Module,
-    found: PruningSpace,
-    plan: Plan,
-    tensors: dict[str, Tensor],
-    table: LatencyTable | None,
+    recipe: Recipe, dense: nn.Module, found: PruningSpace, earlier: EarlierNetwork, table: LatencyTable | None
 ) -> StartingPoint:
-    """What the recipe `found` locked stays locked to the search, whether or not the earlier plan cut it."""
-    whole = _freed(found, plan)
-    first = extend_plan(plan, whole)
+    """Return the starting point at what an earlier run left of `dense`; groups that are locked now stay locked to the search."""
+    whole = _unlocked(found, earlier.plan)
+    first = extend_plan(earlier.plan, whole)
     network, space = apply_plan(dense, first, whole), narrow_space(found, first)
-    load_into(network, tensors, source="the earlier run's pruned network")
-    costs, target = costs_and_target(recipe, dense, whole, table)
-    rest, widths = _rest(costs, whole, first, space)
-    budget = Budget(space, rest, target, recipe.constraints, widths)
-    return StartingPoint(dense, whole, first, network.eval(), space, budget, table)
+    load_into(network, dict(earlier.weights), source="the earlier run's pruned network")
+    example = example_images(recipe.network_spec.image_shape)
+    costs, target = costs_and_target(dense, example, whole, recipe.search_target, table)
+    remaining, widths = _remaining(costs, whole, first, space)
+    feasible = FeasibleStates(space, remaining, target, recipe.constraints, widths)
+    return StartingPoint(dense, whole, first, network.eval(), space, feasible, table)
 
 
-def _freed(found: PruningSpace, plan: Plan) -> PruningSpace:
+def _unlocked(found: PruningSpace, plan: Plan) -> PruningSpace:
+    """Return the space with the groups free that an earlier plan has cut."""
     cut = {group.name for group in plan.groups}
     groups = (group.model_copy(update={"locked": None}) if group.name in cut else group for group in found.groups)
     return PruningSpace(groups=tuple(groups))
 
 
-def _rest(costs: CostModel, whole: PruningSpace, first: Plan, space: PruningSpace) -> tuple[RemainingCosts, Tensor]:
-    """What states of the rest `space` cost, and how wide its groups [G] were in the dense network."""
-    places = {group.name: place for place, group in enumerate(whole.free)}
-    free = torch.tensor([places[group.name] for group in space.free], dtype=torch.int64)
+def _remaining(
+    costs: CostModel, whole: PruningSpace, first: Plan, space: PruningSpace
+) -> tuple[RemainingCosts, Tensor]:
+    """Return the costs of states of the remaining `space`, and the widths int64[G] of its groups in the dense network."""
+    indices = {group.name: index for index, group in enumerate(whole.free)}
+    free = torch.tensor([indices[group.name] for group in space.free], dtype=torch.int64)
     widths = torch.tensor([len(group.kept) for group in first.groups], dtype=torch.int64)
     return RemainingCosts(costs, widths, free), torch.tensor(whole.widths, dtype=torch.int64)[free]
 
 
 def _require_same_groups(before: PruningSpace, found: PruningSpace, source: Path) -> None:
+    """Raise NetworkError if the groups of an earlier run are not those that are traced now."""
     now = {group.name: group.members for group in found.groups}
-    if other := [group.name for group in before.free if now.get(group.name) != group.members]:
+    if changed := [group.name for group in before.free if now.get(group.name) != group.members]:
         raise NetworkError(
-            f"{source}: its space.json and what is traced here differ in {few(other)}; prune with the versions of its "
-            "report.json, or start from the checkpoint again"
+            f"{source}: its space.json and what is traced here differ in {few(changed)}; prune with the versions of its "
+            "report.json, or start from the weights again"
         )
 
 
-def _require_same_genes(before: PruningSpace, found: PruningSpace, folder: RunFolder) -> None:
-    """Raise NetworkError where the interrupted run in `folder` searched other groups than are free here: its states do not fit them."""
+def _require_same_genes(before: PruningSpace, found: PruningSpace, folder: Path) -> None:
+    """Raise NetworkError if an interrupted run searched other groups than are free now: its states do not fit them."""
     then, now = ({group.name: group.members for group in space.free} for space in (before, found))
-    if other := [name for name in {**then, **now} if then.get(name) != now.get(name)]:
+    if changed := [name for name in {**then, **now} if then.get(name) != now.get(name)]:
         raise NetworkError(
-            f"{folder.path}: its space.json and what is traced here differ in {few(other)}; resume with the version of "
+            f"{folder}: its space.json and what is traced here differ in {few(changed)}; resume with the version of "
             "edcompress that began the run, or start over with --force"
         )
 
 
-def _require_less(origin: StartingPoint, source: Path) -> None:
-    target, left = origin.budget.target, origin.budget.largest
+def _require_less(feasible: FeasibleStates, source: Path) -> None:
+    """Raise BudgetError if the target is not below what the earlier run left."""
+    target, left = feasible.target, feasible.largest
     if target and target.fraction >= left:
         raise BudgetError(
             f"target.{target.kind} = {target.fraction:g} is not below {left:.4f}, which {source} has left of the {target.kind} of the "

@@ -7,7 +7,7 @@ from zoo import ZOO, images, randomised
 
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.search.edropout_regime import EDropoutRegime
 from edcompress.pruning.search.importance import channel_ranks, magnitude
@@ -29,9 +29,9 @@ def make_regime(
     example = images(2) if example is None else example
     space, log = trace_space(network, example), list[Figures]()
     limits = Constraints(round_to=1, min_ratio=0.0)
-    budget = Budget(space, CostModel(space, network, example), target, limits)
+    feasible = FeasibleStates(space, CostModel(space, network, example), target, limits)
     settings = Search.model_validate({"evolve_every": 1, **search})
-    problem = SearchProblem(network, space, budget, settings.for_batches_of(8), FP32, seed, log=log.append)
+    problem = SearchProblem(network, space, feasible, settings.for_batches_of(8), FP32, seed, log=log.append)
     return EDropoutRegime(problem), space, log
 
 

@@ -9,17 +9,15 @@ import pytest
 from edcompress.cli.output import show_accuracy, show_report
 from edcompress.core.errors import InputError
 from edcompress.core.recipe.gate import Gate
-from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.results.measures import Accuracy, Count, Recalls
 from edcompress.core.results.report import Preprocessing, Report
 from edcompress.report.gate.class_recall import lost_classes, worst_class
 from edcompress.report.gate.consistency import require_possible
 from edcompress.report.gate.verdict import judge
 from edcompress.report.render.html_page import render_page
-from edcompress.report.render.model_card import render_card
+from edcompress.report.render.model_card import CardSubject, render_card
 from edcompress.report.render.rows import comparison_rows, stage_rows
 from edcompress.report.render.verdict_rows import check_notes
-from edcompress.runs.folder import RunFolder
 
 ONLY: dict[str, Any] = {"max_top1_drop": None, "min_speedup": None, "max_parity": None}
 LOST = "pruned.onnx gives none of the test images the class rust, which dense.onnx gives to some"
@@ -57,11 +55,11 @@ def test_terminal_page_and_card_show_it(
     uneven: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = Report.model_validate(uneven)
-    show_report(report, RunFolder(tmp_path), as_json=False)
+    show_report(report, tmp_path, as_json=False)
     preprocessing = Preprocessing(
         channels="RGB", image_size=32, resize=None, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3
     )
-    card = render_card(report, read_recipe("resnet20_cifar10"), preprocessing, ["clean", "rust"])
+    card = render_card(report, CardSubject("cifar10", 10, "dynamic"), preprocessing, ["clean", "rust"])
     for text in (capsys.readouterr().out, render_page(report, [], {"groups": []}), card):
         assert LOST in text.replace("\\", "")
         assert "worst class: rust" in text

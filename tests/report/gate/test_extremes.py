@@ -21,7 +21,7 @@ from edcompress.report.gate.recommendation import recommend
 from edcompress.report.gate.verdict import judge
 from edcompress.report.render import ci_formats
 from edcompress.report.render.html_page import render_page
-from edcompress.report.render.model_card import render_card
+from edcompress.report.render.model_card import CardSubject, render_card
 from edcompress.report.render.svg_charts import Line, line_chart
 from edcompress.runs.reading import read_report
 from edcompress.runs.status import outcome_of
@@ -58,7 +58,7 @@ def show(report: Report) -> None:
     for table in (tables.comparison_table, tables.stages_table, tables.proofs_table, tables.variants_table):
         console.print(table(report))
     render_page(report, GENERATIONS, {"groups": []})
-    render_card(report, recipe, preprocessing_spec(recipe.data, 3), [])
+    render_card(report, CardSubject("cifar10", 10, "dynamic"), preprocessing_spec(recipe.data, 3), [])
     recommend(report, recipe.gate)
     outcome_of(report)
     require_possible(report, "it")

@@ -16,8 +16,7 @@ from edcompress.report.gate.recommendation import recommend
 from edcompress.report.gate.sanity import alarms, at_chance, lower_bound
 from edcompress.report.gate.verdict import judge
 from edcompress.report.render.html_page import render_page
-from edcompress.report.render.model_card import render_card
-from edcompress.runs.folder import RunFolder
+from edcompress.report.render.model_card import CardSubject, render_card
 
 LIMITS = Gate(max_top1_drop=0.01, min_speedup=None, max_parity=None)
 NONE = Gate(max_top1_drop=None, min_speedup=None, max_parity=None)
@@ -122,8 +121,10 @@ def test_terminal_page_and_card_say_it(
 ) -> None:
     report, recipe = weak(content), read_recipe("resnet20_cifar10")
     assert '<p class="fail-text">Warning: dense.onnx is at chance' in render_page(report, [], {"groups": []}, ())
-    assert "**Warning: dense.onnx is at chance" in render_card(report, recipe, preprocessing_spec(recipe.data, 3), ())
-    show_report(report, RunFolder(tmp_path), as_json=False)
+    assert "**Warning: dense.onnx is at chance" in render_card(
+        report, CardSubject("cifar10", 10, "dynamic"), preprocessing_spec(recipe.data, 3), ()
+    )
+    show_report(report, tmp_path, as_json=False)
     assert "WARNING: dense.onnx is at chance level" in capsys.readouterr().out
 
 

@@ -24,8 +24,7 @@ from edcompress.core.results.report import Report
 from edcompress.data.images import FileImages, MemoryImages
 from edcompress.data.transforms import eval_geometry, normalise, preprocessing_spec
 from edcompress.report.render.html_page import render_page
-from edcompress.report.render.model_card import render_card, snippet
-from edcompress.runs.folder import RunFolder
+from edcompress.report.render.model_card import CardSubject, render_card, snippet
 
 
 def printed(program: str, folder: Path) -> tuple[list[float], int]:
@@ -39,7 +38,12 @@ def printed(program: str, folder: Path) -> tuple[list[float], int]:
 
 def card_of(content: dict[str, Any], classes: Sequence[str] = ()) -> str:
     recipe = read_recipe("resnet20_cifar10")
-    return render_card(Report.model_validate(content), recipe, preprocessing_spec(recipe.data, 3), classes)
+    return render_card(
+        Report.model_validate(content),
+        CardSubject("cifar10", 10, "dynamic"),
+        preprocessing_spec(recipe.data, 3),
+        classes,
+    )
 
 
 def flattening(folder: Path, channels: int, size: int) -> None:
@@ -161,7 +165,7 @@ def test_page_card_and_terminal_warn_of_times_measured_beside_other_work(
     for waited in (0.05, 0.06):
         content["pruned"]["more_latency_ms"] = [content["pruned"]["latency_ms"] | {"waited": waited}]
         report = Report.model_validate(content)
-        show_report(report, RunFolder(tmp_path), as_json=False)
+        show_report(report, tmp_path, as_json=False)
         shown = (render_page(report, [], {"groups": []}), card_of(content), capsys.readouterr().out)
         assert [warned in text for text in shown] == [waited > MOST_WAITED] * 3
 

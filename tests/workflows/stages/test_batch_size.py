@@ -27,7 +27,7 @@ from edcompress.workflows.stages.batch_size import (
     sized_for_training,
     training_step,
 )
-from edcompress.workflows.stages.job import open_job
+from edcompress.workflows.stages.run_context import open_context
 from edcompress.workflows.stages.starting_point import open_starting_point
 
 AUTO = "data.batch_size=auto"
@@ -93,20 +93,21 @@ def test_an_epoch_keeps_its_steps(training: int, ranks: int, most: int) -> None:
 
 @pytest.mark.parametrize("method", ["edropout", "gradual_magnitude", "magnitude"])
 def test_a_step_that_is_tried_leaves_the_run_as_it_was(dense: Path, method: str) -> None:
-    recipe, session = digits(f"search.method={method}", "finetune.distill=0.5", AUTO), RunOptions("cpu")
-    job, origin = open_job(recipe, session), open_starting_point(recipe, dense, session)
-    before, generator = copy.deepcopy(origin.network.state_dict()), torch.get_rng_state()
-    search_step(job, origin, 4)
-    training_step(job, origin.network, 4)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in origin.network.state_dict().items())
+    recipe, options = digits(f"search.method={method}", "finetune.distill=0.5", AUTO), RunOptions("cpu")
+    context, start = open_context(recipe, options), open_starting_point(recipe, dense, options)
+    before, generator = copy.deepcopy(start.network.state_dict()), torch.get_rng_state()
+    search_step(context, start, recipe.search, recipe.finetune, 4)
+    training_step(context, start.network, recipe.train, 4)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in start.network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), generator)
 
 
 def stood(recipe: Recipe) -> tuple[int | str, list[str]]:
     """What plain training takes on a CPU, and what is said of it."""
     listener = Listener(1)
-    job = sized_for_training(open_job(recipe, RunOptions("cpu", monitor=listener)), new_network(recipe))
-    return job.recipe.data.batch_size, listener.stages
+    opened = open_context(recipe, RunOptions("cpu", monitor=listener))
+    context = sized_for_training(opened, new_network(recipe.network_spec), recipe.train)
+    return context.data.batch_size, listener.stages
 
 
 def test_a_cpu_takes_the_default_and_says_so() -> None:
@@ -118,9 +119,10 @@ def test_a_cpu_takes_the_default_and_says_so() -> None:
 
 
 def test_ranks_are_held_against_the_number_that_was_found() -> None:
-    job = replace(open_job(digits(AUTO), RunOptions("cpu")), ranks=ProcessGroup(0, 100))
+    recipe = digits(AUTO)
+    context = replace(open_context(recipe, RunOptions("cpu")), ranks=ProcessGroup(0, 100))
     with pytest.raises(InputError, match="100 ranks share a batch of 128 images"):
-        sized_for_training(job, new_network(job.recipe))
+        sized_for_training(context, new_network(recipe.network_spec), recipe.train)
 
 
 def begun(dense: Path, folder: Path, *overrides: str, resume: bool = False) -> list[str]:
@@ -140,7 +142,7 @@ def test_a_run_writes_down_what_it_found(dense: Path, tmp_path: Path) -> None:
 def test_a_resumed_run_keeps_the_batch_size_that_it_began_with(dense: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     begun(dense, folder, "data.batch_size=256")
-    with pytest.raises(RunFolderError, match=r"begun with another data\.batch_size"):
+    with pytest.raises(RunFolderError, match=r"started with a different data\.batch_size"):
         pruned(dense, folder, digits(*ONE_EPOCH), resume=True)
     assert not any("auto" in text for text in begun(dense, folder, AUTO, resume=True))
     assert RunFolder(folder).read_recipe().data.batch_size == 256

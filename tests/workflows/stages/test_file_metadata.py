@@ -68,9 +68,9 @@ def measured(path: Path, recipe: Recipe = RECIPE, *, ignored: bool = False) -> t
         (told(NAMES[::-1]), r"class 0 is 9 there, and 0 in the data \(the same names in another order\)"),
         (told([*NAMES[:9], "ten"]), r"class 9 is ten there, and 9 in the data"),
         (told([*NAMES, "10"]), "it has 11 classes, the data 10"),
-        (told(mean=[0.5]), r"mean is \[0\.5\] there, and \[0\.305\] by the recipe"),
+        (told(mean=[0.5]), r"mean is \[0\.5\] there, and \[0\.305\] in the recipe"),
         (told(std=[1.0]), r"std is \[1\.0\] there"),
-        (told(resize=20, crop="center"), r"resize is 20 there, and null by the recipe; crop is \"center\" there"),
+        (told(resize=20, crop="center"), r"resize is 20 there, and null in the recipe; crop is \"center\" there"),
         (told(interpolation="bicubic"), "interpolation is \"bicubic\" there"),
         (told(channels="RGB"), "channels is \"RGB\" there"),
     ],
@@ -79,11 +79,13 @@ def test_a_file_for_other_classes_or_images_is_refused_by_name(
     tmp_path: Path, metadata: dict[str, str], says: str
 ) -> None:
     path = linear(tmp_path / "net.onnx", metadata)
-    with pytest.raises(InputError, match=rf"net\.onnx is for other images or classes .*({says}).*--ignore-metadata"):
+    with pytest.raises(
+        InputError, match=rf"net\.onnx is for images or classes other than .*({says}).*--ignore-metadata"
+    ):
         measured(path)
     correct, alarms = measured(path, ignored=True)
     assert correct == measured(linear(tmp_path / "plain.onnx", {}))[0]
-    assert "net.onnx is for other images or classes" in alarms[0]
+    assert "net.onnx is for images or classes other than" in alarms[0]
 
 
 @pytest.mark.parametrize(
@@ -111,13 +113,15 @@ def test_a_file_that_takes_pixels_is_given_pixels(tmp_path: Path) -> None:
 def test_what_train_writes_into_a_checkpoint_is_read(tmp_path: Path) -> None:
     path, other = tmp_path / "dense.safetensors", digits("data.mean=[0.5]", "data.image_size=20")
     save_tensors(path, {}, {TRAINING: json.dumps(RECIPE.training_settings)})
-    assert list(unlike_images(path, RECIPE)) == []
-    assert list(unlike_images(path, other)) == [
-        "image_size is 16 there, and 20 by the recipe",
-        "mean is [0.305] there, and [0.5] by the recipe",
+    assert list(unlike_images(path, RECIPE.data, 1)) == []
+    assert list(unlike_images(path, other.data, 1)) == [
+        "image_size is 16 there, and 20 in the recipe",
+        "mean is [0.305] there, and [0.5] in the recipe",
     ]
-    with pytest.raises(InputError, match=r"dense\.safetensors is for other images .*: image_size is 16 there"):
+    with pytest.raises(
+        InputError, match=r"dense\.safetensors is for images or classes other .*: image_size is 16 there"
+    ):
         measured(path, other)
     for strange in ("{}", "3", json.dumps({"data": {"dataset": "of another version"}})):
         save_tensors(path, {}, {TRAINING: strange})
-        assert list(unlike_images(path, other)) == []
+        assert list(unlike_images(path, other.data, 1)) == []

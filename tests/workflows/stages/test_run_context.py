@@ -20,10 +20,10 @@ from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.distributed import ProcessGroup
 from edcompress.core.system.monitor import NullMonitor
-from edcompress.networks.build import new_network, read_network
+from edcompress.networks.build import new_network
 from edcompress.runs.folder import RunFolder
-from edcompress.workflows.stages.feasibility import find_space
-from edcompress.workflows.stages.job import RunContext, open_job, open_provable_job
+from edcompress.workflows.stages.run_context import RunContext, open_context, open_provable_context
+from edcompress.workflows.stages.starting_point import read_weights, space_of
 
 VAST = """
 import torch
@@ -43,7 +43,7 @@ def test_a_network_that_no_onnx_file_can_hold_is_refused(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     recipe = digits("model.arch=null", "model.factory=vast:net")
     with pytest.raises(NetworkError, match=r"vast:net has 2\.24 GiB of weights in fp32, .* less than 2 GiB"):
-        new_network(recipe, RunOptions(trust_code=True))
+        new_network(recipe.network_spec, trust_code=True)
 
 
 ODD = """
@@ -193,7 +193,7 @@ def built(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: 
     monkeypatch.delitem(sys.modules, "odd", raising=False)
     monkeypatch.chdir(folder)
     recipe = digits("model.arch=null", f"model.factory=odd:{name}", *overrides)
-    return new_network(recipe, RunOptions("cpu", trust_code=True))
+    return new_network(recipe.network_spec, trust_code=True)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_removals_are_tried_as_the_recipe_trains_and_on_what_it_shows(
     name: str, overrides: tuple[str, ...], says: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = built(name, tmp_path, monkeypatch, *overrides).eval()
-    locked = {group.name: group.locked for group in find_space(digits(*overrides), network).groups}
+    locked = {group.name: group.locked for group in space_of(digits(*overrides), network).groups}
     assert locked["conv"] is None
     assert (locked["first"] is None) if says is None else says in (locked["first"] or "")
 
@@ -312,9 +312,9 @@ def test_removals_are_tried_as_the_recipe_trains_and_on_what_it_shows(
 def test_removals_are_tried_on_real_images_where_there_are_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, network = open_job(digits(), RunOptions("cpu")), built("Smooth", tmp_path, monkeypatch).eval()
-    assert job.probe_images.shape == (2, 1, 16, 16)
-    space = find_space(digits(), network, job.probe_images)
+    context, network = open_context(digits(), RunOptions("cpu")), built("Smooth", tmp_path, monkeypatch).eval()
+    assert context.probe_images.shape == (2, 1, 16, 16)
+    space = space_of(digits(), network, context.probe_images)
     assert "changes the result" in next(group.locked or "" for group in space.groups if group.name == "first")
 
 
@@ -334,12 +334,12 @@ def test_a_run_of_a_network_that_hides_something_ends(
 
 
 def holding(count: int, *overrides: str) -> RunContext:
-    """A job with so many held-out images, class by class as test images lie in folders."""
-    job = open_job(digits("data.search_from=test", "data.search_fraction=0.8", *overrides), RunOptions("cpu"))
-    held = job.splits.search
+    """A context with so many held-out images, class by class as test images lie in folders."""
+    context = open_context(digits("data.search_from=test", "data.search_fraction=0.8", *overrides), RunOptions("cpu"))
+    held = context.splits.search
     chosen = held.labels.argsort(stable=True).repeat(10)[:count] if count > len(held) else torch.arange(count)
     by_class = held.subset(chosen[held.labels[chosen].argsort(stable=True)])
-    return replace(job, splits=replace(job.splits, search=by_class))
+    return replace(context, splits=replace(context.splits, search=by_class))
 
 
 def test_states_are_judged_on_images_of_all_classes() -> None:
@@ -354,8 +354,8 @@ def test_states_are_judged_on_images_of_all_classes() -> None:
 def test_enough_images_judge_for_batch_norm_and_no_more_than_fit(
     held: int, at_once: int, ranks: int, judging: int
 ) -> None:
-    job = replace(holding(held, f"data.eval_batch_size={at_once}"), ranks=ProcessGroup(0, ranks))
-    assert len(job.scoring_batch[1]) == judging
+    context = replace(holding(held, f"data.eval_batch_size={at_once}"), ranks=ProcessGroup(0, ranks))
+    assert len(context.scoring_batch[1]) == judging
 
 
 def test_networks_are_proved_equal_on_eight_images_whatever_an_evaluation_takes_at_once() -> None:
@@ -367,10 +367,10 @@ def test_what_is_shown_while_training_is_of_all_classes() -> None:
     def always_zero(images: Tensor) -> Tensor:
         return F.one_hot(torch.zeros(len(images), dtype=torch.int64), 10).float()
 
-    job = holding(2600)
-    shown = job.watched_accuracy(nn.Identity(), always_zero).top1
+    context = holding(2600)
+    shown = context.watched_accuracy(nn.Identity(), always_zero).top1
     assert shown.total == 2000
-    assert shown.fraction == pytest.approx((job.splits.search.labels == 0).double().mean().item(), abs=0.001)
+    assert shown.fraction == pytest.approx((context.splits.search.labels == 0).double().mean().item(), abs=0.001)
 
 
 class Hearing(NullMonitor):
@@ -385,17 +385,17 @@ class Hearing(NullMonitor):
 
 def test_a_classifier_that_begins_untrained_is_warned_of_and_teaches_nothing(tmp_path: Path) -> None:
     source, heard = tmp_path / "w.safetensors", Hearing()
-    save_file(new_network(digits("model.num_classes=12")).state_dict(), source)
-    reset, session = "model.reset_head=true", RunOptions("cpu", monitor=heard)
-    read_network(digits(reset), source, session)
+    save_file(new_network(digits("model.num_classes=12").network_spec).state_dict(), source)
+    reset, options = "model.reset_head=true", RunOptions("cpu", monitor=heard)
+    read_weights(digits(reset), source, options)
     assert len(heard.warnings) == 1
     assert "linear.bias and linear.weight begin untrained" in heard.warnings[0]
     with pytest.raises(InputError, match=r"begin untrained .* nothing to teach; set finetune\.distill to 0"):
-        read_network(digits(reset, "finetune.distill=0.5"), source, session)
-    with pytest.raises(InputError, match=r"no accuracy from which to drop; set another target"):
-        read_network(digits(reset, "target.macs=null", "target.max_top1_drop=0.01"), source, session)
-    save_file(new_network(digits()).state_dict(), source)
-    read_network(digits(reset, "finetune.distill=0.5"), source, session)
+        read_weights(digits(reset, "finetune.distill=0.5"), source, options)
+    with pytest.raises(InputError, match=r"no accuracy from which to drop; use a target other than"):
+        read_weights(digits(reset, "target.macs=null", "target.max_top1_drop=0.01"), source, options)
+    save_file(new_network(digits().network_spec).state_dict(), source)
+    read_weights(digits(reset, "finetune.distill=0.5"), source, options)
     assert len(heard.warnings) == 1
 
 
@@ -414,28 +414,26 @@ def few(tmp_path: Path, broken: int = 0, **data: object) -> Recipe:
 
 def test_too_few_images_to_prove_a_file_on_are_refused_before_anything_is_pruned(tmp_path: Path) -> None:
     recipe = few(tmp_path)
-    assert len(open_provable_job(recipe).splits.test) == 8
+    assert len(open_provable_context(recipe).splits.test) == 8
     (tmp_path / "val" / "cat" / "0.png").unlink()
-    assert len(open_job(recipe).splits.test) == 7  # as `evaluate` does
+    assert len(open_context(recipe).splits.test) == 7  # as `evaluate` does
     network = tmp_path / "dense.safetensors"
-    save_file(new_network(recipe).state_dict(), network)
+    save_file(new_network(recipe.network_spec).state_dict(), network)
     for begin in (
         lambda: edcompress.prune(network, recipe, RunFolder(tmp_path / "run")),
         lambda: edcompress.run(recipe, RunFolder(tmp_path / "run")),
         lambda: edcompress.sweep({"a": recipe}, tmp_path / "run", network),
     ):
-        with pytest.raises(
-            DataError, match=r"the test split \(val/, test_shards\) has 7 images, .* on 8 of them at least"
-        ):
+        with pytest.raises(DataError, match=r"the test split \(val/, test_shards\) has 7 images, .* takes at least 8"):
             begin()
     assert not (tmp_path / "run").exists()
 
 
 def test_images_that_are_left_out_prove_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"test split .* has 7 images"):
-        open_provable_job(few(tmp_path, broken=1, skip_broken=True))
+        open_provable_context(few(tmp_path, broken=1, skip_broken=True))
 
 
 def test_images_that_judge_are_not_there_to_prove(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has 7 images, .*; data\.search_from=test takes its images from there"):
-        open_provable_job(few(tmp_path, search_from="test", search_fraction=0.13))
+        open_provable_context(few(tmp_path, search_from="test", search_fraction=0.13))

@@ -1,0 +1,192 @@
+"""The data of a run, opened on a device and checked before any compute, and the images that stages draw from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+
+import torch
+from torch import Tensor, nn
+
+from edcompress.core.errors import DataError
+from edcompress.core.recipe.data import Data
+from edcompress.core.recipe.model import NetworkSpec
+from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.results.measures import Accuracy
+from edcompress.core.system.context import DEFAULT, RunOptions
+from edcompress.core.system.devices import pick_device
+from edcompress.core.system.distributed import ALONE, ProcessGroup
+from edcompress.core.system.hashing import TensorDigest
+from edcompress.core.system.monitor import Monitor
+from edcompress.data.batches import Batch, Batches, eval_batches, train_batches
+from edcompress.data.images import ImageSet
+from edcompress.data.splits import Splits, check_divides, check_fits, open_splits
+from edcompress.data.transforms import eval_geometry, normalise
+from edcompress.deploy.runtime.parity import FEWEST_IMAGES
+from edcompress.networks.build import example_images
+from edcompress.networks.modes import evaluating
+from edcompress.training.accuracy import Forward, measure_accuracy
+from edcompress.training.precision import Precision, choose_precision
+
+PROOF_IMAGES = 8
+REAL_IMAGES = 256
+WATCHED_IMAGES = 2000
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """The images of a run as the recipe's `data` prepares them for the network of `spec`, the device, the monitor and the ranks."""
+
+    spec: NetworkSpec
+    data: Data
+    splits: Splits
+    precision: Precision
+    monitor: Monitor
+    ranks: ProcessGroup = ALONE
+
+    def watched_by(self, monitor: Monitor) -> RunContext:
+        """Return the context under another monitor, which gets the notes on the data, and one warning per image that is left out."""
+        once = cache(lambda fault: monitor.warning(f"left out: {fault}"))
+        if self.ranks.is_main:
+            for note in self.splits.notes:
+                monitor.warning(note)
+            for doubt in self.splits.doubts:
+                monitor.alarm(doubt)
+        return replace(self, monitor=monitor, splits=self.splits.with_warnings_to(once))
+
+    def with_batch_size(self, size: int) -> RunContext:
+        """Return the context with another data.batch_size; raise InputError if the ranks cannot share such batches."""
+        data = self.data.model_copy(update={"batch_size": size})
+        check_divides(self.splits, data, self.ranks)
+        return replace(self, data=data)
+
+    @property
+    def seed(self) -> int:
+        """The recipe's seed."""
+        return self.spec.seed
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which networks train."""
+        return self.precision.device
+
+    @cached_property
+    def example(self) -> Tensor:
+        """Two random images [2, C, H, W] of the network's input shape, for tracing and counting."""
+        return example_images(self.spec.image_shape)
+
+    @cached_property
+    def proof_images(self) -> Tensor:
+        """Eight real images [8, C, H, W] of the search split, on which models are proved equal; repeated if it has fewer."""
+        images, _ = self._first_batch(self.splits.search, max(self.data.eval_batch_size, PROOF_IMAGES))
+        repeats = -(-PROOF_IMAGES // len(images))
+        return images.repeat(repeats, 1, 1, 1)[:PROOF_IMAGES]
+
+    @cached_property
+    def probe_images(self) -> Tensor:
+        """Two real images [2, C, H, W] of the search split, or one, on which removals are tried; few images are read."""
+        few = self.splits.search.subset(_spread(self.splits.search, PROOF_IMAGES))
+        return self._first_batch(few, PROOF_IMAGES)[0][:2]
+
+    @cached_property
+    def parity_pixels(self) -> Tensor:
+        """256 real images, uint8 [N, C, H, W], spread over the test split, or all of a smaller one: files must equal networks on them."""
+        return self._spread_over(self.splits.test)
+
+    @property
+    def parity_images(self) -> Tensor:
+        """The images of `parity_pixels` as the network takes them, float32."""
+        return normalise(self.parity_pixels, self.data)
+
+    @property
+    def calibration_images(self) -> Tensor:
+        """256 real images [N, C, H, W] spread over the search split, or all of a smaller one, that set the scale of int8 activations."""
+        return normalise(self._spread_over(self.splits.search), self.data)
+
+    @property
+    def scoring_batch(self) -> Batch:
+        """One batch of images of the search split that scores states, as large as a training step or an evaluation."""
+        most = max(self.data.eval_batch_size, self.data.step_images // self.ranks.size)
+        chosen = _spread(self.splits.search, most)
+        images = self.splits.search.subset(chosen if len(chosen) > 1 else chosen.repeat(2))  # batch norm needs two
+        return self._first_batch(images, most)
+
+    def train_batches(self, epoch: int, ranks: ProcessGroup = ALONE) -> Batches:
+        """Return the batches of an epoch, counted from 0, in the order and with the augmentation that the seed fixes."""
+        return train_batches(self.splits.train, self.data, seed=self.seed, epoch=epoch, ranks=ranks)
+
+    def test_batches(self, phase: str, seen: TensorDigest | None = None, *, as_pixels: bool = False) -> Iterator[Batch]:
+        """Yield the test images, batch by batch, each a step of `phase` to the monitor; their pixels are added to `seen`.
+
+        `as_pixels`: as uint8 [N, H, W, C], for files that normalise the images themselves.
+        """
+        batches = eval_batches(self.splits.test, self.data, as_pixels=True)
+        self.monitor.epoch(phase, 0, 1)
+        for step, (pixels, labels) in enumerate(batches, 1):
+            if seen:
+                seen.update(pixels)
+            yield pixels.permute(0, 2, 3, 1) if as_pixels else normalise(pixels, self.data), labels
+            self.monitor.step(step, len(batches), {})
+
+    def accuracy(self, network: nn.Module, forward: Forward | None = None, images: ImageSet | None = None) -> Accuracy:
+        """Return top-1 and top-5 of the network, or of `forward`, which uses it, on the test images, or on `images`, in fp32."""
+        with evaluating(network):
+            return self._accuracy(forward or network, images or self.splits.test)
+
+    def watched_accuracy(self, network: nn.Module, forward: Forward) -> Accuracy:
+        """Return the accuracy of `forward`, which uses the network, on 2000 images spread over the search split, to watch training."""
+        with evaluating(network), self.precision.autocast():
+            return self._accuracy(forward, self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES)))
+
+    def _accuracy(self, forward: Forward, images: ImageSet) -> Accuracy:
+        batches = eval_batches(images, self.data).for_rank(self.ranks).pinned_for(self.device)
+        return measure_accuracy(forward, batches, self.device, self.spec.model.num_classes, self.ranks)
+
+    def _first_batch(self, images: ImageSet, most: int) -> Batch:
+        return next(iter(eval_batches(images, self.data.model_copy(update={"eval_batch_size": most}))))
+
+    def _spread_over(self, images: ImageSet) -> Tensor:
+        chosen = _spread(images, REAL_IMAGES)
+        read = images.read(chosen.tolist(), eval_geometry(self.data))
+        for fault in read.faults:
+            images.warn(fault)
+        return read.pixels
+
+
+def _spread(images: ImageSet, most: int) -> Tensor:
+    """Return the indices of `most` of the images, or of all, int64: test images lie class by class, and the first are of few classes."""
+    return torch.linspace(0, len(images) - 1, min(len(images), most)).long()
+
+
+def open_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
+    """Open the recipe's data; raise DataError or InputError if data or device cannot be used."""
+    data, model, monitor, ranks = recipe.data, recipe.model, options.monitor, options.ranks
+    precision = choose_precision(recipe.precision, ranks.device_for_rank(pick_device(options.device)))
+    if indexing := data.facts.indexing:
+        monitor.stage(indexing)
+
+    def split() -> Splits:
+        return open_splits(data, seed=recipe.seed, announce=monitor.warning)
+
+    if (data.download or indexing) and ranks.size > 1:
+        ranks.run_on_rank0(lambda: bool(split()))  # otherwise all would download, or index the data, at once
+    splits = split()
+    check_fits(splits, model, data)
+    check_divides(splits, data, ranks)
+    return RunContext(recipe.network_spec, data, splits, precision, monitor, ranks).watched_by(monitor)
+
+
+def open_provable_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
+    """Open the data of a run that will be exported; raise DataError too for too few test images to prove ONNX files on."""
+    context = open_context(recipe, options)
+    found = len(context.splits.test)
+    if context.data.skip_broken and found >= FEWEST_IMAGES:
+        found = len(context.parity_pixels)  # those that can be read
+    if found < FEWEST_IMAGES:
+        search = "; data.search_from=test takes its images from there" if context.data.search_from == "test" else ""
+        raise DataError(
+            f"data: the test split (val/, test_shards) has {found} images, but proving ONNX files takes at least {FEWEST_IMAGES}; "
+            f"add images to it{search}"
+        )
+    return context
