@@ -23,7 +23,7 @@ FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.j
          "dense.safetensors", "pruned.safetensors", "load_pruned.py", "load_pruned.json", "dense.onnx", "pruned.onnx",
          "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx", "pruned.pt2", "pruned.torchscript.pt", "model_card.md",
          "report.json", "report.html", "progress.json", "log.jsonl")  # fmt: skip
-_SNAPSHOT = "snapshot-{}.safetensors"
+_CHECKPOINT = "snapshot-{}.safetensors"
 UNFINISHED_EXPORTS = ".export-"
 """Prefix of the folders in which an export writes its files before they are published."""
 
@@ -61,15 +61,15 @@ class RunFolder:
         return self.path / "state"
 
     @property
-    def snapshots(self) -> list[Path]:
+    def checkpoints(self) -> list[Path]:
         """The checkpoints, newest first; a resumed run continues from the newest that is intact."""
-        found = self.state.glob(_SNAPSHOT.format("*"))
+        found = self.state.glob(_CHECKPOINT.format("*"))
         return sorted((path for path in found if path.stem.rpartition("-")[2].isdecimal()), reverse=True)
 
-    def next_snapshot(self) -> Path:
+    def next_checkpoint(self) -> Path:
         """Return the path of the next checkpoint."""
-        last = self.snapshots[0].stem.rpartition("-")[2] if self.snapshots else "0"
-        return self.state / _SNAPSHOT.format(f"{int(last) + 1:09}")
+        last = self.checkpoints[0].stem.rpartition("-")[2] if self.checkpoints else "0"
+        return self.state / _CHECKPOINT.format(f"{int(last) + 1:09}")
 
     @property
     def start(self) -> Path:
@@ -103,9 +103,9 @@ class RunFolder:
     def resumable(self) -> bool:
         """Whether anything is saved from which a resumed run can continue."""
         return (
-            bool(self.snapshots)
+            bool(self.checkpoints)
             or any(self.trials.glob("*/report.json"))
-            or any(RunFolder(trial).snapshots for trial in self.trials.glob("*"))
+            or any(RunFolder(trial).checkpoints for trial in self.trials.glob("*"))
         )
 
     @property

@@ -26,7 +26,7 @@ from edcompress.core.system.files import append, replacing
 from edcompress.core.system.machine import process_identity, versions
 from edcompress.core.system.monitor import Monitor, MonitorPair
 from edcompress.runs.folder import RunFolder
-from edcompress.runs.reading import parsed
+from edcompress.runs.reading import parse_file
 
 EVERY_S = 1.0
 """Seconds between two writes of progress.json within an epoch."""
@@ -120,7 +120,7 @@ def read_progress(folder: RunFolder) -> Progress | None:
     path = folder / "progress.json"
     if not path.exists():
         return None
-    return parsed(path, Progress.model_validate_json, "a --resume or an export rewrites it")
+    return parse_file(path, Progress.model_validate_json, "a --resume or an export rewrites it")
 
 
 def starting_weights(folder: RunFolder) -> str | None:

@@ -41,7 +41,7 @@ def read_report(path: Path) -> Report:
     return report
 
 
-def parsed(path: Path, parse: Callable[[str], T], fix: str = "prune again with --force") -> T:
+def parse_file(path: Path, parse: Callable[[str], T], fix: str = "prune again with --force") -> T:
     """Return `parse` of the text of a run's file; RunFolderError, with the fix, if the file is missing or damaged."""
     try:
         return parse(_text(path))

@@ -137,7 +137,7 @@ def _trial(folder: RunFolder) -> Status | None:
 
 def _checkpoint_age(folder: RunFolder) -> float | None:
     try:
-        written = [path.stat().st_mtime for path in folder.snapshots]
+        written = [path.stat().st_mtime for path in folder.checkpoints]
     except FileNotFoundError:  # the run has just finished, or replaced it
         return None
     return max(0.0, datetime.now(UTC).timestamp() - max(written)) if written else None

@@ -145,7 +145,7 @@ def _oom_fix(data: Data) -> str:
 def _run_stages(run: PruningRun) -> tuple[nn.Module, StageResults]:
     """Run the stages from wherever the last checkpoint stands; return the fine-tuned network and the results."""
     ranks, folder, start = run.context.ranks, run.folder, run.start
-    checkpoint = ranks.run_on_rank0(lambda: last_checkpoint(folder.snapshots, run.context.monitor))
+    checkpoint = ranks.run_on_rank0(lambda: last_checkpoint(folder.checkpoints, run.context.monitor))
     if checkpoint is None:
         files = ranks.run_on_rank0(lambda: records(start_files(folder)))
         checkpoint = Checkpoint(measure_dense(run).with_files(files), "search")

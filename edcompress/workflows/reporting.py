@@ -12,7 +12,7 @@ from edcompress.core.results.report import Report
 from edcompress.core.system.files import write_text
 from edcompress.report.render.html_page import render_page
 from edcompress.runs.folder import RunFolder
-from edcompress.runs.reading import parsed
+from edcompress.runs.reading import parse_file
 
 
 class _Group(BaseModel):
@@ -65,7 +65,7 @@ def render(folder: RunFolder) -> Report:
 
 
 def _write_page(folder: RunFolder, report: Report, into: Path | None = None) -> None:
-    plan = parsed(folder / "plan.json", _Plan.model_validate_json).model_dump()
+    plan = parse_file(folder / "plan.json", _Plan.model_validate_json).model_dump()
     flags = folder.read_recipe().model.trust_flags
     write_text((into or folder.path) / "report.html", render_page(report, _generations(folder), plan, flags))
 
@@ -74,4 +74,6 @@ def _generations(folder: RunFolder) -> list[dict[str, Any]]:
     log = folder / "search.jsonl"
     if not log.exists():
         return []
-    return parsed(log, lambda text: [_Generation.model_validate_json(line).model_dump() for line in text.splitlines()])
+    return parse_file(
+        log, lambda text: [_Generation.model_validate_json(line).model_dump() for line in text.splitlines()]
+    )

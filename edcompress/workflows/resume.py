@@ -23,7 +23,7 @@ from edcompress.pruning.cost.latency_model import LatencyTable
 from edcompress.pruning.space.plan import Plan
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.progress import starting_weights
-from edcompress.runs.reading import parsed
+from edcompress.runs.reading import parse_file
 from edcompress.workflows.stages.start_files import EarlierNetwork, KeptStart, read_space
 from edcompress.workflows.stages.starting_point import StartingPoint, load_dense, read_weights
 
@@ -83,9 +83,9 @@ def read_start(folder: RunFolder, *, in_time: bool) -> KeptStart:
         folder=folder.path,
         dense=folder / "dense.safetensors",
         space=read_space(folder / "space.json"),
-        table=parsed(folder / "latency.json", LatencyTable.model_validate_json) if in_time else None,
+        table=parse_file(folder / "latency.json", LatencyTable.model_validate_json) if in_time else None,
         earlier=EarlierNetwork(Plan.model_validate(saved["plan"]), saved["network"]) if saved else None,
-        step=parsed(folder.step, int) if folder.step.exists() else None,
+        step=parse_file(folder.step, int) if folder.step.exists() else None,
     )
 
 

@@ -21,7 +21,7 @@ from edcompress.report.pareto import point_of, with_front
 from edcompress.report.render.html_page import render_sweep
 from edcompress.runs.folder import RunFolder, RunOrPath, path_of
 from edcompress.runs.progress import starting_weights
-from edcompress.runs.reading import parsed
+from edcompress.runs.reading import parse_file
 from edcompress.workflows.export import export
 from edcompress.workflows.gate import gate
 from edcompress.workflows.prune import prune
@@ -96,7 +96,7 @@ def _require_same_sweep(folder: Path, weights: str, points: Iterable[_Point]) ->
         raise RunFolderError(f"{folder} is a file; choose another folder with -o")
     before = [starting_weights(point.run) for point in points]
     if (folder / "sweep.json").exists():
-        whole = parsed(folder / "sweep.json", Sweep.model_validate_json, "choose another folder with -o")
+        whole = parse_file(folder / "sweep.json", Sweep.model_validate_json, "choose another folder with -o")
         before.insert(0, whole.checkpoint)
     if others := [name for name in before if name not in (None, weights)]:
         raise RunFolderError(f"{folder} holds a sweep of {others[0]}, not of {weights}; choose another folder with -o")

@@ -45,13 +45,13 @@ def test_a_full_disk_loses_nothing_wherever_it_is_full(dense: Path, tmp_path: Pa
     folder, files = RunFolder(disk / "run"), []
     for kilobytes in range(64, 64 * 200, 192):  # less than a file of tensors takes
         assert mount(disk, f"remount,size={kilobytes}k") == 0
-        before = folder.snapshots
+        before = folder.checkpoints
         if (error := failed(dense, folder)) is None:
             break
         assert error.exit_code == 3
         assert "No space left on device" in str(error)
         assert not list(disk.rglob("*.part"))
-        assert not before or folder.snapshots
+        assert not before or folder.checkpoints
         files.append(Path(str(error).split()[0]).name.split("-")[0])
     assert outcome(folder.path) == outcome(tmp_path / "unbroken")
     assert {"dense.safetensors", "snapshot"} <= set(files)

@@ -49,17 +49,17 @@ def torn(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_last_step_is_saved_and_so_is_the_time_before(torn: Path) -> None:
-    kept = [last_checkpoint(folder.snapshots, NullMonitor()) for folder in (RunFolder(torn), older(torn))]
+    kept = [last_checkpoint(folder.checkpoints, NullMonitor()) for folder in (RunFolder(torn), older(torn))]
     states = [saved.training for saved in kept if saved]
     assert [state.position.steps for state in states if state and state.position] == [5, 4]
-    assert len(RunFolder(torn).snapshots) == 2
+    assert len(RunFolder(torn).checkpoints) == 2
 
 
 def older(folder: Path) -> RunFolder:
     """A copy of the run whose newest snapshot is gone."""
     shutil.copytree(folder, folder.with_name("older"), dirs_exist_ok=True)
     copy = RunFolder(folder.with_name("older"))
-    copy.snapshots[0].unlink()
+    copy.checkpoints[0].unlink()
     return copy
 
 
@@ -78,7 +78,7 @@ def test_a_clock_that_is_set_changes_nothing(
     unbroken: Path, torn: Path, tmp_path: Path, dense: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(shutil.copytree(torn, tmp_path / "run"))
-    for age, path in enumerate(folder.snapshots):  # the newest was written longest ago, as it seems
+    for age, path in enumerate(folder.checkpoints):  # the newest was written longest ago, as it seems
         os.utime(path, (1e9 + age, 1e9 + age))
     for module in (progress, status):
         monkeypatch.setattr(module, "datetime", Jumping)
@@ -97,7 +97,7 @@ def test_a_damaged_snapshot_is_named_and_the_one_before_it_taken(
     unbroken: Path, torn: Path, tmp_path: Path, dense: Path, damage: str
 ) -> None:
     folder, listener = RunFolder(shutil.copytree(torn, tmp_path / "run")), Listener()
-    newest = folder.snapshots[0]
+    newest = folder.checkpoints[0]
     content = bytearray(newest.read_bytes())
     content[-1000] ^= 1
     newest.write_bytes({"": b"", "half": content[: len(content) // 2], "flipped": content}[damage])
@@ -110,7 +110,7 @@ def test_a_damaged_snapshot_is_named_and_the_one_before_it_taken(
 
 def test_without_a_whole_snapshot_the_way_out_is_to_start_over(torn: Path, tmp_path: Path, dense: Path) -> None:
     folder = RunFolder(shutil.copytree(torn, tmp_path / "run"))
-    for path in folder.snapshots:
+    for path in folder.checkpoints:
         path.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="start over with --force; no older checkpoint is whole"):
         pruned(dense, folder.path, digits(*OFTEN), resume=True)
@@ -150,7 +150,7 @@ def test_a_file_called_like_a_snapshot_is_none(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     for name in ("snapshot-x.safetensors", "snapshot-.safetensors", "snapshot-000000002.safetensors"):
         (tmp_path / "state" / name).touch()
-    assert RunFolder(tmp_path).next_snapshot().name == "snapshot-000000003.safetensors"
+    assert RunFolder(tmp_path).next_checkpoint().name == "snapshot-000000003.safetensors"
 
 
 def test_two_processes_do_not_share_a_run(

@@ -36,7 +36,7 @@ def test_force_clears_the_files_of_a_run_and_no_others(tmp_path: Path) -> None:
     folder.create(force=False)
     for name in (*FILES, "notes.txt"):
         (folder.path / name).write_text("x")
-    for file in (folder.next_snapshot(), folder.tensorboard / "events.out.tfevents.1"):
+    for file in (folder.next_checkpoint(), folder.tensorboard / "events.out.tfevents.1"):
         file.parent.mkdir()
         file.write_text("x")
     with pytest.raises(RunFolderError, match=r"exists; continue with --resume, start over with --force"):

@@ -96,7 +96,7 @@ def test_the_scale_of_fp16_goes_on_too(dense: Path, tmp_path: Path) -> None:
     for step in (2, 5):
         with pytest.raises(KeyboardInterrupt):
             pruned(dense, tmp_path / "run", recipe, Interrupter("finetune", 0, step), resume=True)
-        saved = last_checkpoint(RunFolder(tmp_path / "run").snapshots, NullMonitor())
+        saved = last_checkpoint(RunFolder(tmp_path / "run").checkpoints, NullMonitor())
         assert saved
         assert saved.training
         good_steps.append(saved.training.scaler["_growth_tracker"])  # since the scale has changed
@@ -158,7 +158,7 @@ def test_training_that_diverges_ends_the_run_and_saves_nothing_broken(dense: Pat
     with pytest.raises(EdcompressError, match=r"lower finetune\.lr") as caught:
         pruned(dense, folder.path, digits(*ONE_EPOCH, "finetune.lr=1e12"))
     assert caught.value.exit_code == 3
-    saved = last_checkpoint(folder.snapshots, NullMonitor())
+    saved = last_checkpoint(folder.checkpoints, NullMonitor())
     assert saved is not None
     assert all(torch.isfinite(tensor).all() for tensor in (saved.network or {}).values())
 

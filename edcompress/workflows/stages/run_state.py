@@ -121,9 +121,9 @@ class PruningRun:
             return
         for log in ("search.jsonl", "epochs.jsonl"):
             fsync_file(self.folder / log)  # a power cut must not leave fewer lines than the checkpoint counts
-        path, tree = self.folder.next_snapshot(), checkpoint.to_tree()
+        path, tree = self.folder.next_checkpoint(), checkpoint.to_tree()
         save_checkpoint(path, {**tree, "measured": self.clock(checkpoint.results).model_dump(mode="json")})
-        for old in self.folder.snapshots[CHECKPOINTS_KEPT:]:
+        for old in self.folder.checkpoints[CHECKPOINTS_KEPT:]:
             old.unlink()
 
 

@@ -12,7 +12,7 @@ from edcompress.networks.weight_files import read_state_dict
 from edcompress.pruning.cost.latency_model import LatencyTable
 from edcompress.pruning.space.plan import Plan
 from edcompress.pruning.space.space import PruningSpace
-from edcompress.runs.reading import parsed
+from edcompress.runs.reading import parse_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +41,12 @@ class KeptStart:
 
 def read_plan(path: Path) -> Plan:
     """Return the plan in a plan.json; raise RunFolderError if it is missing or damaged."""
-    return parsed(path, Plan.model_validate_json)
+    return parse_file(path, Plan.model_validate_json)
 
 
 def read_space(path: Path) -> PruningSpace:
     """Return the pruning space in a space.json; raise RunFolderError if it is missing or damaged."""
-    return parsed(path, PruningSpace.model_validate_json)
+    return parse_file(path, PruningSpace.model_validate_json)
 
 
 def read_earlier(run: Path) -> EarlierNetwork:

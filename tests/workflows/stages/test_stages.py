@@ -64,7 +64,7 @@ def stopped(dense: Path, folder: Path, recipe: Recipe, *at: Any) -> Stopped:
     monitor = Stopping(*at)
     with pytest.raises(KeyboardInterrupt):
         pruned(dense, folder, recipe, monitor)
-    paths = RunFolder(folder).snapshots
+    paths = RunFolder(folder).checkpoints
     checkpoints = [last_checkpoint(paths[index:], NullMonitor()) for index in range(len(paths))]
     return Stopped(
         recipe, folder, open_context(recipe, RunOptions("cpu")), monitor.losses, [c for c in checkpoints if c]

@@ -23,11 +23,11 @@ class GivenPlan(OneShotMethod):
     def choose_state(self, problem: SearchProblem) -> Tensor:
         """Return the state bool[D] of the plan."""
         from edcompress.pruning.space.plan import Plan, state_of
-        from edcompress.runs.reading import parsed
+        from edcompress.runs.reading import parse_file
 
         path, feasible, target = problem.search.plan, problem.feasible, problem.feasible.target
         assert path is not None  # a recipe has both the method and the file, or neither
-        plan = parsed(path, Plan.model_validate_json, "set search.plan to the plan.json of a finished run")
+        plan = parse_file(path, Plan.model_validate_json, "set search.plan to the plan.json of a finished run")
         state = state_of(plan, problem.space)
         if target and (share := feasible.share(feasible.widths(state)).item()) > target.fraction:
             raise BudgetError(
