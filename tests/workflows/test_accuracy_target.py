@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,18 @@ def test_no_network_within_the_drop_says_how_near_it_came(dense: Path, tmp_path:
     assert RunFolder(tmp_path / "run" / "trials" / "1-macs=0.2").finished or list(
         (tmp_path / "run" / "trials").glob("1-*/report.json")
     )
+
+
+def test_a_trial_beyond_the_drop_is_followed_by_a_larger_network(dense: Path, tmp_path: Path) -> None:
+    settings = ("search.epochs=0", "finetune.epochs=0", "search.method=random", "data.limit=200")
+    with suppress(EdcompressError):  # the second may be beyond the drop too
+        pruned(dense, tmp_path / "run", digits(*dropping(*settings, "target.max_top1_drop=0.0", "target.trials=2")))
+    first, second = (RunFolder(path) for path in sorted((tmp_path / "run" / "trials").iterdir()))
+    asked = [folder.read_recipe().target for folder in (first, second)]
+    assert asked[0] is not None
+    assert asked[1] is not None
+    assert asked[0].macs < asked[1].macs < 1.0  # type: ignore[operator]
+    assert first.read_report().target.achieved < second.read_report().target.achieved
 
 
 def test_a_drop_equal_to_the_limit_is_within_it() -> None:

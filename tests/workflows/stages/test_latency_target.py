@@ -2,21 +2,26 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from digits import ONE_EPOCH, Interrupter, digits, pruned
+from torch import nn
 
 from edcompress.core.errors import BudgetError, RunFolderError
+from edcompress.core.results.measures import Latency
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.monitor import NullMonitor
+from edcompress.networks.build import example_images
 from edcompress.pruning.cost.latency_model import LatencyTable
+from edcompress.pruning.cost.network_size import measure_size
 from edcompress.runs.folder import RunFolder
 from edcompress.workflows.inspect import inspect
 from edcompress.workflows.load import load
-from edcompress.workflows.stages.latency_target import NetworkTimer, match_latency_target
+from edcompress.workflows.stages.latency_target import TOLERANCE, NetworkTimer, match_latency_target
 from edcompress.workflows.stages.run_context import open_context
 from edcompress.workflows.stages.starting_point import open_starting_point
 
@@ -107,6 +112,45 @@ def test_no_state_is_timed_twice(dense: Path) -> None:
     found, share = match_latency_target(start, start.network, state, timer)
     assert (torch.equal(found, state), len(told.times)) == (True, 1)
     assert f"latency: {share:.1%} of the dense network's measured" in told.times[0]
+
+
+class Slowing(NetworkTimer):
+    """Says that a network takes a power of its share of the multiply-accumulates; exports nothing."""
+
+    power = 0.7
+
+    def export(self, network: nn.Module, path: Path) -> Path:
+        path.write_text(str(measure_size(network, self.example).macs))
+        return path
+
+    def measure(self, files: Mapping[str, Path]) -> dict[str, Latency]:
+        macs = {name: int(path.read_text()) for name, path in files.items()}
+        times = {name: (count / macs["dense"]) ** self.power for name, count in macs.items()}
+        return {
+            name: Latency(p50=ms, p90=ms, p99=ms, n=1, batch_size=1, threads=1, provider="CPU")
+            for name, ms in times.items()
+        }
+
+
+@pytest.mark.parametrize(("power", "most", "trials"), [(0.7, 4, 3), (0.97, 4, 1), (0.7, 1, 1)])
+def test_a_state_is_corrected_until_its_time_is_near_the_target(
+    dense: Path, power: float, most: int, trials: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a power of 0.97 the first state is within the tolerance; at 0.7 it takes 23 % more time than asked for."""
+    monkeypatch.setattr(Slowing, "power", power)
+    recipe, listener = digits("target.macs=0.5", "constraints.round_to=1"), Told()
+    start = replace(
+        open_starting_point(recipe, dense, RunOptions("cpu")), table=LatencyTable(layers=(), milliseconds=1.0)
+    )
+    timer = Slowing(example_images(recipe.network_spec.image_shape), recipe.export, recipe.timing, listener)
+    wish = torch.full((1, len(start.space.free)), 0.5), torch.full((1, start.space.genes), 0.5)
+    state = start.budget.repair(*wish, 0.5)[0]
+    found, share = match_latency_target(start, start.network, state, timer, most)
+    assert share is not None
+    assert len(listener.times) == trials
+    assert torch.equal(found, state) == (trials == 1)
+    assert (abs(share / 0.5 - 1) <= TOLERANCE) == (most > 1)
+    assert start.budget.share(start.budget.widths(found)).item() ** power == pytest.approx(share, abs=1e-4)
 
 
 @pytest.mark.integration
