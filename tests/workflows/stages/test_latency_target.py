@@ -51,17 +51,10 @@ def test_milliseconds_become_a_share(dense: Path) -> None:
     whole = open_starting_point(digits(*IN_TIME, "target.latency=1.0"), dense, RunOptions("cpu")).table
     assert whole is not None
     asked = 0.6 * whole.milliseconds
-<<<<<<< HEAD
-    origin = open_starting_point(digits(*IN_TIME, f"target.latency_ms={asked}"), dense, RunOptions("cpu"))
-    assert origin.table is not None
-    assert origin.feasible.target is not None
-    assert origin.feasible.target.fraction == pytest.approx(asked / origin.table.milliseconds)
-=======
     start = open_starting_point(digits(*IN_TIME, f"target.latency_ms={asked}"), dense, RunOptions("cpu"))
     assert start.table is not None
-    assert start.budget.target is not None
-    assert start.budget.target.fraction == pytest.approx(asked / start.table.milliseconds)
->>>>>>> workflows
+    assert start.feasible.target is not None
+    assert start.feasible.target.fraction == pytest.approx(asked / start.table.milliseconds)
     with pytest.raises(BudgetError, match=r"target\.latency_ms = 1000: the network takes \d\.\d+ ms as it is; lower"):
         open_starting_point(digits(*IN_TIME, "target.latency_ms=1000"), dense, RunOptions("cpu"))
 
