@@ -150,7 +150,7 @@ def test_a_state_is_corrected_until_its_time_is_near_the_target(
     assert len(listener.times) == trials
     assert torch.equal(found, state) == (trials == 1)
     assert (abs(share / 0.5 - 1) <= TOLERANCE) == (most > 1)
-    assert start.budget.share(start.budget.widths(found)).item() ** power == pytest.approx(share, abs=1e-4)
+    assert start.feasible.share(start.feasible.widths(found)).item() ** power == pytest.approx(share, abs=1e-4)
 
 
 @pytest.mark.integration
