@@ -144,7 +144,7 @@ def test_a_state_is_corrected_until_its_time_is_near_the_target(
     )
     timer = Slowing(example_images(recipe.network_spec.image_shape), recipe.export, recipe.timing, listener)
     wish = torch.full((1, len(start.space.free)), 0.5), torch.full((1, start.space.genes), 0.5)
-    state = start.budget.repair(*wish, 0.5)[0]
+    state = start.feasible.repair(*wish, 0.5)[0]
     found, share = match_latency_target(start, start.network, state, timer, most)
     assert share is not None
     assert len(listener.times) == trials
