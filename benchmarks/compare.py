@@ -37,7 +37,7 @@ from edcompress.pruning.search.importance import TAYLOR_BATCHES
 from edcompress.pruning.space.plan import plan_of
 from edcompress.pruning.tracing.depgraph import PRUNERS
 from edcompress.training.precision import choose_precision
-from edcompress.workflows.stages.starting_point import budget_of, space_of, time_dense
+from edcompress.workflows.stages.starting_point import feasible_of, space_of, time_dense
 
 LOG = HERE / "compare.jsonl"
 PAGE = DOCS / "compare.md"
@@ -182,7 +182,7 @@ def torch_pruning_plan(cell: Cell, weights: Path, output: Path) -> Path:
     recipe = read_recipe(cell.recipe, [o for o in cell.overrides() if not o.startswith("search.")])
     network = read_network(recipe.network_spec, weights).eval()
     space, example = space_of(recipe, network), example_images(recipe.network_spec.image_shape)
-    budget = budget_of(recipe, network, space, time_dense(recipe, network))
+    feasible = feasible_of(recipe, network, space, time_dense(recipe, network))
     if cell.method == "tp_group_taylor":
         backpropagate(network, recipe)
     layers = dict(network.named_modules())
@@ -203,7 +203,7 @@ def torch_pruning_plan(cell: Cell, weights: Path, output: Path) -> Path:
     def kept(ratio: float) -> torch.Tensor:
         pruner = tp.pruner.BasePruner(
             network, example, importance=IMPORTANCE[cell.method](), pruning_ratio=ratio, ignored_layers=locked,
-            round_to=budget.round_to, customized_pruners=PRUNERS)  # fmt: skip
+            round_to=feasible.round_to, customized_pruners=PRUNERS)  # fmt: skip
         state = space.full_state()
         for group in pruner.step(interactive=True):
             dependency, positions = group[0]
@@ -213,7 +213,7 @@ def torch_pruning_plan(cell: Cell, weights: Path, output: Path) -> Path:
     low, high = 0.0, 1.0 - recipe.constraints.min_ratio
     for _ in range(12):
         middle = (low + high) / 2
-        fits = budget.share(budget.widths(kept(middle))) <= cell.budget
+        fits = feasible.share(feasible.widths(kept(middle))) <= cell.budget
         low, high = (low, middle) if fits else (middle, high)
     path = output / f"{cell.key}-plan.json"
     path.parent.mkdir(parents=True, exist_ok=True)

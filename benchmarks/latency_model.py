@@ -29,7 +29,7 @@ from edcompress.deploy.export.onnx_export import export_onnx
 from edcompress.deploy.latency.benchmark import measure
 from edcompress.deploy.latency.layer_table import measure_table
 from edcompress.networks.build import example_images, plain_network
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.workflows.stages.starting_point import space_of
@@ -91,7 +91,7 @@ def of_network(name: str, round_to: int | None, states: int, options: Benchmark)
     table = measure_table(network, example, recipe.export.opset, options)
     seconds = time.monotonic() - started
     costs = CostModel(space, network, example, table)
-    budget = Budget(space, costs, Target(macs=SHARE), Constraints(round_to=round_to))
+    feasible = FeasibleStates(space, costs, Target(macs=SHARE), Constraints(round_to=round_to))
     generator = Generator().manual_seed(0)
     predicted, macs = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -99,9 +99,9 @@ def of_network(name: str, round_to: int | None, states: int, options: Benchmark)
         export_onnx(network, example, files["dense"], opset=recipe.export.opset, metadata={})
         for number in range(states):
             shares = 0.3 + 0.7 * torch.rand(1, len(space.free), generator=generator)
-            state = budget.repair(shares, torch.rand(1, space.genes, generator=generator), SHARE)[0]
-            predicted.append(costs.share("latency", budget.widths(state)).item())
-            macs.append(costs.share("macs", budget.widths(state)).item())
+            state = feasible.repair(shares, torch.rand(1, space.genes, generator=generator), SHARE)[0]
+            predicted.append(costs.share("latency", feasible.widths(state)).item())
+            macs.append(costs.share("macs", feasible.widths(state)).item())
             files[str(number)] = Path(folder) / f"{number}.onnx"
             smaller = remove_channels(network, state, space)
             export_onnx(smaller, example, files[str(number)], opset=recipe.export.opset, metadata={})
@@ -109,21 +109,21 @@ def of_network(name: str, round_to: int | None, states: int, options: Benchmark)
     measured = [times[str(number)].p50 / times["dense"].p50 for number in range(states)]
     return {
         "network": name, "seconds": seconds, "predicted": predicted, "measured": measured, "macs": macs, "runs": options.runs,
-        "least": least(budget, costs, generator), "round_to": budget.round_to, "machine": processor(),
+        "least": least(feasible, costs, generator), "round_to": feasible.round_to, "machine": processor(),
         "onnxruntime": version("onnxruntime"), "date": harness.today(),
     }  # fmt: skip
 
 
-def least(budget: Budget, costs: CostModel, generator: Generator) -> float:
+def least(feasible: FeasibleStates, costs: CostModel, generator: Generator) -> float:
     """Return the smallest predicted share of the time that an evolution of widths finds within the share of the MACs."""
-    wishes = 0.1 + 0.9 * torch.rand(MEMBERS, len(budget.channels), generator=generator)
+    wishes = 0.1 + 0.9 * torch.rand(MEMBERS, len(feasible.channels), generator=generator)
     best = 1.0
     for _ in range(GENERATIONS):
-        widths = budget.widths(budget.repair(wishes, torch.rand(MEMBERS, int(budget.channels.sum())), SHARE))
+        widths = feasible.widths(feasible.repair(wishes, torch.rand(MEMBERS, int(feasible.channels.sum())), SHARE))
         shares = costs.share("latency", widths)
         order = shares.argsort()[:KEPT]
         best = min(best, shares[order[0]].item())
-        wishes = varied((widths[order] / budget.channels).float(), generator)
+        wishes = varied((widths[order] / feasible.channels).float(), generator)
     return best
 
 

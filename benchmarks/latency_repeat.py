@@ -38,7 +38,7 @@ from edcompress.pruning.search.importance import magnitude
 from edcompress.pruning.search.one_shot import uniform_state
 from edcompress.pruning.surgery.remove import remove_channels
 from edcompress.report.render.formatting import measured_with
-from edcompress.workflows.stages.starting_point import budget_of, space_of, time_dense
+from edcompress.workflows.stages.starting_point import feasible_of, space_of, time_dense
 
 LOG = HERE / "latency_repeat.jsonl"
 PAGE = DOCS / "latency-repeat.md"
@@ -109,8 +109,8 @@ def exported(name: str, folder: Path) -> dict[str, Path]:
     recipe = harness.classifier(name, NETWORKS[name], target={"macs": SHARE})
     network, example = plain_network(recipe.network_spec).eval(), example_images(recipe.network_spec.image_shape)
     space = space_of(recipe, network)
-    budget = budget_of(recipe, network, space, time_dense(recipe, network))
-    state = uniform_state(space, budget, magnitude(space, network), SHARE, SHARE)
+    feasible = feasible_of(recipe, network, space, time_dense(recipe, network))
+    state = uniform_state(space, feasible, magnitude(space, network), SHARE, SHARE)
     files = {}
     for kind, model in (("dense", network), ("pruned", remove_channels(network, state, space))):
         files[kind] = folder / f"{name}-{kind}.onnx"

@@ -44,7 +44,7 @@ from edcompress.core.system.signals import Interrupt
 from edcompress.networks.build import read_network
 from edcompress.networks.modes import on_cpu
 from edcompress.networks.registry import build
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.search.edropout import converged, diversity
 from edcompress.pruning.search.edropout_regime import EDropoutRegime
@@ -117,9 +117,9 @@ class Bench:
 
     def pruned(self, share: float) -> Bench:
         """Return the same with the network cut uniformly to a share of its multiply-accumulates."""
-        budget = Budget(self.space, self.costs, Target(macs=share), Constraints())
+        feasible = FeasibleStates(self.space, self.costs, Target(macs=share), Constraints())
         dense, other = on_cpu(self.network), copy.copy(self)
-        state = uniform_state(self.space, budget, magnitude(self.space, dense), share, share)
+        state = uniform_state(self.space, feasible, magnitude(self.space, dense), share, share)
         other.network = self.precision.place(remove_channels(dense, state, self.space))
         other.optimizer = make_optimizer(TrainingConfig(), other.network.parameters())
         return other
@@ -129,8 +129,8 @@ class Bench:
 
     def searching(self, mode: str) -> EDropoutRegime:
         search, share = MODES[mode][0].for_batches_of(len(self.labels)), MODES[mode][1]
-        budget = Budget(self.space, self.costs, Target(macs=share) if share else None, Constraints())
-        return EDropoutRegime(SearchProblem(self.network, self.space, budget, search, self.precision))
+        feasible = FeasibleStates(self.space, self.costs, Target(macs=share) if share else None, Constraints())
+        return EDropoutRegime(SearchProblem(self.network, self.space, feasible, search, self.precision))
 
     def steps(self, regime: Regime, n: int) -> list[float]:
         """Return the seconds of each of n training steps."""
@@ -201,8 +201,8 @@ def evolution_cost(S: int, layers: int, width: int = 960, repeats: int = 5) -> L
     example = torch.randn(2, 3, 2, 2)
     space = trace_space(network, example, ())
     search, target = Search(population=S).for_batches_of(DEFAULT_BATCH), Target(macs=0.5)
-    budget = Budget(space, CostModel(space, network, example), target, Constraints())
-    evolution = Evolution(search, budget, Generator().manual_seed(0))
+    feasible = FeasibleStates(space, CostModel(space, network, example), target, Constraints())
+    evolution = Evolution(search, feasible, Generator().manual_seed(0))
     importance = channel_ranks(space, magnitude(space, network))
     population = evolution.start(importance, len(space.free), 0.5)
 

@@ -39,7 +39,7 @@ from edcompress.deploy.export.onnx_export import export_onnx
 from edcompress.deploy.runtime.parity import compare_with_onnx
 from edcompress.networks.build import plain_network
 from edcompress.networks.equality import compare_logits
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.cost.network_size import measure_size
 from edcompress.pruning.space.plan import plan_of
@@ -171,12 +171,12 @@ def measure(name: str) -> Line:
         network, images = build(name)
         space = lock_inexact(network, trace_space(network, images[:2]), images[:2])
         costs = CostModel(space, network, images[:2])
-        budget, target = open_budget(space, costs)
+        feasible, target = open_target(space, costs)
     except EdcompressError as error:
         return {"status": "refused", "why": str(error).splitlines()[0]}
     generator = Generator().manual_seed(0)
     shares = 0.2 + 0.8 * torch.rand(1, len(space.free), generator=generator)
-    state = budget.repair(shares, torch.rand(1, space.genes, generator=generator), target)[0]
+    state = feasible.repair(shares, torch.rand(1, space.genes, generator=generator), target)[0]
     with torch.no_grad():
         proofs, effect = prove(network, images, space, state)
     reasons = Counter(kind(group.locked) for group in space.groups if group.locked)
@@ -185,8 +185,8 @@ def measure(name: str) -> Line:
     return {
         "status": "proved" if equal and effect > 10 * TOLERANCE else "WRONG",
         "free": len(space.free), "groups": len(space.groups), "genes": space.genes, "locked": dict(reasons),
-        "macs": size.macs, "params": size.params, "target": target, "achieved": budget.share(budget.widths(state)).item(),
-        "smallest": budget.smallest, "effect": effect, "proofs": {key: proof.relative for key, proof in proofs.items()},
+        "macs": size.macs, "params": size.params, "target": target, "achieved": feasible.share(feasible.widths(state)).item(),
+        "smallest": feasible.smallest, "effect": effect, "proofs": {key: proof.relative for key, proof in proofs.items()},
     }  # fmt: skip
 
 
@@ -230,14 +230,14 @@ def take_statistics(network: nn.Module, norms: list[Any], images: Tensor) -> Non
         layer.running_var.clamp_(min=0.01)
 
 
-def open_budget(space: Any, costs: CostModel) -> tuple[Budget, float]:
+def open_target(space: Any, costs: CostModel) -> tuple[FeasibleStates, float]:
     """Return the budget at the target, or at the smallest share that the floors allow if that is more."""
     try:
-        return Budget(space, costs, Target(macs=TARGET), Constraints()), TARGET
+        return FeasibleStates(space, costs, Target(macs=TARGET), Constraints()), TARGET
     except BudgetError:
         loose = Constraints(round_to=1)
-        least = Budget(space, costs, Target(macs=1.0), loose).smallest
-        return Budget(space, costs, Target(macs=least), loose), least
+        least = FeasibleStates(space, costs, Target(macs=1.0), loose).smallest
+        return FeasibleStates(space, costs, Target(macs=least), loose), least
 
 
 def prove(network: nn.Module, images: Tensor, space: Any, state: Tensor) -> tuple[dict[str, Proof], float]:

@@ -9,7 +9,7 @@ from states import space_of
 from torch import Tensor
 
 from edcompress.core.recipe.target import Constraints, Target
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 
 
@@ -53,7 +53,7 @@ class Measured(Scripted):
         return super().share(kind, widths + 0.5 * (widths % 2) * widths)
 
 
-Case = tuple[Budget, Constraints]
+Case = tuple[FeasibleStates, Constraints]
 PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
 
 
@@ -65,15 +65,15 @@ def cases(draw: st.DrawFn) -> tuple[Case, float]:
     constraints = Constraints(
         round_to=draw(st.integers(1, 8)), min_channels=draw(st.integers(1, 4)), min_ratio=draw(st.floats(0, 0.6))
     )
-    budget = Budget(space_of(*widths), Chained(prices, widths), Target(macs=1.0), constraints)
-    return (budget, constraints), budget.smallest + (1 - budget.smallest) * draw(st.floats(0, 1))
+    feasible = FeasibleStates(space_of(*widths), Chained(prices, widths), Target(macs=1.0), constraints)
+    return (feasible, constraints), feasible.smallest + (1 - feasible.smallest) * draw(st.floats(0, 1))
 
 
 def scripted(
     widths: tuple[int, ...], prices: list[float], target: Target | None, **constraints: float | None
-) -> Budget:
+) -> FeasibleStates:
     limits = Constraints.model_validate({"round_to": 1, "min_ratio": 0.0, **constraints})
-    return Budget(space_of(*widths), Scripted(prices, widths), target, limits)
+    return FeasibleStates(space_of(*widths), Scripted(prices, widths), target, limits)
 
 
 class Priced(Scripted):

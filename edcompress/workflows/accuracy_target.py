@@ -138,8 +138,8 @@ def _open_series(request: PruneRequest, *, reserved: bool) -> Series:
 
 
 def _run_trials(series: Series) -> list[Trial]:
-    budget = series.start.budget
-    bracket, best, trials = Bracket(budget.smallest, budget.largest), None, []
+    feasible = series.start.feasible
+    bracket, best, trials = Bracket(feasible.smallest, feasible.largest), None, []
     for number in range(1, series.most_trials + 1):
         if (share := bracket.share) is None:
             break

@@ -18,7 +18,7 @@ from edcompress.deploy.export.onnx_export import to_onnx
 from edcompress.deploy.latency.layer_profile import measure_layer_shares
 from edcompress.networks.build import example_images, plain_network
 from edcompress.networks.modes import on_cpu
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import layer_sizes, measure_size, outputs_per_image
@@ -62,12 +62,12 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
     example, constraints = example_images(recipe.network_spec.image_shape), recipe.constraints
     space = space_of(recipe, network)
     size, layers = measure_size(network, example), layer_sizes(network, example)
-    costs, target = costs_and_target(network, example, space, recipe.share_target, time_dense(recipe, network))
+    costs, target = costs_and_target(network, example, space, recipe.search_target, time_dense(recipe, network))
     warnings = [*uncounted_warnings(network, example), *_little_work(network, example, size)]
-    budget: Budget | None = None
+    feasible: FeasibleStates | None = None
     try:
-        budget = Budget(space, costs, target, constraints)
-        warnings += budget.warnings
+        feasible = FeasibleStates(space, costs, target, constraints)
+        warnings += feasible.warnings
     except BudgetError as error:
         warnings.append(str(error))
     watch = WaitTimer()
@@ -78,7 +78,7 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
         size=size,
         groups=tuple(_summary(group, layers, size) for group in space.groups),
         smallest={kind: _smallest(space, costs, constraints, kind) for kind in ("macs", "params")},
-        round_to=budget.round_to if budget else constraints.round_to,
+        round_to=feasible.round_to if feasible else constraints.round_to,
         warnings=tuple(warnings),
         layers=tuple(_with_macs(shares, layers, size)),
     )
@@ -109,7 +109,7 @@ def _smallest(space: PruningSpace, costs: CostModel, constraints: Constraints, k
     if not space.free:
         return 1.0
     finest = constraints.with_round_to(constraints.round_to or 1)
-    return Budget(space, costs, Target.model_validate({kind: 1.0}), finest).smallest
+    return FeasibleStates(space, costs, Target.model_validate({kind: 1.0}), finest).smallest
 
 
 def _summary(group: Group, layers: dict[str, Size], size: Size) -> GroupSummary:

@@ -175,7 +175,7 @@ def measure_dense(run: PruningRun) -> StageResults:
     """Return accuracy and size of the dense network."""
     context, dense = run.context, run.start.dense
     context.monitor.stage("dense network: accuracy on the test images")
-    for warning in [*uncounted_warnings(dense, context.example), *run.start.budget.warnings]:
+    for warning in [*uncounted_warnings(dense, context.example), *run.start.feasible.warnings]:
         context.monitor.warning(warning)
     accuracy = context.accuracy(context.precision.place(on_cpu(dense)))
     untrained = run.recipe.model.reset_head
@@ -250,12 +250,12 @@ def _report(run: PruningRun, results: StageResults, pruned: ModelResult, reloade
 
 def _target_result(start: StartingPoint, plan: Path, latency_share: float | None) -> TargetResult:
     """Return what was asked for, and what the plan left; of a latency target the measured share counts."""
-    budget = start.budget
+    feasible = start.feasible
     kept = {group.name: len(group.kept) for group in read_plan(plan).groups}
-    share = budget.share(torch.tensor([kept[group.name] for group in start.space.free])).item()
-    kind, asked = (budget.target.kind, budget.target.fraction) if budget.target else ("none", 1.0)
+    share = feasible.share(torch.tensor([kept[group.name] for group in start.space.free])).item()
+    kind, asked = (feasible.target.kind, feasible.target.fraction) if feasible.target else ("none", 1.0)
     achieved, predicted = (share, None) if latency_share is None else (latency_share, share)
-    return TargetResult(kind=kind, asked=asked, achieved=achieved, predicted=predicted, round_to=budget.round_to)
+    return TargetResult(kind=kind, asked=asked, achieved=achieved, predicted=predicted, round_to=feasible.round_to)
 
 
 def _machine(context: RunContext) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def hold_folder(
 
 def save_start(start: StartingPoint, folder: RunFolder) -> None:
     """Write the files from which `read_start` reads the starting point."""
-    write_text(folder.step, f"{start.budget.round_to}\n")
+    write_text(folder.step, f"{start.feasible.round_to}\n")
     save_tensors(folder / "dense.safetensors", start.dense.state_dict())
     write_text(folder / "space.json", start.whole.model_dump_json(indent=1) + "\n")
     if start.table:

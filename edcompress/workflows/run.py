@@ -18,7 +18,7 @@ from edcompress.workflows.prune import prune
 from edcompress.workflows.resume import reserve_folder, update_recipe_file
 from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.run_context import open_provable_context
-from edcompress.workflows.stages.starting_point import budget_of, space_of, time_dense
+from edcompress.workflows.stages.starting_point import feasible_of, space_of, time_dense
 from edcompress.workflows.train import train
 
 
@@ -62,7 +62,9 @@ def run(
             if begins:
                 open_provable_context(recipe, options)
                 table = time_dense(recipe, network, options.ranks)
-                budget_of(recipe, network, space_of(recipe, network), table)  # before the time for a training is spent
+                feasible_of(
+                    recipe, network, space_of(recipe, network), table
+                )  # before the time for a training is spent
                 with reserve_folder(destination, force=force, ranks=options.ranks):
                     train(recipe, weights, options=options)
                 force = True

@@ -29,7 +29,7 @@ from edcompress.workflows.resume import OF_FILES, require_same_weights, update_r
 from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.file_metadata import TRAINING
 from edcompress.workflows.stages.run_context import open_provable_context
-from edcompress.workflows.stages.starting_point import budget_of, open_starting_point, space_of, time_dense
+from edcompress.workflows.stages.starting_point import feasible_of, open_starting_point, space_of, time_dense
 from edcompress.workflows.train import train, unfinished
 
 _DENSE = "dense.safetensors"
@@ -123,7 +123,7 @@ def _check_point(point: _Point, weights: Path | None, options: RunOptions) -> No
             require_same_weights(point.run, weights, options)
     else:
         network = plain_network(recipe.network_spec, trust_code=options.trust_code)
-        budget_of(recipe, network, space_of(recipe, network), time_dense(recipe, network))
+        feasible_of(recipe, network, space_of(recipe, network), time_dense(recipe, network))
     example = example_images(recipe.network_spec.image_shape)
     require_exportable(network, example, recipe.model.factory, recipe.export)
 

@@ -183,7 +183,17 @@ class Commands(RuleBasedStateMachine):
 
     @rule(blow=BLOWS)
     def gate(self, blow: Blow | None) -> None:
-        arguments = ("gate", self._run.path, "--max-top1-drop", 1, "--min-speedup", 0.01, "--disturbed", "allow")
+        arguments = (
+            "gate",
+            self._run.path,
+            "--max-top1-drop",
+            1,
+            "--min-speedup",
+            0.01,
+            "--disturbed",
+            "allow",
+            "--allow-weak-dense",
+        )
         if self._done is None:
             self._refused("has not finished pruning|is not a run folder|no run folder", *arguments)
         elif self._run.read_report().pruned.onnx_accuracy is None:

@@ -14,7 +14,7 @@ from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.recipe.training import TrainingConfig
 from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.search.edropout_regime import EDropoutRegime
 from edcompress.pruning.search.method import SearchProblem
@@ -173,12 +173,12 @@ def test_a_searching_step_waits_twice_per_generation_and_else_never() -> None:
     """For the importance of the channels, and for the energies."""
     network = randomised(ZOO["residual"].network())
     space = trace_space(network, images(2))
-    budget = Budget(
+    feasible = FeasibleStates(
         space, CostModel(space, network, images(2)), Target(macs=0.6), Constraints(round_to=1, min_ratio=0.0)
     )
     where, fit = Precision("bf16", CUDA), TrainingConfig(lr=0.01)
     network = where.place(network)
-    regime = EDropoutRegime(SearchProblem(network, space, budget, Search(evolve_every=3), where))
+    regime = EDropoutRegime(SearchProblem(network, space, feasible, Search(evolve_every=3), where))
     made = Trainer(network, make_optimizer(fit, network.parameters()), Objective(fit), where, regime, lambda *_: None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

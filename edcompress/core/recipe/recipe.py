@@ -120,7 +120,7 @@ class Recipe(Section):
         return self.benchmark if size == "dynamic" else self.benchmark.model_copy(update={"batch_size": (size,)})
 
     @property
-    def share_target(self) -> Target | None:
+    def search_target(self) -> Target | None:
         """The target of a single search, a share or a time; None for a drop in accuracy, whose trials set their own."""
         return None if self.target is None or self.target.max_top1_drop is not None else self.target
 

@@ -26,7 +26,7 @@ _NEAR, _NEAR_SMALL = 0.03, 0.1  # how far below the target the largest state may
 _MOST_COMBINATIONS, _WISHES = 1 << 12, 64
 
 
-class Budget:
+class FeasibleStates:
     """The feasible states of a space, and the feasible state nearest to a wish.
 
     A wish has two parts. `shares` [S, G], above 0, is the share of its channels that each group would like to keep; one common factor

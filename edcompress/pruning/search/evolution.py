@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from edcompress.core.recipe.search import Search
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.search import edropout
 
 _BITS_NOISE = 0.1
@@ -36,7 +36,7 @@ class Population:
 class Evolution:
     """The moves of a search: first population, children, repair and selection. All randomness comes from `generator`."""
 
-    def __init__(self, search: Search, feasible: Budget, generator: Generator) -> None:
+    def __init__(self, search: Search, feasible: FeasibleStates, generator: Generator) -> None:
         self._search, self._feasible, self._generator = search, feasible, generator
         self.by_chance = search.genes == "channels" and search.init == "bernoulli"
         """Whether channels are chosen at random, without a ranking."""

@@ -19,7 +19,7 @@ from edcompress.core.system.distributed import ALONE, ProcessGroup
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from edcompress.pruning.cost.budget import Budget
+    from edcompress.pruning.cost.budget import FeasibleStates
     from edcompress.pruning.search.regime import SearchRegime
     from edcompress.pruning.space.space import PruningSpace
     from edcompress.training.precision import Precision
@@ -41,7 +41,7 @@ class SearchProblem:
 
     network: nn.Module
     space: PruningSpace
-    feasible: Budget
+    feasible: FeasibleStates
     search: Search
     precision: Precision
     seed: int = 0

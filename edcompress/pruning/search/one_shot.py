@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.search.importance import channel_ranks
 from edcompress.pruning.search.method import SearchProblem
 from edcompress.pruning.space.space import PruningSpace
@@ -30,7 +30,7 @@ def choose_global(problem: SearchProblem, scores: Tensor) -> Tensor:
 
 
 def uniform_state(
-    space: PruningSpace, feasible: Budget, importance: Tensor, share: float, budget: float | None
+    space: PruningSpace, feasible: FeasibleStates, importance: Tensor, share: float, budget: float | None
 ) -> Tensor:
     """Return the state bool[D] that keeps one share of every group, the most important channels (importance float[D]) of each.
 
@@ -40,7 +40,9 @@ def uniform_state(
     return feasible.repair(shares, channel_ranks(space, importance).unsqueeze(0), budget)[0]
 
 
-def global_state(space: PruningSpace, feasible: Budget, scores: Tensor, share: float, budget: float | None) -> Tensor:
+def global_state(
+    space: PruningSpace, feasible: FeasibleStates, scores: Tensor, share: float, budget: float | None
+) -> Tensor:
     """Return the state bool[D] that keeps the highest scores float[D] of the whole network within the budget.
 
     Without a budget it keeps `share` of all channels. The widths are those of the lowest threshold that fits; the repair rounds them and
@@ -60,7 +62,7 @@ def relative_to_group(space: PruningSpace, importance: Tensor) -> Tensor:
     return scores
 
 
-def relative_to_cost(space: PruningSpace, feasible: Budget, importance: Tensor) -> Tensor:
+def relative_to_cost(space: PruningSpace, feasible: FeasibleStates, importance: Tensor) -> Tensor:
     """Return importance float[D] over what one channel of the group costs in the dense network, in the kind of the target."""
     fewer = feasible.channels - torch.eye(len(space.free), dtype=torch.float64)
     saved = feasible.share(feasible.channels) - feasible.share(fewer)
@@ -81,7 +83,7 @@ def lamp_scores(space: PruningSpace, importance: Tensor) -> Tensor:
     return scores
 
 
-def _most_that_fit(feasible: Budget, order: Tensor, budget: float) -> int:
+def _most_that_fit(feasible: FeasibleStates, order: Tensor, budget: float) -> int:
     """Return how many channels in this order fit the budget, on widths that are rounded and floored as in every state."""
     low, high = 0, len(order)
     while low < high:

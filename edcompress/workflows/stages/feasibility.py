@@ -14,7 +14,7 @@ from edcompress.data.transforms import normalise
 from edcompress.deploy.export.onnx_export import to_onnx
 from edcompress.deploy.latency.layer_table import measure_table
 from edcompress.networks.modes import on_cpu
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.cost.latency_model import LatencyTable
 from edcompress.pruning.space.space import PruningSpace
@@ -79,17 +79,17 @@ def costs_and_target(
     return costs, target.of_dense(table.milliseconds) if table and target else target
 
 
-def open_budget(
+def find_feasible_states(
     network: nn.Module,
     example: Tensor,
     space: PruningSpace,
     target: Target | None,
     constraints: Constraints,
     table: LatencyTable | None = None,
-) -> Budget:
-    """Return the budget that target and constraints make of a space; raise BudgetError if they cannot be met.
+) -> FeasibleStates:
+    """Return the feasible states of a space under a target and constraints; raise BudgetError if they cannot be met.
 
     A target in time needs the `latency_table` of the network.
     """
     costs, share = costs_and_target(network, example, space, target, table)
-    return Budget(space, costs, share, constraints)
+    return FeasibleStates(space, costs, share, constraints)

@@ -56,7 +56,7 @@ def match_latency_target(
 
     Without a latency target: `state` itself, and None. After `most_trials`, or when nothing new is left to try, the nearest counts.
     """
-    target = start.budget.target
+    target = start.feasible.target
     if start.table is None or target is None:
         return state, None
     trials = []
@@ -67,7 +67,7 @@ def match_latency_target(
             files["pruned"] = timer.export(smaller, Path(folder) / "pruned.onnx")
             times = timer.measure(files)
             share = times["pruned"].p50 / times["dense"].p50
-            predicted = start.budget.share(start.budget.widths(state)).item()
+            predicted = start.feasible.share(start.feasible.widths(state)).item()
             timer.monitor.stage(
                 f"latency: {share:.1%} of the dense network's measured, {predicted:.1%} predicted, {target.fraction:.1%} asked for"
             )
@@ -84,7 +84,8 @@ def match_latency_target(
 
 def _resized(start: StartingPoint, network: nn.Module, state: Tensor, share: float) -> Tensor:
     """Return a state with the proportions of its groups, predicted to take another share of the time; it drops no kept channel first."""
-    budget = start.budget
-    wish = budget.widths(state) / budget.channels
+    feasible = start.feasible
+    wish = feasible.widths(state) / feasible.channels
     order = (channel_ranks(start.space, magnitude(start.space, network)) + state) / 2
-    return budget.repair(wish.unsqueeze(0), order.unsqueeze(0), min(max(share, budget.smallest), budget.largest))[0]
+    budget = min(max(share, feasible.smallest), feasible.largest)
+    return feasible.repair(wish.unsqueeze(0), order.unsqueeze(0), budget)[0]

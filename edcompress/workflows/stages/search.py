@@ -68,7 +68,7 @@ def search_problem(settings: Search, context: RunContext, start: StartingPoint) 
     return SearchProblem(
         start.network,
         start.space,
-        start.budget,
+        start.feasible,
         settings.for_batches_of(context.data.step_images),
         context.precision,
         seed=context.seed,

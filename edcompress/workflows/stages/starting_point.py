@@ -23,7 +23,7 @@ from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.networks.build import example_images, plain_network, read_network
 from edcompress.networks.load_weights import load_into
 from edcompress.networks.weight_files import read_state_dict
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel, RemainingCosts
 from edcompress.pruning.cost.latency_model import LatencyTable
 from edcompress.pruning.space.plan import Plan, extend_plan
@@ -32,7 +32,7 @@ from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.report.gate.noise import wait_warning
 from edcompress.runs.folder import RunFolder
-from edcompress.workflows.stages.feasibility import costs_and_target, find_space, latency_table, open_budget
+from edcompress.workflows.stages.feasibility import costs_and_target, find_feasible_states, find_space, latency_table
 from edcompress.workflows.stages.start_files import EarlierNetwork, KeptStart, read_earlier, read_space
 
 _OF_WEIGHTS = ("ema", "reset_head")
@@ -52,7 +52,7 @@ class StartingPoint:
     first: Plan
     network: nn.Module
     space: PruningSpace
-    budget: Budget
+    feasible: FeasibleStates
     table: LatencyTable | None
 
 
@@ -77,7 +77,7 @@ def open_starting_point(
         found = space_of(recipe, dense, images, ranks)
         _require_same_groups(read_space(source / "space.json"), found, source)
         start = _continued(recipe, dense, found, read_earlier(source), time_dense(recipe, dense, ranks))
-        _require_less(start.budget, source)
+        _require_less(start.feasible, source)
     else:
         dense = read_weights(recipe, source, options).eval()
         found = space_of(recipe, dense, images, ranks)
@@ -104,8 +104,8 @@ def resumed_starting_point(
 ) -> StartingPoint:
     """Return `reopen_starting_point` with the run's step of widths: a run that kept none began with the widest easy one."""
     start = reopen_starting_point(recipe, kept, options, images)
-    step = recipe.constraints.round_to or kept.step or start.budget.easy_steps[0]
-    if step == start.budget.round_to:
+    step = recipe.constraints.round_to or kept.step or start.feasible.easy_steps[0]
+    if step == start.feasible.round_to:
         return start
     return reopen_starting_point(recipe.with_round_to(step), kept, options, images)
 
@@ -126,10 +126,10 @@ def space_of(
     return find_space(dense, example, recipe.data, recipe.constraints, images, ranks.size)
 
 
-def budget_of(recipe: Recipe, dense: nn.Module, space: PruningSpace, table: LatencyTable | None) -> Budget:
-    """Return the recipe's budget in a space; raise BudgetError if the target cannot be met, whatever the weights."""
+def feasible_of(recipe: Recipe, dense: nn.Module, space: PruningSpace, table: LatencyTable | None) -> FeasibleStates:
+    """Return the feasible states of a space under the recipe; raise BudgetError if it has none, whatever the weights."""
     example = example_images(recipe.network_spec.image_shape)
-    return open_budget(dense, example, space, recipe.share_target, recipe.constraints, table)
+    return find_feasible_states(dense, example, space, recipe.search_target, recipe.constraints, table)
 
 
 def waiting_warning(table: LatencyTable | None) -> str | None:
@@ -185,8 +185,8 @@ def _described(model: Model) -> dict[str, object]:
 
 
 def _new(recipe: Recipe, dense: nn.Module, space: PruningSpace, table: LatencyTable | None) -> StartingPoint:
-    budget = budget_of(recipe, dense, space, table)
-    return StartingPoint(dense, space, extend_plan(Plan(groups=()), space), dense, space, budget, table)
+    feasible = feasible_of(recipe, dense, space, table)
+    return StartingPoint(dense, space, extend_plan(Plan(groups=()), space), dense, space, feasible, table)
 
 
 def _continued(
@@ -198,10 +198,10 @@ def _continued(
     network, space = apply_plan(dense, first, whole), narrow_space(found, first)
     load_into(network, dict(earlier.weights), source="the earlier run's pruned network")
     example = example_images(recipe.network_spec.image_shape)
-    costs, target = costs_and_target(dense, example, whole, recipe.share_target, table)
+    costs, target = costs_and_target(dense, example, whole, recipe.search_target, table)
     remaining, widths = _remaining(costs, whole, first, space)
-    budget = Budget(space, remaining, target, recipe.constraints, widths)
-    return StartingPoint(dense, whole, first, network.eval(), space, budget, table)
+    feasible = FeasibleStates(space, remaining, target, recipe.constraints, widths)
+    return StartingPoint(dense, whole, first, network.eval(), space, feasible, table)
 
 
 def _unlocked(found: PruningSpace, plan: Plan) -> PruningSpace:
@@ -241,9 +241,9 @@ def _require_same_genes(before: PruningSpace, found: PruningSpace, folder: Path)
         )
 
 
-def _require_less(budget: Budget, source: Path) -> None:
+def _require_less(feasible: FeasibleStates, source: Path) -> None:
     """Raise BudgetError if the target is not below what the earlier run left."""
-    target, left = budget.target, budget.largest
+    target, left = feasible.target, feasible.largest
     if target and target.fraction >= left:
         raise BudgetError(
             f"target.{target.kind} = {target.fraction:g} is not below {left:.4f}, which {source} has left of the {target.kind} of the "

@@ -9,95 +9,95 @@ from zoo import ZOO, conv, images
 
 from edcompress.core.errors import BudgetError
 from edcompress.core.recipe.target import Constraints, Target
-from edcompress.pruning.cost.budget import MOST_ANNEALED, Budget
+from edcompress.pruning.cost.budget import MOST_ANNEALED, FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.tracing.tracing import trace_space
 
 
-def kept(budget: Budget, shares: list[float], limit: float | None) -> list[int]:
+def kept(feasible: FeasibleStates, shares: list[float], budget: float | None) -> list[int]:
     """Return the group widths of the repaired state of one wish."""
     wish = torch.tensor([shares])
-    D = int(budget.channels.sum())
-    state = budget.repair(wish, torch.rand(1, D, generator=Generator().manual_seed(0)), limit)
-    return [int(n) for n in budget.widths(state)[0]]
+    D = int(feasible.channels.sum())
+    state = feasible.repair(wish, torch.rand(1, D, generator=Generator().manual_seed(0)), budget)
+    return [int(n) for n in feasible.widths(state)[0]]
 
 
 def test_the_wish_is_met_where_it_is_the_budget() -> None:
-    budget = scripted((8, 8), [1.0, 1.0], Target(channels=0.5))
-    assert kept(budget, [0.25, 0.75], 0.5) == [2, 6]
+    feasible = scripted((8, 8), [1.0, 1.0], Target(channels=0.5))
+    assert kept(feasible, [0.25, 0.75], 0.5) == [2, 6]
 
 
 def test_one_factor_brings_all_groups_to_the_budget() -> None:
-    budget = scripted((10, 10), [1.0, 1.0], Target(channels=0.5))
-    assert kept(budget, [0.9, 0.6], 0.5) == [6, 4]  # two thirds of both
-    assert kept(budget, [0.1, 0.4], 0.5) == [2, 8]  # twice both
-    assert kept(budget, [0.1, 0.9], 0.5) == [1, 9]
-    assert kept(budget, [0.1, 9.0], 0.55) == [1, 10]  # a group that is whole takes no more
+    feasible = scripted((10, 10), [1.0, 1.0], Target(channels=0.5))
+    assert kept(feasible, [0.9, 0.6], 0.5) == [6, 4]  # two thirds of both
+    assert kept(feasible, [0.1, 0.4], 0.5) == [2, 8]  # twice both
+    assert kept(feasible, [0.1, 0.9], 0.5) == [1, 9]
+    assert kept(feasible, [0.1, 9.0], 0.55) == [1, 10]  # a group that is whole takes no more
 
 
 def test_groups_keep_their_proportions_however_tight_the_budget() -> None:
-    budget = scripted((100, 100), [1.0, 1.0], Target(channels=0.05))
-    for limit in (0.6, 0.3, 0.15, 0.06):
-        assert kept(budget, [0.5, 0.25], limit) == [round(400 * limit / 3), round(200 * limit / 3)]
+    feasible = scripted((100, 100), [1.0, 1.0], Target(channels=0.05))
+    for budget in (0.6, 0.3, 0.15, 0.06):
+        assert kept(feasible, [0.5, 0.25], budget) == [round(400 * budget / 3), round(200 * budget / 3)]
 
 
 def test_groups_step_up_in_the_order_of_the_wish() -> None:
-    budget = scripted((10, 10), [1.0, 1.0], Target(channels=0.55))
+    feasible = scripted((10, 10), [1.0, 1.0], Target(channels=0.55))
     # of 11 channels the first wish is the greater one at 0.5 + 0.5: it takes the odd one
-    assert kept(budget, [0.52, 0.5], 0.55) == [6, 5]
-    assert kept(budget, [0.5, 0.52], 0.55) == [5, 6]
+    assert kept(feasible, [0.52, 0.5], 0.55) == [6, 5]
+    assert kept(feasible, [0.5, 0.52], 0.55) == [5, 6]
 
 
 def test_a_cheap_group_takes_what_an_expensive_one_cannot_use() -> None:
     # 4 x 10 + 4 x 1 = 44. Scaled alike, the groups go 2, 2 (22) and then 3, 3 (33); with 24 to spend the expensive one stays at 2 and
     # the cheap one takes the rest, so that the state is its own repair
-    budget = scripted((4, 4), [10.0, 1.0], Target(macs=24 / 44))
-    assert kept(budget, [0.5, 0.5], 24 / 44) == [2, 4]
-    assert kept(budget, [0.5, 1.0], 24 / 44) == [2, 4]
+    feasible = scripted((4, 4), [10.0, 1.0], Target(macs=24 / 44))
+    assert kept(feasible, [0.5, 0.5], 24 / 44) == [2, 4]
+    assert kept(feasible, [0.5, 1.0], 24 / 44) == [2, 4]
 
 
 def test_groups_that_step_together_step_one_by_one() -> None:
-    budget = scripted((8, 8, 8), [1.0, 1.0, 1.0], Target(channels=17 / 24), round_to=1)
-    assert sorted(kept(budget, [0.5, 0.5, 0.5], 17 / 24)) == [5, 6, 6]
+    feasible = scripted((8, 8, 8), [1.0, 1.0, 1.0], Target(channels=17 / 24), round_to=1)
+    assert sorted(kept(feasible, [0.5, 0.5, 0.5], 17 / 24)) == [5, 6, 6]
 
 
 def test_blocks_are_rounded_by_the_channels_they_hold() -> None:
     limits = Constraints(round_to=8, min_ratio=0.0)
-    budget = Budget(space_of(12, 12, block=4), Scripted([1.0, 1.0], (12, 12)), None, limits)
-    assert kept(budget, [0.4, 0.6], None) == [4, 8]  # 4.8 and 7.2 blocks of 4 channels, by multiples of 8 channels
-    assert budget.round_to == 8
-    budget = Budget(space_of(12, 12, block=16), Scripted([1.0, 1.0], (12, 12)), None, limits)
-    assert kept(budget, [0.4, 0.6], None) == [5, 7]
+    feasible = FeasibleStates(space_of(12, 12, block=4), Scripted([1.0, 1.0], (12, 12)), None, limits)
+    assert kept(feasible, [0.4, 0.6], None) == [4, 8]  # 4.8 and 7.2 blocks of 4 channels, by multiples of 8 channels
+    assert feasible.round_to == 8
+    feasible = FeasibleStates(space_of(12, 12, block=16), Scripted([1.0, 1.0], (12, 12)), None, limits)
+    assert kept(feasible, [0.4, 0.6], None) == [5, 7]
 
 
 def test_without_a_budget_the_wish_is_kept_on_rounded_widths_above_the_floors() -> None:
-    budget = scripted((16, 12, 3), [1.0, 1.0, 1.0], None, round_to=8, min_ratio=0.1)
-    assert kept(budget, [0.5, 0.5, 0.0], None) == [8, 8, 3]  # 3 is below one multiple: all of it
-    assert kept(budget, [1.0, 1.0, 1.0], None) == [16, 12, 3]
-    assert kept(budget, [0.0, 0.0, 0.0], None) == [8, 8, 3]
-    assert kept(budget, [0.74, 0.84, 0.0], None) == [8, 12, 3]  # 11.8 is nearer to 8; 10.1 is nearer to 12 than to 8
+    feasible = scripted((16, 12, 3), [1.0, 1.0, 1.0], None, round_to=8, min_ratio=0.1)
+    assert kept(feasible, [0.5, 0.5, 0.0], None) == [8, 8, 3]  # 3 is below one multiple: all of it
+    assert kept(feasible, [1.0, 1.0, 1.0], None) == [16, 12, 3]
+    assert kept(feasible, [0.0, 0.0, 0.0], None) == [8, 8, 3]
+    assert kept(feasible, [0.74, 0.84, 0.0], None) == [8, 12, 3]  # 11.8 is nearer to 8; 10.1 is nearer to 12 than to 8
 
 
 def test_floors_are_the_greater_of_share_and_count_rounded_up() -> None:
-    budget = scripted((40, 40), [1.0, 1.0], None, round_to=4, min_ratio=0.26, min_channels=3)
-    assert kept(budget, [0.0, 0.0], None) == [12, 12]  # 10.4 -> 11 -> 12
-    assert budget.smallest == 24 / 80
-    budget = scripted((40, 2), [1.0, 1.0], None, min_channels=3)
-    assert kept(budget, [0.0, 0.0], None) == [3, 2]  # no more than there are
+    feasible = scripted((40, 40), [1.0, 1.0], None, round_to=4, min_ratio=0.26, min_channels=3)
+    assert kept(feasible, [0.0, 0.0], None) == [12, 12]  # 10.4 -> 11 -> 12
+    assert feasible.smallest == 24 / 80
+    feasible = scripted((40, 2), [1.0, 1.0], None, min_channels=3)
+    assert kept(feasible, [0.0, 0.0], None) == [3, 2]  # no more than there are
 
 
 def test_times_that_fall_again_stay_within_the_budget_too() -> None:
     limits = Constraints(round_to=1, min_ratio=0.0)
-    budget = Budget(space_of(16, 16), Measured([1.0, 1.0], (16, 16)), Target(macs=0.2), limits)
+    feasible = FeasibleStates(space_of(16, 16), Measured([1.0, 1.0], (16, 16)), Target(macs=0.2), limits)
     wish, priority = torch.rand(64, 2, generator=Generator().manual_seed(0)), torch.rand(64, 32)
-    for limit in (0.2, 0.5, 0.7):
-        assert (budget.share(budget.widths(budget.repair(wish, priority, limit))) <= limit).all()
+    for budget in (0.2, 0.5, 0.7):
+        assert (feasible.share(feasible.widths(feasible.repair(wish, priority, budget))) <= budget).all()
 
 
 def test_everything_fits_a_budget_of_one() -> None:
-    budget = scripted((16, 12), [3.0, 1.0], Target(macs=1.0), round_to=8)
-    assert kept(budget, [0.1, 0.1], 1.0) == [16, 12]
+    feasible = scripted((16, 12), [3.0, 1.0], Target(macs=1.0), round_to=8)
+    assert kept(feasible, [0.1, 0.1], 1.0) == [16, 12]
 
 
 def test_a_target_below_the_floors_is_refused_with_what_to_do() -> None:
@@ -115,7 +115,7 @@ def test_an_unreachable_target_names_the_layers_that_bind() -> None:
     share = [f"{100 * part / sum(macs):.1f}%" for part in (macs[0], macs[1] / 6, macs[2] / 6)]
     message = rf"left: conv1 {share[0]} \(constraints.ignore .*\), conv2 {share[1]} \(at its floor\), fc {share[2]} "
     with pytest.raises(BudgetError, match=message):
-        Budget(space, costs, Target(macs=0.1), Constraints(round_to=1, min_ratio=0.1))
+        FeasibleStates(space, costs, Target(macs=0.1), Constraints(round_to=1, min_ratio=0.1))
 
 
 class WithLstm(nn.Module):
@@ -135,20 +135,22 @@ def test_an_unreachable_target_names_a_recurrent_layer_that_binds() -> None:
     share = 100 * 64 * 4 * 9 * (4 + 9) / (64 * (27 * 4 + 36 * 4 + 4 * 9 * 13) + 27)
     message = rf"left: lstm {share:.1f}% \(surgery does not cut it\), conv2 [\d.]+% \(lstm is a LSTM"
     with pytest.raises(BudgetError, match=message):
-        Budget(space, CostModel(space, network, images(2)), Target(macs=0.1), Constraints(round_to=1, min_ratio=0.1))
+        FeasibleStates(
+            space, CostModel(space, network, images(2)), Target(macs=0.1), Constraints(round_to=1, min_ratio=0.1)
+        )
 
 
 def test_a_network_without_free_groups_is_refused_with_the_reasons() -> None:
     space = trace_space(ZOO["chain"].network(), images(2), ["conv*"])
     costs = CostModel(space, ZOO["chain"].network(), images(2))
     with pytest.raises(BudgetError, match=r"no channel of this network can be removed \(fc: .*; conv1: constraints"):
-        Budget(space, costs, Target(macs=0.5), Constraints())
+        FeasibleStates(space, costs, Target(macs=0.5), Constraints())
 
 
 def test_the_channels_of_highest_priority_stay() -> None:
-    budget = scripted((4, 3), [1.0, 1.0], None)
+    feasible = scripted((4, 3), [1.0, 1.0], None)
     priority = torch.tensor([[0.1, 0.9, 0.3, 0.8, 0.2, 0.999999, 0.0]])
-    states = budget.repair(torch.tensor([[0.5, 1 / 3]]), priority, None)
+    states = feasible.repair(torch.tensor([[0.5, 1 / 3]]), priority, None)
     assert states.int().tolist() == [[0, 1, 0, 1, 0, 1, 0]]
 
 
@@ -163,34 +165,34 @@ def test_random_wishes_are_repaired_into_every_budget(name: str, kind: str) -> N
         generator = Generator().manual_seed(seed)
         round_to, min_ratio = 1 + seed % 3, 0.1 * (seed % 4)
         constraints = Constraints(round_to=round_to, min_ratio=min_ratio)
-        budget = Budget(space, costs, Target.model_validate({kind: 1.0}), constraints)
-        limit = budget.smallest + (1 - budget.smallest) * torch.rand((), generator=generator).item()
+        feasible = FeasibleStates(space, costs, Target.model_validate({kind: 1.0}), constraints)
+        budget = feasible.smallest + (1 - feasible.smallest) * torch.rand((), generator=generator).item()
         shares = torch.rand(6, len(space.free), generator=generator) * 1.4 - 0.2
         priority = torch.rand(6, space.genes, generator=generator)
-        states = budget.repair(shares, priority, limit)
-        widths = budget.widths(states)
-        assert (costs.share(kind, widths) <= limit).all()
+        states = feasible.repair(shares, priority, budget)
+        widths = feasible.widths(states)
+        assert (costs.share(kind, widths) <= budget).all()
         assert ((widths % round_to == 0) | (widths == channels)).all()
         assert (widths >= torch.minimum(torch.ceil(channels * min_ratio).clamp(min=1), channels)).all()
         assert _keeps_the_first(space, states, priority)
-        assert _nothing_can_step_up(costs, kind, budget, widths, limit, round_to)
+        assert _nothing_can_step_up(costs, kind, feasible, widths, budget, round_to)
 
 
 @given(case=cases(), data=st.data())
 @settings(PROPERTY)
 def test_no_wish_breaks_a_floor_a_multiple_or_the_budget(case: tuple[Case, float], data: st.DataObject) -> None:
-    (budget, constraints), limit = case
-    groups, channels = len(budget.channels), budget.channels
+    (feasible, constraints), budget = case
+    groups, channels = len(feasible.channels), feasible.channels
     wish = torch.tensor([data.draw(st.lists(st.floats(-1, 2), min_size=groups, max_size=groups)) for _ in range(2)])
     priority = torch.rand(2, int(channels.sum()), generator=Generator().manual_seed(data.draw(st.integers(0, 99))))
     floor = torch.ceil(channels * constraints.min_ratio).clamp(min=constraints.min_channels).minimum(channels)
-    for allowed in (limit, None):
-        states = budget.repair(wish, priority, allowed)
-        widths = budget.widths(states)
+    for allowed in (budget, None):
+        states = feasible.repair(wish, priority, allowed)
+        widths = feasible.widths(states)
         assert ((widths % constraints.round_to == 0) | (widths == channels)).all()
         assert (widths >= floor).all()
-        assert allowed is None or (budget.share(widths) <= allowed).all()
-        assert torch.equal(states, budget.repair(wish, priority, allowed))
+        assert allowed is None or (feasible.share(widths) <= allowed).all()
+        assert torch.equal(states, feasible.repair(wish, priority, allowed))
 
 
 def _keeps_the_first(space: PruningSpace, states: Tensor, priority: Tensor) -> bool:
@@ -204,15 +206,15 @@ def _keeps_the_first(space: PruningSpace, states: Tensor, priority: Tensor) -> b
 
 
 def _nothing_can_step_up(
-    costs: CostModel, kind: str, budget: Budget, widths: Tensor, limit: float, round_to: int
+    costs: CostModel, kind: str, feasible: FeasibleStates, widths: Tensor, budget: float, round_to: int
 ) -> bool:
     """Return whether no group has a next width that fits the budget."""
     for width in widths:
-        wider = torch.where(width + round_to > budget.channels - 1, budget.channels, width + round_to)
+        wider = torch.where(width + round_to > feasible.channels - 1, feasible.channels, width + round_to)
         for group in range(len(width)):
             trial = width.clone()
             trial[group] = wider[group]
-            if width[group] < budget.channels[group] and costs.share(kind, trial).item() <= limit:
+            if width[group] < feasible.channels[group] and costs.share(kind, trial).item() <= budget:
                 return False
     return True
 
@@ -235,10 +237,10 @@ def test_the_default_rounding_is_the_widest_that_keeps_the_target_easy_to_reach(
     assert scripted(widths, prices, target, round_to=None, min_ratio=0.01).round_to == step
 
 
-def few_groups(widths: tuple[int, ...], **constraints: int) -> Budget:
+def few_groups(widths: tuple[int, ...], **constraints: int) -> FeasibleStates:
     """Return the feasible states of a chain of convolutions that is to keep half of its cost."""
     costs = Chained([1] * len(widths), widths)
-    return Budget(space_of(*widths), costs, Target(macs=0.5), Constraints.model_validate(constraints))
+    return FeasibleStates(space_of(*widths), costs, Target(macs=0.5), Constraints.model_validate(constraints))
 
 
 @pytest.mark.parametrize(
@@ -252,17 +254,17 @@ def few_groups(widths: tuple[int, ...], **constraints: int) -> Budget:
     ],
 )
 def test_the_step_is_the_widest_with_a_state_near_the_target(widths: tuple[int, ...], easy: int, step: int) -> None:
-    budget = few_groups(widths)
-    assert (budget.easy_steps[0], budget.round_to, budget.warnings) == (easy, step, [])
+    feasible = few_groups(widths)
+    assert (feasible.easy_steps[0], feasible.round_to, feasible.warnings) == (easy, step, [])
     wishes = torch.rand(40, len(widths), generator=Generator().manual_seed(0))
-    states = budget.repair(wishes, torch.rand(40, sum(widths)), 0.5)
-    assert 0.47 <= budget.share(budget.widths(states)).max().item() <= 0.5
+    states = feasible.repair(wishes, torch.rand(40, sum(widths)), 0.5)
+    assert 0.47 <= feasible.share(feasible.widths(states)).max().item() <= 0.5
 
 
 def test_a_given_step_is_kept_with_a_warning_where_no_state_is_near_the_target() -> None:
-    budget = few_groups((24, 40), round_to=16)
-    assert budget.round_to == 16
-    (warning,) = budget.warnings
+    feasible = few_groups((24, 40), round_to=16)
+    assert feasible.round_to == 16
+    (warning,) = feasible.warnings
     assert warning == (
         "target.macs = 0.5: the largest network within it has 44.2% of the macs; lower constraints.round_to from 16, or set it to null"
     )
@@ -272,19 +274,19 @@ def test_a_given_step_is_kept_with_a_warning_where_no_state_is_near_the_target()
 
 def test_genes_of_many_groups_are_not_mixed_up() -> None:
     widths = (1,) + (2,) * 9000  # more than thirteen bits of groups
-    budget = scripted(widths, [1.0] * len(widths), None)
+    feasible = scripted(widths, [1.0] * len(widths), None)
     priority = torch.cat([torch.zeros(1), torch.tensor([0.0, 0.5]).repeat(9000)]).unsqueeze(0)
-    states = budget.repair(torch.full((1, len(widths)), 0.5), priority, None)
+    states = feasible.repair(torch.full((1, len(widths)), 0.5), priority, None)
     assert states[0].tolist() == [True] + [False, True] * 9000
 
 
 def test_a_larger_target_is_reached_sooner() -> None:
     def last(target: float, anneal: float = 0.4) -> float:
         """Return the share of a search, in hundredths, after which the target is in force."""
-        budget = scripted((100,), [1.0], Target(macs=target))
-        found = [budget.budget(step / 100, anneal) for step in range(101)]
+        feasible = scripted((100,), [1.0], Target(macs=target))
+        found = [feasible.budget(step / 100, anneal) for step in range(101)]
         assert found[0] == (1.0 if anneal else target)
-        assert found == sorted(found, key=lambda limit: -limit)
+        assert found == sorted(found, key=lambda budget: -budget)
         return found.index(target) / 100
 
     assert last(0.5) == 0.4
@@ -296,7 +298,7 @@ def test_a_larger_target_is_reached_sooner() -> None:
 def test_parameters_per_cost_are_relative_to_the_mean() -> None:
     def log_params_per_cost(target: Target | None) -> list[float]:
         costs, limits = Priced([], (10, 30)), Constraints(round_to=1, min_ratio=0.0)
-        return Budget(space_of(10, 30), costs, target, limits).log_params_per_cost().exp().tolist()
+        return FeasibleStates(space_of(10, 30), costs, target, limits).log_params_per_cost().exp().tolist()
 
     assert log_params_per_cost(Target(macs=0.5)) == pytest.approx(
         [0.5, 2.0]
@@ -306,9 +308,9 @@ def test_parameters_per_cost_are_relative_to_the_mean() -> None:
 
 
 def test_the_remaining_anneal_falls_from_one_to_zero_at_the_target() -> None:
-    budget = scripted((100,), [1.0], Target(macs=0.5))
-    assert [budget.remaining_anneal(progress, 0.4) for progress in (0.0, 0.1, 0.4, 1.0)] == pytest.approx(
+    feasible = scripted((100,), [1.0], Target(macs=0.5))
+    assert [feasible.remaining_anneal(progress, 0.4) for progress in (0.0, 0.1, 0.4, 1.0)] == pytest.approx(
         [1, 0.75, 0, 0]
     )
-    assert budget.remaining_anneal(0.0, 0.0) == 0.0
+    assert feasible.remaining_anneal(0.0, 0.0) == 0.0
     assert scripted((100,), [1.0], None).remaining_anneal(0.0, 0.4) == 0.0

@@ -7,7 +7,7 @@ from zoo import ZOO, images, randomised
 
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.search.edropout_regime import EDropoutRegime
 from edcompress.pruning.search.importance import channel_ranks, magnitude
@@ -29,9 +29,9 @@ def make_regime(
     example = images(2) if example is None else example
     space, log = trace_space(network, example), list[Figures]()
     limits = Constraints(round_to=1, min_ratio=0.0)
-    budget = Budget(space, CostModel(space, network, example), target, limits)
+    feasible = FeasibleStates(space, CostModel(space, network, example), target, limits)
     settings = Search.model_validate({"evolve_every": 1, **search})
-    problem = SearchProblem(network, space, budget, settings.for_batches_of(8), FP32, seed, log=log.append)
+    problem = SearchProblem(network, space, feasible, settings.for_batches_of(8), FP32, seed, log=log.append)
     return EDropoutRegime(problem), space, log
 
 
@@ -61,6 +61,20 @@ def test_a_restored_search_continues_as_if_it_had_not_stopped(genes: str, parent
     assert tail == log[4:]
     energies, wanted = second.snapshot()["energies"], whole.snapshot()["energies"]
     assert torch.equal(energies, wanted)
+
+
+def test_a_snapshot_of_an_earlier_version_is_restored() -> None:
+    network = randomised(ZOO["residual"].network())
+    search: dict[str, object] = {"genes": "channels", "parent_energies": "stored", "anneal": 0.0}
+    first, _, log = make_regime(network, Target(macs=0.6), **search)
+    run(first, 0, 2)
+    saved = copy.deepcopy(first.snapshot())
+    saved["in_force"] = saved.pop("budget")  # as the key was called
+    second, _, tail = make_regime(network, Target(macs=0.6), seed=99, **search)
+    second.restore(saved)
+    run(first, 2, 4)
+    run(second, 2, 4)
+    assert tail == log[2:]
 
 
 def test_the_budget_tightens_along_a_cubic() -> None:

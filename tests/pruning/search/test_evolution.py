@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.search.evolution import Evolution, Population
 
 WIDTHS = (12, 8)
@@ -14,8 +14,10 @@ RANKS = torch.cat([torch.arange(n) / n for n in WIDTHS])  # the last channel of 
 
 
 def evolution(seed: int = 0, target: Target | None = None, **search: object) -> Evolution:
-    budget = Budget(space_of(*WIDTHS), Scripted([1.0, 1.0], WIDTHS), target, Constraints(round_to=1, min_ratio=0.0))
-    return Evolution(Search.model_validate(search), budget, Generator().manual_seed(seed))
+    feasible = FeasibleStates(
+        space_of(*WIDTHS), Scripted([1.0, 1.0], WIDTHS), target, Constraints(round_to=1, min_ratio=0.0)
+    )
+    return Evolution(Search.model_validate(search), feasible, Generator().manual_seed(seed))
 
 
 def same(a: Population, b: Population) -> bool:
@@ -62,11 +64,11 @@ def test_the_importance_start_is_the_ranking_and_variations_of_it() -> None:
 
 def test_the_first_widths_are_larger_where_channels_are_cheap() -> None:
     costs = Priced([], WIDTHS)
-    budget = Budget(space_of(*WIDTHS), costs, Target(macs=0.5), Constraints(round_to=1, min_ratio=0.0))
+    feasible = FeasibleStates(space_of(*WIDTHS), costs, Target(macs=0.5), Constraints(round_to=1, min_ratio=0.0))
 
     def first_member(prior: float) -> Tensor:
         search = Search(width_prior=prior, keep_probability=0.5)
-        return Evolution(search, budget, Generator().manual_seed(0)).start(RANKS, 2, 0.5).shares[0]
+        return Evolution(search, feasible, Generator().manual_seed(0)).start(RANKS, 2, 0.5).shares[0]
 
     assert first_member(0.0).tolist() == [0.5, 0.5]
     assert first_member(0.5).tolist() == pytest.approx([0.5 * 0.5**0.5, 0.5 * 2**0.5])

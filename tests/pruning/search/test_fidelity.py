@@ -15,7 +15,7 @@ from edcompress.core.recipe.model import Model
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.networks.registry import build
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.search import edropout
 from edcompress.pruning.search.evolution import Evolution, Population
 
@@ -134,8 +134,10 @@ RANKS = torch.cat([torch.arange(n) / n for n in WIDTHS])
 
 
 def evolution(genes: str, target: Target | None = None) -> Evolution:
-    budget = Budget(space_of(*WIDTHS), Chained([1, 2, 1], WIDTHS), target, Constraints(round_to=1, min_ratio=0.0))
-    return Evolution(Search.model_validate({"genes": genes, "population": S}), budget, Generator().manual_seed(0))
+    feasible = FeasibleStates(
+        space_of(*WIDTHS), Chained([1, 2, 1], WIDTHS), target, Constraints(round_to=1, min_ratio=0.0)
+    )
+    return Evolution(Search.model_validate({"genes": genes, "population": S}), feasible, Generator().manual_seed(0))
 
 
 def converged_population(shares: Tensor) -> Population:
@@ -158,24 +160,24 @@ def test_a_converged_population_breeds_only_itself(genes: str) -> None:
 
 def test_equal_shares_give_one_state_under_every_budget() -> None:
     moves, population = evolution("widths"), converged_population(torch.tensor([0.3, 0.55, 0.9]))
-    for limit in (1.0, 0.8, 0.5, 0.2):
-        parents = moves.repair(population, RANKS, limit)
-        children = moves.repair(moves.children(parents), RANKS, limit)
+    for budget in (1.0, 0.8, 0.5, 0.2):
+        parents = moves.repair(population, RANKS, budget)
+        children = moves.repair(moves.children(parents), RANKS, budget)
         assert edropout.diversity(torch.cat([parents.states, children.states])) == 0.0
         population, _ = moves.select(parents, children, torch.rand(2 * S, generator=Generator().manual_seed(1)))
 
 
 def repaired_twice(genes: str, data: st.DataObject, *, unlimited: bool) -> tuple[Tensor, Tensor]:
     """Return the states bool[S, D] of a random wish after one repair and after a second one at the same budget and ranks."""
-    (budget, _), limit = data.draw(cases())
+    (feasible, _), budget = data.draw(cases())
     generator = Generator().manual_seed(data.draw(st.integers(0, 2**32)))
-    groups, D = len(budget.channels), int(budget.channels.sum())
-    moves = Evolution(Search.model_validate({"genes": genes, "population": 4}), budget, generator)
-    ranks = torch.cat([torch.randperm(int(n), generator=generator) / n for n in budget.channels])
+    groups, D = len(feasible.channels), int(feasible.channels.sum())
+    moves = Evolution(Search.model_validate({"genes": genes, "population": 4}), feasible, generator)
+    ranks = torch.cat([torch.randperm(int(n), generator=generator) / n for n in feasible.channels])
     p = data.draw(st.floats(0, 1))
     wish = Population(torch.rand(4, D, generator=generator) < p, torch.rand(4, groups, generator=generator).double())
-    once = moves.repair(wish, ranks, None if unlimited else limit)
-    return once.states, moves.repair(once, ranks, None if unlimited else limit).states
+    once = moves.repair(wish, ranks, None if unlimited else budget)
+    return once.states, moves.repair(once, ranks, None if unlimited else budget).states
 
 
 @GENES

@@ -7,7 +7,7 @@ from zoo import ZOO, images, randomised
 
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.search.gradual_magnitude import GradualMagnitudeRegime
 from edcompress.pruning.search.importance import magnitude
@@ -29,8 +29,8 @@ def widths(state: Tensor) -> list[int]:
     return [int(state[:4].sum()), int(state[4:].sum())]
 
 
-def two_groups(prices: list[float], limit: float) -> Budget:
-    return scripted((4, 4), prices, Target(macs=limit), min_ratio=0.0)
+def two_groups(prices: list[float], budget: float) -> FeasibleStates:
+    return scripted((4, 4), prices, Target(macs=budget), min_ratio=0.0)
 
 
 def test_a_uniform_state_keeps_the_same_share_of_each_group_whatever_their_scale() -> None:
@@ -47,8 +47,8 @@ def test_a_global_state_chooses_the_widths_too() -> None:
 
 
 def test_a_global_state_without_a_budget_keeps_a_share_of_all_channels() -> None:
-    budget = scripted((4, 4), [1.0, 1.0], None, min_ratio=0.0)
-    assert widths(global_state(space_of(4, 4), budget, SCORES, 0.625, None)) == [1, 4]
+    feasible = scripted((4, 4), [1.0, 1.0], None, min_ratio=0.0)
+    assert widths(global_state(space_of(4, 4), feasible, SCORES, 0.625, None)) == [1, 4]
 
 
 def test_normalised_scores_compare_groups_of_different_scale() -> None:
@@ -67,8 +67,8 @@ def test_scores_per_cost_are_divided_by_the_cost_of_a_channel() -> None:
 def test_channels_that_save_no_time_are_removed_last() -> None:
     # 4 channels take a time of 4, and 3 of them 4.5; of the other group, 3 and 2 of them take 4.5 and 2
     limits = Constraints(round_to=1, min_ratio=0.0)
-    budget = Budget(space_of(4, 3), Measured([1.0, 1.0], (4, 3)), Target(macs=0.5), limits)
-    scores = relative_to_cost(space_of(4, 3), budget, torch.tensor([1.0, 1.0, 1.0, 0.0, 9.0, 9.0, 9.0]))
+    feasible = FeasibleStates(space_of(4, 3), Measured([1.0, 1.0], (4, 3)), Target(macs=0.5), limits)
+    scores = relative_to_cost(space_of(4, 3), feasible, torch.tensor([1.0, 1.0, 1.0, 0.0, 9.0, 9.0, 9.0]))
     assert scores.isfinite().all()
     assert scores.argsort(descending=True, stable=True).tolist() == [0, 1, 2, 4, 5, 6, 3]
 
@@ -78,24 +78,28 @@ def test_lamp_by_hand() -> None:
     torch.testing.assert_close(scores, torch.tensor([2 / 7, 1 / 8, 1.0, 0.0, 0.0]))
 
 
-@pytest.mark.parametrize("limit", [0.3, 0.5, 0.8])
-def test_global_states_of_a_real_network_fill_the_budget_and_do_not_exceed_it(limit: float) -> None:
+@pytest.mark.parametrize("budget", [0.3, 0.5, 0.8])
+def test_global_states_of_a_real_network_fill_the_budget_and_do_not_exceed_it(budget: float) -> None:
     network = randomised(ZOO["residual"].network())
-    space, target = trace_space(network, images(2)), Target(macs=limit)
-    budget = Budget(space, CostModel(space, network, images(2)), target, Constraints(round_to=1, min_ratio=0.0))
+    space, target = trace_space(network, images(2)), Target(macs=budget)
+    feasible = FeasibleStates(
+        space, CostModel(space, network, images(2)), target, Constraints(round_to=1, min_ratio=0.0)
+    )
     for scores in (magnitude(space, network), lamp_scores(space, magnitude(space, network)), torch.rand(space.genes)):
-        counts = budget.widths(global_state(space, budget, scores, 0.5, limit))
-        assert budget.share(counts) <= limit
-        dearest = max(budget.share(counts + one) - budget.share(counts) for one in torch.eye(len(space.free)))
-        assert budget.share(counts) + dearest > limit
+        counts = feasible.widths(global_state(space, feasible, scores, 0.5, budget))
+        assert feasible.share(counts) <= budget
+        dearest = max(feasible.share(counts + one) - feasible.share(counts) for one in torch.eye(len(space.free)))
+        assert feasible.share(counts) + dearest > budget
 
 
 def test_gradual_magnitude_follows_the_weights_and_the_budget() -> None:
     network = randomised(ZOO["residual"].network())
     space, target = trace_space(network, images(2)), Target(macs=0.4)
-    budget = Budget(space, CostModel(space, network, images(2)), target, Constraints(round_to=1, min_ratio=0.0))
+    feasible = FeasibleStates(
+        space, CostModel(space, network, images(2)), target, Constraints(round_to=1, min_ratio=0.0)
+    )
     search, precision = Search(evolve_every=2, anneal=0.8), Precision("fp32", torch.device("cpu"))
-    regime = GradualMagnitudeRegime(SearchProblem(network, space, budget, search, precision))
+    regime = GradualMagnitudeRegime(SearchProblem(network, space, feasible, search, precision))
     batch = (images(4), torch.zeros(4, dtype=torch.int64))
     regime.prepare(*batch, 0.0)
     assert regime.state.all()
@@ -103,14 +107,14 @@ def test_gradual_magnitude_follows_the_weights_and_the_budget() -> None:
     assert regime.state.all()  # not due
     regime.prepare(*batch, 0.9)
     before = regime.state
-    assert torch.equal(before, uniform_state(space, budget, magnitude(space, network), 0.5, 0.4))
-    assert 0.2 < budget.share(budget.widths(before)) <= 0.4
+    assert torch.equal(before, uniform_state(space, feasible, magnitude(space, network), 0.5, 0.4))
+    assert 0.2 < feasible.share(feasible.widths(before)) <= 0.4
     saved = regime.snapshot()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(parameter.flip(0))  # the channels change places
     after = regime.finish(*batch)
-    assert torch.equal(after, uniform_state(space, budget, magnitude(space, network), 0.5, 0.4))
+    assert torch.equal(after, uniform_state(space, feasible, magnitude(space, network), 0.5, 0.4))
     assert not torch.equal(after, before)
     regime.restore(saved)
     assert torch.equal(regime.state, before)

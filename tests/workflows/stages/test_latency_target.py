@@ -53,8 +53,8 @@ def test_milliseconds_become_a_share(dense: Path) -> None:
     asked = 0.6 * whole.milliseconds
     start = open_starting_point(digits(*IN_TIME, f"target.latency_ms={asked}"), dense, RunOptions("cpu"))
     assert start.table is not None
-    assert start.budget.target is not None
-    assert start.budget.target.fraction == pytest.approx(asked / start.table.milliseconds)
+    assert start.feasible.target is not None
+    assert start.feasible.target.fraction == pytest.approx(asked / start.table.milliseconds)
     with pytest.raises(BudgetError, match=r"target\.latency_ms = 1000: the network takes \d\.\d+ ms as it is; lower"):
         open_starting_point(digits(*IN_TIME, "target.latency_ms=1000"), dense, RunOptions("cpu"))
 
@@ -104,8 +104,10 @@ def test_no_state_is_timed_twice(dense: Path) -> None:
         open_starting_point(recipe, dense, RunOptions("cpu")),
     )
     start = replace(start, table=LatencyTable(layers=(), milliseconds=1.0))
-    budget, space = start.budget, start.space
-    state = budget.repair(torch.full((1, len(space.free)), 0.5), torch.full((1, space.genes), 0.5), budget.smallest)[0]
+    feasible, space = start.feasible, start.space
+    state = feasible.repair(
+        torch.full((1, len(space.free)), 0.5), torch.full((1, space.genes), 0.5), feasible.smallest
+    )[0]
     timer = NetworkTimer(context.example, recipe.export, recipe.timing, context.monitor)
     found, share = match_latency_target(start, start.network, state, timer)
     assert (torch.equal(found, state), len(listener.times)) == (True, 1)

@@ -22,11 +22,11 @@ def test_a_resumed_run_keeps_the_step_of_its_widths(dense: Path, tmp_path: Path)
     folder.create(force=False)
     folder.clear()
     save_start(start, folder)
-    assert resumed().budget.round_to == start.budget.round_to == 8
+    assert resumed().feasible.round_to == start.feasible.round_to == 8
     folder.step.write_text("2\n")
-    assert resumed().budget.round_to == 2
+    assert resumed().feasible.round_to == 2
     folder.step.unlink()  # as runs had it whose step was the widest easy one
-    assert resumed().budget.round_to == start.budget.easy_steps[0]
+    assert resumed().feasible.round_to == start.feasible.easy_steps[0]
     folder.step.write_text("wide")
     with pytest.raises(RunFolderError, match=r"round_to\.json is missing or damaged"):
         resumed()

@@ -14,7 +14,7 @@ from edcompress.core.errors import RecipeError
 from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.recipe.search import METHODS
 from edcompress.core.recipe.target import Constraints, Target
-from edcompress.pruning.cost.budget import Budget
+from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
 from edcompress.pruning.search.method import OneShotMethod, SearchProblem, TrainingMethod, find_method
 from edcompress.pruning.tracing.tracing import trace_space
@@ -55,8 +55,8 @@ def test_a_method_is_added_by_one_file() -> None:
     search = read_recipe("digits", ["search.method=first", "search.options.share=0.3"]).search
     network = randomised(ZOO["chain"].network())
     space = trace_space(network, images(2))
-    budget = Budget(space, CostModel(space, network, images(2)), None, Constraints(round_to=1, min_ratio=0.0))
-    problem = SearchProblem(network, space, budget, search, Precision("fp32", torch.device("cpu")))
+    feasible = FeasibleStates(space, CostModel(space, network, images(2)), None, Constraints(round_to=1, min_ratio=0.0))
+    problem = SearchProblem(network, space, feasible, search, Precision("fp32", torch.device("cpu")))
     method = find_method(search.method)
     assert isinstance(method, OneShotMethod)
     assert not search.trains
@@ -102,10 +102,10 @@ def test_every_method_ends_within_the_target(name: str) -> None:
     network = randomised(ZOO["residual"].network())
     space, batch = trace_space(network, images(2)), (images(8), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]))
     costs, constraints = CostModel(space, network, images(2)), Constraints(round_to=1, min_ratio=0.0)
-    budget = Budget(space, costs, Target(macs=0.5), constraints)
+    feasible = FeasibleStates(space, costs, Target(macs=0.5), constraints)
     search = read_recipe("digits", [f"search.method={name}"]).search.for_batches_of(8)
     problem = SearchProblem(
-        network, space, budget, search, Precision("fp32", torch.device("cpu")), batches=lambda: [batch]
+        network, space, feasible, search, Precision("fp32", torch.device("cpu")), batches=lambda: [batch]
     )
     method = find_method(name)
     if isinstance(method, OneShotMethod):
@@ -115,4 +115,4 @@ def test_every_method_ends_within_the_target(name: str) -> None:
         regime = method.make_regime(problem)
         regime.prepare(*batch, 0.0)
         state = regime.finish(*batch)
-    assert 0.3 < budget.share(budget.widths(state)).item() <= 0.5
+    assert 0.3 < feasible.share(feasible.widths(state)).item() <= 0.5
