@@ -106,7 +106,7 @@ def _recipe_limits(target: RunFolder | Path) -> Gate | None:
 
 
 def _warn_of_defaults(target: RunFolder | Path, report: Report, limits: Gate) -> tuple[str, ...]:
-    """Return the warning that defaults took the place of unknown limits; empty if the limits are known."""
+    """Return the warning that defaults replaced unknown limits; empty if the limits are known."""
     if report.limits or _folder_of(target).exists:
         return ()
     values = ", ".join(f"{key} {value}" for key, value in limits.limits.items())

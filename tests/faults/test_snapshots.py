@@ -108,7 +108,7 @@ def test_a_damaged_snapshot_is_named_and_the_one_before_it_taken(
     assert outcome(folder.path) == outcome(unbroken)
 
 
-def test_without_a_whole_snapshot_the_way_out_is_to_start_over(torn: Path, tmp_path: Path, dense: Path) -> None:
+def test_without_a_whole_snapshot_the_fix_is_to_start_over(torn: Path, tmp_path: Path, dense: Path) -> None:
     folder = RunFolder(shutil.copytree(torn, tmp_path / "run"))
     for path in folder.checkpoints:
         path.write_bytes(b"nothing")
@@ -132,8 +132,8 @@ def test_a_file_that_was_changed_meanwhile_is_not_gone_on_from(
     else:
         tensors = safetensors.torch.load_file(path)
         safetensors.torch.save_file({key: tensor + 0 for key, tensor in tensors.items()}, path, {"by": "hand"})
-    told = rf"{name} is not the file that this run wrote \(.*\); put it back, or start over with --force"
-    with pytest.raises(RunFolderError, match=told):
+    says = rf"{name} is not the file that this run wrote \(.*\); put it back, or start over with --force"
+    with pytest.raises(RunFolderError, match=says):
         pruned(dense, tmp_path / "run", digits(*OFTEN), resume=True)
 
 

@@ -210,7 +210,7 @@ class Two(Net):
         ("wordless", "forwards.Odd", "in strange"),
         ("endless", "RecursionError: maximum recursion depth", "in <lambda>"),
         ("NoImages", "forward() takes 1 positional argument but 2 were given", None),
-        ("Two", "forwards:Two takes 2 inputs (images, mask), and it is given one, a batch of images; have the factory return", None),
+        ("Two", "forwards:Two takes 2 inputs (images, mask), but it gets one, a batch of images; have the factory return", None),
         ("pair", "the network gives a tuple, not one tensor of logits (2, 10)", None),
         ("named", "the network gives a dict, not one tensor of logits (2, 10)", None),
         ("wide", "the network gives (2, 20) for two images, not (2, 10)", None),

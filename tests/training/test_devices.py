@@ -180,14 +180,14 @@ def test_a_searching_step_waits_twice_per_generation_and_else_never() -> None:
     network = where.place(network)
     regime = EDropoutRegime(SearchProblem(network, space, feasible, Search(evolve_every=3), where))
     made = Trainer(network, make_optimizer(fit, network.parameters()), Objective(fit), where, regime, lambda *_: None)
-    with warnings.catch_warnings(record=True) as heard:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             train_epoch(made, Listed([*BATCHES, *BATCHES]), ScheduleSpan(0, 1, 0, 1), 0, None, Watch(every=3))
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert regime.generation == 2
-    assert len([one for one in heard if "synchroniz" in str(one.message)]) == 2
+    assert len([one for one in caught if "synchroniz" in str(one.message)]) == 2
 
 
 @cuda

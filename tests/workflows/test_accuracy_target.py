@@ -67,14 +67,14 @@ def test_a_run_keeps_its_own_log_and_its_trials_keep_theirs(series: tuple[Path, 
     assert " pp beside the dense network's on " in said[1]
     stages = [text.split(":")[0] for text in said]
     assert stages[:4] == ["trial 1", "trial 1", "trial 2", "trial 2"]
-    told = [line for line in own if "other processes had the cores" not in line.get("warning", "")]
-    assert [line["event"] for line in told if line["event"] != "stage"] == ["begin", "end"]
+    events = [line for line in own if "other processes had the cores" not in line.get("warning", "")]
+    assert [line["event"] for line in events if line["event"] != "stage"] == ["begin", "end"]
     for log in others:
         assert [line["phase"] for line in log if line["event"] == "epoch"] == ["search", "finetune"]
     for path in (folder, first, second):
-        told = read_progress(RunFolder(path))
-        assert told is not None
-        assert (told.state, told.checkpoint) == ("finished", "dense.safetensors")
+        progress = read_progress(RunFolder(path))
+        assert progress is not None
+        assert (progress.state, progress.checkpoint) == ("finished", "dense.safetensors")
 
 
 def test_each_trial_goes_on_from_the_best_before_it(series: tuple[Path, Report]) -> None:

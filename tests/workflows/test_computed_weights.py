@@ -35,19 +35,19 @@ def test_it_is_pruned_with_plain_weights(tmp_path: Path, monkeypatch: pytest.Mon
     Path("normed.py").write_text(FACTORY)
     namespace: dict[str, type[nn.Module]] = {}
     exec(FACTORY, namespace)
-    network, session = namespace["net"]().eval(), RunOptions("cpu", trust_code=True)
+    network, options = namespace["net"]().eval(), RunOptions("cpu", trust_code=True)
     assert any(map(parametrize.is_parametrized, network.modules()))
     torch.save(network.state_dict(), "normed.pt")
     recipe = digits(*QUICK, "model.arch=null", "model.factory=normed:net", "target.macs=0.4")
     images = torch.randn(2, 1, 16, 16)
     assert torch.equal(read_network(recipe.network_spec, Path("normed.pt"), trust_code=True)(images), network(images))
-    assert [group.name for group in inspect(None, recipe, session).groups if not group.locked] == ["0", "2"]
-    report = prune(Path("normed.pt"), recipe, RunFolder(Path("run")), options=session)
+    assert [group.name for group in inspect(None, recipe, options).groups if not group.locked] == ["0", "2"]
+    report = prune(Path("normed.pt"), recipe, RunFolder(Path("run")), options=options)
     pruned = load("run", trust_code=True)
     assert not any(map(parametrize.is_parametrized, pruned.modules()))
     assert 0.2 < report.target.achieved <= 0.4
-    assert evaluate(Path("run"), recipe, session) == report.pruned.accuracy
+    assert evaluate(Path("run"), recipe, options) == report.pruned.accuracy
     said = subprocess.run([sys.executable, "run/load_pruned.py"], capture_output=True, text=True, check=True).stdout
     assert said.startswith(f"{report.pruned.size.params} parameters; logits [1, 10]")
     again = digits(*QUICK, "model.arch=null", "model.factory=normed:net", "target.macs=0.2")
-    assert prune(Path("run"), again, RunFolder(Path("again")), options=session).target.achieved <= 0.2
+    assert prune(Path("run"), again, RunFolder(Path("again")), options=options).target.achieved <= 0.2

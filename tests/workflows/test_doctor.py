@@ -59,7 +59,7 @@ def test_a_sound_environment_has_no_fault_and_everything_is_looked_at(data: Path
 def test_data_that_is_not_there_is_a_fault_and_the_exit_code_is_3(cli, data: Path) -> None:
     data.rmdir()
     ended = cli("doctor", "--json")
-    assert (ended.code, ended.err) == (3, "error: at fault: EDCOMPRESS_DATA; see above for the way out\n")
+    assert (ended.code, ended.err) == (3, "error: at fault: EDCOMPRESS_DATA; the fixes are listed above\n")
     said = {finding["name"]: finding for finding in json.loads(ended.out)}
     assert said["EDCOMPRESS_DATA"]["level"] == "fault"
     assert "not a directory; create it or change the variable" in said["EDCOMPRESS_DATA"]["text"]

@@ -152,7 +152,7 @@ def test_a_point_of_another_checkpoint_is_not_gone_on_with(cli: Cli, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("trained", "told"),
+    ("trained", "says"),
     [
         (
             ["train.epochs=7", "data.root=elsewhere", "data.workers=2"],
@@ -162,7 +162,7 @@ def test_a_point_of_another_checkpoint_is_not_gone_on_with(cli: Cli, tmp_path: P
     ],
 )
 def test_a_network_trained_otherwise_is_no_beginning_of_points(
-    cli: Cli, tmp_path: Path, trained: list[str] | None, told: str
+    cli: Cli, tmp_path: Path, trained: list[str] | None, says: str
 ) -> None:
     path = tmp_path / "sweep" / "dense.safetensors"
     path.parent.mkdir()
@@ -173,7 +173,7 @@ def test_a_network_trained_otherwise_is_no_beginning_of_points(
     )
     save_tensors(path, {"weight": torch.zeros(1)}, about)
     ended = cli("sweep", *AT_ONCE, *TWO, "-o", tmp_path / "sweep")
-    assert (ended.code, told in ended.err) == (2, True), ended.err
+    assert (ended.code, says in ended.err) == (2, True), ended.err
     assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 

@@ -115,7 +115,7 @@ def test_one_that_was_trained_but_not_measured_is_measured(
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "says"),
     [
         (
             ["--resume", "--set", "seed=7"],
@@ -127,10 +127,10 @@ def test_one_that_was_trained_but_not_measured_is_measured(
         ([], "is from an interrupted training; continue with --resume, or start over with --force"),
     ],
 )
-def test_what_was_trained_is_not_lost_to_another_training(cli: Cli, torn: Path, more: list[str], told: str) -> None:
+def test_what_was_trained_is_not_lost_to_another_training(cli: Cli, torn: Path, more: list[str], says: str) -> None:
     before = torn.read_bytes()
     ended = cli("train", *OPTIONS, *more, "-o", torn.with_suffix(""))
-    assert (ended.code, told in ended.err) == (2, True), ended.err
+    assert (ended.code, says in ended.err) == (2, True), ended.err
     assert (torn.read_bytes(), os.listdir(torn.parent)) == (before, [torn.name])
 
 
@@ -201,8 +201,8 @@ def test_a_signal_saves_what_was_trained_and_says_how_to_go_on(
     done = load_checkpoint(unfinished(path))["epoch"]
     assert 0 < done < 200
     assert not path.exists()
-    begun = cli(*command)
-    assert (begun.code, "continue with --resume" in begun.err) == (2, True)
+    again = cli(*command)
+    assert (again.code, "continue with --resume" in again.err) == (2, True)
 
 
 def test_two_trainings_do_not_share_a_file(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,9 +108,9 @@ def test_a_run_that_cannot_be_compiled_says_so_and_trains(dense: Path, tmp_path:
     with torch.compiler.set_stance("fail_on_recompile"):  # torch's own way to compile nothing
         pruned(dense, tmp_path / "run", recipe)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    told = [line["warning"] for line in log if line["event"] == "warning"]
-    assert len(told) == 1
-    assert told[0].startswith("compile: torch.compile fails here, training goes on without (RuntimeError: ")
+    warnings = [line["warning"] for line in log if line["event"] == "warning"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("compile: torch.compile fails here, training goes on without (RuntimeError: ")
 
 
 def test_averaged_weights_are_taken_from_the_checkpoint_alone(dense: Path, tmp_path: Path) -> None:
@@ -183,15 +183,15 @@ def test_a_killed_process_can_be_resumed(
         "--device",
         "cpu",
     )
-    begun = start("prune", dense, *options, cwd=tmp_path)
+    process = start("prune", dense, *options, cwd=tmp_path)
     log, deadline = tmp_path / "run" / "search.jsonl", time.monotonic() + 120
     while not (log.exists() and log.read_text()):
         assert time.monotonic() < deadline
-        assert begun.poll() is None
+        assert process.poll() is None
         time.sleep(0.01)
-    begun.send_signal(sign)
-    said = begun.communicate(timeout=60)[1]
-    assert begun.returncode == (-sign if sign == signal.SIGKILL else 130)
+    process.send_signal(sign)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == (-sign if sign == signal.SIGKILL else 130)
     assert "Traceback" not in said
     assert ("--resume -o run" in said) == (sign != signal.SIGKILL)
     refused = cli("export", tmp_path / "run")
@@ -381,25 +381,25 @@ def test_a_run_and_its_files_are_not_measured_on_images_for_others(cli: Callable
     assert evaluate(finished / "pruned.pixels.onnx", RunFolder(finished).read_recipe()) == right
     for model in (finished, finished / "pruned.onnx"):
         ended = cli("evaluate", model, "--recipe", own, *other)
-        told = (
+        fault = (
             f"{model} is for images or classes other than the recipe's: mean is [0.305] there, and [0.5] in the recipe"
         )
-        assert (ended.code, told in ended.err) == (2, True), ended.err
+        assert (ended.code, fault in ended.err) == (2, True), ended.err
         ended = cli("evaluate", model, "--recipe", own, *other, "--ignore-metadata", "--json")
-        assert (ended.code, f"WARNING: {told}" in ended.err) == (0, True)
+        assert (ended.code, f"WARNING: {fault}" in ended.err) == (0, True)
         assert json.loads(ended.out)["top1"]["total"] == 359
 
 
 def test_whoever_watches_is_told_of_every_batch_of_test_images() -> None:
-    told: list[tuple[int, int]] = []
+    steps_seen: list[tuple[int, int]] = []
 
     class Listener(NullMonitor):
         def step(self, step: int, steps: int, figures: dict[str, Any]) -> None:  # noqa: ARG002
-            told.append((step, steps))
+            steps_seen.append((step, steps))
 
     context = open_context(digits("data.eval_batch_size=100"), RunOptions("cpu", monitor=Listener()))
     assert sum(len(labels) for _, labels in context.test_batches("test images")) == len(context.splits.test)
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert steps_seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_what_is_loaded_can_be_trained_on(finished: Path) -> None:
@@ -427,9 +427,9 @@ def test_a_run_holds_the_files_of_the_design_and_no_pickle(finished: Path) -> No
 def test_the_files_and_the_card_say_how_to_feed_them(finished: Path) -> None:
     recipe = RunFolder(finished).read_recipe()
     for name in ("dense.onnx", "pruned.onnx"):
-        told = {entry.key: entry.value for entry in onnx.load(finished / name).metadata_props}
-        assert json.loads(told["edcompress.classes"]) == list("0123456789")
-        preprocessing = Preprocessing.model_validate_json(told["edcompress.preprocessing"])
+        metadata = {entry.key: entry.value for entry in onnx.load(finished / name).metadata_props}
+        assert json.loads(metadata["edcompress.classes"]) == list("0123456789")
+        preprocessing = Preprocessing.model_validate_json(metadata["edcompress.preprocessing"])
         assert (preprocessing.channels, preprocessing.image_size) == ("L", recipe.data.image_size)
         assert (preprocessing.mean, preprocessing.std) == (recipe.data.mean, recipe.data.std)
 

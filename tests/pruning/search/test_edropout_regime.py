@@ -63,6 +63,20 @@ def test_a_restored_search_continues_as_if_it_had_not_stopped(genes: str, parent
     assert torch.equal(energies, wanted)
 
 
+def test_a_snapshot_of_an_earlier_version_is_restored() -> None:
+    network = randomised(ZOO["residual"].network())
+    search: dict[str, object] = {"genes": "channels", "parent_energies": "stored", "anneal": 0.0}
+    first, _, log = make_regime(network, Target(macs=0.6), **search)
+    run(first, 0, 2)
+    saved = copy.deepcopy(first.snapshot())
+    saved["in_force"] = saved.pop("budget")  # as the key was called
+    second, _, tail = make_regime(network, Target(macs=0.6), seed=99, **search)
+    second.restore(saved)
+    run(first, 2, 4)
+    run(second, 2, 4)
+    assert tail == log[2:]
+
+
 def test_the_budget_tightens_along_a_cubic() -> None:
     network = randomised(ZOO["residual"].network())
     regime, _, log = make_regime(network, Target(macs=0.5), anneal=0.4)

@@ -118,14 +118,14 @@ def test_a_cpu_takes_the_default_and_says_so() -> None:
     assert stood(digits()) == (64, [])
 
 
-def test_ranks_are_held_against_the_number_that_was_found() -> None:
+def test_the_number_that_was_found_must_fit_the_ranks() -> None:
     recipe = digits(AUTO)
     context = replace(open_context(recipe, RunOptions("cpu")), ranks=ProcessGroup(0, 100))
     with pytest.raises(InputError, match="100 ranks share a batch of 128 images"):
         sized_for_training(context, new_network(recipe.network_spec), recipe.train)
 
 
-def begun(dense: Path, folder: Path, *overrides: str, resume: bool = False) -> list[str]:
+def stages_of(dense: Path, folder: Path, *overrides: str, resume: bool = False) -> list[str]:
     """The stages of a run that is interrupted at its first step, or when resumed at the second."""
     listener = Listener(2 if resume else 1)
     with pytest.raises(KeyboardInterrupt):
@@ -134,17 +134,17 @@ def begun(dense: Path, folder: Path, *overrides: str, resume: bool = False) -> l
 
 
 def test_a_run_writes_down_what_it_found(dense: Path, tmp_path: Path) -> None:
-    stages = begun(dense, tmp_path / "run", AUTO)
+    stages = stages_of(dense, tmp_path / "run", AUTO)
     assert RunFolder(tmp_path / "run").read_recipe() == digits(*ONE_EPOCH, "data.batch_size=128")
     assert len([text for text in stages if "auto takes 128" in text]) == 1
 
 
 def test_a_resumed_run_keeps_the_batch_size_that_it_began_with(dense: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    begun(dense, folder, "data.batch_size=256")
+    stages_of(dense, folder, "data.batch_size=256")
     with pytest.raises(RunFolderError, match=r"started with a different data\.batch_size"):
         pruned(dense, folder, digits(*ONE_EPOCH), resume=True)
-    assert not any("auto" in text for text in begun(dense, folder, AUTO, resume=True))
+    assert not any("auto" in text for text in stages_of(dense, folder, AUTO, resume=True))
     assert RunFolder(folder).read_recipe().data.batch_size == 256
 
 

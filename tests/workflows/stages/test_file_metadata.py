@@ -1,4 +1,4 @@
-"""What a file says of its classes and images is held against the recipe before anything is measured."""
+"""What a file says of its classes and images is compared with the recipe before anything is measured."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def linear(path: Path, metadata: dict[str, str], logits: int = 10) -> Path:
     return path
 
 
-def told(classes: list[str] = NAMES, **preprocessing: Any) -> dict[str, str]:
+def metadata_of(classes: list[str] = NAMES, **preprocessing: Any) -> dict[str, str]:
     """Metadata as `export` writes it, but for some values of the preprocessing."""
     return {
         CLASSES: json.dumps(classes),
@@ -57,22 +57,22 @@ def told(classes: list[str] = NAMES, **preprocessing: Any) -> dict[str, str]:
 
 
 def measured(path: Path, recipe: Recipe = RECIPE, *, ignored: bool = False) -> tuple[int, list[str]]:
-    heard = Listener()
-    accuracy = evaluate(path, recipe, RunOptions("cpu", monitor=heard), ignore_metadata=ignored)
-    return accuracy.top1.correct, heard.alarms
+    listener = Listener()
+    accuracy = evaluate(path, recipe, RunOptions("cpu", monitor=listener), ignore_metadata=ignored)
+    return accuracy.top1.correct, listener.alarms
 
 
 @pytest.mark.parametrize(
     ("metadata", "says"),
     [
-        (told(NAMES[::-1]), r"class 0 is 9 there, and 0 in the data \(the same names in another order\)"),
-        (told([*NAMES[:9], "ten"]), r"class 9 is ten there, and 9 in the data"),
-        (told([*NAMES, "10"]), "it has 11 classes, the data 10"),
-        (told(mean=[0.5]), r"mean is \[0\.5\] there, and \[0\.305\] in the recipe"),
-        (told(std=[1.0]), r"std is \[1\.0\] there"),
-        (told(resize=20, crop="center"), r"resize is 20 there, and null in the recipe; crop is \"center\" there"),
-        (told(interpolation="bicubic"), "interpolation is \"bicubic\" there"),
-        (told(channels="RGB"), "channels is \"RGB\" there"),
+        (metadata_of(NAMES[::-1]), r"class 0 is 9 there, and 0 in the data \(the same names in another order\)"),
+        (metadata_of([*NAMES[:9], "ten"]), r"class 9 is ten there, and 9 in the data"),
+        (metadata_of([*NAMES, "10"]), "it has 11 classes, the data 10"),
+        (metadata_of(mean=[0.5]), r"mean is \[0\.5\] there, and \[0\.305\] in the recipe"),
+        (metadata_of(std=[1.0]), r"std is \[1\.0\] there"),
+        (metadata_of(resize=20, crop="center"), r"resize is 20 there, and null in the recipe; crop is \"center\" there"),
+        (metadata_of(interpolation="bicubic"), "interpolation is \"bicubic\" there"),
+        (metadata_of(channels="RGB"), "channels is \"RGB\" there"),
     ],
 )  # fmt: skip
 def test_a_file_for_other_classes_or_images_is_refused_by_name(
@@ -89,7 +89,7 @@ def test_a_file_for_other_classes_or_images_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    "metadata", [{}, told(), told(exif_orientation=None), {CLASSES: "[", PREPROCESSING: '"?"'}], ids=str
+    "metadata", [{}, metadata_of(), metadata_of(exif_orientation=None), {CLASSES: "[", PREPROCESSING: '"?"'}], ids=str
 )
 def test_a_file_that_fits_or_says_nothing_is_measured(tmp_path: Path, metadata: dict[str, str]) -> None:
     _, alarms = measured(linear(tmp_path / "net.onnx", metadata))
@@ -104,8 +104,8 @@ def test_another_number_of_logits_is_refused_whatever_the_file_says(tmp_path: Pa
 
 
 def test_a_file_that_takes_pixels_is_given_pixels(tmp_path: Path) -> None:
-    plain, pixels = linear(tmp_path / "plain.onnx", told()), tmp_path / "pixels.onnx"
-    with_normalisation(plain, pixels, preprocessing_spec(RECIPE.data, 1), told())
+    plain, pixels = linear(tmp_path / "plain.onnx", metadata_of()), tmp_path / "pixels.onnx"
+    with_normalisation(plain, pixels, preprocessing_spec(RECIPE.data, 1), metadata_of())
     assert measured(pixels)[0] == measured(plain)[0]
     assert measured(pixels, digits("data.mean=[0.9]", "data.std=[0.1]"))[0] == measured(plain)[0]
 

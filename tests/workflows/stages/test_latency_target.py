@@ -39,9 +39,9 @@ def test_a_share_of_the_time_is_predicted_measured_and_reported(dense: Path, tmp
     )  # as measured, on a network of a tenth of a millisecond and a machine with other work
     assert report.pruned.size.macs < report.dense.size.macs
     table = LatencyTable.model_validate_json((tmp_path / "run" / "latency.json").read_text())
-    origin = open_starting_point(digits(*IN_TIME, "target.latency=0.7"), dense, RunOptions("cpu"))
-    assert origin.table is not None
-    assert [layer.name for layer in table.layers] == [layer.name for layer in origin.table.layers]
+    start = open_starting_point(digits(*IN_TIME, "target.latency=0.7"), dense, RunOptions("cpu"))
+    assert start.table is not None
+    assert [layer.name for layer in table.layers] == [layer.name for layer in start.table.layers]
     kept = json.loads((tmp_path / "run" / "search.jsonl").read_text().splitlines()[-1])["budget"]
     assert kept == 0.7
     load(tmp_path / "run")
@@ -51,10 +51,10 @@ def test_milliseconds_become_a_share(dense: Path) -> None:
     whole = open_starting_point(digits(*IN_TIME, "target.latency=1.0"), dense, RunOptions("cpu")).table
     assert whole is not None
     asked = 0.6 * whole.milliseconds
-    origin = open_starting_point(digits(*IN_TIME, f"target.latency_ms={asked}"), dense, RunOptions("cpu"))
-    assert origin.table is not None
-    assert origin.feasible.target is not None
-    assert origin.feasible.target.fraction == pytest.approx(asked / origin.table.milliseconds)
+    start = open_starting_point(digits(*IN_TIME, f"target.latency_ms={asked}"), dense, RunOptions("cpu"))
+    assert start.table is not None
+    assert start.feasible.target is not None
+    assert start.feasible.target.fraction == pytest.approx(asked / start.table.milliseconds)
     with pytest.raises(BudgetError, match=r"target\.latency_ms = 1000: the network takes \d\.\d+ ms as it is; lower"):
         open_starting_point(digits(*IN_TIME, "target.latency_ms=1000"), dense, RunOptions("cpu"))
 
@@ -85,8 +85,8 @@ def test_a_run_by_time_is_not_resumed_with_other_threads(dense: Path, tmp_path: 
         pruned(dense, tmp_path / "run", digits(*IN_TIME, "target.latency=0.7", "benchmark.batch_size=2"), resume=True)
 
 
-class Told(NullMonitor):
-    """Keeps what is said of times."""
+class Listener(NullMonitor):
+    """Keeps the stages about times."""
 
     def __init__(self) -> None:
         self.times: list[str] = []
@@ -98,9 +98,9 @@ class Told(NullMonitor):
 
 def test_no_state_is_timed_twice(dense: Path) -> None:
     """The least that the constraints allow takes more than the target's share of the time: there is nothing else to try."""
-    recipe, told = digits("target.macs=0.1", "constraints.round_to=2", "benchmark.runs=20"), Told()
+    recipe, listener = digits("target.macs=0.1", "constraints.round_to=2", "benchmark.runs=20"), Listener()
     context, start = (
-        open_context(recipe, RunOptions("cpu", monitor=told)),
+        open_context(recipe, RunOptions("cpu", monitor=listener)),
         open_starting_point(recipe, dense, RunOptions("cpu")),
     )
     start = replace(start, table=LatencyTable(layers=(), milliseconds=1.0))
@@ -110,8 +110,8 @@ def test_no_state_is_timed_twice(dense: Path) -> None:
     )[0]
     timer = NetworkTimer(context.example, recipe.export, recipe.timing, context.monitor)
     found, share = match_latency_target(start, start.network, state, timer)
-    assert (torch.equal(found, state), len(told.times)) == (True, 1)
-    assert f"latency: {share:.1%} of the dense network's measured" in told.times[0]
+    assert (torch.equal(found, state), len(listener.times)) == (True, 1)
+    assert f"latency: {share:.1%} of the dense network's measured" in listener.times[0]
 
 
 class Slowing(NetworkTimer):
@@ -138,19 +138,19 @@ def test_a_state_is_corrected_until_its_time_is_near_the_target(
 ) -> None:
     """At a power of 0.97 the first state is within the tolerance; at 0.7 it takes 23 % more time than asked for."""
     monkeypatch.setattr(Slowing, "power", power)
-    recipe, listener = digits("target.macs=0.5", "constraints.round_to=1"), Told()
+    recipe, listener = digits("target.macs=0.5", "constraints.round_to=1"), Listener()
     start = replace(
         open_starting_point(recipe, dense, RunOptions("cpu")), table=LatencyTable(layers=(), milliseconds=1.0)
     )
     timer = Slowing(example_images(recipe.network_spec.image_shape), recipe.export, recipe.timing, listener)
     wish = torch.full((1, len(start.space.free)), 0.5), torch.full((1, start.space.genes), 0.5)
-    state = start.budget.repair(*wish, 0.5)[0]
+    state = start.feasible.repair(*wish, 0.5)[0]
     found, share = match_latency_target(start, start.network, state, timer, most)
     assert share is not None
     assert len(listener.times) == trials
     assert torch.equal(found, state) == (trials == 1)
     assert (abs(share / 0.5 - 1) <= TOLERANCE) == (most > 1)
-    assert start.budget.share(start.budget.widths(found)).item() ** power == pytest.approx(share, abs=1e-4)
+    assert start.feasible.share(start.feasible.widths(found)).item() ** power == pytest.approx(share, abs=1e-4)
 
 
 @pytest.mark.integration

@@ -1,4 +1,4 @@
-"""What is refused of a network before anything is read or trained, and which held-out images judge."""
+"""What is refused of a network before anything is read or trained, and which images a run draws."""
 
 import json
 import sys
@@ -268,13 +268,13 @@ def test_a_network_of_which_no_file_can_be_made_is_refused_by_run_and_pruned_wit
     save_file(network.state_dict(), tmp_path / "net.safetensors")
     short = ["data.limit=100", "search.epochs=1", "finetune.epochs=1", "constraints.round_to=1", "target.macs=0.9"]
     sets = [word for pair in ("model.arch=null", "model.factory=odd:Deciding", *short) for word in ("--set", pair)]
-    told = "model.factory: odd:Deciding: Deciding cannot be exported to ONNX: "
+    fault = "model.factory: odd:Deciding: Deciding cannot be exported to ONNX: "
     command = ("net.safetensors", "--recipe", "digits", *sets, "--trust-code", "-o")
     for verb in (("run",), ("sweep", "--set", "seed=0,1")):
         refused = cli(*verb, *command, "one")
-        assert (refused.code, f"error: {told}" in refused.err, Path("one").exists()) == (2, True, False)
+        assert (refused.code, f"error: {fault}" in refused.err, Path("one").exists()) == (2, True, False)
     pruned = cli("prune", *command, "two")
-    assert (pruned.code, f"warning: {told}" in pruned.err) == (0, True), pruned.err
+    assert (pruned.code, f"warning: {fault}" in pruned.err) == (0, True), pruned.err
     page = Path("two/report.html").read_text(encoding="utf-8")
     assert "<pre>edcompress prune net.safetensors --recipe recipe.yaml --trust-code</pre>" in page
 
@@ -373,8 +373,8 @@ def test_what_is_shown_while_training_is_of_all_classes() -> None:
     assert shown.fraction == pytest.approx((context.splits.search.labels == 0).double().mean().item(), abs=0.001)
 
 
-class Hearing(NullMonitor):
-    """Keeps what is warned of."""
+class Listener(NullMonitor):
+    """Keeps the warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -384,19 +384,19 @@ class Hearing(NullMonitor):
 
 
 def test_a_classifier_that_begins_untrained_is_warned_of_and_teaches_nothing(tmp_path: Path) -> None:
-    source, heard = tmp_path / "w.safetensors", Hearing()
+    source, listener = tmp_path / "w.safetensors", Listener()
     save_file(new_network(digits("model.num_classes=12").network_spec).state_dict(), source)
-    reset, options = "model.reset_head=true", RunOptions("cpu", monitor=heard)
+    reset, options = "model.reset_head=true", RunOptions("cpu", monitor=listener)
     read_weights(digits(reset), source, options)
-    assert len(heard.warnings) == 1
-    assert "linear.bias and linear.weight begin untrained" in heard.warnings[0]
+    assert len(listener.warnings) == 1
+    assert "linear.bias and linear.weight begin untrained" in listener.warnings[0]
     with pytest.raises(InputError, match=r"begin untrained .* nothing to teach; set finetune\.distill to 0"):
         read_weights(digits(reset, "finetune.distill=0.5"), source, options)
     with pytest.raises(InputError, match=r"no accuracy from which to drop; use a target other than"):
         read_weights(digits(reset, "target.macs=null", "target.max_top1_drop=0.01"), source, options)
     save_file(new_network(digits().network_spec).state_dict(), source)
     read_weights(digits(reset, "finetune.distill=0.5"), source, options)
-    assert len(heard.warnings) == 1
+    assert len(listener.warnings) == 1
 
 
 def few(tmp_path: Path, broken: int = 0, **data: object) -> Recipe:

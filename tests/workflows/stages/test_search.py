@@ -16,6 +16,8 @@ from edcompress.pruning.space.space import PruningSpace
 
 RECORDED = '''"""Recorded: EDropout, which keeps what its final states are judged on."""
 
+import torch
+
 from edcompress.pruning.search.edropout_regime import EDropoutRegime
 from edcompress.pruning.search.method import TrainingMethod
 
@@ -24,9 +26,10 @@ JUDGED = []
 
 class Recording(EDropoutRegime):
     def finish(self, images, labels):
-        state = super().finish(images, labels)
+        best = super().finish(images, labels)
+        state = next(state for state in self.snapshot()["states"] if not torch.equal(state, best))
         JUDGED.append((images, labels, state))
-        return state
+        return state  # which no other step of the run would choose
 
 
 class Recorded(TrainingMethod):
