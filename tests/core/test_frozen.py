@@ -36,7 +36,10 @@ def subclasses(base: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 def test_sections_are_recipes_and_values_are_not() -> None:
     homes = {kind.__module__.rpartition(".")[0] for kind in subclasses(Section)}
-    assert homes <= {"edcompress.core.recipe", "edcompress.pruning.search.methods"}  # a method may have options of its own
+    assert homes <= {
+        "edcompress.core.recipe",
+        "edcompress.pruning.search.methods",
+    }  # a method may have options of its own
     assert not {kind for kind in subclasses(Value) if kind.__module__.startswith("edcompress.core.recipe")}
 
 
