@@ -144,13 +144,13 @@ def test_a_state_is_corrected_until_its_time_is_near_the_target(
     )
     timer = Slowing(example_images(recipe.network_spec.image_shape), recipe.export, recipe.timing, listener)
     wish = torch.full((1, len(start.space.free)), 0.5), torch.full((1, start.space.genes), 0.5)
-    state = start.budget.repair(*wish, 0.5)[0]
+    state = start.feasible.repair(*wish, 0.5)[0]
     found, share = match_latency_target(start, start.network, state, timer, most)
     assert share is not None
     assert len(listener.times) == trials
     assert torch.equal(found, state) == (trials == 1)
     assert (abs(share / 0.5 - 1) <= TOLERANCE) == (most > 1)
-    assert start.budget.share(start.budget.widths(found)).item() ** power == pytest.approx(share, abs=1e-4)
+    assert start.feasible.share(start.feasible.widths(found)).item() ** power == pytest.approx(share, abs=1e-4)
 
 
 @pytest.mark.integration
