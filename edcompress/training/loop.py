@@ -81,7 +81,7 @@ class NoHooks:
 
 @dataclass(frozen=True)
 class Trainer:
-    """What stays the same over the epochs of a phase; `section` names the part of the recipe with its settings."""
+    """The parts of training that stay the same over the epochs of a phase; `section` names the part of the recipe with its settings."""
 
     network: nn.Module
     optimizer: Optimizer

@@ -81,7 +81,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Series:
-    """What all trials of a run share: `dense` is the dense network's count of held-out images, `limit` the drop that is allowed."""
+    """The setting of all trials of a run: `dense` is the dense network's count of held-out images, `limit` the drop that is allowed."""
 
     request: PruneRequest
     context: RunContext

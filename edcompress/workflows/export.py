@@ -104,7 +104,7 @@ def _export(run: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What was measured of ONNX files, by name: latencies at every setting, and answers on the test images."""
+    """Measurements of ONNX files by name: latencies at every setting, and answers on the test images."""
 
     latencies: Mapping[str, tuple[Latency, ...]]
     predictions: Mapping[str, Predictions]

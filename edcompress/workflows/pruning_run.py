@@ -249,7 +249,7 @@ def _report(run: PruningRun, results: StageResults, pruned: ModelResult, reloade
 
 
 def _target_result(start: StartingPoint, plan: Path, latency_share: float | None) -> TargetResult:
-    """Return what was asked for, and what the plan left; of a latency target the measured share counts."""
+    """Return the share that was asked for and the share that the plan leaves; for a latency target the measured one counts."""
     feasible = start.feasible
     kept = {group.name: len(group.kept) for group in read_plan(plan).groups}
     share = feasible.share(torch.tensor([kept[group.name] for group in start.space.free])).item()

@@ -22,13 +22,13 @@ class _Group(BaseModel):
 
 
 class _Plan(BaseModel):
-    """What the page shows of plan.json, whose own schema needs torch."""
+    """The part of plan.json that the page shows; its full schema needs torch."""
 
     groups: list[_Group]
 
 
 class _Generation(BaseModel):
-    """What the page shows of a line of search.jsonl."""
+    """The part of a line of search.jsonl that the page shows."""
 
     generation: int = Field(ge=0, le=MOST_INTEGER)
     budget: float | None = None

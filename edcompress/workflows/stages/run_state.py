@@ -32,7 +32,7 @@ Stage = Literal["search", "finetune"]
 
 
 class StageResults(Value):
-    """What the stages have measured so far; checkpoints carry it. `files` records those that the run wrote and continues from."""
+    """Results of the stages so far; checkpoints carry them. `files` records those that the run wrote and continues from."""
 
     seconds: float = 0.0
     search_began: float = 0.0
@@ -67,7 +67,7 @@ class StageResults(Value):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a run continues from: the results so far, the stage, and its training, None before the first step.
+    """A state from which a run continues: the results so far, the stage, and its training, None before the first step.
 
     `network` holds the weights of the stage's network; None before the first step of the search, which begins with the starting point's.
     """

@@ -17,7 +17,7 @@ from edcompress.runs.reading import parse_file
 
 @dataclass(frozen=True, eq=False)
 class EarlierNetwork:
-    """What an earlier run left of its dense network: the plan, and the weights of the pruned network."""
+    """The result of an earlier run: the plan, and the weights of its pruned network."""
 
     plan: Plan
     weights: Mapping[str, Tensor]
