@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import edcompress
+from edcompress.core.recipe.yaml_files import recipes_folder
 
 
 def copy_with(root: Path, file: str, text: str) -> Path:
     """Copy the package and its recipes to `root`, add a file to the package, and return `root`."""
     package = Path(edcompress.__file__).parent
     shutil.copytree(package, root / "edcompress", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(package.parent / "recipes", root / "recipes")
+    shutil.copytree(recipes_folder(), root / "recipes", dirs_exist_ok=True)
     (root / "edcompress" / file).write_text(text)
     return root
 

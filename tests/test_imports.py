@@ -64,7 +64,13 @@ def test_every_part_of_the_package_has_its_layer() -> None:
 
 
 def test_the_package_has_at_most_ten_rooms() -> None:
-    rooms = {path.name for path in ROOT.iterdir()} - {"__pycache__", "__init__.py", "__main__.py", "py.typed"}
+    rooms = {path.name for path in ROOT.iterdir()} - {
+        "__pycache__",
+        "__init__.py",
+        "__main__.py",
+        "py.typed",
+        "recipes",
+    }
     assert rooms == set(HEIGHT) - {"__main__"}
     assert len(rooms) <= 10
 
