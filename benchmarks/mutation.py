@@ -99,8 +99,10 @@ def tried(room: str, sample: int, seed: int, jobs: int) -> tuple[dict[str, str],
         with tarfile.open(fileobj=BytesIO(archive)) as tar:
             tar.extractall(copy, filter="data")
         (copy / "setup.cfg").write_text(SETUP.format(room=room, tests="\n    ".join(ROOMS[room])), encoding="utf-8")
-        mutmut(copy, ["run", "--max-children", str(jobs), "none.of.them"])
+        output = mutmut(copy, ["run", "--max-children", str(jobs), f"edcompress.{room.replace('/', '.')}.none.of.them"])
         names = sorted(answers(copy, room))
+        if not names or not (copy / "mutants" / "mutmut-stats.json").exists():
+            raise RuntimeError(f"mutmut made no faults in {room}, or the tests fail without any:\n{output}")
         chosen = random.Random(seed).sample(names, min(sample, len(names)))
         mutmut(copy, ["run", "--max-children", str(jobs), *chosen])
         all_answers = answers(copy, room)
@@ -122,8 +124,9 @@ def mutmut(copy: Path, arguments: Sequence[str]) -> str:
     """Run mutmut and return its output."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "EDCOMPRESS_DATA")}
     environment |= {"OMP_NUM_THREADS": "1"}
+    command = ["mutmut", *arguments]
     return subprocess.run(
-        ["mutmut", *arguments], cwd=copy, env=environment, capture_output=True, text=True, check=False
+        command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     ).stdout
 
 
