@@ -96,3 +96,12 @@ def test_times_that_waited_choose_no_file(content: dict[str, Any]) -> None:
     assert nothing.file is None
     assert "pruned.onnx fails parity" in nothing.why
     assert recommend(report, LIMITS.model_copy(update={"disturbed": "allow"})).file == "pruned.int8.onnx"
+
+
+@pytest.mark.parametrize(("int8", "fp16", "file"), [(2.0, 1.5, "pruned.fp16.onnx"), (1.5, 2.0, "pruned.int8.onnx")])
+def test_of_two_variants_the_faster_one_ships(content: dict[str, Any], int8: float, fp16: float, file: str) -> None:
+    one, other = (with_int8(content, correct=9400, p50=p50).variants["int8"] for p50 in (int8, fp16))
+    renamed = other.model_copy(update={"file": "pruned.fp16.onnx"})
+    report = with_int8(content, correct=9400, p50=int8)
+    both = report.model_copy(update={"variants": {"int8": one, "fp16": renamed}})
+    assert recommend(both, LIMITS).file == file
