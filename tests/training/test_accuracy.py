@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edcompress.training.accuracy import count_agreeing, count_correct, measure_accuracy, top_classes
+from edcompress.training.accuracy import accuracy_of, count_agreeing, count_correct, measure_accuracy, top_classes
 
 CPU = torch.device("cpu")
 
@@ -55,3 +55,9 @@ def test_batches_of_any_size_add_up() -> None:
     assert accuracy.top1.fraction == 0.6
     # the rest stand in the order of their number: 3 0 1 2 4 holds class 0, 4 0 1 2 3 does not hold class 6
     assert (accuracy.top5.correct, accuracy.top5.total) == (4, 5)
+
+
+def test_the_chance_level_is_that_of_the_answers_and_labels_by_class() -> None:
+    measured = accuracy_of(3, 4, torch.tensor([3, 1]), torch.tensor([2, 2]))
+    assert measured.chance == (3 * 2 + 1 * 2) / 4**2
+    assert accuracy_of(0, 0, torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)).chance is None
