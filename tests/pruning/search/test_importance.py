@@ -1,3 +1,4 @@
+import pytest
 import torch
 from states import space_of
 from torch import Generator, Tensor, nn
@@ -88,3 +89,13 @@ def test_noise_comes_from_the_generator() -> None:
     once = uniform_noise(space, Generator().manual_seed(3))
     assert torch.equal(once, uniform_noise(space, Generator().manual_seed(3)))
     assert once.unique().numel() == 40
+
+
+def test_a_weight_that_is_read_in_several_pieces_has_the_importance_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+    space = trace_space(network, torch.randn(2, 3, 8, 8))
+    whole = magnitude(space, network)
+    monkeypatch.setattr("edcompress.pruning.search.importance._ELEMENTS_AT_ONCE", 60)  # two rows of the first layer
+    assert torch.allclose(magnitude(space, network), whole)
