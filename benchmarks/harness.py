@@ -76,7 +76,7 @@ def edcompress(*arguments: object, quiet: bool = True, threads: int | None = Non
 
 
 def read_lines(log: Path) -> list[Line]:
-    """Return all lines of a log, none where there is no log."""
+    """Return all lines of a log; an empty list if the log does not exist."""
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
 
 

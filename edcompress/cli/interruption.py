@@ -68,5 +68,5 @@ def _how_to_continue(*, force: bool) -> str:
 
 
 def _last_written(path: Path) -> int | None:
-    """Return when a file was written last, in nanoseconds, or None if there is no file."""
+    """Return when a file was written last, in nanoseconds, or None if it does not exist."""
     return path.stat().st_mtime_ns if path.exists() else None

@@ -128,9 +128,8 @@ def train_epoch(
             rate = (position.steps - before) / (time.perf_counter() - started)
             figures = {"loss": seen.last_loss, "steps_per_s": rate, "skipped": int(seen.skipped) or None}
             trainer.report(position.steps, steps, figures | trainer.regime.figures)
-    _require_progress(
-        trainer, position.skipped_in_a_row, span, position.steps
-    )  # the last step may not have been read back
+    # The last step may not have been read back.
+    _require_progress(trainer, position.skipped_in_a_row, span, position.steps)
     return position
 
 

@@ -62,16 +62,14 @@ def run(
             if begins:
                 open_provable_context(recipe, options)
                 table = time_dense(recipe, network, options.ranks)
-                feasible_of(
-                    recipe, network, space_of(recipe, network), table
-                )  # before the time for a training is spent
+                # Check the budget before a training is spent on it.
+                feasible_of(recipe, network, space_of(recipe, network), table)
                 with reserve_folder(destination, force=force, ranks=options.ranks):
                     train(recipe, weights, options=options)
                 force = True
         report = prune(weights, recipe, destination, resume=resume, force=force, options=options)
     if not options.ranks.is_main:
         return report
-    update_recipe_file(
-        destination, recipe
-    )  # a run that was finished before is exported and gated as the recipe says now
+    # A run that was finished before is exported and gated as the recipe says now.
+    update_recipe_file(destination, recipe)
     return export(destination, options=replace(options, ranks=ALONE))

@@ -24,7 +24,7 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         The recipe with its preset and overrides resolved, and defaults for all other keys.
 
     Raises:
-        RecipeError: There is no such recipe, or it is not valid; the message lists every fault with its key.
+        RecipeError: The recipe does not exist or is not valid; the message lists every fault with its key.
     """
     path = locate(name)
     return _checked(with_preset(parse_file(path), path), path, overrides)
@@ -34,7 +34,7 @@ def read_saved_recipe(path: Path) -> Recipe:
     """Read the recipe of a run folder; one written before data.exif_orientation existed reads image files as stored.
 
     Raises:
-        RecipeError: There is no such file, or it is not a valid recipe.
+        RecipeError: The file does not exist or is not a valid recipe.
     """
     path = locate(path)
     tree = with_preset(parse_file(path), path)

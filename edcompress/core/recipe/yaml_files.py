@@ -80,7 +80,7 @@ def locate(name: str | Path) -> Path:
         name: Its path, or the name of a shipped recipe with or without .yaml.
 
     Raises:
-        RecipeError: There is no such recipe.
+        RecipeError: The recipe does not exist.
     """
     name = str(name)
     try:
@@ -141,7 +141,7 @@ def parse_file(path: Path) -> Tree:
 
 
 def with_preset(tree: Tree, source: Path) -> Tree:
-    """Merge a tree over the preset that it names, if any; RecipeError, naming `source`, where there is no such preset."""
+    """Merge a tree over the preset that it names, if any; RecipeError, which names `source`, if the preset does not exist."""
     name = tree.get("preset")
     if name is None:
         return tree

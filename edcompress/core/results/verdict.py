@@ -12,8 +12,8 @@ class Check(Value):
     """One limit of the gate: `margin` is how far the figure is inside the limit; a negative margin is outside.
 
     What is compared with the limit is `held` if it is given, else the worse end of the `interval` if the verdict's confidence is "bound",
-    else `value`. Drops have the `pairs` of images behind them, and `p_value` is McNemar's exact test that there is no drop. `note` says
-    what else is to be known.
+    else `value`. Drops have the `pairs` of images behind them, and `p_value` is that of McNemar's exact test. `note` says
+    what else a reader should know.
     """
 
     name: str

@@ -75,10 +75,8 @@ class EDropoutRegime(SearchRegime):
     def restore(self, saved: SavedRegime) -> None:
         """Continue from a snapshot."""
         self._population = Population(saved["states"], saved["shares"], saved["energies"])
-        self._best, self._budget = (
-            saved["best"],
-            saved.get("budget", saved.get("in_force")),
-        )  # the key of older snapshots
+        self._best = saved["best"]
+        self._budget = saved.get("budget", saved.get("in_force"))  # the key of older snapshots
         self._step, self.generation = saved["step"], saved["generation"]
         self._generator.set_state(saved["generator"])
         self._figures = saved["figures"]

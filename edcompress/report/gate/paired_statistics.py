@@ -1,4 +1,4 @@
-"""Statistics of a drop of accuracy from paired counts: its confidence interval, and the test that there is no drop.
+"""Statistics of an accuracy drop from paired counts: its confidence interval, and McNemar's test.
 
 Both use only the images that one model alone gets right, so that they need far fewer images than two accuracies on different images.
 """
