@@ -122,7 +122,7 @@ def open_session(
 
     Raises:
         InputError: The file is missing or not an ONNX model, reads tensors from elsewhere, or the provider is not installed.
-        EdcompressError: The runtime would run another provider than the requested one.
+        EdcompressError: The runtime would run a provider other than the requested one.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such ONNX file")

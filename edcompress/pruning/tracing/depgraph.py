@@ -135,7 +135,7 @@ class TracedGraph:
         _update_index_mapping(self._graph)
 
     def _has_whole_parts(self, node: Node) -> bool:
-        """Return whether a split or concatenation is known to go along another dimension than that of the channels."""
+        """Return whether a split or concatenation is known to go along a dimension other than that of the channels."""
         if isinstance(node.module, _Concat) and size_along(node.grad_fn) == self._out_width(node):
             return False
         return goes_over(node.grad_fn, self.width(node)) is False

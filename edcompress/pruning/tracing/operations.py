@@ -21,7 +21,7 @@ _REARRANGED_BY = {
 
 
 def goes_over(node: Any, width: int | None) -> bool | None:
-    """Return whether a dimension that an operation works along holds the `width` channels; None where that cannot be told."""
+    """Return whether a dimension that an operation works along holds the `width` channels; None if unknown."""
     sizes, dims = _sizes(node), _dims(node)
     along = [dim for dim in range(1, len(sizes)) if sizes[dim] == width]
     if not dims or len(along) != 1:

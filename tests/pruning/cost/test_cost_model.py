@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.swin_transformer import SwinTransformer
-from torchvision.ops import deform_conv2d
+from torchvision.ops import deform_conv2d, roi_align
 from zoo import ZOO, Tail, conv, images, randomised
 from zoo_awkward import LearnedInput
 
@@ -228,6 +228,32 @@ def test_products_of_the_networks_own_code_follow_the_channels_that_they_take() 
     assert costs.share("macs", torch.tensor([3, 5])).item() * dense == pytest.approx(pruned.macs)
 
 
+class LateProduct(Tail):
+    """Only the channels of the second convolution are multiplied by a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.conv, self.conv2, self.conv3 = conv(3, 4), conv(4, 5), conv(5, 6)
+        self.register_buffer("pixels", torch.eye(64) + 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv2(F.relu(self.conv(x))))
+        return self.classify(self.conv3((x.flatten(2) @ self.pixels).view_as(x)))
+
+
+def test_a_product_follows_the_one_group_that_it_multiplies() -> None:
+    network = randomised(LateProduct())
+    space = trace_space(network, images(2))
+    costs = CostModel(space, network, images(2))
+    assert [group.name for group in space.free] == ["conv", "conv2", "conv3"]
+    dense = measure_size(network, images(2)).macs
+    for index, widths in enumerate(([3, 5, 6], [4, 4, 6], [4, 5, 5])):
+        state = space.full_state()
+        state[sum((4, 5, 6)[:index])] = False
+        pruned = measure_size(remove_channels(network, state, space), images(2)).macs
+        assert costs.share("macs", torch.tensor(widths)).item() * dense == pytest.approx(pruned)
+
+
 @pytest.mark.parametrize(
     ("code", "macs"),
     [
@@ -241,6 +267,14 @@ def test_products_of_the_networks_own_code_follow_the_channels_that_they_take() 
 def test_products_of_every_kind_are_counted(code: Callable[[Tensor], Tensor], macs: int) -> None:
     assert measure_size(Pooled(code), images(2)).macs == 3 * 3 + macs
     assert uncounted_warnings(Pooled(code), images(2)) == []
+
+
+def test_operations_of_torchvision_that_do_not_multiply_are_not_named() -> None:
+    def pooled(x: Tensor) -> Tensor:
+        boxes = torch.tensor([[0.0, 0.0, 0.0, 2.0, 2.0]])
+        return roi_align(x[..., None, None].expand(-1, -1, 4, 4), boxes, 2)
+
+    assert uncounted_warnings(Pooled(pooled), images(2)) == []
 
 
 class Pooled(nn.Module):

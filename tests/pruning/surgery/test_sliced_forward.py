@@ -72,6 +72,22 @@ def test_linear_layers_with_millions_of_weights_run_whole_with_the_same_result()
     assert not network[2]._forward_pre_hooks
 
 
+@pytest.mark.parametrize(("width", "whole"), [(2048, True), (2047, False)])
+def test_only_linear_layers_with_millions_of_weights_run_whole(width: int, whole: bool) -> None:
+    network = randomised(
+        nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2048), nn.ReLU(), nn.Linear(2048, 3))
+    )
+    x = torch.randn(4, 4, generator=Generator().manual_seed(1))
+    space = trace_space(network, x[:2])
+    used: dict[int, tuple[int, ...]] = {}
+    for i in (0, 2, 4):
+        network[i].register_forward_pre_hook(lambda layer, _, i=i: used.update({i: tuple(layer.weight.shape)}))
+    SlicedNetwork(space, network).call(random_state(space, 2), x)
+    assert used[0] < (width, 4)
+    assert used[4] < (3, 2048)
+    assert (used[2] == (2048, width)) is whole
+
+
 @zoo
 def test_a_full_state_gives_the_dense_network_bit_for_bit(name: str) -> None:
     network, space, _ = chosen(name)
