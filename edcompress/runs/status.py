@@ -80,7 +80,7 @@ def status_of(folder: RunFolder) -> Status:
         when=progress.updated if progress else _touched(folder),
         progress=progress,
         checkpoint_age_s=_checkpoint_age(folder) or (trial and trial.checkpoint_age_s),
-        command=_command_to_continue(folder, recipe.model.trust_flags, progress)
+        command=_command_to_continue(folder, recipe.trust_flags, progress)
         if recipe and state in ("interrupted", "failed")
         else None,
         outcome=outcome_of(report) if report else None,

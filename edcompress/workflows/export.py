@@ -18,7 +18,6 @@ from edcompress.core.results.report import Images, Report, Variant
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.files import require_utf8, write_text
 from edcompress.core.system.hashing import TensorDigest
-from edcompress.data.transforms import preprocessing_spec
 from edcompress.deploy.latency.benchmark import measure_all
 from edcompress.deploy.runtime.predictions import Predictions, predict
 from edcompress.report.gate.noise import noise_warning
@@ -95,9 +94,8 @@ def _export(run: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
         for text in alarms(completed):
             context.monitor.alarm(text)
         completed = completed.with_shipping(recommend(completed, recipe.gate), recipe.gate)
-        preprocessing = preprocessing_spec(context.data, context.splits.channels)
         subject = CardSubject(context.data.dataset, recipe.model.num_classes, recipe.export.batch)
-        write_text(made / CARD, render_card(completed, subject, preprocessing, context.splits.classes))
+        write_text(made / CARD, render_card(completed, subject, context.preprocessing, context.splits.classes))
         publish_files(made, run, completed, bare.without_onnx())
     return completed
 
@@ -131,7 +129,7 @@ def _tested_images(context: RunContext, found: Predictions, pixels: TensorDigest
         count=len(found.labels),
         labels_sha256=hashlib.sha256(found.labels.numpy().tobytes()).hexdigest()[:16],
         pixels_sha256=pixels.hex,
-        preprocessing=preprocessing_spec(context.data, context.splits.channels),
+        preprocessing=context.preprocessing,
     )
 
 

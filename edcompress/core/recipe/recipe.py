@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
@@ -133,6 +134,17 @@ class Recipe(Section):
     def network_spec(self) -> NetworkSpec:
         """What the network of the recipe is built from."""
         return NetworkSpec(self.model, self.data.image_size, self.seed, self.search.trains)
+
+    def located(self, base: Path) -> Self:
+        """Return the recipe with absolute paths for data and a plan that lie in `base`, the folder of the recipe."""
+        plan = self.search.plan
+        moved = {"plan": base / plan} if plan and not plan.is_absolute() and (base / plan).is_file() else {}
+        return self.model_copy(update={"data": self.data.located(base), "search": self.search.model_copy(update=moved)})
+
+    @property
+    def trust_flags(self) -> list[str]:
+        """The options that a command line needs for the user's own code in this recipe."""
+        return ["--trust-code"] if self.model.factory or self.data.own_code else []
 
     def with_batch_size(self, size: int | str) -> Self:
         """Return the recipe with another data.batch_size."""

@@ -50,8 +50,10 @@ def render_card(report: Report, subject: CardSubject, preprocessing: Preprocessi
 
 def snippet(preprocessing: Preprocessing, batch: Batch = "dynamic") -> str:
     """Return a Python program that prints the logits and the top class of image.png by pruned.onnx."""
-    size, channels = preprocessing.image_size, len(preprocessing.mean)
+    (height, width), channels = preprocessing.height_width, len(preprocessing.mean)
     count, repeated = (1, "") if batch == "dynamic" else (batch, f".repeat({batch}, 0)")
+    if not _from_file(preprocessing):
+        return _array_snippet(preprocessing, repeated)
     turned = preprocessing.exif_orientation == "apply"
     opened = 'ImageOps.exif_transpose(Image.open("image.png"))' if turned else 'Image.open("image.png")'
     return f"""import numpy as np
@@ -60,21 +62,45 @@ from PIL import Image{", ImageOps" if turned else ""}
 
 image = {opened}.convert("{preprocessing.channels}")
 {_resizing(preprocessing)}
-pixels = np.asarray(image, np.float32).reshape({size}, {size}, {channels}) * np.float32(1 / 255)
+pixels = np.asarray(image, np.float32).reshape({height}, {width}, {channels}) * np.float32(1 / 255)
 pixels = (pixels - np.float32({list(preprocessing.mean)})) / np.float32({list(preprocessing.std)})
-images = pixels.transpose(2, 0, 1)[None]{repeated}  # [{count}, {channels}, {size}, {size}]
+images = pixels.transpose(2, 0, 1)[None]{repeated}  # [{count}, {channels}, {height}, {width}]
 logits = onnxruntime.InferenceSession("pruned.onnx").run(None, {{"images": images}})[0]
 print(logits[0].tolist(), logits[0].argmax())
 """
 
 
+def _from_file(preprocessing: Preprocessing) -> bool:
+    """Whether the network's input is made of an image file, and not by the user's own code or of arrays of many channels."""
+    return preprocessing.own is None and preprocessing.channels != "stored"
+
+
+def _array_snippet(preprocessing: Preprocessing, repeated: str) -> str:
+    """Return the program for an image that is prepared already, in image.npy."""
+    (height, width), channels = preprocessing.height_width, len(preprocessing.mean)
+    normalised = (
+        f"\nimage = (image / 255 - np.float32({list(preprocessing.mean)})[:, None, None])"
+        f" / np.float32({list(preprocessing.std)})[:, None, None]"
+    )
+    return f"""import numpy as np
+import onnxruntime
+
+image = np.load("image.npy").astype(np.float32)  # [{channels}, {height}, {width}], prepared as above{
+        "" if preprocessing.own else normalised
+    }
+images = image[None]{repeated}
+logits = onnxruntime.InferenceSession("pruned.onnx").run(None, {{"images": images.astype(np.float32)}})[0]
+print(logits[0].tolist(), logits[0].argmax())
+"""
+
+
 def _resizing(preprocessing: Preprocessing) -> str:
-    size, short, how = preprocessing.image_size, preprocessing.resize, preprocessing.interpolation.upper()
+    (height, width), short, how = preprocessing.height_width, preprocessing.resize, preprocessing.interpolation.upper()
     if short is None:
-        return f"image = image.resize(({size}, {size}), Image.Resampling.{how})"
+        return f"image = image.resize(({width}, {height}), Image.Resampling.{how})"
     return f"""w, h = (int({short} * side / min(image.size)) for side in image.size)
-left, top = (round(d / 2) if d > 0 else -(-d // 2) for d in (w - {size}, h - {size}))
-image = image.resize((w, h), Image.Resampling.{how}).crop((left, top, left + {size}, top + {size}))"""
+left, top = (round(d / 2) if d > 0 else -(-d // 2) for d in (w - {width}, h - {height}))
+image = image.resize((w, h), Image.Resampling.{how}).crop((left, top, left + {width}, top + {height}))"""
 
 
 def _what(report: Report, subject: CardSubject) -> str:
@@ -110,22 +136,39 @@ def _figures(report: Report, dataset: str) -> str:
 
 
 def _interface(report: Report, subject: CardSubject, preprocessing: Preprocessing, classes: Sequence[str]) -> str:
-    size, channels = preprocessing.image_size, len(preprocessing.mean)
+    (height, width), channels = preprocessing.height_width, len(preprocessing.mean)
     batch = "batch" if subject.batch == "dynamic" else subject.batch
     lines = [
-        f"Input `images`: float32 [{batch}, {channels}, {size}, {size}], channels {preprocessing.channels}.",
-        f"Before: {_turned(preprocessing)}{_geometry(preprocessing)}, {_interpolation(preprocessing)} as Pillow does it; then "
-        f"(pixels / 255 - mean) / std with mean {list(preprocessing.mean)} and std {list(preprocessing.std)}.",
+        f"Input `images`: float32 [{batch}, {channels}, {height}, {width}], channels {preprocessing.channels}.",
+        f"Before: {_before(preprocessing)}.",
         f"Output `logits`: float32 [{batch}, {subject.num_classes}]; softmax makes them probabilities.",
         f"Classes: {_named(classes)}.",
         "The metadata of the ONNX files has the same as JSON: `edcompress.preprocessing` and `edcompress.classes`.",
     ]
     if report.proof.onnx_vs_pixels:
         lines.append(
-            f"`pruned.pixels.onnx` takes `pixels` instead: uint8 [{batch}, {size}, {size}, {channels}], resized and cropped as above; it "
+            f"`pruned.pixels.onnx` takes `pixels` instead: uint8 [{batch}, {height}, {width}, {channels}], resized and cropped as above; it "
             "normalises them itself."
         )
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _before(preprocessing: Preprocessing) -> str:
+    if preprocessing.own == "data set":
+        return "your own preprocessing, in the data set that gave the test images as float tensors"
+    if preprocessing.own:
+        return (
+            f"your own preprocessing, {code(preprocessing.own)} (`data.eval_transform`); what it returns as pixels is then "
+            + _scaled(preprocessing)
+        )
+    turned = "" if preprocessing.channels == "stored" else _turned(preprocessing)
+    return f"{turned}{_geometry(preprocessing)}, {_interpolation(preprocessing)} as Pillow does it; then " + _scaled(
+        preprocessing
+    )
+
+
+def _scaled(preprocessing: Preprocessing) -> str:
+    return f"(pixels / 255 - mean) / std with mean {list(preprocessing.mean)} and std {list(preprocessing.std)}"
 
 
 def _named(classes: Sequence[str]) -> str:
@@ -135,10 +178,10 @@ def _named(classes: Sequence[str]) -> str:
 
 
 def _geometry(preprocessing: Preprocessing) -> str:
-    size = preprocessing.image_size
+    height, width = preprocessing.height_width
     if preprocessing.resize is None:
-        return f"resized to {size} x {size}"
-    return f"resized to a short side of {preprocessing.resize}, centre-cropped to {size} x {size}"
+        return f"resized to {width} x {height}"
+    return f"resized to a short side of {preprocessing.resize}, centre-cropped to {width} x {height}"
 
 
 def _turned(preprocessing: Preprocessing) -> str:

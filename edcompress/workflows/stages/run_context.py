@@ -9,11 +9,12 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor, nn
 
-from edcompress.core.errors import DataError
+from edcompress.core.errors import DataError, InputError
 from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.model import NetworkSpec
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import Accuracy
+from edcompress.core.results.report import Preprocessing
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import pick_device
 from edcompress.core.system.distributed import ALONE, ProcessGroup
@@ -21,8 +22,8 @@ from edcompress.core.system.hashing import TensorDigest
 from edcompress.core.system.monitor import Monitor
 from edcompress.data.batches import Batch, Batches, eval_batches, train_batches
 from edcompress.data.images import ImageSet
-from edcompress.data.splits import Splits, check_divides, check_fits, open_splits
-from edcompress.data.transforms import eval_geometry, normalise
+from edcompress.data.splits import Splits, check_divides, check_fits, fingerprint, open_splits
+from edcompress.data.transforms import eval_geometry, normalise, preprocessing_spec
 from edcompress.deploy.runtime.parity import FEWEST_IMAGES
 from edcompress.networks.build import example_images
 from edcompress.networks.modes import evaluating
@@ -70,6 +71,11 @@ class RunContext:
     def device(self) -> torch.device:
         """The device on which networks train."""
         return self.precision.device
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a test image becomes the network's input."""
+        return preprocessing_spec(self.data, self.splits.channels, prepared=self.splits.prepared)
 
     @cached_property
     def example(self) -> Tensor:
@@ -121,6 +127,8 @@ class RunContext:
 
         `as_pixels`: as uint8 [N, H, W, C], for files that normalise the images themselves.
         """
+        if as_pixels:
+            _require_pixels(self.splits)
         batches = eval_batches(self.splits.test, self.data, as_pixels=True)
         self.monitor.epoch(phase, 0, 1)
         for step, (pixels, labels) in enumerate(batches, 1):
@@ -167,19 +175,34 @@ def open_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
         monitor.stage(indexing)
 
     def split() -> Splits:
-        return open_splits(data, seed=recipe.seed, announce=monitor.warning)
+        return open_splits(
+            data, seed=recipe.seed, announce=monitor.warning, trust_code=options.trust_code, classes=model.num_classes
+        )
 
     if (data.download or indexing) and ranks.size > 1:
         ranks.run_on_rank0(lambda: bool(split()))  # otherwise all would download, or index the data, at once
     splits = split()
     check_fits(splits, model, data)
     check_divides(splits, data, ranks)
+    if data.own_code:
+        ranks.require_same("data", *fingerprint(splits))
     return RunContext(recipe.network_spec, data, splits, precision, monitor, ranks).watched_by(monitor)
+
+
+def _require_pixels(splits: Splits) -> None:
+    """Raise InputError where test images are floats, so that no file can take their pixels."""
+    if splits.prepared:
+        raise InputError(
+            "export.with_preprocessing: the test images come as float tensors from your own code, so that no file can take their pixels; "
+            "leave it off (export.with_preprocessing=false), or return uint8 pixels"
+        )
 
 
 def open_provable_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
     """Open the data of a run that will be exported; raise DataError too for too few test images to prove ONNX files on."""
     context = open_context(recipe, options)
+    if recipe.export.with_preprocessing:
+        _require_pixels(context.splits)
     found = len(context.splits.test)
     if context.data.skip_broken and found >= FEWEST_IMAGES:
         found = len(context.parity_pixels)  # those that can be read
