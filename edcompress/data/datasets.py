@@ -41,6 +41,12 @@ def open_dataset(
     return opened
 
 
+def at_one_place(one: Data, other: Data, key: str) -> bool:
+    """Return whether a path key of two sections leads to the same file or folder, however it is written."""
+    first, second = (data_root(data) / getattr(data, key) for data in (one, other))
+    return bool(first.resolve() == second.resolve())
+
+
 def data_root(data: Data) -> Path:
     """Return `data.root`, else $EDCOMPRESS_DATA, else ~/.cache/edcompress; DataError where this locale cannot encode it."""
     root = expand_home(data.root, "data.root") if data.root else data_home()

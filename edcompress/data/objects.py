@@ -137,7 +137,7 @@ class ObjectImages:
 
     def _item(self, number: int, seed: int) -> tuple[Tensor, Tensor]:
         """Return image and label of one item, as all others are; DataError names the item and what is wrong with it."""
-        where = f"{self.name}[{number}]"
+        where = name_of_item(self.items, self.name, number)
         image, label = read_item(self.items, number, where, seed, foreign=self.foreign)
         form = self.form
         try:
@@ -169,6 +169,12 @@ class ObjectImages:
                 f"its image has {len(pixels)} channels, and {form.channels} are taken (data.channels, or the first item)"
             )
         return pixels if form.prepared else to_channels(pixels.unsqueeze(0), form.channels).squeeze(0)
+
+
+def name_of_item(items: Items, name: str, number: int) -> str:
+    """Return the name of an item in messages: its number in the data set, or what our own data sets call it."""
+    named = getattr(items, "where", None) if type(items).__module__.startswith("edcompress.") else None
+    return named(number) if named else f"{name}[{number}]"
 
 
 def read_item(items: Items, number: int, where: str, seed: int, *, foreign: bool = True) -> tuple[Any, Any]:
@@ -213,11 +219,12 @@ def object_images(
     """
     items = map_style(given, name)
     count, channels = _length(items, name), data.channels
-    image, label = read_item(items, 0, f"{name}[0]", 0, foreign=foreign)
+    first = name_of_item(items, name, 0)
+    image, label = read_item(items, 0, first, 0, foreign=foreign)
     try:
         pixels, value = image_value(image, channels), label_value(label, classes, any_labels=any_labels)
     except ValueError as error:
-        raise DataError(f"{name}[0]: {error}") from error
+        raise DataError(f"{first}: {error}") from error
     prepared, of_label = pixels.dtype != torch.uint8, (tuple(value.shape), value.dtype)
     form = ItemForm(channels or len(pixels), data.height_width, prepared, of_label, classes, any_labels)
     images = ObjectImages(items, name, form, torch.arange(count), None, data.skip_broken, foreign)

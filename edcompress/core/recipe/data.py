@@ -193,6 +193,10 @@ class Data(Section):
         """Return whether the keys are equal, whatever folder the recipe lies in."""
         return isinstance(other, Data) and self.__dict__ == other.__dict__
 
+    def __hash__(self) -> int:
+        """Return the hash of the keys."""
+        return hash(tuple(self.__dict__.values()))
+
     def located(self, base: Path) -> Self:
         """Return the section with absolute paths for what lies in `base`; the rest is looked for under the data root."""
         found: dict[str, Any] = {key: beside(base, getattr(self, key)) for key in PATH_KEYS}

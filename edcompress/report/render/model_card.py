@@ -147,8 +147,8 @@ def _interface(report: Report, subject: CardSubject, preprocessing: Preprocessin
     ]
     if report.proof.onnx_vs_pixels:
         lines.append(
-            f"`pruned.pixels.onnx` takes `pixels` instead: uint8 [{batch}, {height}, {width}, {channels}], resized and cropped as above; it "
-            "normalises them itself."
+            f"`pruned.pixels.onnx` takes `pixels` instead: uint8 [{batch}, {height}, {width}, {channels}], resized and cropped as above; "
+            "it normalises them itself."
         )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -157,10 +157,8 @@ def _before(preprocessing: Preprocessing) -> str:
     if preprocessing.own == "data set":
         return "your own preprocessing, in the data set that gave the test images as float tensors"
     if preprocessing.own:
-        return (
-            f"your own preprocessing, {code(preprocessing.own)} (`data.eval_transform`); what it returns as pixels is then "
-            + _scaled(preprocessing)
-        )
+        own = code(preprocessing.own)
+        return f"your own preprocessing, {own} (`data.eval_transform`); what it returns as pixels is then {_scaled(preprocessing)}"
     turned = "" if preprocessing.channels == "stored" else _turned(preprocessing)
     return f"{turned}{_geometry(preprocessing)}, {_interpolation(preprocessing)} as Pillow does it; then " + _scaled(
         preprocessing
