@@ -30,7 +30,7 @@ class OwnGeometry(Geometry):
     """A transform of the user's own in place of the recipe's geometry.
 
     What it returns is `channels` x `size`, as uint8 pixels or as float32 that the network takes. Pixels of another size get `then`, the
-    recipe's own resizing, where that is given.
+    recipe's own resizing, where that is given. `prepared`: it returns floats; None before the first image.
     """
 
     transform: Transform = Image.Image.copy
@@ -38,6 +38,7 @@ class OwnGeometry(Geometry):
     channels: int = 3
     size: tuple[int, int] = (0, 0)
     then: Geometry | None = None
+    prepared: bool | None = None
 
     def keeps(self, images: Tensor) -> bool:  # noqa: ARG002
         """Return False: only the user knows."""
@@ -74,6 +75,10 @@ class OwnGeometry(Geometry):
                 pixels = to_channels(pixels.unsqueeze(0), self.channels).squeeze(0)
         except ValueError as error:
             raise DataError(f"{self.name}: {error}") from error
+        if self.prepared is not None and self.prepared != pixels.is_floating_point():
+            raise DataError(
+                f"{self.name}: it returns pixels of some images and floats of others; return one of the two"
+            )
         if self.then and pixels.dtype == torch.uint8 and tuple(pixels.shape) != wanted:
             pixels = self.then.apply_to_pixels(pixels)
         if tuple(pixels.shape) != wanted:
@@ -86,11 +91,15 @@ class OwnGeometry(Geometry):
 
 @dataclass(frozen=True, eq=False)
 class TransformedImages:
-    """Images under a transform of the user's own; `prepared`: it gives them as floats."""
+    """Images under a transform of the user's own."""
 
     images: ImageSet
     geometry: OwnGeometry
-    prepared: bool
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the transform gives floats."""
+        return bool(self.geometry.prepared)
 
     @property
     def labels(self) -> Tensor | None:
@@ -118,14 +127,30 @@ class TransformedImages:
         """Return the images at `indices` (int64), in that order."""
         return replace(self, images=self.images.subset(indices))
 
+    def repeats(self, *, other_seed: bool) -> bool:
+        """Return whether the first image is the same when it is read again, with the same seed or another."""
+        first, again = (self.read([0], self.geometry, seed).pixels for seed in (0, int(other_seed)))
+        return torch.equal(first, again)
+
     def read(self, indices: Sequence[int], geometry: Geometry, seed: int = 0) -> ReadImages:  # noqa: ARG002
         """Return the images after the user's transform in place of `geometry`."""
         read = self.images.read(indices, self.geometry, seed)
-        if len(read.pixels) and (read.pixels.dtype != torch.uint8) != self.prepared:
-            raise DataError(
-                f"{self.geometry.name}: it returns pixels of some images and floats of others; return one of the two"
-            )
         return read._replace(finished=True)
+
+
+def doubt_of(images: TransformedImages, *, trains: bool) -> str:
+    """Return what a transform makes impossible: repeating a run, or measuring on unchanged images; "" where it does not."""
+    name = images.geometry.name
+    if not images.repeats(other_seed=False):
+        return (
+            f"{name}: an image differs between two reads though torch's, NumPy's and Python's global generators are seeded: it draws from "
+            "a generator of its own, so that this run cannot be repeated, nor resumed to the bit"
+        )
+    if not trains and not images.repeats(other_seed=True):
+        return (
+            f"{name}: images are changed at random, and accuracies are of changed images; take what is random out of it"
+        )
+    return ""
 
 
 def own_transform(key: str, data: Data, *, trust_code: bool) -> Transform | None:
@@ -163,7 +188,7 @@ def under_transform(
     then = eval_geometry(data) if trains else None
     geometry = OwnGeometry(None, None, 0, False, None, transform, name, images.channels, data.height_width, then)
     tried = images.read([0], geometry)
-    return TransformedImages(images, geometry, len(tried.pixels) > 0 and tried.pixels.dtype != torch.uint8)
+    return TransformedImages(images, replace(geometry, prepared=tried.pixels.is_floating_point()))
 
 
 def is_albumentations(transform: object) -> bool:

@@ -20,7 +20,7 @@ from edcompress.data.datasets import open_dataset
 from edcompress.data.images import ImageSet
 from edcompress.data.opening import Opened, Warn, discard_warning
 from edcompress.data.own_sets import Given, open_objects
-from edcompress.data.own_transform import Transform, own_transform, under_transform
+from edcompress.data.own_transform import Transform, TransformedImages, doubt_of, own_transform, under_transform
 from edcompress.data.seeding import generator_for
 from edcompress.data.transforms import PICTURES, Geometry
 
@@ -144,6 +144,10 @@ def _under_transforms(splits: Splits, train: Transform | None, test: Transform |
             under_transform(images, test, name, data, trains=False) for images in (splits.search, splits.test)
         )
         splits = replace(splits, search=search, test=tested)
+    tried = [(splits.train, True)] if train else []
+    tried += [(splits.test, False)] if test else []
+    found = [doubt_of(images, trains=trains) for images, trains in tried if isinstance(images, TransformedImages)]
+    splits = replace(splits, doubts=(*splits.doubts, *filter(None, found)))
     if splits.train.prepared == splits.test.prepared:
         return splits
     which, other = ("transform", "eval_transform") if splits.train.prepared else ("eval_transform", "transform")
