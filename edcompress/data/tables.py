@@ -76,12 +76,17 @@ def classes_of(labels: Sequence[str], where: str) -> Classes:
     return Classes(tuple(names), tuple(index[label] for label in labels))
 
 
+def known_part(split: str) -> str | None:
+    """Return train, val or test for the name of a split; None for others."""
+    parts = (("train", TRAIN), ("val", (*VAL, "dev", "eval")), ("test", TEST))
+    return next((part for part, names in parts if split.lower().strip() in names), None)
+
+
 def part_of(split: str, where: str) -> str:
     """Return train, val or test for the name of a split; DataError for others."""
-    for part, names in (("train", TRAIN), ("val", (*VAL, "dev", "eval")), ("test", TEST)):
-        if split.lower().strip() in names:
-            return part
-    raise DataError(f"{where} has the split {split!r}; splits are train, val and test")
+    if (part := known_part(split)) is None:
+        raise DataError(f"{where} has the split {split!r}; splits are train, val and test")
+    return part
 
 
 def by_part(parts: Iterable[str]) -> dict[str, list[int]]:

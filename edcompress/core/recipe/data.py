@@ -203,8 +203,11 @@ class Data(Section):
         if self.root is not None and not self.root.is_absolute() and (base / self.root).is_dir():
             found["root"] = base / self.root
         located = self.model_copy(update={key: path for key, path in found.items() if path})
-        located._base = base
-        return located
+        return located._in_folder(base)
+
+    def _in_folder(self, base: Path) -> Self:
+        self._base = base
+        return self
 
     @property
     def facts(self) -> DatasetFacts:
