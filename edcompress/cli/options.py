@@ -81,7 +81,7 @@ TrustCode = Annotated[
     bool,
     typer.Option(
         "--trust-code",
-        help="Run the recipe's own code (model.factory, data.factory, data.transform) from the working directory.",
+        help="Run your own code that the recipe names, such as model.factory, from the working directory.",
     ),
 ]
 TrustPickle = Annotated[

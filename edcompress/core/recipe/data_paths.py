@@ -25,7 +25,7 @@ def beside(base: Path, text: str) -> str | None:
 
 def places(base: Path | None, root: Path, text: str) -> str:
     """Return the places where a path was looked for, for messages."""
-    tried = [root / text] if base is None or Path(text).is_absolute() else [base / text, root / text]
+    tried = [root / text] if base is None or not text or Path(text).is_absolute() else [base / text, root / text]
     return " and ".join(dict.fromkeys(map(str, tried)))
 
 
