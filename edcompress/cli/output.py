@@ -15,6 +15,7 @@ from edcompress.core.results.measures import Accuracy, Latency
 from edcompress.core.results.report import TOP5, Report, Sweep, TargetResult
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.noise import noise_warning
+from edcompress.report.gate.outcome import remarks
 from edcompress.report.gate.sanity import alarms
 from edcompress.report.render.formatting import calls, human, measured_with, setting
 from edcompress.report.render.point_rows import point_doubts
@@ -75,6 +76,7 @@ def show_report(report: Report, folder: Path, *, as_json: bool) -> None:
         say(f"latency: {setting(latency)}, {calls(latency)}")
     if warning := noise_warning(report.latencies):
         say(f"warning: {warning}")
+    _warn(remarks(report))
     for text in alarms(report):
         say_loudly(text)
     if line := ship_line(report):

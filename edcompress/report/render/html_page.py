@@ -12,6 +12,7 @@ from edcompress.core.results.measures import Latency
 from edcompress.core.results.report import Point, Report, SearchSummary, Sweep, TargetResult
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.noise import noise_warning
+from edcompress.report.gate.outcome import remarks
 from edcompress.report.gate.sanity import alarms
 from edcompress.report.render.formatting import MISSING, calls, measured_with, milliseconds, percent, setting, speedup
 from edcompress.report.render.point_rows import point_columns, point_doubts
@@ -95,6 +96,7 @@ def render_page(
         asked=_asked(report.target),
         tiles=_tiles(report),
         alarms=alarms(report),
+        remarks=remarks(report),
         comparison=_Table(("", "dense", "pruned", "change"), comparison_rows(report)),
         points=_points(report.points) if report.points else None,
         latency=_latency(report),
