@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from statistics import NormalDist
 from typing import Any
 
 from edcompress.core.recipe.search import FEWEST_GENERATIONS
 from edcompress.core.results.measures import Count
 from edcompress.core.results.report import Report
+from edcompress.report.gate.figures import decimal
+from edcompress.report.gate.sanity import alarms
 from edcompress.report.render.formatting import percent
 
 CONFIDENCE = 0.95
@@ -32,18 +35,45 @@ def noise(dense: Count, pruned: Count) -> float:
     return NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt(2 * p * (1 - p) / n)
 
 
-def drop_alarms(report: Report) -> Iterator[str]:
-    """Yield the warning that top-1 fell further than the gate allows, or than the noise of the test images explains."""
+def is_beyond_noise(report: Report) -> bool:
+    """Return whether top-1 fell further than the noise of the test images explains."""
+    dense, pruned = report.dense.accuracy.top1, report.pruned.accuracy.top1
+    known = dense.total and pruned.total and not report.untrained_head
+    return bool(known and dense.fraction - pruned.fraction > noise(dense, pruned))
+
+
+def has_fallen(report: Report) -> bool:
+    """Return whether top-1 fell further than the gate allows or, without such a limit, than noise explains."""
     dense, pruned = report.dense.accuracy.top1, report.pruned.accuracy.top1
     if report.untrained_head or not (dense.total and pruned.total):
+        return False
+    limit = _allowed_drop(report)
+    return is_beyond_noise(report) if limit is None else _exact(dense) - _exact(pruned) > decimal(limit)
+
+
+def _exact(count: Count) -> Fraction:
+    return Fraction(count.correct, count.total)
+
+
+def loud_warnings(report: Report) -> tuple[str, ...]:
+    """Return the conspicuous warnings about a run's results, with what to try, the drop of accuracy first.
+
+    The gate has a check of its own for the drop, and takes the other ones (`alarms`).
+    """
+    return (*_drop_warnings(report), *alarms(report))
+
+
+def _drop_warnings(report: Report) -> Iterator[str]:
+    """Yield the warning about an accuracy that fell too far (see `has_fallen`), with its course and what to try."""
+    if not has_fallen(report):
         return
+    dense, pruned = report.dense.accuracy.top1, report.pruned.accuracy.top1
     drop, limit = dense.fraction - pruned.fraction, _allowed_drop(report)
-    if limit is not None and drop > limit:
-        reason = f"gate.max_top1_drop allows {limit:.2%}"
-    elif drop > noise(dense, pruned):
-        reason = f"noise of {dense.total} test images explains {noise(dense, pruned):.2%}"
-    else:
-        return
+    reason = (
+        f"noise of {dense.total} test images explains {noise(dense, pruned):.2%}"
+        if limit is None
+        else f"gate.max_top1_drop allows {limit:.2%}"
+    )
     stages = (report.dense, report.masked, report.after_surgery, report.pruned)
     course = ", ".join(
         f"{percent(stage.accuracy.top1)} {name}"

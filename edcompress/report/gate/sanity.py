@@ -11,7 +11,6 @@ from edcompress.core.results.measures import Accuracy, Count
 from edcompress.core.results.report import Report
 from edcompress.core.results.verdict import Check
 from edcompress.report.gate.class_recall import class_alarms
-from edcompress.report.gate.outcome import drop_alarms
 from edcompress.report.render.formatting import percent
 
 CONFIDENCE = 0.95
@@ -55,7 +54,6 @@ def alarms(report: Report) -> tuple[str, ...]:
     """Return the conspicuous warnings about a run's results, with what to try; figures that earlier versions did not measure give none."""
     return (
         *_untrained(report),
-        *drop_alarms(report),
         *_weak(report),
         *_moved(report),
         *class_alarms(report),
