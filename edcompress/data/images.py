@@ -174,6 +174,14 @@ def file_images(samples: Iterable[tuple[str, int]], data: Data) -> FileImages:
     return FileImages(paths, torch.tensor(labels, dtype=torch.int64), *read_settings(data))
 
 
+def read_labels(images: ImageSet) -> Tensor:
+    """Return the labels [N, ...] of all images; reads every item where the data set does not show them."""
+    if images.labels is not None:
+        return images.labels
+    labels = [images.read([index], Geometry(None)).labels for index in range(len(images))]
+    return torch.cat(labels)
+
+
 def read_settings(data: Data) -> tuple[int, bool, Orientation]:
     """Return `channels`, `skip_broken` and `orientation` of stored images, as the recipe's data section sets them."""
     return data.channels or 3, data.skip_broken, data.exif_orientation

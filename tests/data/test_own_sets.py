@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from edcompress.core.errors import DataError, RecipeError
 from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.loading import read_recipe
+from edcompress.core.system.distributed import ProcessGroup
 from edcompress.data.batches import eval_batches, train_batches
 from edcompress.data.splits import Splits, open_splits, splits_of_objects
 
@@ -132,6 +133,18 @@ def test_batches_do_not_depend_on_workers_and_resume_to_the_bit() -> None:
     assert not equal(whole, epoch(found, OWN, 1))
     rest = [batch for _, batch in train_batches(found.train, OWN, seed=0, epoch=0).numbered(1)]
     assert equal(whole[1:], rest)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_ranks_parts_of_a_batch_are_the_batch(size: int) -> None:
+    varied = Pairs(lambda i: (np.random.randint(0, 256, (20, 24, 3), dtype=np.uint8), i % 3))
+    found = splits(varied, pictures(6))
+    whole = train_batches(found.train, OWN, seed=3, epoch=1)
+    parts = [train_batches(found.train, OWN, seed=3, epoch=1, ranks=ProcessGroup(rank, size)) for rank in range(size)]
+    for batch, *divided in zip(whole, *parts, strict=True):
+        for rank, (images, labels) in enumerate(divided):
+            assert torch.equal(images, batch[0][rank::size])
+            assert torch.equal(labels, batch[1][rank::size])
 
 
 def test_what_a_data_set_makes_impossible_is_said() -> None:

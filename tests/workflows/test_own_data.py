@@ -47,6 +47,10 @@ def pixels():
 def floats():
     return Stripes(0, 60, True), None, Stripes(80, 110, True)
 
+def apart():
+    import os
+    return Stripes(0, 60), None, Stripes(80 + 5 * int(os.environ["RANK"]), 110)
+
 def stream():
     return Stream(), None, Stripes(80, 110)
 
@@ -164,6 +168,29 @@ def test_a_data_set_without_numbers_is_refused(cli, mine: str, tmp_path: Path) -
     )
     assert (refused.code, (tmp_path / "dense.safetensors").exists()) == (2, False)
     assert "data.factory: train: it is of class Stream, which has no items by number" in refused.err
+
+
+@pytest.mark.integration
+def test_processes_compare_their_data_and_share_the_batches(mine: str, tmp_path: Path) -> None:
+    def torchrun(factory: str) -> subprocess.CompletedProcess[str]:
+        name = recipe(f"factory: '{mine}:{factory}', image_size: [16, 12]")
+        launcher = (
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "edcompress",
+            "run",
+        )
+        command = [*launcher, "--recipe", name, "--trust-code", "--device", "cpu", "-o", factory]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert "error: data differs between rank 0 and rank 1" in torchrun("apart").stderr
+    torchrun("pixels")
+    assert RunFolder(tmp_path / "pixels").read_report().dense.accuracy.top1.total == 30
 
 
 def photos(folder: Path, classes: tuple[str, ...] = ("cat", "dog", "elk"), images: int = 30) -> None:
