@@ -15,7 +15,7 @@ from edcompress.core.errors import DataError
 from edcompress.core.recipe.data import Data, Orientation
 from edcompress.data.decoding import StoredFile, decode
 from edcompress.data.opening import Warn, discard_warning
-from edcompress.data.transforms import Geometry, to_channels
+from edcompress.data.transforms import PICTURES, Geometry, to_channels
 
 
 class ReadImages(NamedTuple):
@@ -165,6 +165,7 @@ class FileImages(StoredImages):
 
 def memory_images(pixels: Tensor, labels: Tensor, data: Data) -> MemoryImages:
     """Return uint8 pixels [N, C, H, W] and their integer labels [N] as the recipe's data section reads them."""
+    _require_convertible(pixels.shape[1], data)
     return MemoryImages(pixels, labels.to(torch.int64), data.channels or pixels.shape[1])
 
 
@@ -172,6 +173,15 @@ def file_images(samples: Iterable[tuple[str, int]], data: Data) -> FileImages:
     """Return image files, given as (path, label), as the recipe's data section reads them."""
     paths, labels = zip(*samples, strict=True)
     return FileImages(paths, torch.tensor(labels, dtype=torch.int64), *read_settings(data))
+
+
+def _require_convertible(channels: int, data: Data) -> None:
+    """Raise DataError where images of so many channels cannot get those of the recipe."""
+    if data.channels not in (None, channels) and not {channels, data.channels} <= set(PICTURES):
+        raise DataError(
+            f"data.channels is {data.channels}, but {data.dataset} has pictures, which are grey (1) or RGB (3); arrays of other numbers of "
+            "channels come from csv files of .npy arrays, or from data.factory"
+        )
 
 
 def read_labels(images: ImageSet) -> Tensor:
@@ -184,6 +194,7 @@ def read_labels(images: ImageSet) -> Tensor:
 
 def read_settings(data: Data) -> tuple[int, bool, Orientation]:
     """Return `channels`, `skip_broken` and `orientation` of stored images, as the recipe's data section sets them."""
+    _require_convertible(3, data)
     return data.channels or 3, data.skip_broken, data.exif_orientation
 
 

@@ -100,10 +100,16 @@ def _require_alike(sets: Mapping[str, ObjectImages]) -> None:
     """Raise DataError where the images or labels of two parts are of different kinds."""
     first = sets["train"]
     for images in sets.values():
-        for what, one, other in (
-            ("channels", first.channels, images.channels),
-            ("float images", first.prepared, images.prepared),
-            ("labels of (shape, dtype)", first.form.label, images.form.label),
-        ):
+        for one, other in zip(_kinds(first), _kinds(images), strict=True):
             if one != other:
-                raise DataError(f"{images.name} has {what} {other}, and {first.name} {one}; give both alike")
+                raise DataError(f"{images.name} has {other}, and {first.name} {one}; give both alike")
+
+
+def _kinds(images: ObjectImages) -> tuple[str, str, str]:
+    """Return what must be alike in all parts, in words."""
+    shape, dtype = images.form.label
+    return (
+        f"images of {images.channels} channels",
+        "float images" if images.prepared else "uint8 pixels",
+        f"labels of {dtype} {list(shape)}",
+    )

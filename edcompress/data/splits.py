@@ -97,7 +97,7 @@ def splits_of_objects(
         train: The training images: a map-style data set of (image or tensor, label), or a DataLoader of one.
         val: The images that judge states; None: a share of the training images is held out.
         test: The test images; None: `val` tests, or a share of the training images.
-        data: The recipe's data section with dataset "factory"; its geometry, augmentation and normalisation apply to images and pixels.
+        data: The recipe's data section with dataset "memory"; its geometry, augmentation and normalisation apply to images and pixels.
         seed: Fixes which images are held out.
         classes: How many classes the network has, if known.
         any_labels: Whether a loss of the user's own takes the labels, which then need not be classes.
@@ -120,6 +120,7 @@ def _make_splits(opened: Opened, data: Data, seed: int, notes: Sequence[str]) ->
     n = min(len(images), data.limit or len(images))
     if search is not None:
         _require_enough(n)
+        notes = (*notes, *_not_used(data))
         sets = images.subset(torch.arange(n)), search, test
     elif data.search_from == "test":
         held_out, rest = _hold_out(len(test), data, seed)
@@ -156,6 +157,15 @@ def _under_transforms(splits: Splits, train: Transform | None, test: Transform |
         f"the same range of values, or set data.{other} too"
     )
     return replace(splits, doubts=(*splits.doubts, doubt))
+
+
+def _not_used(data: Data) -> list[str]:
+    """Return a note where the recipe says what to hold out, though the data has images that judge states."""
+    return (
+        ["data.search_from is not used: the data has images of its own that judge states"]
+        if data.search_from == "test"
+        else []
+    )
 
 
 def _require_enough(n: int) -> None:

@@ -18,9 +18,10 @@ from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.system.distributed import ProcessGroup
 from edcompress.data.batches import eval_batches, train_batches
+from edcompress.data.images import read_labels
 from edcompress.data.splits import Splits, open_splits, splits_of_objects
 
-OWN = Data(dataset="factory", factory="a:b", image_size=16, batch_size=8)
+OWN = Data(dataset="memory", image_size=16, batch_size=8)
 
 
 class Pairs(Dataset[tuple[Any, Any]]):
@@ -244,7 +245,7 @@ FAULTS = {
     "a name": (always((noise(0), "cat")), r"train\[0\]: its label is str 'cat'; return the number of its class"),
     "labels of two shapes": (from_20((noise(0), [0, 1])), r"train\[23\]: its label is torch\.int64 \[2\], and the first one torch\.int64"),
     "an error": (Pairs(lambda i: (noise(i), 0 // (i - 23))), r"train\[23\] failed in your code: ZeroDivisionError: .*\nTraceback"),
-    "val of another kind": (always((FLOATS, 0)), r"val has float images False, and train True; give both alike"),
+    "val of another kind": (always((FLOATS, 0)), r"val has uint8 pixels, and train float images; give both alike"),
 }  # fmt: skip
 
 
@@ -348,3 +349,36 @@ def test_a_factory_and_a_data_set_exclude_each_other(tmp_path: Path) -> None:
     recipe.write_text(text.replace("digits", "factory").replace(", factory: 'a:b'", ""), encoding="utf-8")
     with pytest.raises(RecipeError, match="data: dataset factory needs factory; give it"):
         read_recipe(recipe)
+
+
+def test_objects_of_a_program_cannot_be_opened_by_a_recipe() -> None:
+    with pytest.raises(DataError, match=r"data\.dataset: memory: these images were objects of a Python program"):
+        open_splits(OWN, seed=0)
+
+
+def test_labels_are_read_where_they_are_not_shown() -> None:
+    found = splits(pictures(), pictures(6))
+    assert found.train.labels is None
+    assert torch.equal(read_labels(found.search), torch.arange(6) % 3)
+    shown = TensorDataset(torch.zeros(6, 3, 16, 16, dtype=torch.uint8), torch.arange(6) % 3)
+    assert torch.equal(read_labels(splits(shown, test=shown).test), torch.arange(6) % 3)
+
+
+def test_channels_that_pictures_cannot_have_are_refused(make_folder: Callable[..., Path]) -> None:
+    with pytest.raises(
+        DataError, match=r"data\.channels is 5, but image_folder has pictures, which are grey \(1\) or RGB \(3\)"
+    ):
+        open_splits(Data(dataset="image_folder", root=make_folder(), image_size=16, channels=5), seed=0)
+    with pytest.raises(DataError, match=r"data\.channels is 4, but digits has pictures"):
+        open_splits(Data(dataset="digits", image_size=8, channels=4), seed=0)
+    with pytest.raises(
+        DataError, match=r"train\[0\]: its image is a Pillow image, which cannot have 5 channels; return an array"
+    ):
+        splits(pictures(), data=OWN.model_copy(update={"channels": 5}))
+
+
+def test_own_images_that_judge_replace_those_of_search_from() -> None:
+    data = OWN.model_copy(update={"search_from": "test"})
+    found = splits(pictures(), pictures(5), pictures(6), data)
+    assert [len(part) for part in (found.train, found.search, found.test)] == [24, 5, 6]
+    assert any("data.search_from is not used" in note for note in found.notes)

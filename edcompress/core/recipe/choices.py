@@ -82,7 +82,7 @@ def chosen_data(data: Data, images: int) -> Choices:
 def _augmentation(data: Data) -> tuple[str, str]:
     if data.transform:
         return "none", "data.transform takes its place"
-    if data.factory:
+    if data.dataset in ("factory", "memory"):
         return "none", "your own data sets may change their training images themselves; set it if they do not"
     side = min(data.height_width)
     if side >= PHOTO_SIZE:

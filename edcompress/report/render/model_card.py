@@ -179,8 +179,12 @@ def _named(classes: Sequence[str]) -> str:
 def _geometry(preprocessing: Preprocessing) -> str:
     height, width = preprocessing.height_width
     if preprocessing.resize is None:
-        return f"resized to {width} x {height}"
-    return f"resized to a short side of {preprocessing.resize}, centre-cropped to {width} x {height}"
+        return f"resized to {_size(height, width)}"
+    return f"resized to a short side of {preprocessing.resize}, centre-cropped to {_size(height, width)}"
+
+
+def _size(height: int, width: int) -> str:
+    return f"{height} x {width}" + ("" if height == width else " (height x width)")
 
 
 def _turned(preprocessing: Preprocessing) -> str:

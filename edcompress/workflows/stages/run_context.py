@@ -177,7 +177,7 @@ def _spread(images: ImageSet, most: int) -> Tensor:
 def open_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
     """Open the recipe's data; raise DataError or InputError if data or device cannot be used."""
     data, model, monitor, ranks = recipe.data, recipe.model, options.monitor, options.ranks
-    precision = choose_precision(recipe.precision, ranks.device_for_rank(pick_device(options.device)))
+    _precision(recipe, options)  # refuses a device that is not there before data are read
     if indexing := data.facts.indexing:
         monitor.stage(indexing)
 
@@ -188,14 +188,25 @@ def open_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
 
     if (data.download or indexing) and ranks.size > 1:
         ranks.run_on_rank0(lambda: bool(split()))  # otherwise all would download, or index the data, at once
-    splits = split()
+    return make_context(recipe, split(), options)
+
+
+def make_context(recipe: Recipe, splits: Splits, options: RunOptions = DEFAULT) -> RunContext:
+    """Return the context of opened data; raise DataError or InputError if they do not fit the recipe, or the device cannot be used."""
+    data, model, ranks = recipe.data, recipe.model, options.ranks
+    precision = _precision(recipe, options)
     chosen = chosen_data(data, len(splits.train))
     data = data.model_copy(update={key.removeprefix("data."): choice.value for key, choice in chosen.items()})
     check_fits(splits, model, data)
     check_divides(splits, data, ranks)
-    if data.own_code:
+    if data.own_code or data.dataset == "memory":
         ranks.require_same("data", *fingerprint(splits))
-    return RunContext(recipe.network_spec, data, splits, precision, monitor, ranks).watched_by(monitor)
+    return RunContext(recipe.network_spec, data, splits, precision, options.monitor, ranks).watched_by(options.monitor)
+
+
+def _precision(recipe: Recipe, options: RunOptions) -> Precision:
+    """Return the precision on this rank's device."""
+    return choose_precision(recipe.precision, options.ranks.device_for_rank(pick_device(options.device)))
 
 
 def _require_pixels(splits: Splits) -> None:
