@@ -96,8 +96,7 @@ def _export(run: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
         completed = completed.with_shipping(recommend(completed, recipe.gate), recipe.gate)
         subject = CardSubject(context.data.dataset, recipe.model.num_classes, recipe.export.batch)
         write_text(made / CARD, render_card(completed, subject, context.preprocessing, context.splits.classes))
-        publish_files(made, run, completed, bare.without_onnx())
-    return completed
+        return publish_files(made, run, completed, bare.without_onnx())
 
 
 @dataclass(frozen=True)
