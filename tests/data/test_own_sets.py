@@ -19,6 +19,7 @@ from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.system.distributed import ProcessGroup
 from edcompress.data.batches import eval_batches, train_batches
 from edcompress.data.images import read_labels
+from edcompress.data.own_sets import Given
 from edcompress.data.splits import Splits, open_splits, splits_of_objects
 
 OWN = Data(dataset="memory", image_size=16, batch_size=8)
@@ -48,7 +49,7 @@ def pictures(count: int = 24) -> Pairs:
 
 
 def splits(train: object, val: object = None, test: object = None, data: Data = OWN, **more: Any) -> Splits:
-    return splits_of_objects(train, val, pictures(6) if test is None else test, data, 0, classes=3, **more)
+    return splits_of_objects(Given(train, val, pictures(6) if test is None else test), data, 0, classes=3, **more)
 
 
 def epoch(found: Splits, data: Data = OWN, number: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -183,9 +184,9 @@ def test_classes_are_named_and_shown_by_the_data_set() -> None:
 
 
 def test_without_test_images_validation_tests_or_a_share_does() -> None:
-    found = splits_of_objects(pictures(), pictures(6), None, OWN, 0, classes=3)
+    found = splits_of_objects(Given(pictures(), pictures(6), None), OWN, 0, classes=3)
     assert [len(part) for part in (found.train, found.search, found.test)] == [22, 2, 6]
-    found = splits_of_objects(pictures(), None, None, OWN, 0, classes=3)
+    found = splits_of_objects(Given(pictures(), None, None), OWN, 0, classes=3)
     assert [len(part) for part in (found.train, found.search, found.test)] == [17, 2, 5]
     numbers = [set(part.numbers.tolist()) for part in (found.train, found.search, found.test)]  # type: ignore[attr-defined]
     assert len(set.union(*numbers)) == 24
