@@ -24,6 +24,11 @@ from edcompress.data.own_transform import Transform, TransformedImages, doubt_of
 from edcompress.data.seeding import generator_for
 from edcompress.data.transforms import PICTURES, Geometry
 
+PREPARED = (
+    "the images are float tensors, which are taken as the network's input: data.resize, data.augment, data.mean and data.std do not "
+    "apply"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Splits:
@@ -120,6 +125,8 @@ def _make_splits(opened: Opened, data: Data, seed: int, notes: Sequence[str]) ->
     else:
         held_out, rest = _hold_out(n, data, seed)
         sets = images.subset(rest), images.subset(held_out), test
+    if images.prepared:
+        notes = (*notes, PREPARED)
     counts = f"{len(sets[0])} images train, {len(sets[1])} are held out to judge states, {len(sets[2])} test"
     said = (*notes, f"{opened.divided}: {counts}") if opened.divided else tuple(notes)
     doubtful = (*opened.doubts, *doubts(opened, data))

@@ -20,7 +20,7 @@ from edcompress.core.system.distributed import ProcessGroup
 from edcompress.data.batches import eval_batches, train_batches
 from edcompress.data.images import read_labels
 from edcompress.data.own_sets import Given
-from edcompress.data.splits import Splits, open_splits, splits_of_objects
+from edcompress.data.splits import PREPARED, Splits, open_splits, splits_of_objects
 
 OWN = Data(dataset="memory", image_size=16, batch_size=8)
 
@@ -107,6 +107,7 @@ def test_floats_are_taken_as_they_are() -> None:
     data = OWN.model_copy(update={"augment": "crop_flip"})
     found = splits(prepared, test=prepared, data=data)
     assert found.prepared
+    assert found.notes == (PREPARED,)
     images, labels = epoch(found, data)[0]
     assert images.dtype == torch.float32
     assert all((image == image[0, 0, 0]).all() for image in images)  # neither padded nor normalised
@@ -188,6 +189,7 @@ def test_without_test_images_validation_tests_or_a_share_does() -> None:
     assert [len(part) for part in (found.train, found.search, found.test)] == [22, 2, 6]
     found = splits_of_objects(Given(pictures(), None, None), OWN, 0, classes=3)
     assert [len(part) for part in (found.train, found.search, found.test)] == [17, 2, 5]
+    assert "the data set has no test images of its own, 0.2 of the images tests: 17 images train" in found.notes[0]
     numbers = [set(part.numbers.tolist()) for part in (found.train, found.search, found.test)]  # type: ignore[attr-defined]
     assert len(set.union(*numbers)) == 24
 
