@@ -46,6 +46,10 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a recipe key: section.key=value. Repeatable.")
 ]
 RecipeFiles = Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Files or names of recipes.")]
+CheckedWeights = Annotated[
+    Path | None, typer.Option("--weights", help="Try these weights too: a file, or a finished run.")
+]
+NoTiming = Annotated[bool, typer.Option("--no-timing", help="Measure no training steps, which takes some seconds.")]
 RecipeToPrint = Annotated[str | None, typer.Argument(help="Print this recipe.")]
 NewRecipe = Annotated[Path, typer.Argument(help="The recipe file to write.")]
 NewWeights = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
@@ -12,21 +13,31 @@ from rich.table import Table
 from edcompress.cli.console import out, say
 from edcompress.cli.options import (
     AllKeys,
+    AsJson,
+    CheckedWeights,
+    Device,
     NewImages,
     NewRecipe,
     NewTarget,
     NewWeights,
+    NoTiming,
     Overrides,
     RecipeFiles,
     RecipeToPrint,
     Replace,
+    TrustCode,
     TrustPickle,
 )
-from edcompress.core.errors import InputError, NetworkError
+from edcompress.cli.output import show_checks
+from edcompress.core.errors import InputError, RecipeError
 from edcompress.core.recipe.loading import read_recipe
+from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.recipe.starter import headline, starter
 from edcompress.core.recipe.yaml_files import locate, presets, read_text, shipped
+from edcompress.core.results.recipe_check import RecipeCheck
+from edcompress.core.system.context import RunOptions
 from edcompress.core.system.files import require_new_file, write_text
+from edcompress.core.system.monitor import NullMonitor
 
 
 def recipes(name: RecipeToPrint = None) -> None:
@@ -42,21 +53,33 @@ def recipes(name: RecipeToPrint = None) -> None:
     out.print(table)
 
 
-def check(recipe: RecipeFiles, overrides: Overrides = None) -> None:
-    """Check recipes and list every fault at once."""
-    from edcompress.networks.registry import require_known  # imports torch
+def check(recipe: RecipeFiles, weights: CheckedWeights = None, overrides: Overrides = None, device: Device = "auto",
+          no_timing: NoTiming = False, trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
+          as_json: AsJson = False) -> None:  # fmt: skip
+    """Check recipes before any training: list every fault at once, and show what a run will do."""
+    read = [_read(name, overrides or ()) for name in recipe]
+    found = [one for one in read if isinstance(one, RecipeCheck)]
+    if valid := {name: one for name, one in zip(recipe, read, strict=True) if isinstance(one, Recipe)}:
+        from edcompress.workflows.check import check_recipe  # imports torch
 
-    faults = []
-    for name in recipe:
-        try:
-            checked = read_recipe(name, overrides or ())
-            require_known(checked.model)
-        except InputError as error:
-            faults.append(f"{name}: {error}" if isinstance(error, NetworkError) else str(error))
-        else:
-            say(f"{name}: fine ({checked.model.name} on {checked.data.dataset})")
-    if faults:
+        options = RunOptions(device, trust_code, trust_pickle, NullMonitor())  # the warnings are in the result
+        found += [check_recipe(one, weights, options, name=name, timing=not no_timing) for name, one in valid.items()]
+    show_checks(found, as_json=as_json)
+    if faults := [_with_recipe(one.recipe, fault) for one in found for fault in one.faults]:
         raise InputError("\n".join(faults))
+
+
+def _read(name: str, overrides: Sequence[str]) -> Recipe | RecipeCheck:
+    """Return a valid recipe, or what is wrong with it."""
+    try:
+        return read_recipe(name, overrides)
+    except RecipeError as error:
+        return RecipeCheck(recipe=name, faults=tuple(str(error).splitlines()))
+
+
+def _with_recipe(name: str, fault: str) -> str:
+    """Return the fault with the name of its recipe, which faults of the schema already have."""
+    return fault if name in fault else f"{name}: {fault}"
 
 
 def init(path: NewRecipe, weights: NewWeights = None, images: NewImages = None, target: NewTarget = None, all_keys: AllKeys = False,
