@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import torch
+
 from edcompress.core.errors import InputError
 from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.recipe.search import FEWEST_GENERATIONS
 from edcompress.core.results.recipe_check import Expectation, GroupCounts, ImageCounts, RecipeCheck, Schedule
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.machine import memory_bytes
@@ -21,12 +24,13 @@ from edcompress.runs.folder import RunOrPath, path_of
 from edcompress.workflows.stages.batch_size import sized_for_search
 from edcompress.workflows.stages.expectation import expect, schedule_of
 from edcompress.workflows.stages.feasibility import require_exportable
+from edcompress.workflows.stages.recovery import resolve_recipe
 from edcompress.workflows.stages.run_context import RunContext, open_provable_context
 from edcompress.workflows.stages.search import check_search
 from edcompress.workflows.stages.starting_point import StartingPoint, new_starting_point, open_starting_point
 
-ENOUGH_GENERATIONS = 20
-"""Generations below which a search has hardly chosen anything."""
+JUDGED = 256
+"""Held-out images that the dense network is tried on."""
 
 
 class _Notes(NullMonitor):
@@ -78,8 +82,7 @@ def check_recipe(
         All faults at once, and the plan of the run as far as it is known. It raises no InputError.
     """
     found = _Findings([], _Notes())
-    options = replace(options, monitor=found.notes)
-    context, start = _open(recipe, weights, options, found)
+    context, start = _open(recipe, weights, replace(options, monitor=found.notes), found)
     result = RecipeCheck(
         recipe=name or recipe.name,
         network=recipe.model.name,
@@ -95,16 +98,19 @@ def check_recipe(
             schedule = _schedule(settled, context)
             found.notes.texts += _doubts(schedule)
             expected = _expected(settled, context, start, schedule, result) if timing else None
-            result = result.model_copy(update={"schedule": schedule, "expected": expected})
+            chosen = {key: f"{settled.value_of(key)} ({why})" for key, why in settled.chosen.items()}
+            result = result.model_copy(update={"schedule": schedule, "expected": expected, "chosen": chosen})
     return result.model_copy(
         update={"faults": tuple(found.faults), "warnings": tuple(dict.fromkeys(found.notes.texts))}
     )
 
 
 def settle(recipe: Recipe, context: RunContext, start: StartingPoint) -> tuple[Recipe, RunContext]:
-    """Return recipe and context with the numbers that a run chooses itself: the one place where `check` takes them from."""
-    context = sized_for_search(context, start, recipe.search, recipe.finetune)
-    return recipe.with_batch_size(context.data.batch_size), context
+    """Return recipe and context with the numbers that a run chooses itself, from fewer held-out images than a run judges by."""
+    context = sized_for_search(context, start, recipe.search, recipe.finetune.config)
+    few = torch.linspace(0, len(context.splits.search) - 1, min(len(context.splits.search), JUDGED)).long()
+    quick = replace(context, splits=replace(context.splits, search=context.splits.search.subset(few)))
+    return resolve_recipe(recipe, quick, start), context
 
 
 def _open(
@@ -123,7 +129,7 @@ def _open(
         found.notes.warning(f"model.factory {recipe.model.factory} was not tried: it needs --trust-code")
     elif known:
         with found.fault():
-            start = _start(recipe, weights, options, context)
+            start = _start(recipe.with_data(context.data) if context else recipe, weights, options, context)
         if context and start:
             with found.fault():
                 check_search(recipe.search, context, start)
@@ -164,9 +170,9 @@ def _schedule(recipe: Recipe, context: RunContext) -> Schedule:
 
 
 def _doubts(schedule: Schedule) -> Iterator[str]:
-    if schedule.search_epochs and schedule.generations < ENOUGH_GENERATIONS:
+    if schedule.search_epochs and schedule.generations < FEWEST_GENERATIONS:
         yield (
-            f"the search has only {schedule.generations} generations, and takes at least {ENOUGH_GENERATIONS} to choose well: raise "
+            f"the search has only {schedule.generations} generations, and takes at least {FEWEST_GENERATIONS} to choose well: raise "
             "search.epochs, or lower data.batch_size or search.evolve_every"
         )
 

@@ -138,8 +138,7 @@ def test_activations_are_counted_once_without_the_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.2, "about 1 seconds"), (80, "about 80 seconds"), (300, "about 5 minutes"), (9000, "about 2.5 hours")],
+    ("seconds", "text"), [(0.2, "about 1 s"), (80, "about 80 s"), (300, "about 5 min"), (9000, "about 2.5 h")]
 )
-def test_durations_are_in_words(seconds: float, text: str) -> None:
+def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(Expectation(seconds=seconds, memory_bytes=1)) == text

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from pydantic import Field
+
 from edcompress.core.frozen import Value
 from edcompress.core.results.measures import Size
 
@@ -65,6 +69,7 @@ class RecipeCheck(Value):
         groups: None where the network cannot be built.
         schedule: None where images or network are missing.
         expected: None where it was not measured.
+        chosen: Values of keys that the recipe leaves open, with the reasons.
     """
 
     recipe: str
@@ -78,3 +83,4 @@ class RecipeCheck(Value):
     groups: GroupCounts | None = None
     schedule: Schedule | None = None
     expected: Expectation | None = None
+    chosen: Mapping[str, str] = Field(default_factory=dict)

@@ -55,7 +55,7 @@ def guess_images(model: Model, network: nn.Module, found: Survey) -> Guess:
     keys |= size
     pixels = found.pixels(Data.model_validate({**found.keys, **keys, "skip_broken": True}))
     statistics, why = _statistics(network, pixels, usual)
-    keys |= {"mean": statistics[0], "std": statistics[1], "augment": _augmentation(size["image_size"], pixels)}
+    keys |= {"mean": statistics[0], "std": statistics[1]}
     return Guess(keys, why_size, why, {"class_index": "the classes are numbered as in ImageNet"})
 
 
@@ -158,10 +158,3 @@ def _of_pixels(pixels: Tensor) -> Statistics:
     """Return the statistics of uint8 pixels [N, C, H, W], of at least 0.01 for images of one colour."""
     std, mean = torch.std_mean(pixels.float() / 255, dim=(0, 2, 3))
     return tuple(round(m, 4) for m in mean.tolist()), tuple(round(max(s, 0.01), 4) for s in std.tolist())
-
-
-def _augmentation(size: int, pixels: Tensor) -> str:
-    """Return the augmentation for images of a size: crops that change the size of what they show need large images."""
-    if size > SMALL:
-        return "resized_crop"
-    return "crop" if pixels.shape[1] == 1 else "crop_flip"
