@@ -29,14 +29,14 @@ all faults at once, and `--set key=value` overrides a key on the command line. `
 $ edcompress init my.yaml --weights model.pt --images photos/ --target macs=0.5
 ```
 
-`edcompress check my.yaml --weights model.pt` then tries everything that is cheap (images, classes, weights, provider, target), and shows
-the plan of the run: groups, steps, epochs, generations, and what time and memory to expect. `--no-timing` drops the measurement, and `--json`
-is for machines.
+`edcompress check my.yaml --weights model.pt` then tries everything that is cheap (images, classes, weights, provider, target), and
+shows the plan of the run: groups, steps, epochs, generations, and what time and memory to expect. `--no-timing` drops the measurement,
+and `--json` is for machines.
 
 `init` recognises networks of torchvision and timm and the CIFAR ResNets by the names and shapes of their tensors; the recipe takes the
-first that fits, and lists others of the same shapes. Classes, split and sizes come from the images, and their statistics from the library, unless
-others fit the network's first batch norm better. Without options it asks, or writes a template where nobody can answer; `--all` writes
-every key.
+first that fits, and lists others of the same shapes. Classes, split and sizes come from the images, and their statistics from the
+library, unless others fit the network's first batch norm better. Without options it asks, or writes a template where nobody can answer;
+`--all` writes every key.
 
 ```console
 $ edcompress check resnet20_cifar10 --set target.macs=0.3 --set search.method=magnitude

@@ -89,7 +89,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, dense: Path, finished_once: 
 PRUNE = "prune {dense} --recipe digits -o out"
 BAD = [
     (f"{PRUNE} --set serach.epochs=1", ["serach: unknown key; did you mean 'search'?"]),
-    (f"{PRUNE} --set target.macs=1.5", ["target.macs", "less than or equal to 1", "1.5"]),
+    (f"{PRUNE} --set target.macs=1.5", ["target.macs", "above 0 and at most 1", "1.5"]),
     (f"{PRUNE} --set target.params=0.5", ["exactly one of macs, params, channels, latency, latency_ms"]),
     (f"{PRUNE} --set target.macs=0.01", ["target.macs = 0.01 is below 0.016", "constraints.min_ratio"]),
     ("run --recipe digits -o out --set target.macs=0.01", ["target.macs = 0.01 is below 0.016"]),
@@ -135,10 +135,10 @@ BAD = [
     ("report {unfinished}", ["has not finished pruning"]),
     ("gate {unfinished}", ["has not finished pruning"]),
     ("gate {text_pt}", ["text.pt is not a report of edcompress", "Invalid JSON"]),
-    ("gate {run} --max-top1-drop 3", ["--max-top1-drop 3", "less than or equal to 1"]),
+    ("gate {run} --max-top1-drop 3", ["--max-top1-drop 3", "at most 1"]),
     ("gate {run} --confidence perhaps", ["--confidence perhaps", "'estimate' or 'bound'"]),
-    ("gate {run} --level 1", ["--level 1", "less than 1"]),
-    ("gate {run} --max-size-bytes 0", ["--max-size-bytes 0", "greater than 0"]),
+    ("gate {run} --level 1", ["--level 1", "at least 0.5 and below 1"]),
+    ("gate {run} --max-size-bytes 0", ["--max-size-bytes 0", "above 0"]),
     ("gate {run} --junit report.txt", ["--junit report.txt: the file is written as xml; name it report.xml"]),
     ("gate {run} --junit nowhere/gate.xml", ["there is no folder nowhere; create it first"]),
     ("gate {run} --baseline nowhere", ["no run folder nowhere"]),
