@@ -135,7 +135,7 @@ BAD = [
     ("report {unfinished}", ["has not finished pruning"]),
     ("gate {unfinished}", ["has not finished pruning"]),
     ("gate {text_pt}", ["text.pt is not a report of edcompress", "Invalid JSON"]),
-    ("gate {run} --max-top1-drop 3", ["--max-top1-drop 3", "at most 1"]),
+    ("gate {run} --max-top1-drop 3", ["--max-top1-drop 3", "from 0 to 1"]),
     ("gate {run} --confidence perhaps", ["--confidence perhaps", "'estimate' or 'bound'"]),
     ("gate {run} --level 1", ["--level 1", "at least 0.5 and below 1"]),
     ("gate {run} --max-size-bytes 0", ["--max-size-bytes 0", "above 0"]),
