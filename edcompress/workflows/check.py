@@ -22,7 +22,7 @@ from edcompress.pruning.cost.network_size import measure_size
 from edcompress.report.render.formatting import human
 from edcompress.runs.folder import RunOrPath, path_of
 from edcompress.workflows.stages.batch_size import sized_for_search
-from edcompress.workflows.stages.expectation import expect, schedule_of
+from edcompress.workflows.stages.expectation import Work, expect, schedule_of
 from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.recovery import resolve_recipe
 from edcompress.workflows.stages.run_context import RunContext, open_provable_context
@@ -184,8 +184,8 @@ def _expected(
     assert found.images
     assert found.size
     target = recipe.target
-    share = target.macs if target and target.macs else 1.0
-    expected = expect(start.network, context, schedule, found.images, macs=found.size.macs, share=share)
+    work = Work(found.size.macs, target.macs if target and target.macs else 1.0, bool(recipe.finetune.distill))
+    expected = expect(start.network, context, schedule, found.images, work)
     available = memory_bytes()
     if context.device.type == "cpu" and available and expected.memory_bytes > available[1]:
         context.monitor.warning(

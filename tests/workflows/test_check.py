@@ -14,7 +14,7 @@ from edcompress.core.results.recipe_check import Expectation, ImageCounts, Sched
 from edcompress.networks.load_pruned import CifarResNet
 from edcompress.report.render.check_rows import duration
 from edcompress.workflows.check import check_recipe
-from edcompress.workflows.stages.expectation import Speed, activation_bytes, total_seconds
+from edcompress.workflows.stages.expectation import Speed, Work, activation_bytes, total_seconds
 
 
 def checked(cli, *arguments: object) -> tuple[int, list[dict]]:
@@ -125,8 +125,10 @@ def test_python_gets_the_same_and_no_exception() -> None:
 def test_time_counts_scoring_surgery_reading_and_evaluation() -> None:
     schedule = Schedule(batch_size=10, steps_per_epoch=10, search_epochs=3, finetune_epochs=2, generations=5)
     images = ImageCounts(classes=2, train=100, search=30, test=60)
-    found = total_seconds(Speed(train=0.3, read=0.1), schedule, images, share=0.5)
+    found = total_seconds(Speed(train=0.3, read=0.1), schedule, images, Work(1e6, share=0.5))
     assert found == pytest.approx(3 * 100 * (0.4 + 0.1) + 2 * 100 * (0.15 + 0.1) + (5 * 30 + 4 * 60) * (0.1 + 0.1))
+    taught = total_seconds(Speed(train=0.3, read=0.1), schedule, images, Work(1e6, share=0.5, taught=True))
+    assert taught - found == pytest.approx(5 * 100 * 0.1)
 
 
 def test_activations_are_counted_once_without_the_weights() -> None:

@@ -37,15 +37,16 @@ class Speed(NamedTuple):
     train: float
     read: float
 
-    @property
-    def per_image(self) -> float:
-        """Seconds per image where images are read between the steps."""
-        return self.train + self.read
+
+class Work(NamedTuple):
+    """The dense network's multiply-accumulates per image, the share left after surgery, and whether it teaches."""
+
+    macs: float
+    share: float = 1.0
+    taught: bool = False
 
 
-def expect(
-    network: nn.Module, context: RunContext, schedule: Schedule, images: ImageCounts, *, macs: float, share: float
-) -> Expectation:
+def expect(network: nn.Module, context: RunContext, schedule: Schedule, images: ImageCounts, work: Work) -> Expectation:
     """Return the time and the memory of a run.
 
     Args:
@@ -53,22 +54,22 @@ def expect(
         context: The images and the device.
         schedule: Epochs and steps.
         images: Images per split.
-        macs: Multiply-accumulates of the network per image.
-        share: Share of the network's cost that is left after surgery.
+        work: What an image costs.
     """
-    timed = max(FEWEST_TIMED, min(MOST_TIMED, schedule.batch_size, round(TIMED_MACS / macs)))
+    timed = max(FEWEST_TIMED, min(MOST_TIMED, schedule.batch_size, round(TIMED_MACS / work.macs)))
     speed = _measure(network, context, timed)
-    seconds = schedule.trials * total_seconds(speed, schedule, images, share)
+    seconds = schedule.trials * total_seconds(speed, schedule, images, work)
     values = sum(value.numel() for value in network.parameters())
     held = activation_bytes(network, _random_images(context, FEWEST_TIMED)) / FEWEST_TIMED
     memory = (resident_bytes("VmRSS") or 0) + 4 * COPIES * values + held * schedule.batch_size
     return Expectation(seconds=seconds, memory_bytes=round(memory))
 
 
-def total_seconds(speed: Speed, schedule: Schedule, images: ImageCounts, share: float) -> float:
+def total_seconds(speed: Speed, schedule: Schedule, images: ImageCounts, work: Work) -> float:
     """Return the time of search, fine-tuning and all measurements of accuracy of one run."""
-    search = schedule.search_epochs * images.train * (speed.train * SCORING + speed.read)
-    finetune = schedule.finetune_epochs * images.train * (speed.train * share + speed.read)
+    lesson = FORWARD if work.taught else 0.0
+    search = schedule.search_epochs * images.train * (speed.train * (SCORING + lesson) + speed.read)
+    finetune = schedule.finetune_epochs * images.train * (speed.train * (work.share + lesson) + speed.read)
     epochs = schedule.search_epochs + schedule.finetune_epochs
     evaluated = (
         epochs * min(images.search, WATCHED_IMAGES) + 4 * images.test
