@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from edcompress.core.errors import InputError
+from edcompress.core.errors import DataError, InputError
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.recipe.search import FEWEST_GENERATIONS
 from edcompress.core.results.recipe_check import Expectation, GroupCounts, ImageCounts, RecipeCheck, Schedule
@@ -124,7 +124,7 @@ def _open(
     with found.fault():
         require_measurable(recipe.timing)
     with found.fault():
-        context = open_provable_context(recipe, options)
+        context = _open_images(recipe, options)
     if recipe.model.factory and not options.trust_code:
         found.notes.warning(f"model.factory {recipe.model.factory} was not tried: it needs --trust-code")
     elif known:
@@ -135,6 +135,16 @@ def _open(
                 check_search(recipe.search, context, start)
                 require_exportable(start.dense, context.example, recipe.model.factory, recipe.export)
     return context, start
+
+
+def _open_images(recipe: Recipe, options: RunOptions) -> RunContext:
+    """Open the images that are there, and download none."""
+    try:
+        return open_provable_context(recipe.with_data(recipe.data.model_copy(update={"download": False})), options)
+    except DataError as error:
+        if not recipe.data.download:
+            raise
+        raise DataError(f"{error}; data.download is set: prune and run download it, check does not") from error
 
 
 def _start(recipe: Recipe, weights: RunOrPath | None, options: RunOptions, context: RunContext | None) -> StartingPoint:

@@ -89,6 +89,15 @@ def test_each_fault_ends_with_2_and_is_in_the_json(cli, tmp_path: Path, override
     assert any(words in fault for fault in found["faults"]), found["faults"]
 
 
+def test_nothing_is_downloaded(cli, tmp_path: Path) -> None:
+    settings = ("--set", "data.dataset=cifar100", "--set", "data.download=true", "--set", f"data.root={tmp_path}")
+    code, (found,) = checked(cli, "digits", "--no-timing", *settings)
+    assert code == 2
+    assert f"cifar100 is not at {tmp_path}" in found["faults"][0]
+    assert found["faults"][0].endswith("prune and run download it, check does not")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_factory_is_tried_only_when_it_is_trusted(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "user_net_of_check.py").write_text(
         "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), "
