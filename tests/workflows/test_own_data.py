@@ -113,6 +113,10 @@ def test_a_factory_of_rectangles_with_five_channels(cli, mine: str, tmp_path: Pa
     refused = cli("run", "--recipe", name, "-o", "run")
     assert (refused.code, (tmp_path / "run").exists()) == (2, False)
     assert f"data.factory: {mine}:pixels runs your own code; add --trust-code to allow it" in refused.err
+    checked = cli("check", name)
+    assert f"data.factory {mine}:pixels was not tried: it needs --trust-code" in " ".join(
+        (checked.out + checked.err).split()
+    )
     done = cli("run", "--recipe", name, "--trust-code", "-o", "run", "--set", "export.with_preprocessing=true")
     assert done.code in (0, 1), done.err
     assert "of each DataLoader the data set alone is used" in done.err
