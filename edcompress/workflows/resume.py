@@ -24,8 +24,10 @@ from edcompress.pruning.space.plan import Plan
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.progress import starting_weights
 from edcompress.runs.reading import parse_file
+from edcompress.workflows.stages.file_metadata import WEIGHTS
 from edcompress.workflows.stages.start_files import EarlierNetwork, KeptStart, read_space
 from edcompress.workflows.stages.starting_point import StartingPoint, load_dense, read_weights
+from edcompress.workflows.weights import GivenWeights
 
 FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "data.skip_broken", "gate.", "preset", "run.")
 """Keys, or beginnings of keys, that a resumed run may change: they do not change what `prune` computes.
@@ -67,7 +69,8 @@ def hold_folder(
 def save_start(start: StartingPoint, folder: RunFolder) -> None:
     """Write the files from which `read_start` reads the starting point."""
     write_text(folder.step, f"{start.feasible.round_to}\n")
-    save_tensors(folder / "dense.safetensors", start.dense.state_dict())
+    about = {WEIGHTS: start.source.model_dump_json()} if start.source else None
+    save_tensors(folder / "dense.safetensors", start.dense.state_dict(), about)
     write_text(folder / "space.json", start.whole.model_dump_json(indent=1) + "\n")
     if start.table:
         write_text(folder / "latency.json", start.table.model_dump_json(indent=1) + "\n")
@@ -110,11 +113,11 @@ def can_resume(folder: RunFolder, recipe: Recipe) -> bool:
     return True
 
 
-def resumed_name(folder: RunFolder, recipe: Recipe, weights: Path, options: RunOptions) -> str:
+def resumed_name(folder: RunFolder, recipe: Recipe, weights: GivenWeights, options: RunOptions) -> str:
     """Return the name of the weights that a run was started with; those that are given, if they exist, must be the same."""
-    is_run_itself = weights.resolve() == folder.path.resolve()
-    if can_resume(folder, recipe) and weights.exists() and not is_run_itself:
-        require_same_weights(folder, weights, options)
+    is_run_itself = weights.path.resolve() == folder.path.resolve()
+    if can_resume(folder, recipe) and weights.path.exists() and not is_run_itself:
+        require_same_weights(folder, weights.path, options)
     return starting_weights(folder) or weights.name
 
 
