@@ -49,6 +49,8 @@ def _geometry(size: int, share: float, mode: str) -> tuple[int | None, tuple[str
     short = math.floor(size / share)
     if mode == "squash" and short == size:
         return None, ()
+    if short < size:
+        return size, (f"timm puts images of {short} pixels into black borders up to {size}; here they fill the {size}",)
     if mode == "center":
         return short, ()
     return short, (f"timm's crop mode {mode!r} is replaced by a centre crop after resizing the short side",)

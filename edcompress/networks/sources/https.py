@@ -17,10 +17,13 @@ def find(name: WeightsName) -> NamedWeights:
     """Return the weights at a URL, which says nothing of their network; WeightsError for a URL without a checksum."""
     url, fragment = urldefrag(name.text)
     file_name = file_of(url)
-    if not urlsplit(url).hostname or not file_name:
+    parts = urlsplit(url)
+    if not parts.hostname or not file_name or parts.path.endswith("/"):
         raise WeightsError(
             f"{name.shown}: is not the URL of a file; write https://host/path/file.safetensors#sha256=HEX"
         )
+    if parts.username or parts.password:
+        raise WeightsError(f"{name.shown}: a user and a password in the URL are not sent; download the file, and give its path")
     require_secure(name.shown, url)
     given = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     if not given:

@@ -34,7 +34,8 @@ def _entry(network: str, tag: str) -> Any:
     if network not in networks:
         near = did_you_mean(SCHEME + network, [SCHEME + known for known in networks], 3)
         raise WeightsError(f"{SCHEME}{network}: torchvision {torchvision.__version__} has no such classifier{near}")
-    known = {entry.name: entry for entry in torchvision.models.get_model_weights(network)}
+    entries = torchvision.models.get_model_weights(network)
+    known = {entry.name: entry for entry in entries if entry.meta["categories"]}  # others have no classifier
     if tag in known:
         return known[tag]
     if not tag and len(known) == 1:
