@@ -44,7 +44,8 @@ class Server:
                 if self.command == "GET":
                     self.wfile.write(answer.body)
 
-            do_HEAD = do_GET
+            def do_HEAD(self) -> None:
+                self.do_GET()
 
             def log_message(self, *_: Any) -> None: ...
 

@@ -61,6 +61,11 @@ class RemoteFile:
         return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
 
     @property
+    def subject(self) -> str:
+        """The start of a message: the name of the weights, unless the address says the same."""
+        return self.address if self.name == self.address else f"{self.name}: {self.address}"
+
+    @property
     def about(self) -> str:
         """The file, its size and licence, for people."""
         return describe(self.name, self.place.name, self.bytes, self.license)
@@ -147,7 +152,7 @@ def _download(file: RemoteFile, part: Path, monitor: Monitor) -> None:
             out.write(chunk)
     if not digest.hexdigest().startswith(file.sha256):
         raise WeightsError(
-            f"{file.name}: the file at {file.address} has the SHA-256 {digest.hexdigest()}, not {file.sha256}: it was replaced or damaged; "
+            f"{file.subject} has the SHA-256 {digest.hexdigest()}, not {file.sha256}: it was replaced or damaged; "
             "nothing of it was kept. Use it only if its publisher confirms the new checksum"
         )
 
@@ -175,16 +180,16 @@ def _network_errors(file: RemoteFile) -> Iterator[None]:
         yield
     except HTTPError as error:
         raise WeightsError(
-            f"{file.name}: {file.address} answers {error.code} {error.reason}; check the address"
+            f"{file.subject} answers {error.code} {error.reason}; check the address"
             + (", or try again later" if error.code >= 500 else "")
         ) from error
     except http.client.IncompleteRead as error:
         raise WeightsError(
-            f"{file.name}: only a part of {file.address} arrived ({error}); nothing of it was kept, try again"
+            f"{file.subject}: only a part of the file arrived ({error}); nothing of it was kept, try again"
         ) from error
     except (URLError, OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise WeightsError(
-            f"{file.name}: {file.address} cannot be reached ({first_line(reason) if isinstance(reason, Exception) else reason}); "
+            f"{file.subject} cannot be reached ({first_line(reason) if isinstance(reason, Exception) else reason}); "
             f"{offline_advice(file)}"
         ) from error

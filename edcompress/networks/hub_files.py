@@ -76,7 +76,9 @@ class HubRepository:
     def path_of(self, file: str) -> Path:
         """Return the path of a file in the cache, downloaded if it is not there; WeightsError where it cannot be had."""
         api, local = _api(self.name), bool(self.offline)
-        revision = self.commit if local else self.revision  # the cache keeps the commit of a branch only if that is asked for
+        revision = (
+            self.commit if local else self.revision
+        )  # the cache keeps the commit of a branch only if that is asked for
         try:
             with _hub_errors(self.name, self.repo, self.revision), _without_bars():
                 return Path(api.hf_hub_download(self.repo, file, revision=revision, local_files_only=local))

@@ -66,7 +66,13 @@ class WeightsName:
 
     @property
     def shown(self) -> str:
-        """The name for reports and messages: a URL without user, password, query and fragment, which may be secret."""
+        """The name for reports: a URL without user, password and query, which may be secret."""
+        fragment = self.text.partition("#")[2] if self.source == "https" else ""
+        return f"{self.short}#{fragment}" if fragment else self.short
+
+    @property
+    def short(self) -> str:
+        """The name for messages: a URL without its checksum too."""
         if self.source != "https":
             return self.text
         url = urlsplit(self.text)

@@ -45,7 +45,9 @@ def _of_timm(name: str, config: dict[str, Any]) -> Offer:
 
     arch, description = config["architecture"], config["pretrained_cfg"]
     tagged = f"{arch}.{description.get('tag')}"
-    offer = offer_of_timm(TIMM + (tagged if tagged in timm.list_pretrained(f"{arch}.*") else arch), description, config.get("num_classes"))
+    offer = offer_of_timm(
+        TIMM + (tagged if tagged in timm.list_pretrained(f"{arch}.*") else arch), description, config.get("num_classes")
+    )
     arguments = config.get("model_args")
     if timm.is_model(arch) and not arguments:
         return offer

@@ -20,18 +20,20 @@ def find(name: WeightsName) -> NamedWeights:
     parts = urlsplit(url)
     if not parts.hostname or not file_name or parts.path.endswith("/"):
         raise WeightsError(
-            f"{name.shown}: is not the URL of a file; write https://host/path/file.safetensors#sha256=HEX"
+            f"{name.short}: is not the URL of a file; write https://host/path/file.safetensors#sha256=HEX"
         )
     if parts.username or parts.password:
-        raise WeightsError(f"{name.shown}: a user and a password in the URL are not sent; download the file, and give its path")
-    require_secure(name.shown, url)
+        raise WeightsError(
+            f"{name.short}: a user and a password in the URL are not sent; download the file, and give its path"
+        )
+    require_secure(name.short, url)
     given = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     if not given:
         raise WeightsError(
-            f"{name.shown}: a URL needs the SHA-256 of its file, which says that it is the one that was meant: append #sha256= and its "
+            f"{name.short}: a URL needs the SHA-256 of its file, which says that it is the one that was meant: append #sha256= and its "
             f"64 hex digits{f' (got {fragment[:80]!r})' if fragment else ''}"
         )
     digest = given[1].lower()
     place = cache_home() / "weights" / f"{digest[:16]}-{safe_name(file_name)}"
-    file = RemoteFile(name.shown, url, place, digest)
+    file = RemoteFile(name.short, url, place, digest)
     return NamedWeights(name.shown, NOTHING, partial(fetch_file, file))

@@ -12,8 +12,8 @@ OFFERED = {
 }
 
 
-def test_every_source_says_how_its_names_are_written() -> None:
-    assert set(names_in(SOURCES)) == set(SYNTAX)
+def test_forms_are_of_sources() -> None:
+    assert set(SYNTAX) <= set(names_in(SOURCES))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,9 @@ def test_a_name_has_a_source_before_its_colon(text: str, source: str, rest: str)
     assert (name.source, name.rest, name.text) == (source, rest, text)
 
 
-@pytest.mark.parametrize("given", ["weights.pt", "runs/r20", "a/b:c.pt", "C:\\weights.pt", "", Path("hf:a/b"), None, "./hf:a/b"])
+@pytest.mark.parametrize(
+    "given", ["weights.pt", "runs/r20", "a/b:c.pt", "C:\\weights.pt", "", Path("hf:a/b"), None, "./hf:a/b"]
+)
 def test_paths_are_not_names(given: object) -> None:
     assert weights_name(given) is None
     assert offer_of(given) == NOTHING

@@ -107,7 +107,8 @@ def test_shards_are_fetched_together(cli: Cli, hub: Server, recipe: Path, files:
     found = cli("inspect", NAME, "-r", recipe)
     assert found.code == 0, found.err
     hub.serve_repository(
-        "someone/lacking", {**kept, "model.safetensors.index.json": json.dumps(index).encode(), **dict([*parts.items()][:1])}
+        "someone/lacking",
+        {**kept, "model.safetensors.index.json": json.dumps(index).encode(), **dict([*parts.items()][:1])},
     )
     refused = cli("inspect", "hf:someone/lacking", "-r", recipe)
     assert refused.code == 2
@@ -186,9 +187,7 @@ def test_half_a_file_leaves_nothing(cli: Cli, tiny: Server, recipe: Path, body: 
 
 
 @pytest.mark.usefixtures("offline")
-def test_files_in_the_cache_need_no_connection(
-    cli: Cli, recipe: Path, hf_cache: Path, files: dict[str, bytes]
-) -> None:
+def test_files_in_the_cache_need_no_connection(cli: Cli, recipe: Path, hf_cache: Path, files: dict[str, bytes]) -> None:
     in_cache(hf_cache, files)
     found = cli("inspect", NAME, "-r", recipe)
     assert found.code == 0, found.err
@@ -263,7 +262,8 @@ class TestOtherConfigurations:
         [
             ({"size": {"height": 224, "width": 224}, "resample": 2}, {"image_size": 224, "resize": None, "interpolation": "bilinear"}),
             ({"size": 224, "resample": 1}, {"image_size": 224, "resize": None, "interpolation": "lanczos"}),
-            ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True}, {"image_size": 224, "resize": 256}),
+            ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True},
+             {"image_size": 224, "resize": 256}),
             ({"size": {"shortest_edge": 384}, "crop_pct": 0.95}, {"image_size": 384, "resize": None}),
             ({"size": {"height": 224, "width": 192}, "do_normalize": False}, {"mean": (0.0,), "std": (1.0,)}),
         ],
@@ -279,7 +279,9 @@ class TestOtherConfigurations:
         refused = cli("inspect", NAME, "-r", recipe)
         assert refused.code == 2
         assert "model: give exactly one of arch and factory" in refused.err
-        assert "the weights: it is built with arguments {'img_size': 48}, which model.arch cannot express" in refused.err
+        assert (
+            "the weights: it is built with arguments {'img_size': 48}, which model.arch cannot express" in refused.err
+        )
 
     def test_a_damaged_configuration(self, cli: Cli, hub: Server, body: bytes, recipe: Path) -> None:
         hub.serve_repository("someone/tiny", {FILE: body, "config.json": b"{"})
@@ -287,7 +289,9 @@ class TestOtherConfigurations:
         assert refused.code == 2
         assert "config.json of someone/tiny is not valid JSON" in refused.err
 
-    def test_values_that_no_recipe_may_have(self, cli: Cli, tiny: Server, recipe: Path, files: dict[str, bytes]) -> None:
+    def test_values_that_no_recipe_may_have(
+        self, cli: Cli, tiny: Server, recipe: Path, files: dict[str, bytes]
+    ) -> None:
         config = json.loads(files["config.json"])
         config["pretrained_cfg"]["std"] = [0, 0, 0]
         tiny.serve_repository("someone/tiny", {**files, "config.json": json.dumps(config).encode()})
@@ -296,7 +300,9 @@ class TestOtherConfigurations:
         assert "data.std.0: " in refused.err
 
 
-def test_without_huggingface_hub_it_says_what_to_install(cli: Cli, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_huggingface_hub_it_says_what_to_install(
+    cli: Cli, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     refused = cli("inspect", NAME, "-r", recipe)
     assert refused.code == 2

@@ -114,13 +114,17 @@ def test_weights_outside_the_hub_come_from_their_url(
     found = cli("inspect", NAME, "-r", recipe)
     assert found.code == 0, found.err
     assert (hub_cache / file).read_bytes() == body
-    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: replace(own(name), url=server.url + "/a.pth", hf_hub_id=None))
+    monkeypatch.setattr(
+        timm, "get_pretrained_cfg", lambda name: replace(own(name), url=server.url + "/a.pth", hf_hub_id=None)
+    )
     refused = cli("inspect", NAME, "-r", recipe)
     assert refused.code == 2
     assert f"no checksum of {server.url}/a.pth is known" in refused.err
 
 
-def test_404_wrong_checksum_and_half_a_file(cli: Cli, served: Server, recipe: Path, body: bytes, hf_cache: Path) -> None:
+def test_404_wrong_checksum_and_half_a_file(
+    cli: Cli, served: Server, recipe: Path, body: bytes, hf_cache: Path
+) -> None:
     path, headers = f"/{REPO}/resolve/main/model.safetensors", hub_headers("model.safetensors", body)
     for answer, says in (
         (Answer(status=404, headers={"X-Error-Code": "EntryNotFound"}), "404"),

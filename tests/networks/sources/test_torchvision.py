@@ -50,7 +50,9 @@ def test_network_classes_and_preprocessing_come_from_the_name(
     found = cli("inspect", NAME, "-r", recipe)
     assert found.code == 0, found.err
     assert "squeezenet1_1" in found.out
-    assert f"weights {NAME}: {served.name}, 5.0 MB, licence: not stated by the source; fetching" in found.err.replace("\n", "")
+    assert f"weights {NAME}: {served.name}, 5.0 MB, licence: not stated by the source; fetching" in found.err.replace(
+        "\n", ""
+    )
     assert served.is_file()
     assert cli("inspect", NAME.partition("@")[0], "-r", recipe).code == 0  # it has one set of weights
     assert server.asked == [f"GET /models/{served.name}"]
@@ -106,7 +108,7 @@ def test_404_wrong_checksum_and_half_a_file(cli: Cli, served: Path, recipe: Path
     for answer, says in (
         (Answer(status=404), "answers 404"),
         (Answer(body[:-1] + b"?"), "has the SHA-256"),
-        (Answer(body[:9000], length=len(body)), "only a part of"),
+        (Answer(body[:9000], length=len(body)), "only a part of the file arrived"),
         (Answer(body[:9000]), "has the SHA-256"),  # a server that does not know the length either
     ):
         server.answers[path] = answer
@@ -122,7 +124,10 @@ def test_without_a_connection_it_says_what_to_put_where(
     monkeypatch.setattr(ENTRY.value, "url", "http://127.0.0.1:9/models/squeezenet1_1-b8a52dc0.pth")
     refused = cli("inspect", NAME, "-r", recipe)
     assert refused.code == 2
-    assert "it is squeezenet1_1-b8a52dc0.pth (5.0 MB) at http://127.0.0.1:9/models/squeezenet1_1-b8a52dc0.pth" in refused.err
+    assert (
+        "it is squeezenet1_1-b8a52dc0.pth (5.0 MB) at http://127.0.0.1:9/models/squeezenet1_1-b8a52dc0.pth"
+        in refused.err
+    )
     assert f"put it at {hub_cache}/squeezenet1_1-b8a52dc0.pth" in refused.err
 
 
