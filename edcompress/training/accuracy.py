@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from edcompress.core.results.measures import Accuracy, Count
 from edcompress.core.system.device_transfer import to_device
@@ -76,3 +77,15 @@ def measure_accuracy(
         answered += by_class(answers[:, 0], classes)
     right1, right5, *counts = ranks.sum(right1, right5, *labelled.tolist(), *answered.tolist())
     return accuracy_of(right1, right5, *torch.tensor(counts).view(2, classes))
+
+
+@torch.no_grad()
+def mean_loss(forward: Forward, batches: LabelledBatches, device: torch.device) -> float:
+    """Return the mean cross-entropy of `forward` over labelled batches; infinity where a logit is NaN."""
+    total, images = 0.0, 0
+    for pixels, labels in batches:
+        logits = forward(to_device(pixels, device)).float().cpu()
+        total += F.cross_entropy(logits, labels, reduction="sum").item()
+        images += len(labels)
+    mean = total / max(1, images)
+    return mean if math.isfinite(mean) else math.inf

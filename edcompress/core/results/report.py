@@ -126,6 +126,14 @@ class SearchSummary(Value):
     seconds: float
 
 
+class Statistics(Value):
+    """The batch-norm statistics that fine-tuning ended with, and the loss on held-out images with either."""
+
+    kept: Literal["trained", "recalibrated"]
+    trained: float
+    recalibrated: float
+
+
 class Images(Value):
     """The images on which accuracies were measured: data set, number, and digests of their labels and pixels in order.
 
@@ -182,6 +190,8 @@ class Report(Value):
         settings: The part of the recipe on which `prune` depends (`Recipe.pruning_settings`).
         limits: The recipe's limits when the run was last gated or exported.
         classes: The names of the classes in index order.
+        batch_norm: The statistics after fine-tuning; None for a network without batch norm, or a report of an earlier version.
+        chosen: The keys of the recipe that the run chose, with the reasons.
     """
 
     schema_version: Literal[1] = 1
@@ -211,6 +221,8 @@ class Report(Value):
     settings: dict[str, Any] | None = None
     limits: Gate | None = None
     classes: tuple[str, ...] = ()
+    batch_norm: Statistics | None = None
+    chosen: dict[str, str] = Field(default_factory=dict)
 
     @property
     def speedup(self) -> Interval | None:

@@ -83,7 +83,7 @@ class EDropoutRegime(SearchRegime):
 
     def _choose(self, images: Tensor, labels: Tensor, progress: float) -> None:
         part = slice(self._count_scored(len(images)))
-        noise = self._search.width_noise * self._feasible.remaining_anneal(progress, self._search.anneal)
+        noise = self._search.width_noise * self._feasible.remaining_anneal(progress, self._search.annealing)
         self._evolve(images[part], labels[part], self._budget_at(progress), noise)
 
     def _count_scored(self, images: int) -> int:

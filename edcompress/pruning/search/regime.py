@@ -76,4 +76,4 @@ class SearchRegime(ABC):
         return self._sliced.frozen(self.state)
 
     def _budget_at(self, progress: float) -> float | None:
-        return self._feasible.budget(progress, self._search.anneal)
+        return self._feasible.budget(progress, self._search.annealing)

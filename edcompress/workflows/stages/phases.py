@@ -18,6 +18,7 @@ from edcompress.core.recipe.training import Checkpoints, TrainingConfig
 from edcompress.core.system.files import append, write_text
 from edcompress.core.system.signals import Interrupt
 from edcompress.networks.modes import on_cpu
+from edcompress.training.batchnorm import suited_momentum
 from edcompress.training.loop import Trainer, train_epoch
 from edcompress.training.objective import Objective
 from edcompress.training.optimizers import make_optimizer
@@ -57,7 +58,7 @@ def train_stage(
 
     A search that has settled ends early, and leaves its epochs to fine-tuning.
     """
-    context, config, total = run.context, run.recipe.finetune, run.recipe.total_epochs
+    context, config, total = run.context, run.recipe.finetune.config, run.recipe.total_epochs
     offset = results.search.epochs if results.search else 0
     epochs = total - offset if stage == "finetune" else run.recipe.search_epochs
     trainer = Trainer(
@@ -73,13 +74,15 @@ def train_stage(
         shorten(run.folder / "epochs.jsonl", offset + (state.epoch if state else 0))
     phase = Phase(
         name=stage,
-        span=ScheduleSpan(0, epochs, offset, total),
+        span=ScheduleSpan(0, epochs, offset, total, restart=run.recipe.finetune.restart and stage == "finetune"),
         checkpoints=run.recipe.run,
         interrupt=run.interrupt,
         save=lambda training: run.save(Checkpoint(results, stage, training)),
         log=lambda epoch, figures: _log(run, stage, epoch, offset, figures),
     )
-    return train_phase(context, trainer, phase, state)
+    steps = total * len(context.train_batches(0, context.ranks))
+    with suited_momentum(network, steps):
+        return train_phase(context, trainer, phase, state)
 
 
 def make_objective(config: TrainingConfig, dense: nn.Module, precision: Precision) -> Objective:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edcompress.core.errors import DataError
+from edcompress.core.recipe.choices import chosen_data
 from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.model import NetworkSpec
 from edcompress.core.recipe.recipe import Recipe
@@ -26,7 +27,7 @@ from edcompress.data.transforms import eval_geometry, normalise
 from edcompress.deploy.runtime.parity import FEWEST_IMAGES
 from edcompress.networks.build import example_images
 from edcompress.networks.modes import evaluating
-from edcompress.training.accuracy import Forward, measure_accuracy
+from edcompress.training.accuracy import Forward, mean_loss, measure_accuracy
 from edcompress.training.precision import Precision, choose_precision
 
 PROOF_IMAGES = 8
@@ -139,6 +140,12 @@ class RunContext:
         with evaluating(network), self.precision.autocast():
             return self._accuracy(forward, self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES)))
 
+    def held_out_loss(self, network: nn.Module) -> float:
+        """Return the mean cross-entropy of the network on 2000 images spread over the search split, or all of fewer."""
+        images = self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES))
+        with evaluating(network), self.precision.autocast():
+            return mean_loss(network, eval_batches(images, self.data), self.device)
+
     def _accuracy(self, forward: Forward, images: ImageSet) -> Accuracy:
         batches = eval_batches(images, self.data).for_rank(self.ranks).pinned_for(self.device)
         return measure_accuracy(forward, batches, self.device, self.spec.model.num_classes, self.ranks)
@@ -172,6 +179,8 @@ def open_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
     if (data.download or indexing) and ranks.size > 1:
         ranks.run_on_rank0(lambda: bool(split()))  # otherwise all would download, or index the data, at once
     splits = split()
+    chosen = chosen_data(data, len(splits.train))
+    data = data.model_copy(update={key.removeprefix("data."): choice.value for key, choice in chosen.items()})
     check_fits(splits, model, data)
     check_divides(splits, data, ranks)
     return RunContext(recipe.network_spec, data, splits, precision, monitor, ranks).watched_by(monitor)
