@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from edcompress.core.errors import WeightsError, first_line
 from edcompress.core.results.report import FileRecord, WeightsSource
 from edcompress.core.system.files import writing
@@ -30,6 +32,8 @@ KNOWN = ("config.json", "preprocessor_config.json", "README.md", WEIGHTS, INDEX)
 
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """Errors of this machine's disks, not of the network."""
+
+NOT_FOUND = 404
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -157,7 +161,7 @@ def _described(name: str, repo: str, revision: str | None, info: ModelInfo) -> H
 
 def _from_cache(name: str, repo: str, revision: str | None, why: str) -> HubRepository:
     """Return what the cache holds of a repository; WeightsError, which says what to fetch from where, if that is no weights."""
-    from huggingface_hub import ModelCard, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
     cached = (try_to_load_from_cache(repo, file, revision=revision or "main") for file in KNOWN)
     found = next((Path(path).parent for path in cached if isinstance(path, str)), None)
@@ -168,9 +172,19 @@ def _from_cache(name: str, repo: str, revision: str | None, why: str) -> HubRepo
             f"config.json of {_api(name).endpoint}/{repo}; without a connection, run `hf download {repo} config.json {WEIGHTS}"
             f"{f' --revision {revision}' if revision else ''}` elsewhere, and copy that folder of its cache to {cache_folder(repo)}"
         )
-    card = ModelCard.load(files["README.md"]).data.license if "README.md" in files else None
+    card = _card_license(files["README.md"]) if "README.md" in files else None
     described = {file: HubFile(path.stat().st_size, _blob_name(path)) for file, path in files.items()}
     return HubRepository(name, repo, revision, found.name, described, _text(card), why)
+
+
+def _card_license(card: Path) -> object:
+    """Return the licence in a model card; None where the card states none, or is not valid."""
+    from huggingface_hub import ModelCard
+
+    try:
+        return ModelCard.load(card, ignore_metadata_errors=True).data.license
+    except (ValueError, yaml.YAMLError):
+        return None
 
 
 def _blob_name(path: Path) -> str | None:
@@ -221,6 +235,8 @@ def _hub_errors(name: str, repo: str, revision: str | None) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise WeightsError(f"{name}: {first_line(error)}") from error
     except errors.HfHubHTTPError as error:
+        if error.response.status_code == NOT_FOUND:  # of a mirror, which gives no reason
+            raise WeightsError(f"{name}: {first_line(error)}; check the name of the repository") from error
         raise _UnreachableError(first_line(error)) from error
     except (http_error, OSError, json.JSONDecodeError) as error:
         if isinstance(error, OSError) and error.errno in _OF_DISKS:

@@ -1,6 +1,9 @@
 """Weights by name through whole runs: recipe, report, card, metadata, resuming."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,3 +189,34 @@ def test_other_ranks_get_the_file_of_the_first(server: Server, monkeypatch: pyte
     assert server.asked == []
     first.path.unlink()  # as on a further machine
     assert open_weights(NAME, NullMonitor(), ProcessGroup(1, 2)).path.is_file()
+
+
+@pytest.mark.integration
+def test_under_torchrun_the_first_process_alone_asks_the_hub(server: Server, recipe: Path, tmp_path: Path) -> None:
+    def started(name: str, folder: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "edcompress",
+            "prune",
+        ]
+        arguments = [name, "-r", str(recipe), *QUICK, "--device", "cpu", "-o", str(tmp_path / folder)]
+        environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home")}
+        return subprocess.run(
+            command + arguments, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    ran = started(NAME, "run")
+    assert ran.returncode == 0, ran.stderr
+    assert RunFolder(tmp_path / "run").read_report().source
+    for path in ("/api/models/someone/tiny", "/someone/tiny/resolve/main/model.safetensors"):
+        assert 1 <= server.asked.count(f"GET {path}") <= 2  # for the recipe, and for the file
+    unknown = started("hf:someone/gone", "gone")
+    assert unknown.returncode != 0
+    assert unknown.stderr.count("check the name of the repository") == 1
+    assert not (tmp_path / "gone").exists()

@@ -153,6 +153,25 @@ def test_a_repository_that_is_not_there_or_closed(
     assert not (recipe.parent / "run").exists()
 
 
+def test_a_mirror_that_gives_no_reason_answers_404_too(cli: Cli, recipe: Path, hub: Server) -> None:
+    refused = cli("inspect", NAME, "-r", recipe)
+    assert refused.code == 2
+    assert f"404 Not Found' for url '{hub.url}/api/models/someone/tiny" in refused.err
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    "card", [b"no front matter", b"---\n- a\n---\n", b"---\n: : {\n---\n", b"---\nlicense: [mit, bsd]\n---\n"]
+)
+def test_a_card_without_a_licence_hinders_nothing(
+    cli: Cli, recipe: Path, hf_cache: Path, files: dict[str, bytes], card: bytes
+) -> None:
+    in_cache(hf_cache, {**files, "README.md": card})
+    found = cli("inspect", NAME, "-r", recipe)
+    assert found.code == 0, found.err
+    assert ("licence: mit, bsd;" if b"bsd" in card else "licence: not stated") in found.err.replace("\n", "")
+
+
 def test_a_revision_that_is_not_there(cli: Cli, tiny: Server, recipe: Path) -> None:
     tiny.answers["/api/models/someone/tiny/revision/v9"] = missing("RevisionNotFound")
     assert "someone/tiny has no revision 'v9'" in cli("inspect", f"{NAME}@v9", "-r", recipe).err
