@@ -8,20 +8,18 @@ from torch import Tensor
 
 from edcompress.core.errors import InputError, NetworkError, RunFolderError
 from edcompress.core.recipe.recipe import Recipe
-from edcompress.core.recipe.weights_name import weights_name
 from edcompress.core.results.report import Report
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.files import require_utf8
 from edcompress.networks.build import example_images
 from edcompress.runs.folder import RunFolder, RunOrPath
-from edcompress.runs.progress import starting_weights
 from edcompress.workflows.accuracy_target import smallest_within
 from edcompress.workflows.pruning_run import PruneRequest, prune_once
-from edcompress.workflows.resume import resumed_name, with_resolved_values
+from edcompress.workflows.resume import resumed_name, weights_for, with_resolved_values
 from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.file_metadata import unlike_images
 from edcompress.workflows.stages.starting_point import StartingPoint, open_starting_point
-from edcompress.workflows.weights import GivenWeights, Weights, open_weights
+from edcompress.workflows.weights import GivenWeights, Weights
 
 
 def prune(
@@ -56,9 +54,7 @@ def prune(
         EdcompressError: Training diverged, memory ran out, or no network stays within target.max_top1_drop.
     """
     run, ranks = RunFolder.of(folder), options.ranks
-    by_name = weights_name(weights) is not None
-    kept = ranks.run_on_rank0(partial(starting_weights, run)) if by_name and resume else None
-    given = open_weights(weights, options.monitor, ranks, kept)
+    given = weights_for(weights, run, options, resume=resume)
     source, name = given.path, given.name
     recipe = given.completed(recipe.explicit) if given.offer.values else recipe
     if not (resume and run.exists) and run.path.resolve() == source.resolve():

@@ -13,6 +13,7 @@ from torch import Tensor
 from edcompress.core.errors import RunFolderError
 from edcompress.core.recipe.diff import differences
 from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.recipe.weights_name import FILLED, Offer, WeightsName, weights_name
 from edcompress.core.recipe.yaml_files import dump
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.distributed import ALONE, ProcessGroup
@@ -27,7 +28,7 @@ from edcompress.runs.reading import parse_file
 from edcompress.workflows.stages.file_metadata import WEIGHTS
 from edcompress.workflows.stages.start_files import EarlierNetwork, KeptStart, read_space
 from edcompress.workflows.stages.starting_point import StartingPoint, load_dense, read_weights
-from edcompress.workflows.weights import GivenWeights
+from edcompress.workflows.weights import GivenWeights, Weights, open_weights
 
 FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "data.skip_broken", "gate.", "preset", "run.")
 """Keys, or beginnings of keys, that a resumed run may change: they do not change what `prune` computes.
@@ -111,6 +112,21 @@ def can_resume(folder: RunFolder, recipe: Recipe) -> bool:
     if not folder.finished and not folder.state.is_dir():
         raise RunFolderError(f"{folder.state} is missing, from which the run would continue; start over with --force")
     return True
+
+
+def weights_for(weights: Weights, folder: RunFolder, options: RunOptions, *, resume: bool) -> GivenWeights:
+    """Return the weights of a run in `folder`; those by name that it keeps already are not fetched again to resume it."""
+    name, ranks = weights_name(weights), options.ranks
+    kept = ranks.run_on_rank0(partial(_kept, folder, name)) if resume and name else None
+    return kept or open_weights(weights, options.monitor, ranks)
+
+
+def _kept(folder: RunFolder, name: WeightsName) -> GivenWeights | None:
+    """Return the weights that a run keeps, with the values of its recipe, if it was started with weights of this name."""
+    if starting_weights(folder) != name.shown:
+        return None
+    values = folder.read_recipe().model_dump(include=FILLED)
+    return GivenWeights(Path(name.shown), name.shown, offer=Offer(values))
 
 
 def resumed_name(folder: RunFolder, recipe: Recipe, weights: GivenWeights, options: RunOptions) -> str:

@@ -15,12 +15,12 @@ from edcompress.networks.build import example_images, plain_network
 from edcompress.runs.folder import RunFolder, RunOrPath
 from edcompress.workflows.export import export
 from edcompress.workflows.prune import prune
-from edcompress.workflows.resume import reserve_folder, update_recipe_file
+from edcompress.workflows.resume import reserve_folder, update_recipe_file, weights_for
 from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.run_context import open_provable_context
 from edcompress.workflows.stages.starting_point import feasible_of, space_of, time_dense
 from edcompress.workflows.train import train
-from edcompress.workflows.weights import Weights, open_weights
+from edcompress.workflows.weights import Weights
 
 
 def run(
@@ -52,8 +52,8 @@ def run(
     """
     destination = RunFolder.of(folder)
     begins = not (resume and destination.exists)
-    if weights is not None and begins:
-        weights = open_weights(weights, options.monitor, options.ranks)
+    if weights is not None:
+        weights = weights_for(weights, destination, options, resume=resume)
         recipe = weights.completed(recipe.explicit) if weights.offer.values else recipe
     require_measurable(recipe.timing)
     if begins:

@@ -57,16 +57,13 @@ Weights = RunFolder | str | Path | GivenWeights
 """A run folder, a path, the name of weights, or what `open_weights` made of one of them."""
 
 
-def open_weights(
-    weights: Weights, monitor: Monitor, ranks: ProcessGroup = ALONE, kept: str | None = None
-) -> GivenWeights:
+def open_weights(weights: Weights, monitor: Monitor, ranks: ProcessGroup = ALONE) -> GivenWeights:
     """Return the weights, fetched by the first rank alone if they are given by name.
 
     Args:
         weights: A run folder, a path, or a name.
         monitor: Shows what is fetched.
         ranks: The processes that share the work.
-        kept: What an unfinished or finished run calls the weights that it keeps: those of this name are not fetched again.
 
     Raises:
         WeightsError: The name is unknown, or its file cannot be had or is not the one of the checksum.
@@ -76,8 +73,6 @@ def open_weights(
     if (name := weights_name(weights)) is None:
         path = path_of(weights)
         return GivenWeights(path, path.name)
-    if kept == name.shown:
-        return GivenWeights(Path(kept), kept)
     offer, fetched = ranks.run_on_rank0(partial(_fetch, name, monitor))
     if not fetched.path.exists():  # a further machine, whose ranks do not see the cache of the first one's
         _, fetched = _fetch(name, monitor)

@@ -126,15 +126,29 @@ def test_an_interrupted_run_continues_by_the_same_name_without_a_connection(
     assert report.source.license == "mit"
 
 
-def test_a_run_keeps_its_weights_even_if_the_cache_lost_them(server: Server, recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("incomplete", [False, True])
+def test_a_run_keeps_its_weights_even_if_the_cache_lost_them(
+    server: Server, recipe: Path, tmp_path: Path, incomplete: bool
+) -> None:
+    """Also if Python gives it a recipe without the preprocessing that followed from them."""
     folder, settings = tmp_path / "run", [word for word in QUICK if word != "--set"]
     checked = edcompress.read_recipe(recipe, settings, weights=NAME)
     with pytest.raises(KeyboardInterrupt):
         edcompress.prune(NAME, checked, folder, options=RunOptions("cpu", monitor=Interrupter("finetune", 0)))
     server.answers.clear()
     (tmp_path / "hf").rename(tmp_path / "gone")
-    report = edcompress.prune(NAME, checked, folder, resume=True, options=RunOptions("cpu", monitor=NullMonitor()))
+    written = (folder / "recipe.yaml").read_text()
+    options = RunOptions("cpu", monitor=NullMonitor())
+    if incomplete:
+        sets = "model: {arch: 'timm:test_resnet', num_classes: 10}\ndata: {dataset: digits, channels: 3, image_size: 24, resize: 32}\n"
+        recipe.write_text(sets + "target: {macs: 0.8}\n")
+        checked = edcompress.read_recipe(recipe, settings)
+        assert checked.data.mean != (0.3, 0.4, 0.5)
+    verb = edcompress.run if incomplete else edcompress.prune
+    arguments = (checked, folder, NAME) if incomplete else (NAME, checked, folder)
+    report = verb(*arguments, resume=True, options=options)  # type: ignore[operator]
     assert report.source
+    assert (folder / "recipe.yaml").read_text() == written
 
 
 def test_a_python_recipe_is_completed_where_it_sets_nothing(server: Server, tmp_path: Path, recipe: Path) -> None:  # noqa: ARG001

@@ -42,6 +42,12 @@ class Offer(NamedTuple):
 NOTHING = Offer()
 """What follows from a file or a run."""
 
+FILLED = {
+    "model": {"arch", "num_classes", "in_channels"},
+    "data": {"image_size", "resize", "interpolation", "mean", "std"},
+}
+"""The keys that sources fill, by section."""
+
 TOGETHER = {
     "model": (("arch", "factory"),),
     "data": (("image_size", "resize"), ("mean", "std")),
