@@ -80,9 +80,8 @@ class HubRepository:
     def path_of(self, file: str) -> Path:
         """Return the path of a file in the cache, downloaded if it is not there; WeightsError where it cannot be had."""
         api, local = _api(self.name), bool(self.offline)
-        revision = (
-            self.commit if local else self.revision
-        )  # the cache keeps the commit of a branch only if that is asked for
+        # The cache keeps the commit of a branch only if the branch is asked for.
+        revision = self.commit if local else self.revision
         try:
             with _hub_errors(self.name, self.repo, self.revision), _without_bars():
                 return Path(api.hf_hub_download(self.repo, file, revision=revision, local_files_only=local))
@@ -98,7 +97,10 @@ class HubRepository:
             about = describe(self.name, file, self.files[file].bytes, self.license)
             cached = self._has(file)
             announce(monitor, about, self.page, cache_folder(self.repo), cached=cached)
-            records[safe_name(Path(file).name)] = self._checked(file, self.path_of(file), fresh=not cached)
+            path = self.path_of(file)
+            if (digest := self.files[file].sha256 or _blob_name(path)) is None:
+                monitor.warning(f"{self.name}: no checksum of {path} is known, so that it is taken as it is")
+            records[safe_name(Path(file).name)] = self._checked(file, path, digest, fresh=not cached)
         address = f"{self.page}/tree/{self.commit}"
         source = WeightsSource(name=self.name, address=address, license=self.license, files=records)
         return FetchedWeights(self.path_of(files[0]), source)
@@ -109,9 +111,9 @@ class HubRepository:
 
         return isinstance(try_to_load_from_cache(self.repo, file, revision=self.commit), str)
 
-    def _checked(self, file: str, path: Path, *, fresh: bool) -> FileRecord:
+    def _checked(self, file: str, path: Path, expected: str | None, *, fresh: bool) -> FileRecord:
         """Return the record of a file; WeightsError, after which a file that was just downloaded is gone, if the checksum differs."""
-        record, expected = record_of(path), self.files[file].sha256 or _blob_name(path)
+        record = record_of(path)
         if expected in (None, record.sha256):
             return record
         fix = f"delete {path.resolve()} to download it again"

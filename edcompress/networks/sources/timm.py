@@ -54,6 +54,7 @@ def _description(network: str) -> Any:
 def _fetch(name: str, description: Any, monitor: Monitor) -> FetchedWeights:
     """Return the file, from the Hub if it is there, else from the URL."""
     if description.hf_hub_id:
-        repository = read_repository(name, description.hf_hub_id)
+        repo, _, revision = description.hf_hub_id.partition("@")
+        repository = read_repository(name, repo, revision or None)
         return repository.fetch(weights_files(repository, description.hf_hub_filename or ""), monitor)
     return fetch_file(hub_file(name, description.url, None, description.license), monitor)

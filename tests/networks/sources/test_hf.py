@@ -207,10 +207,26 @@ def test_half_a_file_leaves_nothing(cli: Cli, tiny: Server, recipe: Path, body: 
 
 @pytest.mark.usefixtures("offline")
 def test_files_in_the_cache_need_no_connection(cli: Cli, recipe: Path, hf_cache: Path, files: dict[str, bytes]) -> None:
-    in_cache(hf_cache, files)
+    snapshot = in_cache(hf_cache, files)
     found = cli("inspect", NAME, "-r", recipe)
     assert found.code == 0, found.err
     assert "licence: mit; in" in found.err.replace("\n", "")
+    assert f"no checksum of {snapshot / FILE} is known" in found.err
+
+
+def test_a_copy_in_the_cache_is_checked_where_the_hub_answers(
+    cli: Cli, tiny: Server, recipe: Path, hf_cache: Path, files: dict[str, bytes], body: bytes
+) -> None:
+    snapshot = in_cache(hf_cache, files)
+    found = cli("inspect", NAME, "-r", recipe)
+    assert found.code == 0, found.err
+    assert "no checksum" not in found.err
+    (snapshot / FILE).write_bytes(body[:-1] + b"!")
+    refused = cli("inspect", NAME, "-r", recipe)
+    assert refused.code == 2
+    assert f"delete {snapshot / FILE} to download it again" in refused.err
+    assert (snapshot / FILE).read_bytes() == body[:-1] + b"!"
+    assert not any(path.endswith(FILE) for path in tiny.asked if path.startswith("GET /someone"))
 
 
 @pytest.mark.usefixtures("offline")
