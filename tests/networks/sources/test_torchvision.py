@@ -103,6 +103,17 @@ def test_an_unknown_name_says_which_there_are(cli: Cli, recipe: Path, name: str,
     assert not (recipe.parent / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["squeezenet1_1", "resnet50.a1_in1k"])
+def test_a_network_without_a_source_is_pointed_to_one(cli: Cli, name: str) -> None:
+    refused = cli("inspect", name, "-r", "digits")
+    assert refused.code == 2
+    assert (
+        f"there is no such file; weights by name are written torchvision:{name}, timm:{name} or hf:OWNER/NAME"
+        in refused.err
+    )
+    assert "weights by name" not in cli("inspect", "missing.pt", "-r", "digits").err
+
+
 def test_404_wrong_checksum_and_half_a_file(cli: Cli, served: Path, recipe: Path, server: Server, body: bytes) -> None:
     path = f"/models/{served.name}"
     for answer, says in (
