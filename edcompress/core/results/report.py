@@ -116,7 +116,10 @@ class Point(Value):
 
 
 class SearchSummary(Value):
-    """The course of the search; `generations` is 0 for the one-shot controls."""
+    """The course of the search; `generations` is 0 for the one-shot controls.
+
+    `tightening` counts the generations before the budget reached the target; None in reports of earlier versions.
+    """
 
     method: str
     epochs: int
@@ -124,6 +127,7 @@ class SearchSummary(Value):
     converged: bool
     diversity: float
     seconds: float
+    tightening: int | None = None
 
 
 class Statistics(Value):
@@ -192,6 +196,8 @@ class Report(Value):
         classes: The names of the classes in index order.
         batch_norm: The statistics after fine-tuning; None for a network without batch norm, or a report of an earlier version.
         chosen: The keys of the recipe that the run chose, with the reasons.
+        alarms: Conspicuous warnings about the results, with what to try.
+        remarks: One line for each figure that says less than it seems to.
     """
 
     schema_version: Literal[1] = 1
@@ -223,6 +229,8 @@ class Report(Value):
     classes: tuple[str, ...] = ()
     batch_norm: Statistics | None = None
     chosen: dict[str, str] = Field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def speedup(self) -> Interval | None:
@@ -276,6 +284,10 @@ class Report(Value):
     def with_shipping(self, ship: Shipping | None, limits: Gate) -> Self:
         """Return the report with the file to ship by these limits."""
         return self.model_copy(update={"ship": ship, "limits": limits})
+
+    def with_warnings(self, alarms: tuple[str, ...], remarks: tuple[str, ...]) -> Self:
+        """Return the report with the warnings about its results."""
+        return self.model_copy(update={"alarms": alarms, "remarks": remarks})
 
     def with_verdict(self, verdict: Verdict) -> Self:
         """Return the report with the gate's verdict."""

@@ -68,6 +68,7 @@ class EDropoutRegime(SearchRegime):
             "budget": self._budget,
             "step": self._step,
             "generation": self.generation,
+            "tightening": self.tightening,
             "generator": self._generator.get_state(),
             "figures": self._figures,
         }
@@ -78,6 +79,7 @@ class EDropoutRegime(SearchRegime):
         self._best = saved["best"]
         self._budget = saved.get("budget", saved.get("in_force"))  # the key of older snapshots
         self._step, self.generation = saved["step"], saved["generation"]
+        self.tightening = saved.get("tightening")
         self._generator.set_state(saved["generator"])
         self._figures = saved["figures"]
 

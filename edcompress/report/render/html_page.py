@@ -12,7 +12,7 @@ from edcompress.core.results.measures import Latency
 from edcompress.core.results.report import Point, Report, SearchSummary, Sweep, TargetResult
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.noise import noise_warning
-from edcompress.report.gate.sanity import alarms
+from edcompress.report.gate.outcome import has_fallen, is_beyond_noise, loud_warnings, remarks
 from edcompress.report.render.formatting import MISSING, calls, measured_with, milliseconds, percent, setting, speedup
 from edcompress.report.render.point_rows import point_columns, point_doubts
 from edcompress.report.render.rows import (
@@ -94,7 +94,9 @@ def render_page(
         report=report,
         asked=_asked(report.target),
         tiles=_tiles(report),
-        alarms=alarms(report),
+        alarms=loud_warnings(report),
+        remarks=remarks(report),
+        bad=("top-1",) if has_fallen(report) or is_beyond_noise(report) else (),
         comparison=_Table(("", "dense", "pruned", "change"), comparison_rows(report)),
         points=_points(report.points) if report.points else None,
         latency=_latency(report),

@@ -18,8 +18,10 @@ from edcompress.core.recipe.training import Checkpoints, TrainingConfig
 from edcompress.core.system.files import append, write_text
 from edcompress.core.system.signals import Interrupt
 from edcompress.networks.modes import on_cpu
+from edcompress.training.averaging import WeightAverage
 from edcompress.training.batchnorm import suited_momentum
 from edcompress.training.loop import Trainer, train_epoch
+from edcompress.training.mixing import make_mix
 from edcompress.training.objective import Objective
 from edcompress.training.optimizers import make_optimizer
 from edcompress.training.position import EpochPosition, ScheduleSpan
@@ -69,6 +71,8 @@ def train_stage(
         regime,
         context.monitor.step,
         context.ranks,
+        mix=make_mix(config, context.spec.model.num_classes),
+        average=WeightAverage(network, config.ema) if config.ema and stage == "finetune" else None,
     )
     if context.ranks.is_main:
         shorten(run.folder / "epochs.jsonl", offset + (state.epoch if state else 0))
@@ -115,6 +119,8 @@ def train_phase(context: RunContext, trainer: Trainer, phase: Phase, state: Trai
         checkpointer.save(epoch + 1)
         phase.interrupt.finish()
         position = position.next_epoch()
+    if trainer.average and phase.span.epochs:
+        trainer.average.apply()
     return phase.span.epochs
 
 

@@ -10,9 +10,11 @@ from torch import nn
 from edcompress.core.recipe.training import TrainingConfig
 from edcompress.core.results.report import Statistics
 from edcompress.networks.modes import on_cpu
+from edcompress.training.averaging import WeightAverage
 from edcompress.training.batchnorm import RECALIBRATION_BATCHES, recalibrate_batch_norm, running_statistics
 from edcompress.training.compiled import Compiled
 from edcompress.training.loop import Trainer
+from edcompress.training.mixing import make_mix
 from edcompress.training.objective import Objective
 from edcompress.training.optimizers import make_optimizer
 from edcompress.training.regime import DenseRegime
@@ -69,6 +71,8 @@ def train_dense(
         context.monitor.step,
         context.ranks,
         section="train",
+        mix=make_mix(config, context.spec.model.num_classes),
+        average=WeightAverage(placed, config.ema) if config.ema else None,
     )
     train_phase(context, trainer, phase, state)
     return on_cpu(placed)
