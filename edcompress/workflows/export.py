@@ -98,8 +98,7 @@ def _export(run: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
         preprocessing = preprocessing_spec(context.data, context.splits.channels)
         subject = CardSubject(context.data.dataset, recipe.model.num_classes, recipe.export.batch)
         write_text(made / CARD, render_card(completed, subject, preprocessing, context.splits.classes))
-        publish_files(made, run, completed, bare.without_onnx())
-    return completed
+        return publish_files(made, run, completed, bare.without_onnx())
 
 
 @dataclass(frozen=True)

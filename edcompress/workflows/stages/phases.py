@@ -66,7 +66,7 @@ def train_stage(
     trainer = Trainer(
         network,
         make_optimizer(config, network.parameters()),
-        make_objective(config, run.start.dense, context.precision),
+        make_objective(config, run.start.teacher, context.precision),
         context.precision,
         regime,
         context.monitor.step,
@@ -89,9 +89,9 @@ def train_stage(
         return train_phase(context, trainer, phase, state)
 
 
-def make_objective(config: TrainingConfig, dense: nn.Module, precision: Precision) -> Objective:
-    """Return what search and fine-tuning minimise; a copy of the dense network, in eval mode on the device, teaches if they distil."""
-    return Objective(config, precision.place(on_cpu(dense)) if config.distill else None)
+def make_objective(config: TrainingConfig, teacher: nn.Module, precision: Precision) -> Objective:
+    """Return what search and fine-tuning minimise; a copy of the teacher, in eval mode on the device, teaches if they distil."""
+    return Objective(config, precision.place(on_cpu(teacher)) if config.distill else None)
 
 
 def train_phase(context: RunContext, trainer: Trainer, phase: Phase, state: TrainingState | None) -> int:

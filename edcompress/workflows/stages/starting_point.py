@@ -58,9 +58,16 @@ class StartingPoint:
     table: LatencyTable | None
     source: WeightsSource | None = None
 
+    other_teacher: nn.Module | None = None
+
     def from_source(self, source: WeightsSource | None) -> StartingPoint:
         """Return the starting point with where the weights of `dense` came from."""
         return replace(self, source=source)
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The network whose soft labels are learnt: the dense one, unless the recipe names a different one."""
+        return self.dense if self.other_teacher is None else self.other_teacher
 
 
 class OpenStart(Protocol):
@@ -93,6 +100,13 @@ def open_starting_point(
     if ranks.is_main and (warning := waiting_warning(start.table)):
         options.monitor.warning(warning)
     return start
+
+
+def new_starting_point(recipe: Recipe, options: RunOptions, images: Tensor | None = None) -> StartingPoint:
+    """Return the starting point of the recipe's network with random weights, as `open_starting_point` does of trained ones."""
+    dense = plain_network(recipe.network_spec, trust_code=options.trust_code).eval()
+    found = space_of(recipe, dense, images, options.ranks)
+    return _new(recipe, dense, found, time_dense(recipe, dense, options.ranks))
 
 
 def reopen_starting_point(
@@ -166,7 +180,7 @@ def read_weights(recipe: Recipe, weights: Path, options: RunOptions) -> nn.Modul
 def _require_no_teacher(recipe: Recipe, untrained: str) -> None:
     """Raise InputError if the recipe uses the answers of the dense network, whose tensors `untrained` begin untrained."""
     begin = f"{untrained} begin untrained (model.reset_head), and"
-    if recipe.finetune.distill:
+    if recipe.finetune.distill and not recipe.finetune.teacher:
         raise InputError(f"{begin} a dense network that knows nothing has nothing to teach; set finetune.distill to 0")
     if recipe.target and recipe.target.max_top1_drop is not None:
         raise InputError(
