@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from edcompress.core.results.measures import Accuracy, Count
 from edcompress.core.system.device_transfer import to_device
 from edcompress.core.system.distributed import ALONE, ProcessGroup
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor], Any]
 LabelledBatches = Iterable[tuple[Tensor, Tensor]]
 
 
@@ -30,7 +31,7 @@ def top_classes(logits: Tensor) -> Tensor:
 
 
 def count_agreeing(classes: Tensor, others: Tensor) -> int:
-    """Return how many images have the same top class in two results of `top_classes`; an image without an answer agrees with nothing."""
+    """Return how many images, or pixels of maps, have the same top class in two results of `top_classes`; no answer agrees with nothing."""
     return int(((classes[:, 0] == others[:, 0]) & (others[:, 0] >= 0)).sum())
 
 

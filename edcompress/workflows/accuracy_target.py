@@ -238,7 +238,7 @@ def _points(series: Series, trials: list[Trial], chosen: Trial) -> list[Point]:
     """Return the trials side by side; their files and the dense network's are timed in turn, in the same processes."""
     context, recipe, dense = series.context, series.request.recipe, series.start.dense
     context.monitor.stage("latency in onnxruntime of the dense network and of all trials, interleaved")
-    timer = NetworkTimer(context.example, recipe.export, recipe.timing, context.monitor)
+    timer = NetworkTimer(context.example, recipe.export, recipe.timing, context.monitor, recipe.model.output)
     networks = {"dense": dense} | {trial.name: load_pruned(dense, trial.folder.path) for trial in trials}
     with tempfile.TemporaryDirectory() as scratch:
         times = timer.measure(

@@ -79,7 +79,7 @@ def _open_start(recipe: Recipe, weights: Path, options: RunOptions, images: Tens
             options.monitor.alarm(f"{weights} was made with preprocessing other than the recipe's: {'; '.join(found)}")
         try:
             example = example_images(recipe.network_spec.image_shape)
-            require_exportable(start.dense, example, recipe.model.factory, recipe.export)
+            require_exportable(start.dense, example, recipe.model, recipe.export)
         except NetworkError as error:
             options.monitor.warning(f"{error}; it is pruned, and `edcompress export` will refuse it")
     return start

@@ -48,6 +48,7 @@ from edcompress.workflows.stages.search import check_search, search
 from edcompress.workflows.stages.start_files import read_plan, read_space
 from edcompress.workflows.stages.starting_point import OpenStart, StartingPoint, resumed_starting_point
 from edcompress.workflows.stages.surgery import remove_and_verify
+from edcompress.workflows.stages.task import require_trainable_by
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def _open_run(request: PruneRequest, began: float) -> PruningRun:
     context.monitor.stage("checking the network, its data and its pruning space")
     start = request.open_start(recipe, images=context.probe_images)
     make_optimizer(recipe.finetune, start.network.parameters())  # refuses a frozen network
+    require_trainable_by(context.task.finetune, start.network, *context.first_batch)
     context = sized_for_search(context, start, recipe.search, recipe.finetune)
     recipe = recipe.with_batch_size(context.data.batch_size)
     if recipe.search.plan:
@@ -167,7 +169,8 @@ def _run_stages(run: PruningRun) -> tuple[nn.Module, StageResults]:
 
 def _timer(run: PruningRun) -> tuple[NetworkTimer, int]:
     """Return how networks are timed, and how often one may be corrected: a plan that was given stays as it is."""
-    timer = NetworkTimer(run.context.example, run.recipe.export, run.recipe.timing, run.context.monitor)
+    context, recipe = run.context, run.recipe
+    timer = NetworkTimer(context.example, recipe.export, recipe.timing, context.monitor, recipe.model.output)
     return timer, 1 if run.recipe.search.takes_plan else MOST_TRIALS
 
 

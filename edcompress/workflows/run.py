@@ -19,6 +19,7 @@ from edcompress.workflows.resume import reserve_folder, update_recipe_file
 from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.run_context import open_provable_context
 from edcompress.workflows.stages.starting_point import feasible_of, space_of, time_dense
+from edcompress.workflows.stages.task import require_trainable_by
 from edcompress.workflows.train import train
 
 
@@ -55,12 +56,13 @@ def run(
     if begins:
         network = plain_network(recipe.network_spec, trust_code=options.trust_code)
         example = example_images(recipe.network_spec.image_shape)
-        require_exportable(network, example, recipe.model.factory, recipe.export)
+        require_exportable(network, example, recipe.model, recipe.export)
     with tempfile.TemporaryDirectory() as scratch:
         if weights is None:
             weights = Path(scratch) / "dense.safetensors"  # the name in the run folder
             if begins:
-                open_provable_context(recipe, options)
+                context = open_provable_context(recipe, options)
+                require_trainable_by(context.task.finetune, network, *context.first_batch)
                 table = time_dense(recipe, network, options.ranks)
                 # Check the budget before a training is spent on it.
                 feasible_of(recipe, network, space_of(recipe, network), table)

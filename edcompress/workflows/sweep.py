@@ -125,7 +125,7 @@ def _check_point(point: _Point, weights: Path | None, options: RunOptions) -> No
         network = plain_network(recipe.network_spec, trust_code=options.trust_code)
         feasible_of(recipe, network, space_of(recipe, network), time_dense(recipe, network))
     example = example_images(recipe.network_spec.image_shape)
-    require_exportable(network, example, recipe.model.factory, recipe.export)
+    require_exportable(network, example, recipe.model, recipe.export)
 
 
 def _check_data(recipes: Iterable[Recipe], options: RunOptions) -> None:

@@ -25,6 +25,7 @@ from edcompress.workflows.stages.file_metadata import TRAINING
 from edcompress.workflows.stages.phases import Phase
 from edcompress.workflows.stages.plain_training import train_dense
 from edcompress.workflows.stages.run_context import open_context
+from edcompress.workflows.stages.task import require_trainable_by
 
 
 def train(
@@ -105,6 +106,7 @@ def _train(recipe: Recipe, output: Path, *, resume: bool, options: RunOptions) -
         recipe, state = recipe.with_batch_size(saved.batch_size), saved.state
     context, network = open_context(recipe, options), new_network(recipe.network_spec, trust_code=options.trust_code)
     with oom_as_error(recipe.data, "lower data.batch_size and data.eval_batch_size, or end other processes on it"):
+        require_trainable_by(context.task.train, network, *context.first_batch)
         context = sized_for_training(context, network, recipe.train)
         size, epochs = context.data.step_images, recipe.train.epochs
         phase = Phase(

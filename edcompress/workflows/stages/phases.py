@@ -19,7 +19,7 @@ from edcompress.core.system.files import append, write_text
 from edcompress.core.system.signals import Interrupt
 from edcompress.networks.modes import on_cpu
 from edcompress.training.loop import Trainer, train_epoch
-from edcompress.training.objective import Objective
+from edcompress.training.objective import Criterion, Objective
 from edcompress.training.optimizers import make_optimizer
 from edcompress.training.position import EpochPosition, ScheduleSpan
 from edcompress.training.precision import Precision
@@ -63,7 +63,7 @@ def train_stage(
     trainer = Trainer(
         network,
         make_optimizer(config, network.parameters()),
-        make_objective(config, run.start.dense, context.precision),
+        make_objective(config, run.start.dense, context.precision, context.task.finetune),
         context.precision,
         regime,
         context.monitor.step,
@@ -82,9 +82,11 @@ def train_stage(
     return train_phase(context, trainer, phase, state)
 
 
-def make_objective(config: TrainingConfig, dense: nn.Module, precision: Precision) -> Objective:
+def make_objective(
+    config: TrainingConfig, dense: nn.Module, precision: Precision, criterion: Criterion | None = None
+) -> Objective:
     """Return what search and fine-tuning minimise; a copy of the dense network, in eval mode on the device, teaches if they distil."""
-    return Objective(config, precision.place(on_cpu(dense)) if config.distill else None)
+    return Objective(config, precision.place(on_cpu(dense)) if config.distill else None, criterion)
 
 
 def train_phase(context: RunContext, trainer: Trainer, phase: Phase, state: TrainingState | None) -> int:

@@ -26,8 +26,10 @@ from edcompress.data.transforms import eval_geometry, normalise
 from edcompress.deploy.runtime.parity import FEWEST_IMAGES
 from edcompress.networks.build import example_images
 from edcompress.networks.modes import evaluating
+from edcompress.networks.outputs import logits_of
 from edcompress.training.accuracy import Forward, measure_accuracy
 from edcompress.training.precision import Precision, choose_precision
+from edcompress.workflows.stages.task import NO_TASK, Task, open_task
 
 PROOF_IMAGES = 8
 REAL_IMAGES = 256
@@ -44,6 +46,7 @@ class RunContext:
     precision: Precision
     monitor: Monitor
     ranks: ProcessGroup = ALONE
+    task: Task = NO_TASK
 
     def watched_by(self, monitor: Monitor) -> RunContext:
         """Return the context under another monitor, which gets the notes on the data, and one warning per image that is left out."""
@@ -88,6 +91,12 @@ class RunContext:
         """Two real images [2, C, H, W] of the search split, or one, on which removals are tried; few images are read."""
         few = self.splits.search.subset(_spread(self.splits.search, PROOF_IMAGES))
         return self._first_batch(few, PROOF_IMAGES)[0][:2]
+
+    @cached_property
+    def first_batch(self) -> Batch:
+        """Eight real images of the search split, or all of a smaller one, with their labels, on which loss and metric are tried."""
+        few = self.splits.search.subset(_spread(self.splits.search, PROOF_IMAGES))
+        return self._first_batch(few, PROOF_IMAGES)
 
     @cached_property
     def parity_pixels(self) -> Tensor:
@@ -141,7 +150,14 @@ class RunContext:
 
     def _accuracy(self, forward: Forward, images: ImageSet) -> Accuracy:
         batches = eval_batches(images, self.data).for_rank(self.ranks).pinned_for(self.device)
-        return measure_accuracy(forward, batches, self.device, self.spec.model.num_classes, self.ranks)
+        chosen = self.spec.model.output
+        return measure_accuracy(
+            lambda given: logits_of(forward(given), chosen),
+            batches,
+            self.device,
+            self.spec.model.num_classes,
+            self.ranks,
+        )
 
     def _first_batch(self, images: ImageSet, most: int) -> Batch:
         return next(iter(eval_batches(images, self.data.model_copy(update={"eval_batch_size": most}))))
@@ -174,7 +190,9 @@ def open_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
     splits = split()
     check_fits(splits, model, data)
     check_divides(splits, data, ranks)
-    return RunContext(recipe.network_spec, data, splits, precision, monitor, ranks).watched_by(monitor)
+    sections = {"finetune": recipe.finetune, "train": recipe.train}
+    task = open_task(model, sections, splits.train.labels, trust_code=options.trust_code)
+    return RunContext(recipe.network_spec, data, splits, precision, monitor, ranks, task).watched_by(monitor)
 
 
 def open_provable_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:

@@ -74,6 +74,7 @@ def search_problem(settings: Search, context: RunContext, start: StartingPoint) 
         seed=context.seed,
         ranks=context.ranks,
         batches=lambda: context.train_batches(epoch=0),
+        criterion=context.task.finetune,
     )
 
 

@@ -114,8 +114,7 @@ def time_dense(recipe: Recipe, dense: nn.Module, ranks: ProcessGroup = ALONE) ->
     """Return where the dense network's time goes, measured now by the first rank; None if the target is not a latency."""
     if not recipe.targets_latency:
         return None
-    example = example_images(recipe.network_spec.image_shape)
-    return latency_table(dense, example, recipe.export, recipe.timing, ranks)
+    return latency_table(dense, recipe.network_spec, recipe.export, recipe.timing, ranks)
 
 
 def space_of(

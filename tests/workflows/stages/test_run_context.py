@@ -202,7 +202,6 @@ def built(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: 
         ("Stochastic", r"different logits for the same images.*F\.dropout"),
         ("InPlace", r"different logits for the same images.*in place"),
         ("Hooked", r"different logits for the same images.*hook"),
-        ("Auxiliary", r"in train mode the network gives a tuple, not one tensor.*auxiliary"),
         ("Checkpointed", r"runs layers again \(torch\.utils\.checkpoint\)"),
         ("Needing", r"fails in train mode: AssertionError: no labels"),
         ("Silent", r"fails in train mode: NotImplementedError"),
