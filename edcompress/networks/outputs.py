@@ -101,7 +101,7 @@ class ChosenOutputs(nn.Module):
 
     def __init__(self, network: nn.Module, chosen: str | None, names: Sequence[str]) -> None:
         super().__init__()
-        self.network, self.chosen, self.names = network, chosen, list(map(_file_name, names))
+        self.network, self.chosen, self.names = network, chosen, file_names(names)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the outputs for images [N, C, H, W]."""
@@ -116,5 +116,6 @@ def with_chosen_outputs(network: nn.Module, images: Tensor, chosen: str | None) 
     return network if isinstance(found, Tensor) else ChosenOutputs(network, chosen, list(outputs_of(found, chosen)))
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"\W", "_", f"output_{name}" if name[:1].isdigit() else name)
+def file_names(names: Sequence[str]) -> list[str]:
+    """Return the names of outputs as ONNX files and own metrics have them: letters, digits and underscores; output_0 for a position."""
+    return [re.sub(r"\W", "_", f"output_{name}" if name[:1].isdigit() else name) for name in names]

@@ -137,15 +137,24 @@ def _restored_on_failure(folder: Path, kept: Path) -> Iterator[None]:
         raise
 
 
+def _quality(report: Report, result: ModelResult) -> dict[str, str]:
+    """Return the counts of correct images, and the value of a metric that is none."""
+    found = {}
+    if accuracy := result.accuracy:
+        for name, count in (("top1", accuracy.top1), ("top5", accuracy.top5)):
+            found[f"edcompress.{name}"] = f"{count.correct}/{count.total}"
+    if score := result.score:
+        found |= {"edcompress.metric": report.metric.name, "edcompress.score": repr(score.value)}
+    return found
+
+
 def metadata(context: RunContext, report: Report, result: ModelResult) -> dict[str, str]:
     """Return the metadata of an ONNX file: its origin, its score in PyTorch, how to feed it, and the names of its classes."""
-    top1, top5 = result.accuracy.top1, result.accuracy.top5
     return {
         "edcompress.recipe": report.recipe,
         "edcompress.recipe_hash": report.recipe_hash,
         "edcompress.network": report.network,
-        "edcompress.top1": f"{top1.correct}/{top1.total}",
-        "edcompress.top5": f"{top5.correct}/{top5.total}",
+        **_quality(report, result),
         PREPROCESSING: preprocessing_spec(context.data, context.splits.channels).model_dump_json(),
         CLASSES: json.dumps(context.splits.classes),
         **{f"edcompress.version.{name}": number for name, number in versions().items()},

@@ -50,7 +50,7 @@ def prune(
     Raises:
         InputError: The weights, the recipe, the data or the folder cannot be used.
         ProofError: The pruned network does not equal the masked one.
-        EdcompressError: Training diverged, memory ran out, or no network stays within target.max_top1_drop.
+        EdcompressError: Training diverged, memory ran out, or no network stays within the target's drop.
     """
     source, run = path_of(weights), RunFolder.of(folder)
     if not (resume and run.exists) and run.path.resolve() == source.resolve():
@@ -62,11 +62,11 @@ def prune(
         name = ranks.run_on_rank0(partial(resumed_name, run, recipe, source, options))
     open_start = partial(_open_start, weights=source, options=options)
     request = PruneRequest(recipe, run, open_start, name, options, resume=resume, force=force)
-    if recipe.target is None or recipe.target.max_top1_drop is None:
+    if recipe.target is None or recipe.target.drop is None:
         return prune_once(request)
     if ranks.size > 1:
         raise InputError(
-            "target.max_top1_drop runs in one process; start it without torchrun, or use a different target"
+            f"target.{recipe.target.drop_key} runs in one process; start it without torchrun, or use a different target"
         )
     return smallest_within(request)
 

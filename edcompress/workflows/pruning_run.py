@@ -48,7 +48,6 @@ from edcompress.workflows.stages.search import check_search, search
 from edcompress.workflows.stages.start_files import read_plan, read_space
 from edcompress.workflows.stages.starting_point import OpenStart, StartingPoint, resumed_starting_point
 from edcompress.workflows.stages.surgery import remove_and_verify
-from edcompress.workflows.stages.task import require_trainable_by
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def _open_run(request: PruneRequest, began: float) -> PruningRun:
     context.monitor.stage("checking the network, its data and its pruning space")
     start = request.open_start(recipe, images=context.probe_images)
     make_optimizer(recipe.finetune, start.network.parameters())  # refuses a frozen network
-    require_trainable_by(context.task.finetune, start.network, *context.first_batch)
+    context.require_usable(start.network, context.task.finetune)
     context = sized_for_search(context, start, recipe.search, recipe.finetune)
     recipe = recipe.with_batch_size(context.data.batch_size)
     if recipe.search.plan:
@@ -177,27 +176,27 @@ def _timer(run: PruningRun) -> tuple[NetworkTimer, int]:
 def measure_dense(run: PruningRun) -> StageResults:
     """Return accuracy and size of the dense network."""
     context, dense = run.context, run.start.dense
-    context.monitor.stage("dense network: accuracy on the test images")
+    context.monitor.stage(f"dense network: {context.measured} on the test images")
     for warning in [*uncounted_warnings(dense, context.example), *run.start.feasible.warnings]:
         context.monitor.warning(warning)
-    accuracy = context.accuracy(context.precision.place(on_cpu(dense)))
+    scores = context.scores(context.precision.place(on_cpu(dense)))
     untrained = run.recipe.model.reset_head
-    if context.ranks.is_main and not untrained and (text := at_chance(accuracy, "the dense network")):
+    if context.ranks.is_main and not untrained and (text := at_chance(scores.accuracy, "the dense network")):
         context.monitor.alarm(f"{text}. What pruning costs cannot be seen from it")
-    result = ModelResult(accuracy=accuracy, size=measure_size(dense, context.example))
+    result = ModelResult.of(scores, measure_size(dense, context.example))
     return StageResults(dense=result, search_began=run.clock(StageResults()).seconds)
 
 
 def _conclude(run: PruningRun, tuned: nn.Module, results: StageResults) -> Report:
     """Save and verify the fine-tuned network, and write the report."""
     context = run.context
-    context.monitor.stage("verification: save, reload, prove, accuracy on the test images")
+    context.monitor.stage(f"verification: save, reload, prove, {context.measured} on the test images")
     reloaded, proof = _save_and_reload(run, tuned, results) if context.ranks.is_main else (tuned, None)
-    accuracy = context.accuracy(context.precision.place(on_cpu(reloaded)))
+    scores = context.scores(context.precision.place(on_cpu(reloaded)))
 
     def report() -> Report:
         assert proof
-        pruned = ModelResult(accuracy=accuracy, size=measure_size(reloaded, context.example))
+        pruned = ModelResult.of(scores, measure_size(reloaded, context.example))
         made = _report(run, run.clock(results), pruned, proof)
         save_report(run.folder, made)
         run.folder.clear_state()
@@ -248,6 +247,7 @@ def _report(run: PruningRun, results: StageResults, pruned: ModelResult, reloade
         untrained_head=recipe.model.reset_head,
         limits=recipe.gate,
         classes=run.context.splits.classes,
+        metric=run.context.task.metric.info,
     )
 
 

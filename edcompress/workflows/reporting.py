@@ -66,7 +66,7 @@ def render(folder: RunFolder) -> Report:
 
 def _write_page(folder: RunFolder, report: Report, into: Path | None = None) -> None:
     plan = parse_file(folder / "plan.json", _Plan.model_validate_json).model_dump()
-    flags = folder.read_recipe().model.trust_flags
+    flags = folder.read_recipe().trust_flags
     write_text((into or folder.path) / "report.html", render_page(report, _generations(folder), plan, flags))
 
 

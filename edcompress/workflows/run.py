@@ -19,7 +19,6 @@ from edcompress.workflows.resume import reserve_folder, update_recipe_file
 from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.run_context import open_provable_context
 from edcompress.workflows.stages.starting_point import feasible_of, space_of, time_dense
-from edcompress.workflows.stages.task import require_trainable_by
 from edcompress.workflows.train import train
 
 
@@ -62,7 +61,7 @@ def run(
             weights = Path(scratch) / "dense.safetensors"  # the name in the run folder
             if begins:
                 context = open_provable_context(recipe, options)
-                require_trainable_by(context.task.finetune, network, *context.first_batch)
+                context.require_usable(network, context.task.finetune)
                 table = time_dense(recipe, network, options.ranks)
                 # Check the budget before a training is spent on it.
                 feasible_of(recipe, network, space_of(recipe, network), table)

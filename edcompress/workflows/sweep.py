@@ -189,4 +189,10 @@ def _side_by_side(reports: Mapping[str, Report]) -> Sweep:
         assert report.verdict
         point = point_of(report, name, report.dense.latency_ms.p50, report.pruned.latency_ms.p50)
         points.append(point.with_gate(passed=report.verdict.passed, distrusted=waiting(report.headline_latencies)))
-    return Sweep(network=first.network, checkpoint=first.checkpoint, dense=first.dense, points=with_front(points))
+    return Sweep(
+        network=first.network,
+        checkpoint=first.checkpoint,
+        dense=first.dense,
+        points=with_front(points),
+        metric=first.metric,
+    )

@@ -68,11 +68,6 @@ class Model(Section):
         """The name of the network, or of the user's factory."""
         return self.arch or str(self.factory)
 
-    @property
-    def trust_flags(self) -> list[str]:
-        """The options that a command line needs for this network to be built."""
-        return ["--trust-code"] if self.factory else []
-
 
 @dataclass(frozen=True)
 class NetworkSpec:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, NamedTuple, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +20,10 @@ from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.recipe.training import Checkpoints, TrainingConfig
+from edcompress.core.registry import is_path, one_of_or_path
+
+METRICS = "training.metrics"
+"""The package of shipped metrics, one module each."""
 
 
 class RecipeLabel(NamedTuple):
@@ -42,6 +47,11 @@ class Recipe(Section):
     preset: str | None = Field(None, description="values to start from, e.g. paper; keys in the file override them")
     model: Model
     data: Data
+    metric: Annotated[str, one_of_or_path(METRICS)] = Field(
+        "top1",
+        description="what networks are compared by, higher is better; or your own, package.module:callable of (outputs, labels) of all"
+        " test images (needs --trust-code)",
+    )
     target: Target | None = Field(None, description="null: prune to whatever the search converges to")
     constraints: Constraints = Constraints()
     search: Search = Search()
@@ -65,11 +75,28 @@ class Recipe(Section):
         0, ge=0, lt=2**31, description="fixes the split, the order of images, the augmentation and the search"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gate_by_the_metric(cls, tree: Any) -> Any:
+        """Let the gate limit the drop of another metric where it would limit that of top-1 by default."""
+        if not isinstance(tree, Mapping) or tree.get("metric", "top1") == "top1":
+            return tree
+        gate = tree.get("gate", {})
+        if not isinstance(gate, Mapping) or "max_top1_drop" in gate:
+            return tree
+        return {**tree, "gate": {"max_drop": 0.01, **gate, "max_top1_drop": None}}
+
+    @model_validator(mode="after")
+    def _drop_of_the_metric(self) -> Self:
+        if self.target and self.target.max_top1_drop is not None and self.metric != "top1":
+            raise ValueError(f"target.max_top1_drop limits top-1, and the metric is {self.metric}; set target.max_drop")
+        return self
+
     @model_validator(mode="after")
     def _trials_search(self) -> Self:
-        if self.target and self.target.max_top1_drop is not None and self.search.takes_plan:
+        if self.target and self.target.drop is not None and self.search.takes_plan:
             raise ValueError(
-                "target.max_top1_drop searches for channels, and search.plan gives them; choose one of the two"
+                f"target.{self.target.drop_key} searches for channels, and search.plan gives them; choose one of the two"
             )
         return self
 
@@ -122,7 +149,13 @@ class Recipe(Section):
     @property
     def search_target(self) -> Target | None:
         """The target of a single search, a share or a time; None for a drop in accuracy, whose trials set their own."""
-        return None if self.target is None or self.target.max_top1_drop is not None else self.target
+        return None if self.target is None or self.target.drop is not None else self.target
+
+    @property
+    def trust_flags(self) -> list[str]:
+        """The options that a command line needs for the user's own code in this recipe to run."""
+        own = is_path(self.metric) or self.finetune.loss_is_own or self.train.loss_is_own
+        return ["--trust-code"] if own or self.model.factory else []
 
     @property
     def label(self) -> RecipeLabel:

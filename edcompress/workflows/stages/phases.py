@@ -15,6 +15,7 @@ from torch import nn
 
 from edcompress.core.errors import EdcompressError, StorageError
 from edcompress.core.recipe.training import Checkpoints, TrainingConfig
+from edcompress.core.results.scores import Scores, value_of
 from edcompress.core.system.files import append, write_text
 from edcompress.core.system.signals import Interrupt
 from edcompress.networks.modes import on_cpu
@@ -127,9 +128,16 @@ def _train_one(
 
 def _figures(context: RunContext, trainer: Trainer, position: EpochPosition) -> dict[str, Any]:
     """Return what is logged of an epoch that ended at `position`."""
-    accuracy = context.watched_accuracy(trainer.network, trainer.regime.forward).top1.fraction
-    figures = {"loss": position.mean_loss, "accuracy": accuracy, **trainer.regime.figures}
+    scores = context.watched_scores(trainer.network, trainer.regime.forward)
+    figures = {"loss": position.mean_loss, **_watched(scores), **trainer.regime.figures}
     return figures | ({"skipped": position.skipped} if position.skipped else {})
+
+
+def _watched(scores: Scores) -> dict[str, Any]:
+    """Return the figure that shows the quality: top-1 as accuracy, or the recipe's metric as score."""
+    if scores.metric.counted and scores.accuracy:
+        return {"accuracy": scores.accuracy.top1.fraction}
+    return {"score": value_of(scores.headline)}
 
 
 def shorten(path: Path, count: int) -> None:

@@ -14,6 +14,7 @@ from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.model import NetworkSpec
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import Accuracy
+from edcompress.core.results.scores import Scores
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import pick_device
 from edcompress.core.system.distributed import ALONE, ProcessGroup
@@ -28,8 +29,11 @@ from edcompress.networks.build import example_images
 from edcompress.networks.modes import evaluating
 from edcompress.networks.outputs import logits_of
 from edcompress.training.accuracy import Forward, measure_accuracy
+from edcompress.training.metric import LogitsMetric
+from edcompress.training.objective import Criterion
 from edcompress.training.precision import Precision, choose_precision
-from edcompress.workflows.stages.task import NO_TASK, Task, open_task
+from edcompress.training.scores import measure_scores
+from edcompress.workflows.stages.task import NO_TASK, Task, open_task, require_measurable_by, require_trainable_by
 
 PROOF_IMAGES = 8
 REAL_IMAGES = 256
@@ -95,8 +99,7 @@ class RunContext:
     @cached_property
     def first_batch(self) -> Batch:
         """Eight real images of the search split, or all of a smaller one, with their labels, on which loss and metric are tried."""
-        few = self.splits.search.subset(_spread(self.splits.search, PROOF_IMAGES))
-        return self._first_batch(few, PROOF_IMAGES)
+        return self._sample(self.splits.search, PROOF_IMAGES)
 
     @cached_property
     def parity_pixels(self) -> Tensor:
@@ -138,15 +141,35 @@ class RunContext:
             yield pixels.permute(0, 2, 3, 1) if as_pixels else normalise(pixels, self.data), labels
             self.monitor.step(step, len(batches), {})
 
+    @property
+    def measured(self) -> str:
+        """What stages call the recipe's metric: "accuracy" for top-1 and top-5."""
+        info = self.task.metric.info
+        return "accuracy" if info.counted else info.label
+
     def accuracy(self, network: nn.Module, forward: Forward | None = None, images: ImageSet | None = None) -> Accuracy:
         """Return top-1 and top-5 of the network, or of `forward`, which uses it, on the test images, or on `images`, in fp32."""
         with evaluating(network):
             return self._accuracy(forward or network, images or self.splits.test)
 
-    def watched_accuracy(self, network: nn.Module, forward: Forward) -> Accuracy:
-        """Return the accuracy of `forward`, which uses the network, on 2000 images spread over the search split, to watch training."""
+    def scores(self, network: nn.Module, forward: Forward | None = None, images: ImageSet | None = None) -> Scores:
+        """Return the recipe's metric, and top-1 and top-5 where each image has one class, as `accuracy` measures them."""
+        with evaluating(network):
+            return self._scores(forward or network, images or self.splits.test)
+
+    def watched_scores(self, network: nn.Module, forward: Forward) -> Scores:
+        """Return the scores of `forward`, which uses the network, on 2000 images spread over the search split, to watch training."""
         with evaluating(network), self.precision.autocast():
-            return self._accuracy(forward, self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES)))
+            return self._scores(forward, self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES)))
+
+    def _scores(self, forward: Forward, images: ImageSet) -> Scores:
+        metric = self.task.metric
+        if metric.info.counted:
+            return Scores(accuracy=self._accuracy(forward, images), metric=metric.info)
+        batches = eval_batches(images, self.data).pinned_for(
+            self.device
+        )  # all images on every rank: a metric is no sum
+        return measure_scores(forward, batches, self.device, metric, self.spec.model.output)
 
     def _accuracy(self, forward: Forward, images: ImageSet) -> Accuracy:
         batches = eval_batches(images, self.data).for_rank(self.ranks).pinned_for(self.device)
@@ -158,6 +181,16 @@ class RunContext:
             self.spec.model.num_classes,
             self.ranks,
         )
+
+    def require_usable(self, network: nn.Module, criterion: Criterion | None) -> None:
+        """Raise InputError if the loss or the metric of the recipe does not fit the network, tried on some images of the search split."""
+        require_trainable_by(criterion, network, *self.first_batch)
+        chosen, metric = self.spec.model.output, self.task.metric
+        few = self.first_batch if isinstance(metric, LogitsMetric) else self._sample(self.splits.test, REAL_IMAGES)
+        require_measurable_by(metric, network, chosen, *few)
+
+    def _sample(self, images: ImageSet, most: int) -> Batch:
+        return self._first_batch(images.subset(_spread(images, most)), most)
 
     def _first_batch(self, images: ImageSet, most: int) -> Batch:
         return next(iter(eval_batches(images, self.data.model_copy(update={"eval_batch_size": most}))))
@@ -191,7 +224,7 @@ def open_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
     check_fits(splits, model, data)
     check_divides(splits, data, ranks)
     sections = {"finetune": recipe.finetune, "train": recipe.train}
-    task = open_task(model, sections, splits.train.labels, trust_code=options.trust_code)
+    task = open_task(model, sections, recipe.metric, splits.train.labels, trust_code=options.trust_code)
     return RunContext(recipe.network_spec, data, splits, precision, monitor, ranks, task).watched_by(monitor)
 
 

@@ -159,9 +159,9 @@ def _require_no_teacher(recipe: Recipe, untrained: str) -> None:
     begin = f"{untrained} begin untrained (model.reset_head), and"
     if recipe.finetune.distill:
         raise InputError(f"{begin} a dense network that knows nothing has nothing to teach; set finetune.distill to 0")
-    if recipe.target and recipe.target.max_top1_drop is not None:
+    if recipe.target and recipe.target.drop is not None:
         raise InputError(
-            f"{begin} there is no accuracy from which to drop; use a target other than target.max_top1_drop"
+            f"{begin} there is no accuracy from which to drop; use a target other than target.{recipe.target.drop_key}"
         )
 
 

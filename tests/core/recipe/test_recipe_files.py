@@ -78,7 +78,7 @@ def test_all_faults_are_reported_at_once_each_with_its_dotted_key(written) -> No
     for line in ("model.num_classes: Input should be greater than or equal to 2 (got 1)", "data.dataset: Input should be 'cifar10'",
                  "data.image_size: required, but missing", "data.batchsize: unknown key; did you mean 'batch_size'? (got 4)",
                  "search.epoch: unknown key; did you mean 'epochs'? (got 3)", "seed: Input should be greater than or equal to 0",
-                 "target: give exactly one of macs, params, channels, latency, latency_ms, max_top1_drop, not macs=0.5, params=0.5",
+                 "target: give exactly one of macs, params, channels, latency, latency_ms, max_top1_drop, max_drop, not macs=0.5",
                  "export.opset: opset 99 is not supported; choose 18 to 23", "serach: unknown key; did you mean 'search'?",
                  "finetune.lr: Input should be a finite number"):  # fmt: skip
         assert f"{path}: {line}" in text
@@ -90,7 +90,7 @@ def test_all_faults_are_reported_at_once_each_with_its_dotted_key(written) -> No
     [
         ("target.macs=0", "target.macs: Input should be greater than 0"),
         ("target.macs=1.2", "target.macs: Input should be less than or equal to 1"),
-        ("target.macs=null", "target: give exactly one of macs, params, channels, latency, latency_ms, max_top1_drop, not none"),
+        ("target.macs=null", "target: give exactly one of macs, params, channels, latency, latency_ms, max_top1_drop, max_drop, not none"),
         ("search.epochs=2.5", "search.epochs: Input should be a valid integer"),
         ("search.population=3", "search.population: Input should be greater than or equal to 4"),
         ("search.method=magic", "search.method: Input should be 'edropout', 'global_magnitude', "),
