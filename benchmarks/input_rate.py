@@ -57,7 +57,7 @@ def measure(name: str, repeats: int, seconds: float) -> dict[str, list[float]]:
         for workers in WORKERS:
             rate = input_rate(images, data.model_copy(update={"workers": workers}), seconds)
             rates[str(workers)].append(rate.per_second)
-        rates["training"].append(training_rate(network, batch, recipe.finetune, precision, seconds).per_second)
+        rates["training"].append(training_rate(network, batch, recipe.finetune.config, precision, seconds).per_second)
     return rates
 
 

@@ -16,7 +16,7 @@ from edcompress.core.results.report import TOP5, Report, Sweep, TargetResult
 from edcompress.core.results.scores import MetricInfo, Scores, images_of, value_of
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.noise import noise_warning
-from edcompress.report.gate.sanity import alarms
+from edcompress.report.gate.outcome import loud_warnings, remarks
 from edcompress.report.render.formatting import calls, headline_text, human, measured_with, plain, setting
 from edcompress.report.render.point_rows import point_doubts
 from edcompress.report.render.rows import ship_line
@@ -76,7 +76,8 @@ def show_report(report: Report, folder: Path, *, as_json: bool) -> None:
         say(f"latency: {setting(latency)}, {calls(latency)}")
     if warning := noise_warning(report.latencies):
         say(f"warning: {warning}")
-    for text in alarms(report):
+    _warn(remarks(report))
+    for text in loud_warnings(report):
         say_loudly(text)
     if line := ship_line(report):
         say(line)

@@ -14,6 +14,7 @@ from edcompress.core.results.measures import Latency
 from edcompress.core.results.report import Point, Report
 from edcompress.core.results.scores import TOP1, MetricInfo
 from edcompress.core.results.verdict import Verdict
+from edcompress.report.gate.outcome import has_fallen, is_beyond_noise
 from edcompress.report.render.formatting import calls, setting
 from edcompress.report.render.inspection_rows import group_rows, layer_rows
 from edcompress.report.render.point_rows import point_columns
@@ -34,6 +35,8 @@ def comparison_table(report: Report) -> Table:
     """Return accuracy, cost and latency of dense and pruned, and the change of each."""
     table = _table("Dense and pruned", ("", "dense", "pruned", "change"), comparison_rows(report))
     table.columns[0].no_wrap = table.columns[3].no_wrap = False  # below 80 columns
+    if has_fallen(report) or is_beyond_noise(report):
+        table.rows[0].style = "bold red"
     return table
 
 

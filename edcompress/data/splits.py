@@ -111,7 +111,7 @@ def check_divides(splits: Splits, data: Data, ranks: ProcessGroup) -> None:
     """Raise InputError where ranks cannot share the batches: each needs two images of each, and all the same number of batches."""
     if ranks.size == 1:
         return
-    asked = len(splits.train) if data.batch_size == "auto" else data.batch_size
+    asked = data.batch_size if isinstance(data.batch_size, int) else len(splits.train)
     most, fewest = min(asked, len(splits.train)), FEWEST_TRAINING_IMAGES * ranks.size
     if most < fewest:
         raise InputError(

@@ -73,8 +73,6 @@ def train_geometry(data: Data) -> Geometry:
     """Return the recipe's augmentation; all but `resized_crop` start from the image as `eval_geometry` makes it."""
     tested = eval_geometry(data)
     match data.augment:
-        case "none":
-            return tested
         case "crop":
             return replace(tested, shift=data.crop_padding)
         case "crop_flip":
@@ -82,6 +80,8 @@ def train_geometry(data: Data) -> Geometry:
         case "resized_crop":
             how = v2.InterpolationMode(data.interpolation)
             return Geometry(None, random=v2.RandomResizedCrop(data.image_size, interpolation=how), flip=True)
+        case _:
+            return tested
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:

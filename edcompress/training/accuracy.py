@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from edcompress.core.results.measures import Accuracy, Count
 from edcompress.core.system.device_transfer import to_device
@@ -77,3 +78,27 @@ def measure_accuracy(
         answered += by_class(answers[:, 0], classes)
     right1, right5, *counts = ranks.sum(right1, right5, *labelled.tolist(), *answered.tolist())
     return accuracy_of(right1, right5, *torch.tensor(counts).view(2, classes))
+
+
+def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum over the images of their cross-entropy, on the CPU."""
+    return F.cross_entropy(logits.float().cpu(), labels, reduction="sum")
+
+
+@torch.no_grad()
+def mean_loss(
+    forward: Forward,
+    batches: LabelledBatches,
+    device: torch.device,
+    summed: Callable[[Any, Tensor], Tensor] = summed_cross_entropy,
+) -> float:
+    """Return the mean over labelled images of the loss of `forward`; infinity where it is NaN.
+
+    `summed` returns the sum over the images of a batch, given what `forward` returns and the labels (CPU).
+    """
+    total, images = 0.0, 0
+    for pixels, labels in batches:
+        total += summed(forward(to_device(pixels, device)), labels).item()
+        images += len(labels)
+    mean = total / max(1, images)
+    return mean if math.isfinite(mean) else math.inf

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from edcompress.networks.modes import evaluating
 from edcompress.training.precision import Precision
 
+RECALIBRATION_BATCHES = 50
+"""Batches of training images from which statistics are averaged after surgery and after fine-tuning."""
+
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
@@ -53,3 +56,25 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[tuple[Tensor, T
         finally:
             for layer, momentum in momenta.items():
                 layer.momentum = momentum
+
+
+FULL_MOMENTUM, RENEWALS = 0.1, 20
+"""The momentum of short training, and the number of times that the statistics are renewed (by a factor of e) in longer training."""
+
+
+@contextmanager
+def suited_momentum(network: nn.Module, steps: int) -> Iterator[None]:
+    """Let running statistics follow the weights within a block of so many training steps: raise a momentum that is too small for it.
+
+    A momentum m forgets in about 1 / m steps. Networks that were trained for hundreds of thousands have m = 0.01 or less.
+    """
+    momenta = {layer: layer.momentum for layer in _batch_norms(network)}
+    suited = min(FULL_MOMENTUM, RENEWALS / max(1, steps))
+    try:
+        for layer, momentum in momenta.items():
+            if momentum is not None:
+                layer.momentum = max(momentum, suited)
+        yield
+    finally:
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum

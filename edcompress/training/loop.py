@@ -18,7 +18,9 @@ from torch.optim import Optimizer
 from edcompress.core.errors import EdcompressError
 from edcompress.core.system.device_transfer import DelayedReadback, to_device
 from edcompress.core.system.distributed import ALONE, ProcessGroup
+from edcompress.training.averaging import WeightAverage
 from edcompress.training.batchnorm import running_statistics
+from edcompress.training.mixing import Mix
 from edcompress.training.objective import Objective
 from edcompress.training.optimizers import step_if
 from edcompress.training.position import EpochPosition, ScheduleSpan, TallyFigures
@@ -91,6 +93,8 @@ class Trainer:
     report: StepReport
     ranks: ProcessGroup = ALONE
     section: str = "finetune"
+    mix: Mix | None = None
+    average: WeightAverage | None = None
 
     @cached_property
     def scaler(self) -> GradScaler:
@@ -121,6 +125,8 @@ def train_epoch(
         for number, (images, labels) in batches.numbered(position.steps):
             hooks.before_step()
             loss = _train_step(trainer, images, labels, span, (number - 1, steps))
+            if trainer.average:
+                trainer.average.update()
             position = position.after(number, loss, generator_states())
             seen = TallyFigures(*readback.read(position.tally.packed()))
             _require_progress(trainer, seen.skipped_in_a_row, span, position.steps)
@@ -153,6 +159,8 @@ def _train_step(trainer: Trainer, images: Tensor, labels: Tensor, span: Schedule
     for group in optimizer.param_groups:
         group["lr"] = rate
     trainer.regime.prepare(images, labels, span.phase_progress(*step))
+    if trainer.mix:
+        images, labels = trainer.mix(images, labels)
     statistics = [buffer.clone() for buffer in network.buffers()]
     with precision.autocast():
         loss = trainer.objective.loss(trainer.regime.forward(images), images, labels)

@@ -99,6 +99,7 @@ def open_criterion(
         InputError: The user's own loss cannot be used, or the options do not fit the data.
     """
     key, several = f"{section}.loss", labels.is_floating_point()
+    _require_mixable(section, config)
     if config.loss_is_own:
         own = find_callable(key, config.loss, trust_code=trust_code)
         return own_criterion(own, f"{key}: {config.loss}", output, several_labels=several)
@@ -113,6 +114,17 @@ def open_criterion(
         plain=config.loss == "cross_entropy" and not config.loss_options,
         aux_weight=config.aux_weight,
     )
+
+
+def _require_mixable(section: str, config: TrainingConfig) -> None:
+    """Raise InputError if images are to be mixed for a loss that takes no shares of classes."""
+    if (config.mixup or config.cutmix) and (
+        config.loss_is_own or not registry.load(LOSSES, config.loss).LOSS.one_label
+    ):
+        raise InputError(
+            f"{section}.mixup and {section}.cutmix mix the classes of two images, which {section}.loss {config.loss} does not take; set "
+            "both to 0, or take cross_entropy or focal"
+        )
 
 
 def own_criterion(

@@ -15,12 +15,16 @@ from edcompress.core.system.device_transfer import to_device
 
 @dataclass(frozen=True)
 class ScheduleSpan:
-    """Epoch number `epoch` of the `epochs` of a phase, in a schedule of `total` epochs that started `offset` epochs before the phase."""
+    """Epoch number `epoch` of the `epochs` of a phase, in a schedule of `total` epochs that started `offset` epochs before the phase.
+
+    With `restart` the phase has a schedule of its own.
+    """
 
     epoch: int
     epochs: int
     offset: int
     total: int
+    restart: bool = False
 
     def phase_progress(self, step: int, steps: int) -> float:
         """Return the share of the phase that is done, in [0, 1), before step `step` of `steps`."""
@@ -28,6 +32,8 @@ class ScheduleSpan:
 
     def schedule_progress(self, step: int, steps: int) -> float:
         """Return the share of the whole schedule that is done, in [0, 1), before step `step` of `steps`."""
+        if self.restart:
+            return self.phase_progress(step, steps)
         return (self.offset + self.epoch + step / steps) / self.total
 
 

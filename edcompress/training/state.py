@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +17,8 @@ from edcompress.training.position import EpochPosition
 class TrainingState:
     """The network, optimizer, loss scale and regime in epoch `epoch` of a phase, and the position in that epoch, None at its start.
 
-    `scaler` is empty in checkpoints of versions that trained no fp16, `regime` for a regime without a state.
+    `scaler` is empty in checkpoints of versions that trained no fp16, `regime` for a regime without a state, and
+    `average` where weights are not averaged.
     """
 
     epoch: int
@@ -25,6 +26,7 @@ class TrainingState:
     optimizer: Mapping[str, Any]
     scaler: Mapping[str, Any]
     regime: Mapping[str, Any]
+    average: Mapping[str, Any] = field(default_factory=dict)
     position: EpochPosition | None = None
 
     @classmethod
@@ -36,6 +38,7 @@ class TrainingState:
             optimizer=trainer.optimizer.state_dict(),
             scaler=trainer.scaler.state_dict(),
             regime=trainer.regime.snapshot(),
+            average=trainer.average.snapshot() if trainer.average else {},
             position=position,
         )
 
@@ -50,6 +53,7 @@ class TrainingState:
             optimizer=tree["optimizer"],
             scaler=tree.get("scaler") or {},
             regime=tree.get("regime") or {},
+            average=tree.get("average") or {},
             position=EpochPosition.from_tree(tree["place"]) if tree.get("place") else None,
         )
 
@@ -61,6 +65,8 @@ class TrainingState:
         tree |= {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
         if self.regime:
             tree["regime"] = self.regime
+        if self.average:
+            tree["average"] = self.average
         return tree
 
     def restore(self, trainer: Trainer) -> None:
@@ -71,3 +77,5 @@ class TrainingState:
             trainer.scaler.load_state_dict(dict(self.scaler))
         if self.regime:
             trainer.regime.restore(dict(self.regime))
+        if self.average and trainer.average:
+            trainer.average.restore(self.average)

@@ -128,10 +128,10 @@ def _open_series(request: PruneRequest, *, reserved: bool) -> Series:
     """Open data and starting point, and count the dense network's held-out images, with the run folder `reserved` meanwhile."""
     recipe, options = request.recipe, request.options
     context = open_provable_context(recipe, options)
-    finest = recipe.with_round_to(recipe.constraints.round_to or 1)
+    finest = recipe.with_data(context.data).with_round_to(recipe.constraints.round_to or 1)
     start = request.open_start(finest, images=context.probe_images)
-    context = sized_for_search(context, start, recipe.search, recipe.finetune)
-    recipe = recipe.with_batch_size(context.data.batch_size)
+    context = sized_for_search(context, start, recipe.search, recipe.finetune.config)
+    recipe = recipe.with_data(context.data)
     assert recipe.target
     key = f"target.{recipe.target.drop_key}"
     with reserve_folder(request.folder, force=request.force) if reserved else nullcontext():

@@ -66,7 +66,7 @@ def examine_rates(recipe: Recipe, monitor: Monitor, *, trust_code: bool = False)
     context = sized_for_training(open_context(recipe, options), network, recipe.train)
     batch = next(iter(context.train_batches(epoch=0)))
     with oom_as_error(context.data, "lower data.batch_size, or end other processes on it"):
-        trained = training_rate(network, batch, recipe.finetune, context.precision).per_second
+        trained = training_rate(network, batch, recipe.finetune.config, context.precision).per_second
     rates = input_rates(context.splits.train, context.data)
     return compared(rates, trained, context.data.workers, context.device.type)
 

@@ -23,8 +23,8 @@ from edcompress.deploy.latency.benchmark import measure_all
 from edcompress.deploy.runtime.parity import run_outputs
 from edcompress.deploy.runtime.predictions import Predictions, predict
 from edcompress.report.gate.noise import noise_warning
+from edcompress.report.gate.outcome import loud_warnings
 from edcompress.report.gate.recommendation import recommend
-from edcompress.report.gate.sanity import alarms
 from edcompress.report.render.model_card import CardSubject, render_card
 from edcompress.runs.file_records import records
 from edcompress.runs.folder import UNFINISHED_EXPORTS, RunFolder, RunOrPath
@@ -93,7 +93,7 @@ def _export(run: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
         classes = context.splits.classes
         bare = report.without_onnx().with_test_images(measured.images, classes, untrained_head=recipe.model.reset_head)
         completed = _with_onnx(bare, files, measured).with_files(records(sorted(made.glob("*.onnx"))))
-        for text in alarms(completed):
+        for text in loud_warnings(completed):
             context.monitor.alarm(text)
         completed = completed.with_shipping(recommend(completed, recipe.gate), recipe.gate)
         preprocessing = preprocessing_spec(context.data, context.splits.channels)

@@ -16,7 +16,7 @@ from edcompress.networks.build import example_images
 from edcompress.runs.folder import RunFolder, RunOrPath, path_of
 from edcompress.workflows.accuracy_target import smallest_within
 from edcompress.workflows.pruning_run import PruneRequest, prune_once
-from edcompress.workflows.resume import resumed_name, with_resolved_batch_size
+from edcompress.workflows.resume import resumed_name, with_resolved_values
 from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.file_metadata import unlike_images
 from edcompress.workflows.stages.starting_point import StartingPoint, open_starting_point
@@ -58,7 +58,7 @@ def prune(
     require_utf8(source)
     name, ranks = source.name, options.ranks
     if resume:
-        recipe = ranks.run_on_rank0(partial(with_resolved_batch_size, recipe, run))
+        recipe = ranks.run_on_rank0(partial(with_resolved_values, recipe, run))
         name = ranks.run_on_rank0(partial(resumed_name, run, recipe, source, options))
     open_start = partial(_open_start, weights=source, options=options)
     request = PruneRequest(recipe, run, open_start, name, options, resume=resume, force=force)

@@ -38,10 +38,11 @@ from edcompress.runs.tracking import open_trackers, require_trackers
 from edcompress.training.optimizers import make_optimizer
 from edcompress.workflows.load import load_pruned
 from edcompress.workflows.reporting import save_report
-from edcompress.workflows.resume import can_resume, hold_folder, read_start, start_files
+from edcompress.workflows.resume import can_resume, hold_folder, read_start, start_files, with_resolved_values
 from edcompress.workflows.stages.batch_size import sized_for_search
 from edcompress.workflows.stages.latency_target import MOST_TRIALS, NetworkTimer, match_latency_target
 from edcompress.workflows.stages.plain_training import finetune
+from edcompress.workflows.stages.recovery import resolve_recipe
 from edcompress.workflows.stages.run_context import RunContext, open_provable_context
 from edcompress.workflows.stages.run_state import Checkpoint, PruningRun, StageResults, last_checkpoint
 from edcompress.workflows.stages.search import check_search, search
@@ -62,6 +63,13 @@ class PruneRequest:
     resume: bool = False
     force: bool = False
 
+    def with_resolved_values(self) -> PruneRequest:
+        """Return the call with the values that the run in its folder, if it continues one, chose for what the recipe leaves open."""
+        if not self.resume:
+            return self
+        recipe = self.options.ranks.run_on_rank0(lambda: with_resolved_values(self.recipe, self.folder))
+        return replace(self, recipe=recipe)
+
     def resumes(self) -> bool:
         """Whether the call continues a run; raise RunFolderError if the folder holds a different one."""
         return self.options.ranks.run_on_rank0(lambda: self.resume and can_resume(self.folder, self.recipe))
@@ -74,13 +82,14 @@ class PruneRequest:
 def prune_once(request: PruneRequest) -> Report:
     """Prune to the recipe's target, and return the report; a run that is finished is only read."""
     began = time.monotonic()
+    request = request.with_resolved_values()
     if resuming := request.resumes():
         if report := request.finished_report():
             return report
         kept = read_start(request.folder, in_time=request.recipe.targets_latency)
         request = replace(request, open_start=partial(resumed_starting_point, kept=kept, options=request.options))
     require_trackers(request.options.trackers)
-    run = _open_run(request, began)
+    run = _open_run(request, began, resuming=resuming)
     with (
         _held(run, request, resuming=resuming) as held,
         oom_as_error(run.recipe.data, _oom_fix(run.recipe.data)),
@@ -91,16 +100,16 @@ def prune_once(request: PruneRequest) -> Report:
         return _conclude(held, tuned, results)
 
 
-def _open_run(request: PruneRequest, began: float) -> PruningRun:
+def _open_run(request: PruneRequest, began: float, *, resuming: bool) -> PruningRun:
     """Open the data and the starting point, and check what would otherwise fail after the first stage."""
     recipe, ranks = request.recipe, request.options.ranks
     context = open_provable_context(recipe, request.options)
     context.monitor.stage("checking the network, its data and its pruning space")
-    start = request.open_start(recipe, images=context.probe_images)
-    make_optimizer(recipe.finetune, start.network.parameters())  # refuses a frozen network
+    start = request.open_start(recipe.with_data(context.data), images=context.probe_images)
+    make_optimizer(recipe.finetune.config, start.network.parameters())  # refuses a frozen network
     context.require_usable(start.network, context.task.finetune)
-    context = sized_for_search(context, start, recipe.search, recipe.finetune)
-    recipe = recipe.with_batch_size(context.data.batch_size)
+    context = sized_for_search(context, start, recipe.search, recipe.finetune.config)
+    recipe = recipe.with_data(context.data) if resuming else resolve_recipe(recipe, context, start)
     if recipe.search.plan:
         _require_outside(recipe.search.plan, request.folder.path)
     check_search(recipe.search, context, start)
@@ -163,7 +172,7 @@ def _run_stages(run: PruningRun) -> tuple[nn.Module, StageResults]:
         smaller = apply_plan(start.dense, read_plan(folder / "plan.json"), read_space(folder / "space.json"))
         assert checkpoint.network is not None
         smaller.load_state_dict(checkpoint.network)
-    return finetune(run, smaller, results, training), results
+    return finetune(run, smaller, results, training)
 
 
 def _timer(run: PruningRun) -> tuple[NetworkTimer, int]:
@@ -248,6 +257,8 @@ def _report(run: PruningRun, results: StageResults, pruned: ModelResult, reloade
         limits=recipe.gate,
         classes=run.context.splits.classes,
         metric=run.context.task.metric.info,
+        batch_norm=results.batch_norm,
+        chosen=dict(recipe.chosen),
     )
 
 

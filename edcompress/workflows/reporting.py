@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from edcompress.core.frozen import MOST_INTEGER
 from edcompress.core.results.report import Report
 from edcompress.core.system.files import write_text
+from edcompress.report.gate.outcome import loud_warnings, remarks
 from edcompress.report.render.html_page import render_page
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.reading import parse_file
@@ -46,8 +47,9 @@ def save_report(folder: RunFolder, report: Report, into: Path | None = None) -> 
         into: Another folder to write both files to.
 
     Returns:
-        The report.
+        The report, with the warnings about its results.
     """
+    report = report.with_warnings(loud_warnings(report), remarks(report))
     _write_page(folder, report, into)
     write_text((into or folder.path) / "report.json", report.model_dump_json(indent=1) + "\n")
     return report

@@ -146,14 +146,20 @@ def _near(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 def update_recipe_file(folder: RunFolder, recipe: Recipe) -> None:
     """Write into the recipe.yaml of a finished run how it is now exported and gated; `can_resume` has checked the rest."""
-    text = dump(with_resolved_batch_size(recipe, folder))
+    text = dump(with_resolved_values(recipe, folder))
     if text != dump(folder.read_recipe()):
         with folder.locked():
             write_text(folder / "recipe.yaml", text)
 
 
-def with_resolved_batch_size(recipe: Recipe, folder: RunFolder) -> Recipe:
-    """Return the recipe with the number that the run in `folder`, if any, found for `data.batch_size: auto`."""
-    if recipe.data.batch_size != "auto" or not folder.exists:
+def with_resolved_values(recipe: Recipe, folder: RunFolder) -> Recipe:
+    """Return the recipe with the values that the run in `folder`, if there is one, has for what the recipe leaves open.
+
+    A search that the run replaced by a ranking stays replaced.
+    """
+    if not folder.exists:
         return recipe
-    return recipe.with_batch_size(folder.read_recipe().data.batch_size)
+    theirs = folder.read_recipe()
+    replaced = [key for key in ("search.method",) if key in theirs.chosen]
+    keys = [*recipe.open_keys, *replaced]
+    return recipe.with_values({key: theirs.value_of(key) for key in keys}, theirs.chosen)

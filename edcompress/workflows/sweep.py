@@ -25,7 +25,7 @@ from edcompress.runs.reading import parse_file
 from edcompress.workflows.export import export
 from edcompress.workflows.gate import gate
 from edcompress.workflows.prune import prune
-from edcompress.workflows.resume import OF_FILES, require_same_weights, update_recipe_file, with_resolved_batch_size
+from edcompress.workflows.resume import OF_FILES, require_same_weights, update_recipe_file, with_resolved_values
 from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.file_metadata import TRAINING
 from edcompress.workflows.stages.run_context import open_provable_context
@@ -150,9 +150,7 @@ def _require_same_training(recipe: Recipe, folder: Path) -> None:
     """Raise RunFolderError if the folder's network, or that of one of its points, is from a different training."""
     path = folder / _DENSE
     runs = [RunFolder(file.parent) for file in sorted(folder.glob("*/recipe.yaml"))]
-    pairs = [
-        (run.read_recipe().training_settings, with_resolved_batch_size(recipe, run).training_settings) for run in runs
-    ]
+    pairs = [(run.read_recipe().training_settings, with_resolved_values(recipe, run).training_settings) for run in runs]
     if path.is_file():
         pairs.append((json.loads(read_metadata(path).get(TRAINING, "{}")), recipe.training_settings))
     for trained, asked in pairs:

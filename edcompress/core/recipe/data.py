@@ -14,21 +14,25 @@ from edcompress.core.registry import one_of
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 """Pillow's resampling filters; all but nearest smooth the images that they make smaller."""
 
+Augmentation = Literal["none", "crop", "crop_flip", "resized_crop"]
+
 Orientation = Literal["apply", "ignore"]
 """Whether to apply the orientation that cameras store in EXIF."""
 
 DEFAULT_BATCH = 128
-"""Images per training step by default, and for `auto` without a CUDA device."""
+"""Images per training step for `auto` without a CUDA device."""
 
 
-def _as_batch_size(size: object) -> int | str:
+def _as_batch_size(size: object) -> int | str | None:
+    if size is None:
+        return None
     text = str(size)
     if text != "auto" and not (text.isdecimal() and int(text) >= 2):
         raise ValueError("give auto, or a number of at least 2")
     return text if text == "auto" else int(text)
 
 
-BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_as_batch_size)]
+BatchSize = Annotated[int | Literal["auto"] | None, BeforeValidator(_as_batch_size)]
 
 
 def _on_unit_scale(value: object) -> object:
@@ -75,9 +79,10 @@ class Data(Section):
     std: tuple[Annotated[float, Field(gt=0, le=1), OnUnitScale], ...] = Field(
         (0.5,), description="per channel, of pixels in [0, 1]"
     )
-    augment: Literal["none", "crop", "crop_flip", "resized_crop"] = Field(
-        "none",
-        description="training images: padded random crop, the same with flips, or random resized crop with flips",
+    augment: Augmentation | None = Field(
+        None,
+        description="training images: padded random crop, the same with flips, or random resized crop with flips; null: by image_size "
+        "(from 64 resized_crop, from 24 crop, else none)",
     )
     crop_padding: int = Field(4, ge=0, le=64, description="pixels of zero padding for crop and crop_flip")
     search_fraction: float = Field(
@@ -90,8 +95,9 @@ class Data(Section):
     )
     limit: int | None = Field(None, ge=8, description="use the first N training images only (quick runs)")
     batch_size: BatchSize = Field(
-        DEFAULT_BATCH,
-        description="images per training step, at least 2; auto: as many as fit the memory of a CUDA device, 128 on a CPU",
+        None,
+        description="images per training step, at least 2; auto: as many as fit the memory of a CUDA device, 128 on a CPU; null: 16 to "
+        "128, by the number of training images",
     )
     eval_batch_size: int = Field(250, ge=1, description="images per batch when measuring accuracy")
     workers: int = Field(0, ge=0, le=64, description="processes that load images; 0 loads in the training process")

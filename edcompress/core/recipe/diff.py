@@ -10,8 +10,8 @@ from edcompress.core.recipe.yaml_files import Tree
 
 
 def differences(one: Recipe, other: Recipe) -> list[str]:
-    """Return the dotted keys in which two recipes differ."""
-    return changed_keys(one.model_dump(mode="json"), other.model_dump(mode="json"))
+    """Return the dotted keys in which two recipes differ, whatever the reasons for their values."""
+    return changed_keys(*(recipe.model_dump(mode="json", exclude={"chosen"}) for recipe in (one, other)))
 
 
 def changed_keys(one: Tree, other: Tree) -> list[str]:

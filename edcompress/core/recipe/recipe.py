@@ -19,7 +19,7 @@ from edcompress.core.recipe.gate import Gate
 from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
-from edcompress.core.recipe.training import Checkpoints, TrainingConfig
+from edcompress.core.recipe.training import Checkpoints, Finetune, TrainingConfig
 from edcompress.core.registry import is_path, one_of_or_path
 
 METRICS = "training.metrics"
@@ -56,7 +56,7 @@ class Recipe(Section):
     constraints: Constraints = Constraints()
     search: Search = Search()
     train: TrainingConfig = TrainingConfig(epochs=20)
-    finetune: TrainingConfig = TrainingConfig()
+    finetune: Finetune = Finetune()
     export: Export = Export()
     benchmark: Benchmark = Benchmark()
     gate: Gate = Gate()
@@ -70,6 +70,10 @@ class Recipe(Section):
         False,
         description="train the dense and the pruned network through torch.compile; not the search, whose shapes change with every"
         " generation",
+    )
+    chosen: Mapping[str, str] = Field(
+        {},
+        description="written by the run: the keys that it chose, with the reasons; what is written here has no effect",
     )
     seed: int = Field(
         0, ge=0, lt=2**31, description="fixes the split, the order of images, the augmentation and the search"
@@ -113,7 +117,7 @@ class Recipe(Section):
     @property
     def digest(self) -> str:
         """The first 16 hex digits of the SHA-256 of the recipe as canonical JSON, with its preset resolved and without `run`."""
-        return _digest_of(self.model_dump(mode="json", exclude={"preset", "run"}))
+        return _digest_of(self.model_dump(mode="json", exclude={"preset", "run", "chosen"}))
 
     @property
     def training_digest(self) -> str:
@@ -131,7 +135,8 @@ class Recipe(Section):
     def pruning_settings(self) -> dict[str, Any]:
         """The settings on which a pruned network depends, as plain values: without export, benchmark and gate, and where the data lies."""
         free = {"root", "download", "workers", "skip_broken", "eval_batch_size"}
-        return self.model_dump(mode="json", exclude={"name": True, "preset": True, "run": True, "export": True, "benchmark": True,
+        return self.model_dump(mode="json", exclude={"name": True, "preset": True, "run": True, "chosen": True, "export": True,
+                                                     "benchmark": True,
                                                      "gate": True, "data": free})  # fmt: skip
 
     @property
@@ -171,6 +176,32 @@ class Recipe(Section):
         """Return the recipe with another data.batch_size."""
         return self.model_copy(update={"data": self.data.model_copy(update={"batch_size": size})})
 
+    def with_values(self, values: Mapping[str, Any], reasons: Mapping[str, str]) -> Self:
+        """Return the recipe with values for dotted keys of two parts, and the reasons for them."""
+        changed: dict[str, dict[str, Any]] = {}
+        for key, value in values.items():
+            section, _, name = key.partition(".")
+            changed.setdefault(section, {})[name] = value
+        parts = {section: getattr(self, section).model_copy(update=update) for section, update in changed.items()}
+        return self.model_copy(update={**parts, "chosen": {**self.chosen, **reasons}})
+
+    @property
+    def open_keys(self) -> list[str]:
+        """The dotted keys whose values a run chooses."""
+        undecided = (("data", "batch_size"), ("data", "augment"), *(("search", name) for name in ("epochs", "evolve_every", "anneal")),
+                     *(("finetune", name) for name in ("epochs", "optimizer", "lr", "weight_decay", "warmup", "distill")))  # fmt: skip
+        keys = [f"{section}.{name}" for section, name in undecided]
+        return [key for key in keys if self.value_of(key) in (None, "auto")]
+
+    def value_of(self, key: str) -> Any:
+        """Return the value of a dotted key of two parts."""
+        section, _, name = key.partition(".")
+        return getattr(getattr(self, section), name)
+
+    def with_data(self, data: Data) -> Self:
+        """Return the recipe with another data section."""
+        return self.model_copy(update={"data": data})
+
     def with_target(self, target: Target) -> Self:
         """Return the recipe with another target."""
         return self.model_copy(update={"target": target})
@@ -182,12 +213,12 @@ class Recipe(Section):
     @property
     def search_epochs(self) -> int:
         """The most epochs that train under the search; 0 for methods that rank once."""
-        return self.search.epochs if self.search.trains else 0
+        return self.search.length if self.search.trains else 0
 
     @property
     def total_epochs(self) -> int:
         """Epochs of search and fine-tuning together, the same for every method; the learning-rate schedule covers them."""
-        return self.search.epochs + self.finetune.epochs
+        return self.search.length + self.finetune.config.epochs
 
 
 def _digest_of(values: dict[str, Any]) -> str:

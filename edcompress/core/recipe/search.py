@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self
@@ -16,6 +17,15 @@ METHODS = "pruning.search.methods"
 
 TRAINED_PER_SCORED = 16
 """Images trained on per image that scores states, where a recipe does not set `evolve_every`: a step then costs about a third more."""
+
+FEWEST_GENERATIONS = 20
+"""Generations that a search needs before the budget reaches the target."""
+
+ANNEAL, MOST_ANNEALED = 0.45, 0.85
+"""Shares of the search in which the budget falls: for each halving where a recipe does not set `anneal`, and at most in all."""
+
+FEWEST_STEPS = math.ceil(FEWEST_GENERATIONS / MOST_ANNEALED)
+"""Training steps that a search needs for as many generations, one per step."""
 
 Energy = Literal["margin", "normalised", "cross_entropy"]
 
@@ -44,7 +54,12 @@ class Search(Section):
         {}, validate_default=True, description="keys that only this method has; the shipped methods have none"
     )
     plan: Path | None = Field(None, description="plan only: a plan.json made for this network")
-    epochs: int = Field(4, ge=0, description="training epochs under the search")
+    epochs: int | None = Field(
+        None,
+        ge=0,
+        description="training epochs under the search; null: a quarter of all epochs, more where that gives fewer than "
+        f"{FEWEST_STEPS} steps",
+    )
     population: int = Field(8, ge=4, le=256, description="S, states that compete")
     genes: Literal["widths", "channels"] = Field(
         "widths",
@@ -84,7 +99,8 @@ class Search(Section):
         None,
         ge=1,
         description="training steps per generation; null: as many as train on 16 images per image that scores"
-        " (with `score_batch` 32, 4 steps of 128 images or 16 of 32)",
+        " (with `score_batch` 32, 4 steps of 128 images or 16 of 32), fewer where the search would have fewer than "
+        f"{FEWEST_GENERATIONS} generations before the budget is reached",
     )
     score_batch: int | None = Field(
         32, ge=2, description="how many images of a training batch score states, at most all; null: all, as published"
@@ -94,9 +110,12 @@ class Search(Section):
         description="a child is compared with its parent's energy on the same batch, or with the one stored when the parent was"
         " created (as published: half the scoring, but of older weights)",
     )
-    anneal: Unit = Field(
-        0.45,
-        description="share of the search that each halving of the budget takes, at most 0.85 in all; 0: at once",
+    anneal: float | None = Field(
+        None,
+        ge=0.0,
+        le=1000.0,
+        description=f"share of the search that each halving of the budget takes, at most {MOST_ANNEALED:g} in all; 0: at once; null: "
+        f"{ANNEAL:g}, more in a short search",
     )
 
     @field_validator("options")
@@ -129,6 +148,16 @@ class Search(Section):
     def scored(self, batch: int) -> int:
         """Return how many of the `batch` images of a step score states."""
         return min(self.score_batch or batch, batch)
+
+    @property
+    def annealing(self) -> float:
+        """`anneal`, or its usual value where it is still to be chosen."""
+        return ANNEAL if self.anneal is None else self.anneal
+
+    @property
+    def length(self) -> int:
+        """The epochs of the search, 4 where they are still to be chosen."""
+        return 4 if self.epochs is None else self.epochs
 
     @property
     def period(self) -> int:

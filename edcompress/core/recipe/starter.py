@@ -24,13 +24,15 @@ def starter(path: Path) -> str:
                     "data": {"dataset": "image_folder", "image_size": 224, "resize": 256, "folder": "my_images",
                              "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "augment": "resized_crop"},
                     "target": {"macs": 0.5}}, str(path))  # fmt: skip
-    _describe(filled, filled.model_dump(mode="json"), 0, lines)
+    _describe(filled, filled.model_dump(mode="json", exclude={"chosen"}), 0, lines)
     return "\n".join(lines) + "\n"
 
 
 def _describe(section: BaseModel, values: Tree, depth: int, lines: list[str]) -> None:
     pad = "  " * depth
     for name, field in type(section).model_fields.items():
+        if name not in values:
+            continue
         value, child = values[name], getattr(section, name)
         if isinstance(child, BaseModel):
             lines += ["", f"{pad}{name}:"]

@@ -15,23 +15,24 @@ from edcompress.core.registry import one_of_or_path
 LOSSES = "training.losses"
 """The package of shipped losses, one module each."""
 
+Optimizer = Literal["sgd", "adamw", "adadelta"]
 
-class TrainingConfig(Section):
-    """How weights are trained; the schedule of `finetune` covers the search epochs too."""
+LARGEST_ADAPTIVE = 5e-3
+"""Rate below which a recipe that names no optimizer means AdamW; SGD needs a larger one."""
 
-    epochs: int = Field(8, ge=0, description="epochs after surgery (finetune) or in total (train)")
-    optimizer: Literal["sgd", "adamw", "adadelta"] = Field("sgd", description="")
-    lr: float = Field(0.05, gt=0.0, description="peak learning rate")
+ADAMW_DECAY, SGD_DECAY = 0.01, 5e-4
+
+CHOSEN = "null: chosen from the network and the data when the run starts"
+
+
+class _Common(Section):
+    """Keys of training that have fixed defaults."""
+
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="sgd only; Nesterov momentum where above 0")
-    weight_decay: float = Field(5e-4, ge=0.0, description="")
     schedule: Literal["cosine", "onecycle", "step", "constant"] = Field("cosine", description="")
-    warmup: Unit = Field(
-        0.05, description="share of the steps in which the rate rises (cosine; onecycle: at least 0.3)"
-    )
     step_epochs: int = Field(50, ge=1, description="step only: epochs between drops")
     step_gamma: Fraction = Field(0.1, description="step only: factor of each drop")
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="")
-    distill: Unit = Field(0.0, description="weight of the dense network's soft labels in the loss (finetune only)")
     loss: Annotated[str, one_of_or_path(LOSSES)] = Field(
         "cross_entropy",
         description="what training minimises; or your own, package.module:callable of (outputs, labels) (needs --trust-code)",
@@ -42,6 +43,16 @@ class TrainingConfig(Section):
         ge=0.0,
         le=10.0,
         description="weight of the loss of each auxiliary head (outputs called aux...) in training",
+    )
+    mixup: float = Field(0.0, ge=0.0, le=10.0, description="alpha of mixup: two images are blended; 0: none")
+    cutmix: float = Field(
+        0.0, ge=0.0, le=10.0, description="alpha of cutmix: a part of an image is pasted into a second; 0: none"
+    )
+    ema: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="decay per step of an average of the weights, which is the result; 0: none (0.99 to 0.9999)",
     )
     distill_temperature: float = Field(4.0, gt=0.0, description="softmax temperature of the soft labels")
 
@@ -59,6 +70,51 @@ class TrainingConfig(Section):
     def loss_is_own(self) -> bool:
         """Whether the loss is the user's own code."""
         return registry.is_path(self.loss)
+
+
+class TrainingConfig(_Common):
+    """How weights are trained, every value given."""
+
+    epochs: int = Field(8, ge=0, description="epochs in total")
+    optimizer: Optimizer = Field("sgd", description="")
+    lr: float = Field(0.05, gt=0.0, description="peak learning rate")
+    weight_decay: float = Field(SGD_DECAY, ge=0.0, description="of tensors with more than one dimension")
+    warmup: Unit = Field(
+        0.05, description="share of the steps in which the rate rises (cosine; onecycle: at least 0.3)"
+    )
+    distill: Unit = Field(0.0, description="weight of the dense network's soft labels in the loss (finetune only)")
+
+
+class Finetune(_Common):
+    """How weights are trained after surgery and, by the same schedule, in the search; what is null is chosen by the run."""
+
+    epochs: int | None = Field(None, ge=0, description=f"epochs after surgery; {CHOSEN}")
+    optimizer: Optimizer | None = Field(
+        None, description=f"null: as `lr` suggests (adamw below {LARGEST_ADAPTIVE:g}, else sgd); without one, chosen"
+    )
+    lr: float | None = Field(None, gt=0.0, description=f"peak learning rate; {CHOSEN}")
+    weight_decay: float | None = Field(
+        None,
+        ge=0.0,
+        description=f"of tensors with more than one dimension; null: {ADAMW_DECAY:g} for adamw, else {SGD_DECAY:g}",
+    )
+    warmup: Unit | None = Field(
+        None, description=f"share of the steps in which the rate rises (cosine; onecycle: at least 0.3); {CHOSEN}"
+    )
+    distill: Unit | None = Field(None, description=f"weight of the teacher's soft labels in the loss; {CHOSEN}")
+    restart: bool = Field(
+        False,
+        description="let the schedule start again after surgery; otherwise one schedule covers search and fine-tuning",
+    )
+
+    @property
+    def config(self) -> TrainingConfig:
+        """The settings, every value given; what is null and does not follow from `lr` has the default of `train`."""
+        given = {name: value for name, value in self if value is not None and name != "restart"}
+        adaptive = self.lr is not None and self.lr < LARGEST_ADAPTIVE
+        optimizer = self.optimizer or ("adamw" if adaptive else "sgd")
+        decay = {"adamw": ADAMW_DECAY}.get(optimizer, SGD_DECAY)
+        return TrainingConfig(**{"optimizer": optimizer, "weight_decay": decay, **given})
 
 
 def _as_interval(text: str) -> str:

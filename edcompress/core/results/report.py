@@ -138,7 +138,10 @@ class Point(Value):
 
 
 class SearchSummary(Value):
-    """The course of the search; `generations` is 0 for the one-shot controls."""
+    """The course of the search; `generations` is 0 for the one-shot controls.
+
+    `tightening` counts the generations before the budget reached the target; None in reports of earlier versions.
+    """
 
     method: str
     epochs: int
@@ -146,6 +149,15 @@ class SearchSummary(Value):
     converged: bool
     diversity: float
     seconds: float
+    tightening: int | None = None
+
+
+class Statistics(Value):
+    """The batch-norm statistics that fine-tuning ended with, and the loss on held-out images with either."""
+
+    kept: Literal["trained", "recalibrated"]
+    trained: float
+    recalibrated: float
 
 
 class Images(Value):
@@ -188,6 +200,10 @@ class Report(Value):
         limits: The recipe's limits when the run was last gated or exported.
         classes: The names of the classes in index order.
         metric: The metric by which the networks are compared.
+        batch_norm: The statistics after fine-tuning; None for a network without batch norm, or a report of an earlier version.
+        chosen: The keys of the recipe that the run chose, with the reasons.
+        alarms: Conspicuous warnings about the results, with what to try.
+        remarks: One line for each figure that says less than it seems to.
     """
 
     schema_version: Literal[1] = 1
@@ -217,6 +233,10 @@ class Report(Value):
     limits: Gate | None = None
     classes: tuple[str, ...] = ()
     metric: MetricInfo = TOP1
+    batch_norm: Statistics | None = None
+    chosen: dict[str, str] = Field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def speedup(self) -> Interval | None:
@@ -270,6 +290,10 @@ class Report(Value):
     def with_shipping(self, ship: Shipping | None, limits: Gate) -> Self:
         """Return the report with the file to ship by these limits."""
         return self.model_copy(update={"ship": ship, "limits": limits})
+
+    def with_warnings(self, alarms: tuple[str, ...], remarks: tuple[str, ...]) -> Self:
+        """Return the report with the warnings about its results."""
+        return self.model_copy(update={"alarms": alarms, "remarks": remarks})
 
     def with_verdict(self, verdict: Verdict) -> Self:
         """Return the report with the gate's verdict."""

@@ -8,13 +8,11 @@ import torch
 from torch import Generator, Tensor
 
 from edcompress.core.errors import BudgetError
+from edcompress.core.recipe.search import MOST_ANNEALED
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.pruning.cost.cost_model import CostModel, Kind, RemainingCosts
 from edcompress.pruning.cost.gene_order import GeneOrder
 from edcompress.pruning.space.space import PruningSpace
-
-MOST_ANNEALED = 0.85
-"""Largest share of a search in which the budget tightens; the rest runs under the target itself."""
 
 _SECTIONS, _ROUNDS = 16, 10  # 16^-10: finds the factor to 1e-12
 _TINY = 1e-6

@@ -69,6 +69,7 @@ class EDropoutRegime(SearchRegime):
             "budget": self._budget,
             "step": self._step,
             "generation": self.generation,
+            "tightening": self.tightening,
             "generator": self._generator.get_state(),
             "figures": self._figures,
         }
@@ -79,12 +80,13 @@ class EDropoutRegime(SearchRegime):
         self._best = saved["best"]
         self._budget = saved.get("budget", saved.get("in_force"))  # the key of older snapshots
         self._step, self.generation = saved["step"], saved["generation"]
+        self.tightening = saved.get("tightening")
         self._generator.set_state(saved["generator"])
         self._figures = saved["figures"]
 
     def _choose(self, images: Tensor, labels: Tensor, progress: float) -> None:
         part = slice(self._count_scored(len(images)))
-        noise = self._search.width_noise * self._feasible.remaining_anneal(progress, self._search.anneal)
+        noise = self._search.width_noise * self._feasible.remaining_anneal(progress, self._search.annealing)
         self._evolve(images[part], labels[part], self._budget_at(progress), noise)
 
     def _count_scored(self, images: int) -> int:

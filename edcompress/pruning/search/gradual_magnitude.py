@@ -46,11 +46,17 @@ class GradualMagnitudeRegime(SearchRegime):
 
     def snapshot(self) -> SavedRegime:
         """Return all that `restore` needs to continue exactly here."""
-        return {"states": self.state.unsqueeze(0), "step": self._step, "generation": self.generation}
+        return {
+            "states": self.state.unsqueeze(0),
+            "step": self._step,
+            "generation": self.generation,
+            "tightening": self.tightening,
+        }
 
     def restore(self, saved: SavedRegime) -> None:
         """Continue from a snapshot."""
         self._state, self._step, self.generation = saved["states"][0], saved["step"], saved["generation"]
+        self.tightening = saved.get("tightening")
 
     def _choose(self, images: Tensor, labels: Tensor, progress: float) -> None:  # noqa: ARG002
         self._rank(self._budget_at(progress))

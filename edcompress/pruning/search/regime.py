@@ -23,6 +23,8 @@ class SearchRegime(ABC):
         self._search, self._ranks = problem.search, problem.ranks
         self._sliced = SlicedNetwork(problem.space, problem.network)
         self._step = self.generation = 0
+        self.tightening: int | None = 0
+        """Generations before the budget reached the target; None in a run that an earlier version began."""
 
     @property
     @abstractmethod
@@ -64,6 +66,8 @@ class SearchRegime(ABC):
             progress: share of the search that is done, in [0, 1).
         """
         if self._step % self._search.period == 0:
+            if self.tightening is not None and self._budget_at(progress) != self._feasible.final_budget:
+                self.tightening += 1
             self._choose(images, labels, progress)
         self._step += 1
 
@@ -76,4 +80,4 @@ class SearchRegime(ABC):
         return self._sliced.frozen(self.state)
 
     def _budget_at(self, progress: float) -> float | None:
-        return self._feasible.budget(progress, self._search.anneal)
+        return self._feasible.budget(progress, self._search.annealing)

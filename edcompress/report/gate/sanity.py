@@ -54,7 +54,13 @@ def at_chance(accuracy: Accuracy | None, whose: str) -> str | None:
 
 def alarms(report: Report) -> tuple[str, ...]:
     """Return the conspicuous warnings about a run's results, with what to try; figures that earlier versions did not measure give none."""
-    return (*_untrained(report), *_weak(report), *_moved(report), *class_alarms(report), *_short(report))
+    return (
+        *_untrained(report),
+        *_weak(report),
+        *_moved(report),
+        *class_alarms(report),
+        *_short(report),
+    )
 
 
 def chance_checks(report: Report, gate: Gate) -> tuple[Check, ...]:

@@ -13,7 +13,7 @@ from edcompress.core.results.report import Point, Report, SearchSummary, Sweep, 
 from edcompress.core.results.scores import MetricInfo, images_of, value_of
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.noise import noise_warning
-from edcompress.report.gate.sanity import alarms
+from edcompress.report.gate.outcome import has_fallen, is_beyond_noise, loud_warnings, remarks
 from edcompress.report.render.formatting import (
     MISSING,
     calls,
@@ -105,7 +105,9 @@ def render_page(
         report=report,
         asked=_asked(report.target, report.metric),
         tiles=_tiles(report),
-        alarms=alarms(report),
+        alarms=loud_warnings(report),
+        remarks=remarks(report),
+        bad=("top-1",) if has_fallen(report) or is_beyond_noise(report) else (),
         comparison=_Table(("", "dense", "pruned", "change"), comparison_rows(report)),
         points=_points(report.points, report.metric) if report.points else None,
         latency=_latency(report),

@@ -9,7 +9,7 @@ from edcompress.core.recipe.deployment import Batch
 from edcompress.core.results.report import Preprocessing, Report, TargetResult
 from edcompress.core.results.scores import MetricInfo, images_of
 from edcompress.report.gate.noise import noise_warning
-from edcompress.report.gate.sanity import alarms
+from edcompress.report.gate.outcome import loud_warnings, remarks
 from edcompress.report.render.formatting import calls, measured_with, plain, setting
 from edcompress.report.render.markdown import code, literal, table_row
 from edcompress.report.render.rows import comparison_rows, proof_rows, variant_headings, variant_rows
@@ -129,7 +129,8 @@ def _figures(report: Report, dataset: str) -> str:
         f"{measures} of the {total} test images of {dataset}, and {say} nothing about other images. Latencies were "
         f"measured at {setting(measured)}, in {calls(measured)}, with {literal(measured_with(measured))}."
         + (f" Warning: {warning}.\n\n" if warning else "\n\n")
-        + "".join(f"**Warning: {literal(text)}.**\n\n" for text in alarms(report))
+        + "".join(f"**Warning: {literal(text)}.**\n\n" for text in loud_warnings(report))
+        + "".join(f"Note on {literal(text)}.\n\n" for text in remarks(report))
         + _table(("", "dense", "pruned", "change"), comparison_rows(report))
         + "\n\n"
         + (_table(variant_headings(report), variant_rows(report)) + "\n\n" if report.variants else "")

@@ -40,7 +40,7 @@ def find_space(
     traced = trace_space(network, example, constraints.ignore, constraints.only)
     pixels = _random_pixels(example, data)
     seen = pixels if images is None else torch.cat([pixels[:1], images])
-    step = DEFAULT_BATCH if data.batch_size == "auto" else data.step_images
+    step = data.batch_size if isinstance(data.batch_size, int) else DEFAULT_BATCH
     return lock_inexact(network, traced, example, seen, {"train": max(2, step // ranks), "eval": data.eval_batch_size})
 
 

@@ -19,7 +19,10 @@ from edcompress.core.results.scores import Scores, value_of
 from edcompress.core.system.files import append, write_text
 from edcompress.core.system.signals import Interrupt
 from edcompress.networks.modes import on_cpu
+from edcompress.training.averaging import WeightAverage
+from edcompress.training.batchnorm import suited_momentum
 from edcompress.training.loop import Trainer, train_epoch
+from edcompress.training.mixing import make_mix
 from edcompress.training.objective import Criterion, Objective
 from edcompress.training.optimizers import make_optimizer
 from edcompress.training.position import EpochPosition, ScheduleSpan
@@ -58,7 +61,7 @@ def train_stage(
 
     A search that has settled ends early, and leaves its epochs to fine-tuning.
     """
-    context, config, total = run.context, run.recipe.finetune, run.recipe.total_epochs
+    context, config, total = run.context, run.recipe.finetune.config, run.recipe.total_epochs
     offset = results.search.epochs if results.search else 0
     epochs = total - offset if stage == "finetune" else run.recipe.search_epochs
     trainer = Trainer(
@@ -69,18 +72,22 @@ def train_stage(
         regime,
         context.monitor.step,
         context.ranks,
+        mix=make_mix(config, context.spec.model.num_classes),
+        average=WeightAverage(network, config.ema) if config.ema and stage == "finetune" else None,
     )
     if context.ranks.is_main:
         shorten(run.folder / "epochs.jsonl", offset + (state.epoch if state else 0))
     phase = Phase(
         name=stage,
-        span=ScheduleSpan(0, epochs, offset, total),
+        span=ScheduleSpan(0, epochs, offset, total, restart=run.recipe.finetune.restart and stage == "finetune"),
         checkpoints=run.recipe.run,
         interrupt=run.interrupt,
         save=lambda training: run.save(Checkpoint(results, stage, training)),
         log=lambda epoch, figures: _log(run, stage, epoch, offset, figures),
     )
-    return train_phase(context, trainer, phase, state)
+    steps = total * len(context.train_batches(0, context.ranks))
+    with suited_momentum(network, steps):
+        return train_phase(context, trainer, phase, state)
 
 
 def make_objective(
@@ -115,6 +122,8 @@ def train_phase(context: RunContext, trainer: Trainer, phase: Phase, state: Trai
         checkpointer.save(epoch + 1)
         phase.interrupt.finish()
         position = position.next_epoch()
+    if trainer.average and phase.span.epochs:
+        trainer.average.apply()
     return phase.span.epochs
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edcompress.core.errors import DataError
+from edcompress.core.recipe.choices import chosen_data
 from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.model import NetworkSpec
 from edcompress.core.recipe.recipe import Recipe
@@ -28,7 +30,7 @@ from edcompress.deploy.runtime.parity import FEWEST_IMAGES
 from edcompress.networks.build import example_images
 from edcompress.networks.modes import evaluating
 from edcompress.networks.outputs import logits_of
-from edcompress.training.accuracy import Forward, measure_accuracy
+from edcompress.training.accuracy import Forward, mean_loss, measure_accuracy, summed_cross_entropy
 from edcompress.training.metric import LogitsMetric
 from edcompress.training.objective import Criterion
 from edcompress.training.precision import Precision, choose_precision
@@ -171,6 +173,19 @@ class RunContext:
         )  # all images on every rank: a metric is no sum
         return measure_scores(forward, batches, self.device, metric, self.spec.model.output)
 
+    def held_out_loss(self, network: nn.Module) -> float:
+        """Return the mean loss of the network on 2000 images spread over the search split, or all of fewer."""
+        images = self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES))
+        with evaluating(network), self.precision.autocast():
+            return mean_loss(network, eval_batches(images, self.data), self.device, self._summed_loss)
+
+    def _summed_loss(self, output: Any, labels: Tensor) -> Tensor:
+        """Return the sum of the loss over the images of a batch; of a plain classifier the cross-entropy without smoothed labels."""
+        criterion = self.task.finetune
+        if criterion is None or criterion.plain:
+            return summed_cross_entropy(logits_of(output, self.spec.model.output), labels)
+        return criterion(output, labels.to(self.device)) * len(labels)
+
     def _accuracy(self, forward: Forward, images: ImageSet) -> Accuracy:
         batches = eval_batches(images, self.data).for_rank(self.ranks).pinned_for(self.device)
         chosen = self.spec.model.output
@@ -221,9 +236,11 @@ def open_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
     if (data.download or indexing) and ranks.size > 1:
         ranks.run_on_rank0(lambda: bool(split()))  # otherwise all would download, or index the data, at once
     splits = split()
+    chosen = chosen_data(data, len(splits.train))
+    data = data.model_copy(update={key.removeprefix("data."): choice.value for key, choice in chosen.items()})
     check_fits(splits, model, data)
     check_divides(splits, data, ranks)
-    sections = {"finetune": recipe.finetune, "train": recipe.train}
+    sections = {"finetune": recipe.finetune.config, "train": recipe.train}
     task = open_task(model, sections, recipe.metric, splits.train.labels, trust_code=options.trust_code)
     return RunContext(recipe.network_spec, data, splits, precision, monitor, ranks, task).watched_by(monitor)
 

@@ -15,7 +15,7 @@ from edcompress.core.errors import CheckpointError
 from edcompress.core.frozen import Value
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import ModelResult, Proof
-from edcompress.core.results.report import FileRecord, SearchSummary
+from edcompress.core.results.report import FileRecord, SearchSummary, Statistics
 from edcompress.core.system.files import fsync_file
 from edcompress.core.system.monitor import Monitor
 from edcompress.core.system.signals import Interrupt
@@ -42,6 +42,7 @@ class StageResults(Value):
     masked_vs_pruned: Proof | None = None
     search: SearchSummary | None = None
     latency_share: float | None = None
+    batch_norm: Statistics | None = None
     files: dict[str, FileRecord] = Field(default_factory=dict)
 
     def with_seconds(self, more: float) -> StageResults:
@@ -51,6 +52,10 @@ class StageResults(Value):
     def with_files(self, files: Mapping[str, FileRecord]) -> StageResults:
         """Return the results with further files."""
         return self.model_copy(update={"files": {**self.files, **files}})
+
+    def with_statistics(self, statistics: Statistics | None) -> StageResults:
+        """Return the results with the batch-norm statistics of the fine-tuned network."""
+        return self.model_copy(update={"batch_norm": statistics})
 
     def with_search(self, search: SearchSummary) -> StageResults:
         """Return the results with those of the search."""

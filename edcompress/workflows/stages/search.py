@@ -32,17 +32,34 @@ def search(
     if isinstance(method, OneShotMethod):
         problem = search_problem(settings, context, run.start)
         found = context.ranks.run_on_rank0(lambda: method.choose_state(problem))
-        return run.start.network, found, _summarised(run, results, found.unsqueeze(0), epochs=0, generations=0)
+        return (
+            run.start.network,
+            found,
+            _summarised(run, results, found.unsqueeze(0), epochs=0, generations=0, tightening=None),
+        )
     network = context.precision.place(on_cpu(run.start.network))
     generation = int(state.regime["generation"]) if state else 0
     log = _generation_log(run.folder / "search.jsonl", generation) if context.ranks.is_main else ignore_figures
     regime = make_search_regime(settings, context, run.start, network, log)
+    context.monitor.stage(
+        _plan(settings.for_batches_of(context.data.step_images), len(context.train_batches(epoch=0)), run)
+    )
     epochs = train_stage(run, results, "search", regime, network, state)
     images, labels = context.scoring_batch
     found = regime.finish(context.precision.images(images), labels.to(context.device))
     states = regime.snapshot()["states"]
-    results = _summarised(run, results, states, epochs=epochs, generations=regime.generation)
+    results = _summarised(
+        run, results, states, epochs=epochs, generations=regime.generation, tightening=regime.tightening
+    )
     return on_cpu(network), found, results
+
+
+def _plan(settings: Search, steps: int, run: PruningRun) -> str:
+    """Return how many generations a search of so many steps per epoch has, and how many before its budget is reached."""
+    progress = [step / (settings.length * steps) for step in range(0, settings.length * steps, settings.period)]
+    feasible = run.start.feasible
+    falling = sum(feasible.budget(done, settings.annealing) != feasible.final_budget for done in progress)
+    return f"search: {settings.length} epochs of {steps} steps, {len(progress)} generations, {falling} before the budget reaches the target"
 
 
 def check_search(settings: Search, context: RunContext, start: StartingPoint) -> None:
@@ -89,7 +106,7 @@ def _generation_log(path: Path, generation: int) -> Callable[[Figures], None]:
 
 
 def _summarised(
-    run: PruningRun, results: StageResults, states: Tensor, *, epochs: int, generations: int
+    run: PruningRun, results: StageResults, states: Tensor, *, epochs: int, generations: int, tightening: int | None
 ) -> StageResults:
     """Return the results with the summary of a search that ended with states bool[S, D]."""
     return results.with_search(
@@ -100,5 +117,6 @@ def _summarised(
             converged=edropout.converged(states),
             diversity=edropout.diversity(states),
             seconds=run.clock(results).seconds - results.search_began,
+            tightening=tightening,
         )
     )

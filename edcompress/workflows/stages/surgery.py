@@ -16,12 +16,9 @@ from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.surgery.masks import call_with, masked_weights
 from edcompress.pruning.tracing.probe import prove_masked
 from edcompress.runs.file_records import records
-from edcompress.training.batchnorm import recalibrate_batch_norm
+from edcompress.training.batchnorm import RECALIBRATION_BATCHES, recalibrate_batch_norm
 from edcompress.workflows.stages.run_context import RunContext
 from edcompress.workflows.stages.run_state import PruningRun, StageResults
-
-RECALIBRATION_BATCHES = 50
-"""Batches of training images from which batch-norm statistics are averaged after surgery."""
 
 
 def remove_and_verify(

@@ -107,6 +107,8 @@ def test_page_says_how_a_method_without_a_population_chose(
 
 
 def test_page_of_a_control_before_the_export(unexported: Report) -> None:
+    ranked = unexported.search.model_copy(update={"method": "gradual_magnitude"})
+    unexported = unexported.model_copy(update={"search": ranked})
     page = render_page(unexported, [], {"groups": []})
     check_well_formed(page)
     assert "No population: the channels were ranked 352 times, so" in page
