@@ -156,8 +156,8 @@ def _few_images(report: Report) -> Iterator[str]:
         return
     needed = math.ceil(dense.total * (noise(dense, pruned) / limit) ** 2)
     yield (
-        f"{report.metric.label}: {dense.total} test images are too few to tell a drop of {limit:.2%} (gate.{_limit_key(report)}) from noise, "
-        f"which is {noise(dense, pruned):.2%}; about {needed} are enough"
+        f"{report.metric.label}: {dense.total} test images are too few to tell a drop of {limit:.2%} (gate.{_limit_key(report)}) from "
+        f"noise, which is {noise(dense, pruned):.2%}; about {needed} are enough"
     )
 
 
