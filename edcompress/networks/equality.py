@@ -28,9 +28,10 @@ def compare_logits(reference: Any, other: Any, of: str) -> Proof:
     ours, theirs = named_outputs(reference), named_outputs(other)
     if list(ours) != list(theirs):
         raise ProofError(f"{of}: one gives {', '.join(ours)}, the other {', '.join(theirs)}")
-    proofs = [_compare(ours[name], theirs[name], f"{name}, {of}") for name in ours]
+    several = len(ours) > 1
+    proofs = [_compare(ours[name], theirs[name], f"{name}, {of}" if several else of) for name in ours]
     worst = max(proofs, key=lambda proof: proof.relative if proof.relative == proof.relative else float("inf"))
-    return worst.model_copy(update={"of": f"{of} ({len(proofs)} outputs)"}) if len(proofs) > 1 else worst
+    return worst.model_copy(update={"of": f"{of} ({len(proofs)} outputs)"}) if several else worst
 
 
 def _compare(reference: Tensor, other: Tensor, of: str) -> Proof:
