@@ -79,7 +79,9 @@ def train_geometry(data: Data) -> Geometry:
             return replace(tested, shift=data.crop_padding, flip=True)
         case "resized_crop":
             how = v2.InterpolationMode(data.interpolation)
-            return Geometry(None, random=v2.RandomResizedCrop(data.image_size, interpolation=how), flip=True)
+            return Geometry(
+                None, random=v2.RandomResizedCrop(data.image_size, (data.crop_scale, 1.0), interpolation=how), flip=True
+            )
         case _:
             return tested
 

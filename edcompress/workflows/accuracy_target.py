@@ -235,7 +235,7 @@ def _conclude(series: Series, trials: list[Trial]) -> Report:
                           round_to=chosen.report.target.round_to)  # fmt: skip
     report = chosen.report.with_recipe(recipe.name, recipe.digest, recipe.pruning_settings, recipe.gate)
     report = report.with_trials(target, found, sum(trial.report.seconds for trial in trials))
-    save_report(request.folder, report)
+    report = save_report(request.folder, report)
     request.folder.clear_state()
     return report
 

@@ -102,8 +102,7 @@ def _export(run: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
         }
         subject = CardSubject(context.data.dataset, recipe.model.num_classes, recipe.export.batch, shapes)
         write_text(made / CARD, render_card(completed, subject, preprocessing, context.splits.classes))
-        publish_files(made, run, completed, bare.without_onnx())
-    return completed
+        return publish_files(made, run, completed, bare.without_onnx())
 
 
 @dataclass(frozen=True)

@@ -101,12 +101,12 @@ def _write_variant(name: VariantName, context: RunContext, plain: Path, path: Pa
         quantize(plain, path, context.calibration_images, about)
 
 
-def publish_files(made: Path, run: RunFolder, report: Report, bare: Report) -> None:
+def publish_files(made: Path, run: RunFolder, report: Report, bare: Report) -> Report:
     """Replace all files of an earlier export by those of a new one; if a step fails, restore the run folder.
 
-    The folder `made`, within the run's, holds the ONNX files and the card. `bare` is the report without them.
+    The folder `made`, within the run's, holds the ONNX files and the card. `bare` is the report without them. Returns the report as saved.
     """
-    save_report(run, report, into=made)
+    report = save_report(run, report, into=made)
     with writing(run.path), _restored_on_failure(run.path, made / "before"):
         save_report(run, bare)  # if this process is killed, no figures are of files that are gone
         for name in EXPORTED:
@@ -114,6 +114,7 @@ def publish_files(made: Path, run: RunFolder, report: Report, bare: Report) -> N
                 os.replace(made / name, run / name)
             else:
                 (run / name).unlink(missing_ok=True)
+    return report
 
 
 @contextmanager

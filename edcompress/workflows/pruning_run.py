@@ -49,6 +49,7 @@ from edcompress.workflows.stages.search import check_search, search
 from edcompress.workflows.stages.start_files import read_plan, read_space
 from edcompress.workflows.stages.starting_point import OpenStart, StartingPoint, resumed_starting_point
 from edcompress.workflows.stages.surgery import remove_and_verify
+from edcompress.workflows.stages.teacher import open_teacher
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def _open_run(request: PruneRequest, began: float, *, resuming: bool) -> Pruning
     context = open_provable_context(recipe, request.options)
     context.monitor.stage("checking the network, its data and its pruning space")
     start = request.open_start(recipe.with_data(context.data), images=context.probe_images)
+    trust = {"trust_code": request.options.trust_code, "trust_pickle": request.options.trust_pickle}
+    start = replace(start, other_teacher=open_teacher(recipe.finetune, recipe.network_spec, **trust))
     make_optimizer(recipe.finetune.config, start.network.parameters())  # refuses a frozen network
     context.require_usable(start.network, context.task.finetune)
     context = sized_for_search(context, start, recipe.search, recipe.finetune.config)
@@ -206,8 +209,7 @@ def _conclude(run: PruningRun, tuned: nn.Module, results: StageResults) -> Repor
     def report() -> Report:
         assert proof
         pruned = ModelResult.of(scores, measure_size(reloaded, context.example))
-        made = _report(run, run.clock(results), pruned, proof)
-        save_report(run.folder, made)
+        made = save_report(run.folder, _report(run, run.clock(results), pruned, proof))
         run.folder.clear_state()
         return made
 

@@ -39,7 +39,7 @@ class Facts:
     Attributes:
         images: Number of training images.
         batch: Images per step.
-        accuracy: Top-1 of the dense network on the held-out images; None where its classifier is new.
+        accuracy: Top-1 of the teacher, usually the dense network, on the held-out images; None where its classifier is new.
         norm: Whether the network has batch norm.
         target: Share of the dense network's cost to keep; 1 without a target.
     """
@@ -159,7 +159,7 @@ def _soft_labels(finetune: Finetune, facts: Facts) -> Choices:
     if facts.accuracy is None:
         return {"finetune.distill": Choice(0.0, "the dense network's classifier is new and has nothing to teach")}
     weight = 0.9 if facts.accuracy >= STRONG else 0.5 if facts.accuracy >= WEAK else 0.0
-    return {"finetune.distill": Choice(weight, f"the dense network has {facts.accuracy:.1%} on the held-out images")}
+    return {"finetune.distill": Choice(weight, f"its teacher has {facts.accuracy:.1%} on the held-out images")}
 
 
 def _generations(search: Search, facts: Facts) -> Choices:

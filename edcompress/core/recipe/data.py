@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from edcompress.core.frozen import Section
+from edcompress.core.frozen import Fraction, Section
 from edcompress.core.recipe.dataset_facts import DATASETS, DatasetFacts, facts_of
 from edcompress.core.registry import one_of
 
@@ -83,6 +83,9 @@ class Data(Section):
         None,
         description="training images: padded random crop, the same with flips, or random resized crop with flips; null: by image_size "
         "(from 64 resized_crop, from 24 crop, else none)",
+    )
+    crop_scale: Fraction = Field(
+        0.35, description="resized_crop: smallest share of the image's area that a crop has; 0.08 suits long training"
     )
     crop_padding: int = Field(4, ge=0, le=64, description="pixels of zero padding for crop and crop_flip")
     search_fraction: float = Field(

@@ -31,14 +31,14 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_saved_recipe(path: Path) -> Recipe:
-    """Read the recipe of a run folder; one written before data.exif_orientation existed reads image files as stored.
+    """Read the recipe of a run folder; keys that did not exist when it was written have the values that the run used.
 
     Raises:
         RecipeError: The file does not exist or is not a valid recipe.
     """
     path = locate(path)
     tree = with_preset(parse_file(path), path)
-    return _checked(merge(_defaults_before_exif(tree), tree), path, ())
+    return _checked(merge(_earlier_defaults(tree), tree), path, ())
 
 
 def variants(name: str | Path, overrides: Sequence[str]) -> dict[str, Recipe]:
@@ -69,11 +69,11 @@ def _checked(tree: Tree, path: Path, overrides: Sequence[str]) -> Recipe:
     return check(tree, str(path) if not overrides else f"{path} with --set")
 
 
-def _defaults_before_exif(tree: Tree) -> Tree:
+def _earlier_defaults(tree: Tree) -> Tree:
     """Return the values of keys that a run folder's recipe may lack, where they are not today's defaults."""
     data = tree.get("data")
     in_files = isinstance(data, dict) and is_in_files(data.get("dataset"))
-    return {"data": {"exif_orientation": "ignore"}} if in_files else {}
+    return {"data": {"crop_scale": 0.08, **({"exif_orientation": "ignore"} if in_files else {})}}
 
 
 def _choices(override: str) -> list[str]:

@@ -159,7 +159,9 @@ class Recipe(Section):
     @property
     def trust_flags(self) -> list[str]:
         """The options that a command line needs for the user's own code in this recipe to run."""
+        teacher = self.finetune.teacher or ""
         own = is_path(self.metric) or self.finetune.loss_is_own or self.train.loss_is_own
+        own = own or (is_path(teacher) and not teacher.startswith("timm:"))
         return ["--trust-code"] if own or self.model.factory else []
 
     @property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from edcompress.core import registry
 from edcompress.core.frozen import Fraction, Section, Unit
@@ -21,6 +22,9 @@ LARGEST_ADAPTIVE = 5e-3
 """Rate below which a recipe that names no optimizer means AdamW; SGD needs a larger one."""
 
 ADAMW_DECAY, SGD_DECAY = 0.01, 5e-4
+
+_OF_STAGE = ("restart", "teacher", "teacher_weights")
+"""Keys of `finetune` that are not settings of an epoch."""
 
 CHOSEN = "null: chosen from the network and the data when the run starts"
 
@@ -102,15 +106,27 @@ class Finetune(_Common):
         None, description=f"share of the steps in which the rate rises (cosine; onecycle: at least 0.3); {CHOSEN}"
     )
     distill: Unit | None = Field(None, description=f"weight of the teacher's soft labels in the loss; {CHOSEN}")
+    teacher: str | None = Field(
+        None,
+        description="a network to learn soft labels from in place of the dense one: a name as in `model.arch`, or package.module:callable "
+        "(needs --trust-code); it takes the same images and has the same classes",
+    )
+    teacher_weights: Path | None = Field(None, description="the teacher's weights file")
     restart: bool = Field(
         False,
         description="let the schedule start again after surgery; otherwise one schedule covers search and fine-tuning",
     )
 
+    @model_validator(mode="after")
+    def _teacher_has_weights(self) -> Self:
+        if (self.teacher is None) != (self.teacher_weights is None):
+            raise ValueError("teacher and teacher_weights go together; give both or neither")
+        return self
+
     @property
     def config(self) -> TrainingConfig:
         """The settings, every value given; what is null and does not follow from `lr` has the default of `train`."""
-        given = {name: value for name, value in self if value is not None and name != "restart"}
+        given = {name: value for name, value in self if value is not None and name not in _OF_STAGE}
         adaptive = self.lr is not None and self.lr < LARGEST_ADAPTIVE
         optimizer = self.optimizer or ("adamw" if adaptive else "sgd")
         decay = {"adamw": ADAMW_DECAY}.get(optimizer, SGD_DECAY)

@@ -124,7 +124,7 @@ def search_step(context: RunContext, start: StartingPoint, search: Search, confi
     network = context.precision.place(on_cpu(start.network))
     whole = DenseRegime(network)
     regime = make_search_regime(search, alone, start, network, ignore_figures) if search.trains else whole
-    objective = make_objective(config, start.dense, context.precision, context.task.finetune)
+    objective = make_objective(config, start.teacher, context.precision, context.task.finetune)
     _train(context, network, objective, (regime, whole), images)
 
 

@@ -67,7 +67,7 @@ def train_stage(
     trainer = Trainer(
         network,
         make_optimizer(config, network.parameters()),
-        make_objective(config, run.start.dense, context.precision, context.task.finetune),
+        make_objective(config, run.start.teacher, context.precision, context.task.finetune),
         context.precision,
         regime,
         context.monitor.step,
@@ -91,10 +91,10 @@ def train_stage(
 
 
 def make_objective(
-    config: TrainingConfig, dense: nn.Module, precision: Precision, criterion: Criterion | None = None
+    config: TrainingConfig, teacher: nn.Module, precision: Precision, criterion: Criterion | None = None
 ) -> Objective:
-    """Return what search and fine-tuning minimise; a copy of the dense network, in eval mode on the device, teaches if they distil."""
-    return Objective(config, precision.place(on_cpu(dense)) if config.distill else None, criterion)
+    """Return what search and fine-tuning minimise; a copy of the teacher, in eval mode on the device, teaches if they distil."""
+    return Objective(config, precision.place(on_cpu(teacher)) if config.distill else None, criterion)
 
 
 def train_phase(context: RunContext, trainer: Trainer, phase: Phase, state: TrainingState | None) -> int:

@@ -31,11 +31,11 @@ def finetune(
     placed = run.context.precision.place(on_cpu(network))
     regime = _dense_regime(run.context, placed, compiled=run.recipe.compile)
     train_stage(run, results, "finetune", regime, placed, state)
-    placed, statistics = _with_better_statistics(run.context, placed)
+    placed, statistics = with_better_statistics(run.context, placed)
     return on_cpu(placed), results.with_statistics(statistics)
 
 
-def _with_better_statistics(context: RunContext, network: nn.Module) -> tuple[nn.Module, Statistics | None]:
+def with_better_statistics(context: RunContext, network: nn.Module) -> tuple[nn.Module, Statistics | None]:
     """Return the network with the batch-norm statistics of training or with recalibrated ones, whichever the held-out images prefer."""
     if not running_statistics(network):
         return network, None

@@ -14,7 +14,7 @@ from edcompress.workflows.stages.starting_point import StartingPoint
 def resolve_recipe(recipe: Recipe, context: RunContext, start: StartingPoint) -> Recipe:
     """Return the recipe with a value for every key that it leaves open, and the reasons in `chosen`; announce them.
 
-    The dense network's accuracy, or another metric, on held-out images decides whether it teaches, and is measured only where that is open.
+    How good the teacher is on held-out images decides what its soft labels are worth, and is measured only where that is open.
     """
     data = chosen_data(recipe.data, len(context.splits.train))
     recipe = recipe.with_values(
@@ -31,8 +31,9 @@ def resolve_recipe(recipe: Recipe, context: RunContext, start: StartingPoint) ->
 def _facts(recipe: Recipe, context: RunContext, start: StartingPoint) -> Facts:
     """Return the facts on which choices rest."""
     accuracy = None
-    if recipe.finetune.distill is None and not recipe.model.reset_head:
-        placed = context.precision.place(on_cpu(start.dense))
+    untrained = recipe.model.reset_head and start.other_teacher is None
+    if recipe.finetune.distill is None and not untrained:
+        placed = context.precision.place(on_cpu(start.teacher))
         scores = context.watched_scores(placed, placed)
         accuracy = scores.accuracy.top1.fraction if scores.accuracy else value_of(scores.headline)
     feasible = start.feasible

@@ -54,6 +54,12 @@ class StartingPoint:
     space: PruningSpace
     feasible: FeasibleStates
     table: LatencyTable | None
+    other_teacher: nn.Module | None = None
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The network whose soft labels are learnt: the dense one, unless the recipe names a different one."""
+        return self.dense if self.other_teacher is None else self.other_teacher
 
 
 class OpenStart(Protocol):
@@ -157,7 +163,7 @@ def read_weights(recipe: Recipe, weights: Path, options: RunOptions) -> nn.Modul
 def _require_no_teacher(recipe: Recipe, untrained: str) -> None:
     """Raise InputError if the recipe uses the answers of the dense network, whose tensors `untrained` begin untrained."""
     begin = f"{untrained} begin untrained (model.reset_head), and"
-    if recipe.finetune.distill:
+    if recipe.finetune.distill and not recipe.finetune.teacher:
         raise InputError(f"{begin} a dense network that knows nothing has nothing to teach; set finetune.distill to 0")
     if recipe.target and recipe.target.drop is not None:
         raise InputError(

@@ -81,7 +81,7 @@ def test_one_schedule_spans_search_and_fine_tuning(
     assert state is not None
     steps = len(run.context.train_batches(epoch=0))
     whole = learning_rate(
-        recipe.finetune, (before + 2 / steps) / 5, before
+        recipe.finetune.config, (before + 2 / steps) / 5, before
     )  # of the third step, in epoch `before` of all five
     assert [group["lr"] for group in state.optimizer["param_groups"]] == pytest.approx([whole, whole])
 

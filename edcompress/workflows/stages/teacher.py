@@ -1,0 +1,35 @@
+"""The network whose soft labels are learnt, where it is not the dense network itself."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from edcompress.core.recipe.model import Model, NetworkSpec
+from edcompress.core.recipe.training import Finetune
+from edcompress.networks.build import read_network
+
+
+def open_teacher(
+    finetune: Finetune, spec: NetworkSpec, *, trust_code: bool = False, trust_pickle: bool = False
+) -> nn.Module | None:
+    """Return the network of `finetune.teacher` with its weights, in eval mode, for a network of `spec`; None where the dense one teaches.
+
+    Raises InputError if it cannot be built, or does not take the same images or give the same classes.
+    """
+    name, weights = finetune.teacher, finetune.teacher_weights
+    if name is None or weights is None:
+        return None
+    own = NetworkSpec(_model(name, spec.model), spec.image_size, spec.seed, searched=False)
+    return read_network(own, weights, trust_code=trust_code, trust_pickle=trust_pickle).eval()
+
+
+def _model(name: str, pruned: Model) -> Model:
+    """Return the teacher as a model section: an own callable has a colon, as timm's networks do after "timm"."""
+    own = ":" in name and not name.startswith("timm:")
+    return Model(
+        arch=None if own else name,
+        factory=name if own else None,
+        num_classes=pruned.num_classes,
+        in_channels=pruned.in_channels,
+        stem=pruned.stem,
+    )
