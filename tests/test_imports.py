@@ -28,6 +28,7 @@ HOMES = {
     "timm": "networks/",
     "mlflow": "runs/trackers/",
     "webdataset": "data/tar_shards.py",
+    "datasets": "data/hf_",
     "torch.distributed": "core/system/distributed.py",
 }
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))

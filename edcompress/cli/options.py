@@ -78,7 +78,11 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue from where this
 Force = Annotated[bool, typer.Option("--force", help="Start over: replace the files of an earlier run.")]
 Replace = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
 TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Run the recipe's model.factory from the working directory.")
+    bool,
+    typer.Option(
+        "--trust-code",
+        help="Run your own code that the recipe names, such as model.factory, from the working directory.",
+    ),
 ]
 TrustPickle = Annotated[
     bool, typer.Option("--trust-pickle", help="Load a pickled whole module; this can run any code in it.")

@@ -38,7 +38,7 @@ FEWEST_TRAINING_IMAGES = 2
 """In a split to train on, and in a rank's part of a batch: batch norm cannot train on one image."""
 
 Batch = tuple[Tensor, Tensor]
-"""float32 images [B, C, H, W], normalised, and int64 labels [B]; on the CPU."""
+"""float32 images [B, C, H, W], normalised, and labels, int64 [B] where they are classes; on the CPU."""
 
 SKIPPED_ALWAYS, SKIPPED_SHARE = 10, 0.01
 """Broken images that an epoch or an evaluation leaves out: ten, or this share of its images where that is more."""
@@ -192,6 +192,11 @@ class _Loading(Dataset[_Loaded]):
     ranks: ProcessGroup = ALONE
     as_pixels: bool = False
 
+    @property
+    def _own_seed(self) -> int:
+        """The seed of the user's own transforms: that of the epoch, or the same for all evaluations."""
+        return derived_seed(*self.seeds, "own") if self.seeds else 0
+
     def __len__(self) -> int:
         whole, rest = divmod(len(self.order), self.batch_size)
         return whole + (rest >= self.fewest * self.ranks.size)
@@ -203,14 +208,16 @@ class _Loading(Dataset[_Loaded]):
         stream = ("varied", k) if self.ranks.is_main else ("varied", k, self.ranks.rank)
         try:
             with default_generator_seeded(derived_seed(*self.seeds, *stream)):
-                read = self.images.read(whole[part].tolist(), self.geometry)
+                read = self.images.read(whole[part].tolist(), self.geometry, self._own_seed)
         except DataError as error:  # raised in a worker, it would arrive as a traceback in a string
             return error
-        if len(read.indices) < self.fewest:
+        if len(read.pixels) < self.fewest:
             return None, read.faults
-        pixels = shift_and_flip(read.pixels, self.geometry, generator_for(*self.seeds, "shift", k), len(whole), part)
+        pixels = read.pixels
+        if not read.finished:
+            pixels = shift_and_flip(pixels, self.geometry, generator_for(*self.seeds, "shift", k), len(whole), part)
         shown = pixels if self.as_pixels else normalise(pixels, self.data)
-        return (shown, self.images.labels[read.indices]), read.faults
+        return (shown, read.labels), read.faults
 
 
 def _share_memory(loaded: Any) -> Any:

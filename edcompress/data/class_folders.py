@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from edcompress.core.errors import DataError
 from edcompress.core.plain_text import few
 from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.model import Model
 from edcompress.data.images import FileImages, ImageSet
+from edcompress.data.opening import Opened
 
 COMPARED = 32
 """Test images, spread over the split, that are compared with training images."""
@@ -36,11 +38,11 @@ def _shared(one: Path, other: Path) -> DataError:
     )
 
 
-def require_all_classes(folder: Path, classes: Sequence[str], images: ImageSet, data: Data, model: Model) -> None:
+def require_all_classes(train: Path, classes: Sequence[str], images: ImageSet, data: Data, model: Model) -> None:
     """Raise DataError where labels are positions among class folders, and these are fewer than the network's classes.
 
     Args:
-        folder: The folder that holds train/ and val/.
+        train: The folder that holds the class folders of the training images.
         classes: Names of the class folders.
         images: The training images.
         data: The recipe's data section.
@@ -49,7 +51,6 @@ def require_all_classes(folder: Path, classes: Sequence[str], images: ImageSet, 
     found, asked = len(classes), model.num_classes
     if not data.facts.class_folders or data.class_index != "position" or found >= asked:
         return
-    train = folder / "train"
     wrapped = _wrapped(train, images)
     fix = f"{wrapped}: move the class folders up, into {train}" if wrapped else "add the missing ones"
     raise DataError(
@@ -58,34 +59,32 @@ def require_all_classes(folder: Path, classes: Sequence[str], images: ImageSet, 
     )
 
 
-def doubts(folder: Path, train: ImageSet, test: ImageSet, classes: Sequence[str], data: Data) -> Iterator[str]:
+def doubts(opened: Opened, data: Data) -> Iterator[str]:
     """Yield the reasons to doubt labels or accuracies, though the images can be used.
 
     Args:
-        folder: The folder that holds train/ and val/, where the data set has class folders.
-        train: All training images.
-        test: All test images.
-        classes: Names of the classes in index order.
+        opened: All training and test images.
         data: The recipe's data section.
     """
-    by_position = data.class_index == "position"
-    if by_position and (absent := _absent(test, classes)):
+    train, test, classes, by_position = opened.train, opened.test, opened.classes, data.class_index == "position"
+    if by_position and test.labels is not None and (absent := _absent(test.labels, classes)):
         yield f"the test images show {len(classes) - len(absent)} of {len(classes)} classes, and none of {few(absent)}"
-    if not (isinstance(train, FileImages) and isinstance(test, FileImages) and data.facts.class_folders):
+    if not (isinstance(train, FileImages) and isinstance(test, FileImages) and opened.parts):
         return
     if by_position and all(name.isdecimal() for name in classes) and sorted(classes, key=int) != list(classes):
         yield (
             f"data.folder: the class folders are numbers, and are sorted as text: {few(classes)}; if the network was trained "
             "in the order of the numbers, its answers are wrong here: give the names one length (01, 02 ...)"
         )
-    for part, images in ((folder / "train", train), (folder / "val", test)):
+    for part, images in dict(zip(opened.parts, (train, test), strict=True)).items():
         if wrapped := _wrapped(part, images):
             yield f"data.folder: {wrapped}: check that the folders in {part} are classes, and not wrappers around classes"
-    yield from _copies(folder, test)
+    if opened.parts[0] != opened.parts[1]:
+        yield from _copies(*opened.parts, test)
 
 
-def _absent(images: ImageSet, classes: Sequence[str]) -> list[str]:
-    present = set(images.labels.tolist())
+def _absent(labels: Tensor, classes: Sequence[str]) -> list[str]:
+    present = set(labels.tolist())
     return [name for number, name in enumerate(classes) if number not in present]
 
 
@@ -96,15 +95,15 @@ def _wrapped(part: Path, images: ImageSet) -> str | None:
     return f"no image lies in a class folder itself ({images.paths[0]} is the first)"
 
 
-def _copies(folder: Path, test: FileImages) -> Iterator[str]:
+def _copies(train: Path, part: Path, test: FileImages) -> Iterator[str]:
     """Yield a warning where test images are training images too, under the same name."""
     indices = torch.linspace(0, len(test) - 1, min(len(test), COMPARED)).long().tolist()
-    pairs = ((Path(test.paths[i]), folder / "train" / Path(test.paths[i]).relative_to(folder / "val")) for i in indices)
+    pairs = ((Path(test.paths[i]), train / Path(test.paths[i]).relative_to(part)) for i in indices)
     same = [f"{one} is {other}" for one, other in pairs if _equal(one, other)]
     if same:
         yield (
             f"data.folder: {len(same)} of {len(indices)} test images that were compared are training images too ({same[0]}): accuracies "
-            "on them say nothing about new images; put others into val"
+            f"on them say nothing about new images; put others into {part.name}"
         )
 
 

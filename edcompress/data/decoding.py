@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -44,6 +44,13 @@ _TURNS: dict[object, Image.Transpose] = {
 """The turn that brings an image upright, by the EXIF number of how the camera was held; 1 is upright."""
 
 
+class StoredFile(Protocol):
+    """A file inside another one, named by its text."""
+
+    def content(self) -> bytes:
+        """Return the file's bytes; OSError where it cannot be read."""
+
+
 class TarMember(NamedTuple):
     """A file inside an uncompressed tar: its name there, the byte at which its content starts, and its size in bytes."""
 
@@ -62,11 +69,11 @@ class TarMember(NamedTuple):
             return file.read(self.size)
 
 
-def decode(source: Path | TarMember, channels: int, orientation: Orientation = "apply") -> Image.Image:
+def decode(source: Path | StoredFile, channels: int, orientation: Orientation = "apply") -> Image.Image:
     """Decode a stored image.
 
     Args:
-        source: An image file, or an image in a tar.
+        source: An image file, or an image in a tar or table.
         channels: 1 for a grey image, 3 for RGB.
         orientation: Turn the image as its EXIF says ("apply"), or leave it as stored ("ignore").
 
@@ -74,19 +81,24 @@ def decode(source: Path | TarMember, channels: int, orientation: Orientation = "
         DataError: The image cannot be read or decoded; the message names it.
     """
     try:
-        file = BytesIO(source.content()) if isinstance(source, TarMember) else source
+        file = source if isinstance(source, Path) else BytesIO(source.content())
         with Image.open(file, formats=DECODED) as image:
-            # Pillow would clip everything above 255, which leaves most 16-bit images white.
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels are not bytes (mode {image.mode}); save it with 8 bits per channel")
-            # Pillow warns when a palette with alpha goes to RGB directly.
-            opaque = image.convert("RGBA") if "transparency" in image.info else image
-            pixels = opaque.convert("L" if channels == 1 else "RGB")
+            pixels = as_grey_or_rgb(image, channels)
             return upright(pixels, image) if orientation == "apply" else pixels
     except UnidentifiedImageError as error:  # its text has the address of an object, which changes at every read
         raise DataError(f"{source}: cannot be read as an image: it is none of {', '.join(DECODED)}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's decoders raise
         raise DataError(f"{source}: cannot be read as an image: {error}") from error
+
+
+def as_grey_or_rgb(image: Image.Image, channels: int) -> Image.Image:
+    """Return a Pillow image of any mode as a grey (1) or RGB (3) one; ValueError where its pixels are not bytes."""
+    # Pillow would clip everything above 255, which leaves most 16-bit images white.
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"its pixels are not bytes (mode {image.mode}); save it with 8 bits per channel")
+    # Pillow warns when a palette with alpha goes to RGB directly.
+    opaque = image.convert("RGBA") if "transparency" in image.info else image
+    return opaque.convert("L" if channels == 1 else "RGB")
 
 
 def upright(pixels: Image.Image, image: Image.Image) -> Image.Image:

@@ -16,38 +16,41 @@ from edcompress.core.recipe.data import Data
 from edcompress.core.system.files import require_utf8
 from edcompress.data.class_folders import require_distinct
 from edcompress.data.decoding import SUFFIXES
+from edcompress.data.division import divide_by_class
+from edcompress.data.folder_layout import layout_of, visible_folders
 from edcompress.data.images import FileImages, read_settings
 from edcompress.data.listing import ClassFiles, Unread, class_files, is_hidden, unread_note
-from edcompress.data.opening import Warn, discard_warning
-
-PARTS = ("train", "val")
+from edcompress.data.opening import Opened, OpenRequest, Warn
 
 
-def open_image_folder(
-    folder: Path, data: Data, warn: Warn = discard_warning
-) -> tuple[FileImages, FileImages, tuple[str, ...]]:
-    """Open the images under train/ and under val/ of a folder.
+def open_image_folder(request: OpenRequest) -> Opened:
+    """Open the images of a folder: its training, search and test images, or shares of them where it has none.
 
     Args:
-        folder: The folder that holds train/ and val/.
-        data: The recipe's data section.
-        warn: Takes a message about what lies in the folders and is not read, and about images behind links to elsewhere.
-
-    Returns:
-        Training images, test images, and the names of the classes in index order.
+        request: The recipe's data section, and the folder of all data sets. Its `warn` takes a message about what lies in the folders and
+            is not read, and about images behind links to elsewhere.
 
     Raises:
         DataError: The folders are not laid out as they must be.
     """
-    train, val = (_classes_in(folder / part) for part in PARTS)
-    require_distinct([folder / part / name for part, names in zip(PARTS, (train, val), strict=True) for name in names])
-    names = imagenet_wnids() if data.class_index == "imagenet" else tuple(train)
-    _require_known(folder, [*train, *val], names, data)
+    data, folder = request.data, request.root / request.data.folder
+    layout = layout_of(folder, request.tried)
+    for note in layout.notes:
+        request.warn(note)
+    found = {part: _classes_in(part) for part in layout.parts}
+    require_distinct([part / name for part, names in found.items() for name in names])
+    names = imagenet_wnids() if data.class_index == "imagenet" else tuple(found[layout.train])
+    for part, classes in found.items():
+        _require_known(part, layout.train, classes, names, data)
     index = {name: i for i, name in enumerate(names)}
-    sets = [
-        _listed(folder / part, classes, index, data, warn) for part, classes in zip(PARTS, (train, val), strict=True)
-    ]
-    return sets[0], sets[1], names
+    sets = {part: _listed(part, classes, index, data, request.warn) for part, classes in found.items()}
+    if layout.test is None:
+        train, test = divide_by_class(sets[layout.train], data.test_fraction, data.split_seed)
+        divided = f"data.test_fraction: {layout.train} has no test images of its own, {data.test_fraction:g} of each class tests"
+        return Opened(train, test, names, None, (layout.train, layout.train), divided)
+    search = sets[layout.search] if layout.search else None
+    divided = f"data.folder: {layout.search.name}/ judges states, {layout.test.name}/ tests" if layout.search else ""
+    return Opened(sets[layout.train], sets[layout.test], names, search, (layout.train, layout.test), divided)
 
 
 def imagenet_wnids() -> tuple[str, ...]:
@@ -57,15 +60,7 @@ def imagenet_wnids() -> tuple[str, ...]:
 
 
 def _classes_in(part: Path) -> list[str]:
-    if not part.is_dir():
-        raise DataError(
-            f"data.folder: {part} is missing; image_folder reads one folder per class under train/ and under val/ "
-            "(set data.root or EDCOMPRESS_DATA, and data.folder, to where they are)"
-        )
-    entries = sorted(path for path in part.iterdir() if not is_hidden(path.name))
-    if dangling := [str(path) for path in entries if path.is_symlink() and not path.exists()]:
-        raise DataError(f"data.folder: {few(dangling)} links to nothing; repair or remove the link")
-    classes = [path.name for path in entries if path.is_dir()]
+    classes = [path.name for path in visible_folders(part)]
     for name in classes:
         _require_name(part, name)
     if not classes:
@@ -83,17 +78,17 @@ def _require_name(part: Path, name: str) -> None:
         raise DataError(f"data.folder: class folder of {part}: {error}") from None
 
 
-def _require_known(folder: Path, found: Iterable[str], names: Iterable[str], data: Data) -> None:
+def _require_known(part: Path, train: Path, found: Iterable[str], names: Iterable[str], data: Data) -> None:
     unknown = sorted(set(found) - set(names))
     if not unknown:
         return
     shown = few(unknown)
     if data.class_index == "imagenet":
         raise DataError(
-            f"data.class_index: imagenet needs folders named by ImageNet's wnids (n01440764 ...), but {folder} "
+            f"data.class_index: imagenet needs folders named by ImageNet's wnids (n01440764 ...), but {part} "
             f"has {shown}; rename them or use class_index: position"
         )
-    raise DataError(f"data.folder: {folder / 'val'} has classes that {folder / 'train'} lacks: {shown}")
+    raise DataError(f"data.folder: {part} has classes that {train} lacks: {shown}")
 
 
 def _listed(part: Path, classes: list[str], index: dict[str, int], data: Data, warn: Warn) -> FileImages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self, TypeVar
@@ -13,29 +13,38 @@ from torch import Tensor
 
 from edcompress.core.errors import DataError
 from edcompress.core.recipe.data import Data, Orientation
-from edcompress.data.decoding import TarMember, decode
+from edcompress.data.decoding import StoredFile, decode
 from edcompress.data.opening import Warn, discard_warning
-from edcompress.data.transforms import Geometry, to_channels, to_pil
+from edcompress.data.transforms import PICTURES, Geometry, to_channels
 
 
 class ReadImages(NamedTuple):
-    """uint8 `pixels` [B, channels, H, W] of the images at int64 `indices` [B], and the faults of those that were left out."""
+    """`pixels` [B, channels, H, W] and `labels` [B, ...] of images, and the faults of those that were left out.
+
+    Pixels are uint8, or float32 where the user's own code gives them as the network takes them. `finished`: they are as the user's own
+    transform made them, and get no further augmentation.
+    """
 
     pixels: Tensor
-    indices: Tensor
+    labels: Tensor
     faults: tuple[str, ...] = ()
+    finished: bool = False
 
 
 class ImageSet(Protocol):
-    """Images with int64 labels [N], read by index as uint8 [B, channels, H, W]."""
+    """Labelled images, read by index."""
 
     @property
-    def labels(self) -> Tensor:
-        """int64 [N]."""
+    def labels(self) -> Tensor | None:
+        """int64 [N]; None where only reading an item shows its label, or labels are no classes."""
 
     @property
     def channels(self) -> int:
-        """1 or 3."""
+        """1 for grey, 3 for RGB, or the number of an array's channels."""
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the images are float32 as the network takes them, by a data set or transform of the user's own."""
 
     @property
     def warn(self) -> Warn:
@@ -49,11 +58,15 @@ class ImageSet(Protocol):
     def subset(self, indices: Tensor) -> Self:
         """Return the images at `indices` (int64), in that order."""
 
-    def read(self, indices: Sequence[int], geometry: Geometry) -> ReadImages:
-        """Return the images after the fixed and the random part of `geometry`; DataError for a broken one that may not be left out."""
+    def read(self, indices: Sequence[int], geometry: Geometry, seed: int = 0) -> ReadImages:
+        """Return the images after the fixed and the random part of `geometry`; `seed` is that of the user's own transforms.
+
+        Raises:
+            DataError: An image is broken and may not be left out.
+        """
 
 
-AnyImageSet = TypeVar("AnyImageSet", bound=ImageSet)
+AnyImages = TypeVar("AnyImages", bound=ImageSet)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +77,7 @@ class MemoryImages:
     labels: Tensor
     channels: int
     warn: Warn = discard_warning
+    prepared = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,13 +90,18 @@ class MemoryImages:
         """Return the images at `indices` (int64), in that order, as a copy."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
 
-    def read(self, indices: Sequence[int], geometry: Geometry) -> ReadImages:
+    def read(self, indices: Sequence[int], geometry: Geometry, seed: int = 0) -> ReadImages:
         """Return all of them, transformed by Pillow as images in files are."""
         chosen = torch.as_tensor(indices)
         images = to_channels(self.pixels[chosen], self.channels)
         if not geometry.keeps(images):
-            images = torch.stack([geometry.apply(to_pil(image)) for image in images])
-        return ReadImages(images, chosen)
+            images = torch.stack(list(self._changed(images, indices, geometry, seed)))
+        return ReadImages(images, self.labels[chosen])
+
+    def _changed(self, images: Tensor, indices: Sequence[int], geometry: Geometry, seed: int) -> Iterator[Tensor]:
+        for index, image in zip(indices, images, strict=True):
+            with geometry.seeded(seed, int(index)):
+                yield geometry.apply_to_pixels(image)
 
 
 class StoredImages(ABC):
@@ -91,25 +110,30 @@ class StoredImages(ABC):
     channels: int
     skip_broken: bool
     orientation: Orientation
+    labels: Tensor
+    prepared = False
 
     @abstractmethod
-    def source(self, index: int) -> Path | TarMember:
+    def source(self, index: int) -> Path | StoredFile:
         """Return the file that holds the image at `index`."""
 
-    def read(self, indices: Sequence[int], geometry: Geometry) -> ReadImages:
+    def read(self, indices: Sequence[int], geometry: Geometry, seed: int = 0) -> ReadImages:
         """Return the images that can be decoded; DataError names the first that cannot, unless `skip_broken`."""
         pixels, found, faults = [], [], []
         for i in indices:
             try:
-                pixels.append(geometry.apply(decode(self.source(i), self.channels, self.orientation)))
-                found.append(i)
+                image = decode(self.source(i), self.channels, self.orientation)
             except DataError as error:
                 if not self.skip_broken:
                     fix = "replace or remove the file, or leave out such files with data.skip_broken=true"
                     raise DataError(f"{error}; {fix}") from error
                 faults.append(str(error))
+                continue
+            with geometry.seeded(seed, i):
+                pixels.append(geometry.apply(image))
+            found.append(i)
         stacked = torch.stack(pixels) if pixels else torch.empty((0, self.channels, 0, 0), dtype=torch.uint8)
-        return ReadImages(stacked, torch.tensor(found, dtype=torch.int64), tuple(faults))
+        return ReadImages(stacked, self.labels[found], tuple(faults))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +165,7 @@ class FileImages(StoredImages):
 
 def memory_images(pixels: Tensor, labels: Tensor, data: Data) -> MemoryImages:
     """Return uint8 pixels [N, C, H, W] and their integer labels [N] as the recipe's data section reads them."""
+    _require_convertible(pixels.shape[1], data)
     return MemoryImages(pixels, labels.to(torch.int64), data.channels or pixels.shape[1])
 
 
@@ -150,15 +175,38 @@ def file_images(samples: Iterable[tuple[str, int]], data: Data) -> FileImages:
     return FileImages(paths, torch.tensor(labels, dtype=torch.int64), *read_settings(data))
 
 
+def _require_convertible(channels: int, data: Data) -> None:
+    """Raise DataError where images of so many channels cannot get those of the recipe."""
+    if data.channels not in (None, channels) and not {channels, data.channels} <= set(PICTURES):
+        raise DataError(
+            f"data.channels is {data.channels}, but {data.dataset} has pictures, which are grey (1) or RGB (3); arrays of other numbers of "
+            "channels come from csv files of .npy arrays, or from data.factory"
+        )
+
+
+def read_labels(images: ImageSet) -> Tensor:
+    """Return the labels [N, ...] of all images; reads every item where the data set does not show them."""
+    if images.labels is not None:
+        return images.labels
+    labels = [images.read([index], Geometry(None)).labels for index in range(len(images))]
+    return torch.cat(labels)
+
+
 def read_settings(data: Data) -> tuple[int, bool, Orientation]:
     """Return `channels`, `skip_broken` and `orientation` of stored images, as the recipe's data section sets them."""
+    _require_convertible(3, data)
     return data.channels or 3, data.skip_broken, data.exif_orientation
 
 
-def interleave_classes(images: AnyImageSet) -> AnyImageSet:
-    """Return the same images, the first of every class before the second of any: the first N then hold all classes."""
+def interleave_classes(images: AnyImages) -> AnyImages:
+    """Return the same images, the first of every class before the second of any: the first N then hold all classes.
+
+    Images whose classes are not known stay as they are.
+    """
     seen: dict[int, int] = {}
-    ranks = []
+    ranks: list[int] = []
+    if images.labels is None:
+        return images
     for label in images.labels.tolist():
         ranks.append(seen.get(label, 0))
         seen[label] = ranks[-1] + 1

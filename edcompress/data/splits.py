@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,10 +16,13 @@ from edcompress.core.recipe.model import Model
 from edcompress.core.system.distributed import ProcessGroup
 from edcompress.data.batches import FEWEST_TRAINING_IMAGES
 from edcompress.data.class_folders import doubts, require_all_classes
-from edcompress.data.datasets import data_root, open_dataset
+from edcompress.data.datasets import open_dataset
 from edcompress.data.images import ImageSet
-from edcompress.data.opening import Warn, discard_warning
+from edcompress.data.opening import Opened, Warn, discard_warning
+from edcompress.data.own_sets import Given, open_objects
+from edcompress.data.own_transform import Transform, TransformedImages, doubt_of, own_transform, under_transform
 from edcompress.data.seeding import generator_for
+from edcompress.data.transforms import PICTURES, Geometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +35,16 @@ class Splits:
     classes: tuple[str, ...]
     channels: int
     notes: tuple[str, ...] = ()
-    """Remarks on what lies among the images and is not read."""
+    """Remarks on what lies among the images and is not read, and on what divides them."""
     doubts: tuple[str, ...] = ()
     """Reasons to doubt their labels or accuracies, though they can be used."""
+    class_folders: Path | None = None
+    """The folder of the class folders of the training images, where there is one."""
+
+    @property
+    def prepared(self) -> bool:
+        """Whether test images are floats as the network takes them, so that there are no pixels to normalise."""
+        return self.test.prepared
 
     def with_warnings_to(self, warn: Warn) -> Splits:
         """Return the same splits; `warn` takes a message for every image that is left out, each time that it is."""
@@ -40,19 +52,65 @@ class Splits:
         return replace(self, train=train, search=search, test=test)
 
 
-def open_splits(data: Data, *, seed: int, announce: Warn = discard_warning) -> Splits:
+def open_splits(
+    data: Data,
+    *,
+    seed: int,
+    announce: Warn = discard_warning,
+    trust_code: bool = False,
+    classes: int | None = None,
+    any_labels: bool = False,
+) -> Splits:
     """Open the splits that `data` and `seed` fix.
 
     Args:
         data: The recipe's data section.
         seed: Fixes which images are held out.
         announce: Takes a message about a download before it starts.
+        trust_code: Run the user's own code (data.factory, data.transform).
+        classes: How many classes the network has, if known.
+        any_labels: Whether a loss of the user's own takes the labels, which then need not be classes.
 
     Raises:
         DataError: The data is missing, broken or too little.
     """
     notes: list[str] = []
-    images, test, classes = open_dataset(data, notes.append, announce)
+    transforms = {key: own_transform(key, data, trust_code=trust_code) for key in ("transform", "eval_transform")}
+    opened = open_dataset(data, notes.append, announce, trust_code=trust_code, classes=classes, any_labels=any_labels)
+    splits = _make_splits(opened, data, seed, notes)
+    return _under_transforms(splits, transforms["transform"], transforms["eval_transform"], data)
+
+
+def splits_of_objects(
+    train: object,
+    val: object,
+    test: object,
+    data: Data,
+    seed: int,
+    *,
+    classes: int | None = None,
+    any_labels: bool = False,
+) -> Splits:
+    """Return the splits of data sets or DataLoaders in memory.
+
+    Args:
+        train: The training images: a map-style data set of (image or tensor, label), or a DataLoader of one.
+        val: The images that judge states; None: a share of the training images is held out.
+        test: The test images; None: `val` tests, or a share of the training images.
+        data: The recipe's data section with dataset "memory"; its geometry, augmentation and normalisation apply to images and pixels.
+        seed: Fixes which images are held out.
+        classes: How many classes the network has, if known.
+        any_labels: Whether a loss of the user's own takes the labels, which then need not be classes.
+
+    Raises:
+        DataError: A data set cannot be used; the message names it, the item and the fix.
+    """
+    opened = open_objects(Given(train, val, test), data, classes, name="", any_labels=any_labels)
+    return _make_splits(opened, data, seed, [])
+
+
+def _make_splits(opened: Opened, data: Data, seed: int, notes: Sequence[str]) -> Splits:
+    images, test, search = opened.train, opened.test, opened.search
     C = images.channels
     if len(data.mean) not in (1, C):
         values = "one value" if C == 1 else f"one value or {C}"
@@ -60,13 +118,59 @@ def open_splits(data: Data, *, seed: int, announce: Warn = discard_warning) -> S
             f"data.mean and data.std have {len(data.mean)} values, the images are {_kind(C)}; give {values}"
         )
     n = min(len(images), data.limit or len(images))
-    held_out, rest = _hold_out(n if data.search_from == "train" else len(test), data, seed)
-    doubtful = tuple(doubts(data_root(data) / data.folder, images, test, classes, data))
-    if data.search_from == "test":
+    if search is not None:
+        _require_enough(n)
+        notes = (*notes, *_not_used(data))
+        sets = images.subset(torch.arange(n)), search, test
+    elif data.search_from == "test":
+        held_out, rest = _hold_out(len(test), data, seed)
         sets = images.subset(torch.arange(n)), test.subset(held_out), test.subset(rest)
     else:
+        held_out, rest = _hold_out(n, data, seed)
         sets = images.subset(rest), images.subset(held_out), test
-    return Splits(*sets, classes, C, tuple(notes), doubtful)
+    counts = f"{len(sets[0])} images train, {len(sets[1])} are held out to judge states, {len(sets[2])} test"
+    said = (*notes, f"{opened.divided}: {counts}") if opened.divided else tuple(notes)
+    doubtful = (*opened.doubts, *doubts(opened, data))
+    return Splits(*sets, opened.classes, C, said, doubtful, opened.parts[0] if opened.parts else None)
+
+
+def _under_transforms(splits: Splits, train: Transform | None, test: Transform | None, data: Data) -> Splits:
+    """Return the splits under the user's own transforms, each tried on an image."""
+    if train:
+        name = f"data.transform: {data.transform}"
+        splits = replace(splits, train=under_transform(splits.train, train, name, data, trains=True))
+    if test:
+        name = f"data.eval_transform: {data.eval_transform}"
+        search, tested = (
+            under_transform(images, test, name, data, trains=False) for images in (splits.search, splits.test)
+        )
+        splits = replace(splits, search=search, test=tested)
+    tried = [(splits.train, True)] if train else []
+    tried += [(splits.test, False)] if test else []
+    found = [doubt_of(images, trains=trains) for images, trains in tried if isinstance(images, TransformedImages)]
+    splits = replace(splits, doubts=(*splits.doubts, *filter(None, found)))
+    if splits.train.prepared == splits.test.prepared:
+        return splits
+    which, other = ("transform", "eval_transform") if splits.train.prepared else ("eval_transform", "transform")
+    doubt = (
+        f"data.{which} returns floats, while other images are normalised by data.mean and data.std; check that both give the network "
+        f"the same range of values, or set data.{other} too"
+    )
+    return replace(splits, doubts=(*splits.doubts, doubt))
+
+
+def _not_used(data: Data) -> list[str]:
+    """Return a note where the recipe says what to hold out, though the data has images that judge states."""
+    return (
+        ["data.search_from is not used: the data has images of its own that judge states"]
+        if data.search_from == "test"
+        else []
+    )
+
+
+def _require_enough(n: int) -> None:
+    if n < FEWEST_TRAINING_IMAGES:
+        raise DataError(f"data: {n} training images; at least {FEWEST_TRAINING_IMAGES} are needed")
 
 
 def _hold_out(n: int, data: Data, seed: int) -> tuple[Tensor, Tensor]:
@@ -86,25 +190,33 @@ def check_fits(splits: Splits, model: Model, data: Data) -> None:
     """Raise DataError where the images' channels, their classes or their labels do not fit the recipe's model."""
     C = splits.channels
     if model.in_channels != C:
-        convert = f" or data.channels={model.in_channels}" if model.in_channels in (1, 3) else ""
+        convert = f" or data.channels={model.in_channels}" if {model.in_channels, C} <= set(PICTURES) else ""
         raise DataError(
             f"model.in_channels is {model.in_channels}, but the images are {_kind(C)}; set model.in_channels={C}{convert}"
         )
-    require_all_classes(data_root(data) / data.folder, splits.classes, splits.train, data, model)
-    highest = max(int(images.labels.max()) for images in (splits.train, splits.search, splits.test))
-    if highest >= model.num_classes:
+    if splits.class_folders:
+        require_all_classes(splits.class_folders, splits.classes, splits.train, data, model)
+    known = [labels for images in (splits.train, splits.search, splits.test) if (labels := images.labels) is not None]
+    if (highest := max((int(labels.max()) for labels in known), default=-1)) >= model.num_classes:
         raise DataError(
             f"model.num_classes is {model.num_classes}, but the data has labels up to {highest} "
             f"({len(splits.classes)} classes); remove what is not a class (fewest training images: {_rarest(splits)}), or set "
-            f"model.num_classes={len(splits.classes)}"
+            f"model.num_classes={max(len(splits.classes), highest + 1)}"
         )
 
 
 def _rarest(splits: Splits) -> str:
     """List classes with their training images, fewest first: a folder that is not a class is usually among them."""
-    labels = torch.cat([splits.train.labels, splits.search.labels])
+    labels = torch.cat([labels for images in (splits.train, splits.search) if (labels := images.labels) is not None])
     counts = labels.bincount(minlength=len(splits.classes)).tolist()
-    return few([f"{name}: {count}" for count, name in sorted(zip(counts, splits.classes, strict=True))])
+    return few([f"{name}: {count}" for count, name in sorted(zip(counts, splits.classes, strict=False))])
+
+
+def fingerprint(splits: Splits) -> tuple[Tensor | str, ...]:
+    """Return numbers of images, and the first test image: equal on all ranks, whose code opens the data each for itself."""
+    sets = (splits.train, splits.search, splits.test)
+    read = splits.test.read([0], Geometry(None))
+    return str([len(images) for images in sets]), read.pixels, read.labels
 
 
 def check_divides(splits: Splits, data: Data, ranks: ProcessGroup) -> None:
@@ -125,4 +237,4 @@ def check_divides(splits: Splits, data: Data, ranks: ProcessGroup) -> None:
 
 
 def _kind(channels: int) -> str:
-    return "grey" if channels == 1 else "RGB"
+    return {1: "grey", 3: "RGB"}.get(channels, f"arrays of {channels} channels")

@@ -25,7 +25,7 @@ _UNREADABLE = (RuntimeError, OSError, ValueError, TypeError, EOFError, Assertion
 def open_in_memory(opener: Opener, request: OpenRequest) -> Opened:
     """Open a data set whose `data` and `targets` are arrays in memory, with a training part and a test part."""
     train, test = (open_part(opener, request, train=train) for train in (True, False))
-    return _decoded(train, request.data), _decoded(test, request.data), tuple(train.classes)
+    return Opened(_decoded(train, request.data), _decoded(test, request.data), tuple(train.classes))
 
 
 def open_part(opener: Opener, request: OpenRequest, **part: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,25 +17,35 @@ from torchvision.transforms.v2 import functional as v2f
 from edcompress.core.recipe.data import Data
 from edcompress.core.results.report import Preprocessing
 
+OF_DATA_SET = "data set"
+"""In place of a transform's name, where a data set of the user's own gives images as the network takes them."""
+
+PICTURES = (1, 3)
+"""Numbers of channels that Pillow can hold: grey and RGB."""
+
 
 @dataclass(frozen=True)
 class Geometry:
     """The changes to uint8 images before the float conversion.
 
-    `fixed` takes a Pillow image and draws no random numbers; it leaves a square of `kept` pixels unchanged. `random` takes one and draws
-    from torch's default generator. `shift` (pixels) and `flip` are drawn for the whole batch from a generator of its own.
+    `fixed` takes a Pillow image and draws no random numbers; it leaves images of height and width `kept` unchanged. `random` takes one
+    and draws from torch's default generator. `shift` (pixels) and `flip` are drawn for the whole batch from a generator of its own.
     """
 
     fixed: Callable[[Any], Any] | None
     random: Callable[[Any], Any] | None = None
     shift: int = 0
     flip: bool = False
-    kept: int | None = None
+    kept: tuple[int, int] | None = None
 
     def keeps(self, images: Tensor) -> bool:
         """Return whether `fixed` and `random` leave images [B, C, H, W] unchanged."""
-        square = self.fixed is None or tuple(images.shape[2:]) == (self.kept, self.kept)
-        return square and self.random is None
+        of_size = self.fixed is None or tuple(images.shape[2:]) == self.kept
+        return of_size and self.random is None
+
+    def seeded(self, seed: int, index: int) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Return the context in which the image at an index of its set is changed; own transforms are seeded there."""
+        return nullcontext()
 
     def apply(self, image: Image.Image) -> Tensor:
         """Return the image after `fixed` and `random`, uint8 [C, H, W]."""
@@ -44,20 +54,30 @@ class Geometry:
         pixels: Tensor = v2f.pil_to_tensor(image)
         return pixels
 
+    def apply_to_pixels(self, pixels: Tensor) -> Tensor:
+        """Return uint8 pixels [C, H, W] after the same; channels that are no picture (neither 1 nor 3) are changed alike, one by one."""
+        if len(pixels) in PICTURES:
+            return self.apply(to_pil(pixels))
+        before, planes = torch.default_generator.get_state(), []
+        for plane in torch.split(pixels, 1):
+            torch.default_generator.set_state(before)  # so that all are cropped at one place
+            planes.append(self.apply(to_pil(plane)))
+        return torch.cat(planes)
+
 
 def eval_geometry(data: Data) -> Geometry:
-    """Return the geometry of test images: short side to `resize`, then a centre crop; without `resize` the whole image to the square."""
-    size, how = data.image_size, v2.InterpolationMode(data.interpolation)
+    """Return the geometry of test images: short side to `resize`, then a centre crop; without `resize` the whole image to the size."""
+    size, how = data.height_width, v2.InterpolationMode(data.interpolation)
     if data.resize is None:
-        return Geometry(v2.Resize((size, size), how), kept=size)
+        return Geometry(v2.Resize(size, how), kept=size)
     steps = v2.Compose([v2.Resize(data.resize, how), v2.CenterCrop(size)])
-    return Geometry(steps, kept=size if data.resize == size else None)
+    return Geometry(steps, kept=size if data.resize == min(size) == max(size) else None)
 
 
-def preprocessing_spec(data: Data, channels: int) -> Preprocessing:
-    """Describe what `eval_geometry` and `normalise` do to images of so many channels."""
+def preprocessing_spec(data: Data, channels: int, *, prepared: bool = False) -> Preprocessing:
+    """Describe what is done to test images of so many channels, which are `prepared` where the data set gives them as floats."""
     return Preprocessing(
-        channels="L" if channels == 1 else "RGB",
+        channels={1: "L", 3: "RGB"}.get(channels, "stored"),
         image_size=data.image_size,
         resize=data.resize,
         crop=None if data.resize is None else "center",
@@ -66,6 +86,7 @@ def preprocessing_spec(data: Data, channels: int) -> Preprocessing:
         exif_orientation=data.exif_orientation,
         mean=_per_channel(data.mean, channels),
         std=_per_channel(data.std, channels),
+        own=data.eval_transform or (OF_DATA_SET if prepared else None),
     )
 
 
@@ -80,14 +101,16 @@ def train_geometry(data: Data) -> Geometry:
         case "resized_crop":
             how = v2.InterpolationMode(data.interpolation)
             return Geometry(
-                None, random=v2.RandomResizedCrop(data.image_size, (data.crop_scale, 1.0), interpolation=how), flip=True
+                None,
+                random=v2.RandomResizedCrop(data.height_width, (data.crop_scale, 1.0), interpolation=how),
+                flip=True,
             )
         case _:
             return tested
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:
-    """Turn uint8 images [B, C, H, W] into grey (1) or RGB (3) ones; unchanged where `channels` is C.
+    """Turn grey or RGB uint8 images [B, C, H, W] into grey (1) or RGB (3) ones; unchanged where `channels` is C.
 
     Grey is ITU-R 601-2 luma, bit for bit as Pillow's convert("L") computes it: (19595 R + 38470 G + 7471 B + 2^15) / 2^16, rounded down.
     """
@@ -135,7 +158,9 @@ def shift_and_flip(
 
 
 def normalise(images: Tensor, data: Data) -> Tensor:
-    """Return (pixels / 255 - mean) / std of images [B, C, H, W], as contiguous float32."""
+    """Return (pixels / 255 - mean) / std of uint8 images [B, C, H, W], as contiguous float32; floats are prepared, and stay."""
+    if images.is_floating_point():
+        return images.contiguous()
     C = images.shape[1]
     mean, std = (_per_channel(values, C) for values in (data.mean, data.std))
     scaled = v2f.to_dtype(images, torch.float32, scale=True)

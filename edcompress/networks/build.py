@@ -112,9 +112,9 @@ def _check_size(network: nn.Module, model: Model) -> None:
 
 @torch.no_grad()
 def _check_forward(network: nn.Module, spec: NetworkSpec) -> None:
-    model, size = spec.model, spec.image_size
+    model, (C, H, W) = spec.model, spec.image_shape
     _require_one_input(network, model.name)
-    fault = f"cannot take images of {model.in_channels}x{size}x{size}; see data.image_size and model.stem"
+    fault = f"cannot take images of {C}x{H}x{W}; see data.image_size and model.stem"
     with (
         users_code(f"{model.factory} {fault}", NetworkError)
         if model.factory

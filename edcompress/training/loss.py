@@ -24,11 +24,14 @@ LossFunction = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True, eq=False)
 class LossRequest:
-    """What a loss is made for: its options, the label smoothing, the labels of all training images, and the number of classes."""
+    """What a loss is made for: its options, the label smoothing, the labels of all training images, and the number of classes.
+
+    Labels are None where only reading the images shows them.
+    """
 
     options: Mapping[str, Any]
     smoothing: float
-    labels: Tensor
+    labels: Tensor | None
     classes: int
 
 
@@ -66,6 +69,11 @@ def class_weights(weights: str | tuple[float, ...] | None, request: LossRequest)
         if len(weights) != request.classes:
             raise InputError(f"loss_options.class_weights has {len(weights)} values for {request.classes} classes")
         return torch.tensor(weights)
+    if request.labels is None:
+        raise InputError(
+            "loss_options.class_weights: balanced needs the labels of all training images, which this data set shows only with the images; "
+            f"give a list of {request.classes} weights"
+        )
     labels = request.labels.flatten()
     counts = torch.bincount(labels[(labels >= 0) & (labels < request.classes)], minlength=request.classes)
     if absent := (counts == 0).nonzero().flatten().tolist():

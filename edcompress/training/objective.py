@@ -82,8 +82,17 @@ def default_criterion(config: TrainingConfig) -> Criterion:
     return Criterion(partial(F.cross_entropy, label_smoothing=config.label_smoothing), fault=one_class_fault)
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingLabels:
+    """The labels of the training images: of all, None where only reading the images shows them, and of the first, [1, ...]."""
+
+    all: Tensor | None
+    first: Tensor
+    classes: int
+
+
 def open_criterion(
-    section: str, config: TrainingConfig, output: str | None, labels: Tensor, classes: int, *, trust_code: bool
+    section: str, config: TrainingConfig, output: str | None, labels: TrainingLabels, *, trust_code: bool
 ) -> Criterion:
     """Return the loss that a recipe section asks for.
 
@@ -91,21 +100,20 @@ def open_criterion(
         section: The name of the section, for messages.
         config: The section.
         output: The recipe's `model.output`.
-        labels: The labels of all training images.
-        classes: The number of classes.
+        labels: The labels of the training images.
         trust_code: Whether the user allowed their code to run.
 
     Raises:
         InputError: The user's own loss cannot be used, or the options do not fit the data.
     """
-    key, several = f"{section}.loss", labels.is_floating_point()
+    key, several = f"{section}.loss", labels.first.is_floating_point()
     _require_mixable(section, config)
     if config.loss_is_own:
         own = find_callable(key, config.loss, trust_code=trust_code)
         return own_criterion(own, f"{key}: {config.loss}", output, several_labels=several)
     shipped: ShippedLoss = registry.load(LOSSES, config.loss).LOSS
     return Criterion(
-        shipped.make(LossRequest(config.loss_options, config.label_smoothing, labels, classes)),
+        shipped.make(LossRequest(config.loss_options, config.label_smoothing, labels.all, labels.classes)),
         shipped.check,
         f"{key}: {config.loss}",
         output,

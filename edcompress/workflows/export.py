@@ -18,7 +18,6 @@ from edcompress.core.results.report import Images, Report, Variant
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.files import require_utf8, write_text
 from edcompress.core.system.hashing import TensorDigest
-from edcompress.data.transforms import preprocessing_spec
 from edcompress.deploy.latency.benchmark import measure_all
 from edcompress.deploy.runtime.parity import run_outputs
 from edcompress.deploy.runtime.predictions import Predictions, predict
@@ -96,12 +95,11 @@ def _export(run: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
         for text in loud_warnings(completed):
             context.monitor.alarm(text)
         completed = completed.with_shipping(recommend(completed, recipe.gate), recipe.gate)
-        preprocessing = preprocessing_spec(context.data, context.splits.channels)
         shapes = {
             name: tuple(value.shape[1:]) for name, value in run_outputs(made / "pruned.onnx", context.example).items()
         }
         subject = CardSubject(context.data.dataset, recipe.model.num_classes, recipe.export.batch, shapes)
-        write_text(made / CARD, render_card(completed, subject, preprocessing, context.splits.classes))
+        write_text(made / CARD, render_card(completed, subject, context.preprocessing, context.splits.classes))
         return publish_files(made, run, completed, bare.without_onnx())
 
 
@@ -136,7 +134,7 @@ def _tested_images(context: RunContext, found: Predictions, pixels: TensorDigest
         count=len(found.labels),
         labels_sha256=hashlib.sha256(found.labels.numpy().tobytes()).hexdigest()[:16],
         pixels_sha256=pixels.hex,
-        preprocessing=preprocessing_spec(context.data, context.splits.channels),
+        preprocessing=context.preprocessing,
     )
 
 

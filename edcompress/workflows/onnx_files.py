@@ -19,7 +19,6 @@ from edcompress.core.results.measures import ModelResult, Proof
 from edcompress.core.results.report import Report, VariantName
 from edcompress.core.system.files import writing
 from edcompress.core.system.machine import versions
-from edcompress.data.transforms import preprocessing_spec
 from edcompress.deploy.export.onnx_export import export_onnx
 from edcompress.deploy.export.onnx_variants import halve, quantize, with_normalisation
 from edcompress.deploy.runtime.half_ranges import find_out_of_range
@@ -87,7 +86,7 @@ def _require_near(proof: Proof, name: VariantName, path: Path, images: Tensor) -
 def _write_pixels(context: RunContext, plain: Path, path: Path, about: Mapping[str, str]) -> Proof:
     """Write pruned.onnx behind its normalisation; return the proof that it gives the same logits."""
     context.monitor.stage(f"export {path.name}, compare it with {plain.name}")
-    with_normalisation(plain, path, preprocessing_spec(context.data, context.splits.channels), about)
+    with_normalisation(plain, path, context.preprocessing, about)
     pixels = context.parity_pixels
     of = f"logits of {len(pixels)} images of {plain.name} and {path.name}"
     found = run_outputs(path, pixels.permute(0, 2, 3, 1))
@@ -156,7 +155,7 @@ def metadata(context: RunContext, report: Report, result: ModelResult) -> dict[s
         "edcompress.recipe_hash": report.recipe_hash,
         "edcompress.network": report.network,
         **_quality(report, result),
-        PREPROCESSING: preprocessing_spec(context.data, context.splits.channels).model_dump_json(),
+        PREPROCESSING: context.preprocessing.model_dump_json(),
         CLASSES: json.dumps(context.splits.classes),
         **{f"edcompress.version.{name}": number for name, number in versions().items()},
     }

@@ -18,6 +18,7 @@ from edcompress.core.system.context import RunOptions
 from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.core.system.files import write_text
 from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
+from edcompress.data.datasets import at_one_place
 from edcompress.networks.weight_files import read_state_dict
 from edcompress.pruning.cost.latency_model import LatencyTable
 from edcompress.pruning.space.plan import Plan
@@ -99,7 +100,9 @@ def can_resume(folder: RunFolder, recipe: Recipe) -> bool:
     if not folder.exists:
         return False
     free = FREE_ON_RESUME if recipe.targets_latency else (*FREE_ON_RESUME, *OF_FILES)
-    changed = [key for key in differences(folder.read_recipe(), recipe) if not key.startswith(free)]
+    before = folder.read_recipe()
+    moved = {f"data.{key}" for key in ("folder", "source") if at_one_place(before.data, recipe.data, key)}
+    changed = [key for key in differences(before, recipe) if not key.startswith(free) and key not in moved]
     if changed:
         raise RunFolderError(
             f"--resume: {folder.path} was started with a different {', '.join(changed)}; resume it with its own recipe.yaml"

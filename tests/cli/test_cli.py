@@ -106,7 +106,7 @@ BAD = [
     (f"{PRUNE} --set model.arch=alexnet --set data.image_size=32", ["alexnet cannot take images of 1x32x32", "data.image_size"]),
     (f"{PRUNE} --set constraints.ignore=[layer9*]", ["constraints.ignore", "'layer9*' matches no layer"]),
     (f"{PRUNE} --set data.dataset=cifar10 --set data.root=nowhere", ["cifar10 is not at nowhere/", "EDCOMPRESS_DATA"]),
-    (f"{PRUNE} --set data.dataset=image_folder --set data.root=nowhere", ["nowhere/train is missing"]),
+    (f"{PRUNE} --set data.dataset=image_folder --set data.root=nowhere", ["data.folder: nowhere: there is no such folder"]),
     (f"{PRUNE} --set export.opset=99", ["export.opset", "99 is not supported; choose 18 to 23"]),
     (f"{PRUNE} --set search.epochs", ["--set search.epochs: write it as key=value"]),
     (f"{PRUNE} --device tpu", ["--device tpu: choose auto, cpu or cuda"]),

@@ -17,6 +17,7 @@ from edcompress.core.recipe.recipe import Recipe
 from edcompress.data.image_folder import open_image_folder
 from edcompress.data.images import FileImages
 from edcompress.data.listing import class_files
+from edcompress.data.opening import OpenRequest
 from edcompress.data.splits import check_fits, open_splits
 
 MakeFolder = Callable[..., Path]
@@ -26,7 +27,7 @@ def opened(root: Path) -> tuple[FileImages, FileImages, list[str]]:
     """Training and test images, and the warnings about the folders."""
     notes: list[str] = []
     data = Data(dataset="image_folder", root=root, image_size=16)
-    train, test, _ = open_image_folder(root, data, notes.append)
+    train, test = open_image_folder(OpenRequest(data, root, notes.append))[:2]
     return train, test, notes
 
 

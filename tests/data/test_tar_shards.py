@@ -267,7 +267,7 @@ def test_other_members_of_a_shard_are_skipped_or_counted(tmp_path: Path) -> None
         tar.addfile(link)
     for _ in range(2):  # the second time from the cache
         notes: list[str] = []
-        train, _, _ = open_dataset(data, notes.append)
+        train = open_dataset(data, notes.append).train
         assert sorted(train.labels.tolist()) == [0, 1, 1, 1]
         assert len(notes) == 1
         for part in ("data.train_shards: 5 files are not read", f"2 .txt (first: {tmp_path}/one.tar: a.txt)", "1 .seg.gif",

@@ -17,7 +17,7 @@ from edcompress.core.registry import names_in
 from edcompress.networks.equality import compare_logits
 from edcompress.networks.outputs import joined, logits_of, named_outputs, outputs_of
 from edcompress.pruning.search.scoring import energy_of
-from edcompress.training.objective import Criterion, Objective, open_criterion, own_criterion
+from edcompress.training.objective import Criterion, Objective, TrainingLabels, open_criterion, own_criterion
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(6, 4, generator=GENERATOR)
@@ -28,7 +28,7 @@ SEVERAL = torch.rand(6, 4, generator=GENERATOR).round()
 
 def opened(loss: str, labels: Tensor = LABELS, output: str | None = None, **more: Any) -> Criterion:
     config = TrainingConfig.model_validate({"loss": loss, **more})
-    return open_criterion("finetune", config, output, labels, 4, trust_code=False)
+    return open_criterion("finetune", config, output, TrainingLabels(labels, labels[:1], 4), trust_code=False)
 
 
 def test_the_shipped_losses_are_these() -> None:

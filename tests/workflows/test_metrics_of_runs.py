@@ -126,7 +126,11 @@ def test_metrics_that_cannot_be_computed_are_named_before_any_training(
 def by_f1(tmp_path_factory: pytest.TempPathFactory, dense: Path, cli: Callable[..., Any], quick: Any) -> Path:
     """An exported run of the digits recipe whose metric is macro F1."""
     folder = tmp_path_factory.mktemp("runs") / "f1"
-    settings = quick("metric=macro_f1", "gate={max_top1_drop: null, max_drop: 0.5, min_speedup: null, disturbed: allow}", "data.limit=600")
+    settings = quick(
+        "metric=macro_f1",
+        "gate={max_top1_drop: null, max_drop: 0.5, min_speedup: null, disturbed: allow}",
+        "data.limit=600",
+    )
     ended = cli("prune", dense, *settings, "-o", folder)
     assert ended.code == 0, ended.err
     assert cli("export", folder, "--onnx", "--int8").code == 0

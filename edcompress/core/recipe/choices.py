@@ -80,14 +80,19 @@ def chosen_data(data: Data, images: int) -> Choices:
 
 
 def _augmentation(data: Data) -> tuple[str, str]:
-    if data.image_size >= PHOTO_SIZE:
-        return "resized_crop", f"images of {data.image_size} pixels are taken for photos"
-    if data.image_size >= SMALL_SIZE:
+    if data.transform:
+        return "none", "data.transform takes its place"
+    if data.dataset in ("factory", "memory"):
+        return "none", "your own data sets may change their training images themselves; set it if they do not"
+    side = min(data.height_width)
+    if side >= PHOTO_SIZE:
+        return "resized_crop", f"images of {side} pixels are taken for photos"
+    if side >= SMALL_SIZE:
         return (
             "crop",
-            f"images of {data.image_size} pixels are small; set crop_flip where mirrored images keep their class",
+            f"images of {side} pixels are small; set crop_flip where mirrored images keep their class",
         )
-    return "none", f"images of {data.image_size} pixels are too small to crop"
+    return "none", f"images of {side} pixels are too small to crop"
 
 
 def chosen(recipe: Recipe, facts: Facts) -> Recipe:

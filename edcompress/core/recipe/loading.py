@@ -10,7 +10,17 @@ from edcompress.core.errors import RecipeError
 from edcompress.core.recipe.dataset_facts import is_in_files
 from edcompress.core.recipe.faults import check
 from edcompress.core.recipe.recipe import Recipe
-from edcompress.core.recipe.yaml_files import NOT_YAML, Tree, locate, merge, parse, parse_file, to_line, with_preset
+from edcompress.core.recipe.yaml_files import (
+    NOT_YAML,
+    Tree,
+    locate,
+    merge,
+    parse,
+    parse_file,
+    shipped,
+    to_line,
+    with_preset,
+)
 
 
 def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -21,13 +31,15 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: Values for single keys, each written as on the command line after --set: "search.epochs=2".
 
     Returns:
-        The recipe with its preset and overrides resolved, and defaults for all other keys.
+        The recipe with its preset and overrides resolved, and defaults for all other keys. Paths of data that lie in the folder of the
+        file, or in the working directory for a shipped recipe, are absolute.
 
     Raises:
         RecipeError: The recipe does not exist or is not valid; the message lists every fault with its key.
     """
     path = locate(name)
-    return _checked(with_preset(parse_file(path), path), path, overrides)
+    recipe = _checked(with_preset(parse_file(path), path), path, overrides)
+    return recipe.located(Path.cwd() if path in shipped().values() else path.absolute().parent)
 
 
 def read_saved_recipe(path: Path) -> Recipe:

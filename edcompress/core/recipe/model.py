@@ -71,17 +71,20 @@ class Model(Section):
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network to build: the recipe's model, the side of its images in pixels, and the seed of its random weights.
+    """A network to build: the recipe's model, the size of its images in pixels, and the seed of its random weights.
+
+    `image_size` is the side of a square, or height and width.
 
     `searched`: it is trained by a search, with channels missing.
     """
 
     model: Model
-    image_size: int
+    image_size: int | tuple[int, int]
     seed: int = 0
     searched: bool = True
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Shape (C, H, W) of an image that the network takes."""
-        return self.model.in_channels, self.image_size, self.image_size
+        height, width = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,) * 2
+        return self.model.in_channels, height, width

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
@@ -162,7 +163,7 @@ class Recipe(Section):
         teacher = self.finetune.teacher or ""
         own = is_path(self.metric) or self.finetune.loss_is_own or self.train.loss_is_own
         own = own or (is_path(teacher) and not teacher.startswith("timm:"))
-        return ["--trust-code"] if own or self.model.factory else []
+        return ["--trust-code"] if own or self.model.factory or self.data.own_code else []
 
     @property
     def label(self) -> RecipeLabel:
@@ -173,6 +174,12 @@ class Recipe(Section):
     def network_spec(self) -> NetworkSpec:
         """What the network of the recipe is built from."""
         return NetworkSpec(self.model, self.data.image_size, self.seed, self.search.trains)
+
+    def located(self, base: Path) -> Self:
+        """Return the recipe with absolute paths for data and a plan that lie in `base`, the folder of the recipe."""
+        plan = self.search.plan
+        moved = {"plan": base / plan} if plan and not plan.is_absolute() and (base / plan).is_file() else {}
+        return self.model_copy(update={"data": self.data.located(base), "search": self.search.model_copy(update=moved)})
 
     def with_batch_size(self, size: int | str) -> Self:
         """Return the recipe with another data.batch_size."""

@@ -23,12 +23,15 @@ class Preprocessing(Value):
     """The steps from an image to the network's input, stored in the ONNX files and in the model card.
 
     First a file is turned as its EXIF says, where `exif_orientation` is "apply"; it is None in files by earlier versions, which read
-    images as stored. `resize` is the short side in pixels before the centre crop to the square of `image_size`; without it the image is
-    resized to that square. Then (pixels / 255 - mean) / std, channel by channel, in the order of `channels`.
+    images as stored. `resize` is the short side in pixels before the centre crop to `image_size` (the side of a square, or height and
+    width); without it the image is resized to that size. Then (pixels / 255 - mean) / std, channel by channel, in the order of
+    `channels`; "stored" is that of arrays of other numbers of channels.
+
+    `own` is None, or names what prepares an image in place of all this but its size: the user's transform, or "data set".
     """
 
-    channels: Literal["RGB", "L"]
-    image_size: int
+    channels: Literal["RGB", "L", "stored"]
+    image_size: int | tuple[int, int]
     resize: int | None
     crop: Literal["center"] | None
     interpolation: Interpolation = "bilinear"
@@ -38,6 +41,12 @@ class Preprocessing(Value):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layout: Literal["NCHW"] = "NCHW"
+    own: str | None = None
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Height and width of the network's input in pixels."""
+        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
 
 
 VariantName = Literal["fp16", "int8"]

@@ -15,7 +15,7 @@ class RunOptions:
 
     Args:
         device: auto, cpu or cuda.
-        trust_code: Run the user's own code (model.factory).
+        trust_code: Run the user's own code (model.factory, data.factory, data.transform).
         trust_pickle: Unpickle a whole module, which can run any code in it.
         monitor: Shows progress and warnings.
         trackers: Names of trackers (`edcompress.runs.trackers`) that get the figures of each epoch.

@@ -26,4 +26,4 @@ def open_images(request: OpenRequest) -> Opened:
     digits = memory_images(pixels, torch.from_numpy(labels), request.data)
     number = torch.arange(len(digits))
     is_test = number % TEST_EVERY == TEST_EVERY - 1
-    return digits.subset(number[~is_test]), digits.subset(number[is_test]), tuple("0123456789")
+    return Opened(digits.subset(number[~is_test]), digits.subset(number[is_test]), tuple("0123456789"))

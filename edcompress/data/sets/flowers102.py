@@ -22,7 +22,7 @@ def open_images(request: OpenRequest) -> Opened:
         files_and_labels(open_part(Flowers102, request, split=split)) for split in ("train", "val", "test")
     )
     training_images = interleave_classes(file_images(train + val, request.data))
-    return training_images, file_images(test, request.data), tuple(Flowers102.classes)
+    return Opened(training_images, file_images(test, request.data), tuple(Flowers102.classes))
 
 
 def _require_scipy() -> None:

@@ -1,4 +1,4 @@
-"""Your own image files: one folder per class under train/ and under val/ of `data.folder`."""
+"""Your own image files: one folder per class, under train/ and val/ or test/ of `data.folder`, or in `data.folder` itself."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ FACTS = DatasetFacts(in_files=True, class_folders=True)
 
 
 def open_images(request: OpenRequest) -> Opened:
-    """Return the images under train/ and under val/; the names of the classes are those of their folders."""
+    """Return the images of the splits that there are; the names of the classes are those of their folders."""
     from edcompress.data.image_folder import open_image_folder
     from edcompress.data.images import interleave_classes
 
-    train, test, classes = open_image_folder(request.root / request.data.folder, request.data, request.warn)
-    return interleave_classes(train), test, classes
+    opened = open_image_folder(request)
+    return opened._replace(train=interleave_classes(opened.train))

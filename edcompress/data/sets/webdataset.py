@@ -19,4 +19,4 @@ def open_images(request: OpenRequest) -> Opened:
     from edcompress.data.tar_shards import open_shards
 
     train, test, classes = open_shards(request.root, request.data, request.warn)
-    return interleave_classes(train), test, classes
+    return Opened(interleave_classes(train), test, classes)

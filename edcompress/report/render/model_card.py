@@ -62,8 +62,10 @@ def snippet(
     preprocessing: Preprocessing, batch: Batch = "dynamic", outputs: Mapping[str, tuple[int, ...]] | None = None
 ) -> str:
     """Return a Python program that prints what pruned.onnx gives for image.png: logits and top class, or the shapes of other outputs."""
-    size, channels = preprocessing.image_size, len(preprocessing.mean)
+    (height, width), channels = preprocessing.height_width, len(preprocessing.mean)
     count, repeated = (1, "") if batch == "dynamic" else (batch, f".repeat({batch}, 0)")
+    if not _from_file(preprocessing):
+        return _array_snippet(preprocessing, repeated, outputs)
     turned = preprocessing.exif_orientation == "apply"
     opened = 'ImageOps.exif_transpose(Image.open("image.png"))' if turned else 'Image.open("image.png")'
     return f"""import numpy as np
@@ -72,9 +74,9 @@ from PIL import Image{", ImageOps" if turned else ""}
 
 image = {opened}.convert("{preprocessing.channels}")
 {_resizing(preprocessing)}
-pixels = np.asarray(image, np.float32).reshape({size}, {size}, {channels}) * np.float32(1 / 255)
+pixels = np.asarray(image, np.float32).reshape({height}, {width}, {channels}) * np.float32(1 / 255)
 pixels = (pixels - np.float32({list(preprocessing.mean)})) / np.float32({list(preprocessing.std)})
-images = pixels.transpose(2, 0, 1)[None]{repeated}  # [{count}, {channels}, {size}, {size}]
+images = pixels.transpose(2, 0, 1)[None]{repeated}  # [{count}, {channels}, {height}, {width}]
 {_answer(outputs)}
 """
 
@@ -88,13 +90,36 @@ def _answer(outputs: Mapping[str, tuple[int, ...]] | None) -> str:
     return f"logits = {run}[0]\nprint(logits[0].tolist(), logits[0].argmax())"
 
 
+def _from_file(preprocessing: Preprocessing) -> bool:
+    """Whether the network's input is made of an image file, and not by the user's own code or of arrays of many channels."""
+    return preprocessing.own is None and preprocessing.channels != "stored"
+
+
+def _array_snippet(preprocessing: Preprocessing, repeated: str, outputs: Mapping[str, tuple[int, ...]] | None) -> str:
+    """Return the program for an image that is prepared already, in image.npy."""
+    (height, width), channels = preprocessing.height_width, len(preprocessing.mean)
+    normalised = (
+        f"\nimage = (image / 255 - np.float32({list(preprocessing.mean)})[:, None, None])"
+        f" / np.float32({list(preprocessing.std)})[:, None, None]"
+    )
+    return f"""import numpy as np
+import onnxruntime
+
+image = np.load("image.npy").astype(np.float32)  # [{channels}, {height}, {width}], prepared as above{
+        "" if preprocessing.own else normalised
+    }
+images = image[None].astype(np.float32){repeated}
+{_answer(outputs)}
+"""
+
+
 def _resizing(preprocessing: Preprocessing) -> str:
-    size, short, how = preprocessing.image_size, preprocessing.resize, preprocessing.interpolation.upper()
+    (height, width), short, how = preprocessing.height_width, preprocessing.resize, preprocessing.interpolation.upper()
     if short is None:
-        return f"image = image.resize(({size}, {size}), Image.Resampling.{how})"
+        return f"image = image.resize(({width}, {height}), Image.Resampling.{how})"
     return f"""w, h = (int({short} * side / min(image.size)) for side in image.size)
-left, top = (round(d / 2) if d > 0 else -(-d // 2) for d in (w - {size}, h - {size}))
-image = image.resize((w, h), Image.Resampling.{how}).crop((left, top, left + {size}, top + {size}))"""
+left, top = (round(d / 2) if d > 0 else -(-d // 2) for d in (w - {width}, h - {height}))
+image = image.resize((w, h), Image.Resampling.{how}).crop((left, top, left + {width}, top + {height}))"""
 
 
 def _what(report: Report, subject: CardSubject) -> str:
@@ -139,20 +164,19 @@ def _figures(report: Report, dataset: str) -> str:
 
 
 def _interface(report: Report, subject: CardSubject, preprocessing: Preprocessing, classes: Sequence[str]) -> str:
-    size, channels = preprocessing.image_size, len(preprocessing.mean)
+    (height, width), channels = preprocessing.height_width, len(preprocessing.mean)
     batch = "batch" if subject.batch == "dynamic" else subject.batch
     lines = [
-        f"Input `images`: float32 [{batch}, {channels}, {size}, {size}], channels {preprocessing.channels}.",
-        f"Before: {_turned(preprocessing)}{_geometry(preprocessing)}, {_interpolation(preprocessing)} as Pillow does it; then "
-        f"(pixels / 255 - mean) / std with mean {list(preprocessing.mean)} and std {list(preprocessing.std)}.",
+        f"Input `images`: float32 [{batch}, {channels}, {height}, {width}], channels {preprocessing.channels}.",
+        f"Before: {_before(preprocessing)}.",
         *_outputs(batch, subject.shapes, report),
         f"Classes: {_named(classes)}.",
         "The metadata of the ONNX files has the same as JSON: `edcompress.preprocessing` and `edcompress.classes`.",
     ]
     if report.proof.onnx_vs_pixels:
         lines.append(
-            f"`pruned.pixels.onnx` takes `pixels` instead: uint8 [{batch}, {size}, {size}, {channels}], resized and cropped as above; it "
-            "normalises them itself."
+            f"`pruned.pixels.onnx` takes `pixels` instead: uint8 [{batch}, {height}, {width}, {channels}], resized and cropped as above; "
+            "it normalises them itself."
         )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -168,6 +192,22 @@ def _outputs(batch: str | int, shapes: Mapping[str, tuple[int, ...]], report: Re
     return lines
 
 
+def _before(preprocessing: Preprocessing) -> str:
+    if preprocessing.own == "data set":
+        return "your own preprocessing, in the data set that gave the test images as float tensors"
+    if preprocessing.own:
+        own = code(preprocessing.own)
+        return f"your own preprocessing, {own} (`data.eval_transform`); what it returns as pixels is then {_scaled(preprocessing)}"
+    turned = "" if preprocessing.channels == "stored" else _turned(preprocessing)
+    return f"{turned}{_geometry(preprocessing)}, {_interpolation(preprocessing)} as Pillow does it; then " + _scaled(
+        preprocessing
+    )
+
+
+def _scaled(preprocessing: Preprocessing) -> str:
+    return f"(pixels / 255 - mean) / std with mean {list(preprocessing.mean)} and std {list(preprocessing.std)}"
+
+
 def _named(classes: Sequence[str]) -> str:
     names = ", ".join(f"{number} {literal(name)}" for number, name in enumerate(classes[:MOST_CLASSES]))
     more = len(classes) - MOST_CLASSES
@@ -175,10 +215,14 @@ def _named(classes: Sequence[str]) -> str:
 
 
 def _geometry(preprocessing: Preprocessing) -> str:
-    size = preprocessing.image_size
+    height, width = preprocessing.height_width
     if preprocessing.resize is None:
-        return f"resized to {size} x {size}"
-    return f"resized to a short side of {preprocessing.resize}, centre-cropped to {size} x {size}"
+        return f"resized to {_size(height, width)}"
+    return f"resized to a short side of {preprocessing.resize}, centre-cropped to {_size(height, width)}"
+
+
+def _size(height: int, width: int) -> str:
+    return f"{height} x {width}" + ("" if height == width else " (height x width)")
 
 
 def _turned(preprocessing: Preprocessing) -> str:

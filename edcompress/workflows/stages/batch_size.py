@@ -154,5 +154,5 @@ def _train(
 def _random_batch(context: RunContext, images: int) -> tuple[Tensor, Tensor]:
     generator = Generator(context.device).manual_seed(0)
     pixels = torch.randn((images, *context.spec.image_shape), generator=generator, device=context.device)
-    labels = context.splits.train.labels[:1]
+    labels = context.first_batch[1][:1]
     return pixels, labels.expand(images, *labels.shape[1:]).contiguous()

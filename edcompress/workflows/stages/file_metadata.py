@@ -13,7 +13,7 @@ from edcompress.core.errors import InputError
 from edcompress.core.recipe.data import Data
 from edcompress.core.system.monitor import Monitor
 from edcompress.core.system.tensor_files import read_metadata
-from edcompress.data.transforms import preprocessing_spec
+from edcompress.data.transforms import OF_DATA_SET, preprocessing_spec
 from edcompress.deploy.runtime.predictions import describe_onnx
 from edcompress.runs.folder import RunFolder
 
@@ -43,7 +43,8 @@ def unlike_images(path: Path, data: Data, channels: int) -> Iterator[str]:
     """Yield how the recipe's preprocessing differs from that in a weights file, run or ONNX file; nothing if the file has none."""
     theirs = _of_onnx_file(path) if path.suffix.lower() == ".onnx" else _of_recipe(path, channels)
     ours = preprocessing_spec(data, channels).model_dump(mode="json")
-    for key in (key for key in theirs if key in ours and theirs[key] != ours[key]):
+    own = theirs.get("own") == OF_DATA_SET  # which a recipe does not say
+    for key in (key for key in theirs if key in ours and theirs[key] != ours[key] and not (own and key == "own")):
         yield f"{key} is {json.dumps(theirs[key])} there, and {json.dumps(ours[key])} in the recipe"
 
 

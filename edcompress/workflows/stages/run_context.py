@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edcompress.core.errors import DataError
+from edcompress.core.errors import DataError, InputError
 from edcompress.core.recipe.choices import chosen_data
 from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.model import NetworkSpec
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import Accuracy
+from edcompress.core.results.report import Preprocessing
 from edcompress.core.results.scores import Scores
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import pick_device
@@ -24,15 +25,15 @@ from edcompress.core.system.hashing import TensorDigest
 from edcompress.core.system.monitor import Monitor
 from edcompress.data.batches import Batch, Batches, eval_batches, train_batches
 from edcompress.data.images import ImageSet
-from edcompress.data.splits import Splits, check_divides, check_fits, open_splits
-from edcompress.data.transforms import eval_geometry, normalise
+from edcompress.data.splits import Splits, check_divides, check_fits, fingerprint, open_splits
+from edcompress.data.transforms import eval_geometry, normalise, preprocessing_spec
 from edcompress.deploy.runtime.parity import FEWEST_IMAGES
 from edcompress.networks.build import example_images
 from edcompress.networks.modes import evaluating
 from edcompress.networks.outputs import logits_of
 from edcompress.training.accuracy import Forward, mean_loss, measure_accuracy, summed_cross_entropy
 from edcompress.training.metric import LogitsMetric
-from edcompress.training.objective import Criterion
+from edcompress.training.objective import Criterion, TrainingLabels
 from edcompress.training.precision import Precision, choose_precision
 from edcompress.training.scores import measure_scores
 from edcompress.workflows.stages.task import NO_TASK, Task, open_task, require_measurable_by, require_trainable_by
@@ -79,6 +80,11 @@ class RunContext:
     def device(self) -> torch.device:
         """The device on which networks train."""
         return self.precision.device
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a test image becomes the network's input."""
+        return preprocessing_spec(self.data, self.splits.channels, prepared=self.splits.prepared)
 
     @cached_property
     def example(self) -> Tensor:
@@ -135,6 +141,8 @@ class RunContext:
 
         `as_pixels`: as uint8 [N, H, W, C], for files that normalise the images themselves.
         """
+        if as_pixels:
+            _require_pixels(self.splits)
         batches = eval_batches(self.splits.test, self.data, as_pixels=True)
         self.monitor.epoch(phase, 0, 1)
         for step, (pixels, labels) in enumerate(batches, 1):
@@ -226,28 +234,68 @@ def _spread(images: ImageSet, most: int) -> Tensor:
 def open_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
     """Open the recipe's data; raise DataError or InputError if data or device cannot be used."""
     data, model, monitor, ranks = recipe.data, recipe.model, options.monitor, options.ranks
-    precision = choose_precision(recipe.precision, ranks.device_for_rank(pick_device(options.device)))
+    _precision(recipe, options)  # refuses a device that is not there before data are read
     if indexing := data.facts.indexing:
         monitor.stage(indexing)
 
     def split() -> Splits:
-        return open_splits(data, seed=recipe.seed, announce=monitor.warning)
+        return open_splits(
+            data,
+            seed=recipe.seed,
+            announce=monitor.warning,
+            trust_code=options.trust_code,
+            classes=model.num_classes,
+            any_labels=recipe.finetune.loss_is_own or recipe.train.loss_is_own,
+        )
 
     if (data.download or indexing) and ranks.size > 1:
         ranks.run_on_rank0(lambda: bool(split()))  # otherwise all would download, or index the data, at once
-    splits = split()
+    return make_context(recipe, split(), options)
+
+
+def make_context(recipe: Recipe, splits: Splits, options: RunOptions = DEFAULT) -> RunContext:
+    """Return the context of opened data; raise DataError or InputError if they do not fit the recipe, or the device cannot be used."""
+    data, model, ranks = recipe.data, recipe.model, options.ranks
+    precision = _precision(recipe, options)
     chosen = chosen_data(data, len(splits.train))
     data = data.model_copy(update={key.removeprefix("data."): choice.value for key, choice in chosen.items()})
     check_fits(splits, model, data)
     check_divides(splits, data, ranks)
+    if data.own_code or data.dataset == "memory":
+        ranks.require_same("data", *fingerprint(splits))
     sections = {"finetune": recipe.finetune.config, "train": recipe.train}
-    task = open_task(model, sections, recipe.metric, splits.train.labels, trust_code=options.trust_code)
-    return RunContext(recipe.network_spec, data, splits, precision, monitor, ranks, task).watched_by(monitor)
+    labels = _training_labels(splits.train, data, model.num_classes)
+    task = open_task(model, sections, recipe.metric, labels, trust_code=options.trust_code)
+    context = RunContext(recipe.network_spec, data, splits, precision, options.monitor, ranks, task)
+    return context.watched_by(options.monitor)
+
+
+def _training_labels(images: ImageSet, data: Data, classes: int) -> TrainingLabels:
+    """Return the labels of the training images, of the first by reading it where the data set shows none."""
+    labels = images.labels
+    first = images.read([0], eval_geometry(data)).labels if labels is None else labels[:1]
+    return TrainingLabels(labels, first, classes)
+
+
+def _precision(recipe: Recipe, options: RunOptions) -> Precision:
+    """Return the precision on this rank's device."""
+    return choose_precision(recipe.precision, options.ranks.device_for_rank(pick_device(options.device)))
+
+
+def _require_pixels(splits: Splits) -> None:
+    """Raise InputError where test images are floats, so that no file can take their pixels."""
+    if splits.prepared:
+        raise InputError(
+            "export.with_preprocessing: the test images come as float tensors from your own code, so that no file can take their pixels; "
+            "leave it off (export.with_preprocessing=false), or return uint8 pixels"
+        )
 
 
 def open_provable_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
     """Open the data of a run that will be exported; raise DataError too for too few test images to prove ONNX files on."""
     context = open_context(recipe, options)
+    if recipe.export.with_preprocessing:
+        _require_pixels(context.splits)
     found = len(context.splits.test)
     if context.data.skip_broken and found >= FEWEST_IMAGES:
         found = len(context.parity_pixels)  # those that can be read

@@ -14,7 +14,7 @@ from edcompress.core.recipe.model import Model
 from edcompress.core.recipe.training import TrainingConfig
 from edcompress.networks.modes import differentiable, evaluating
 from edcompress.training.metric import Metric, open_metric
-from edcompress.training.objective import Criterion, open_criterion
+from edcompress.training.objective import Criterion, TrainingLabels, open_criterion
 from edcompress.training.scores import on_cpu
 
 
@@ -32,7 +32,7 @@ NO_TASK = Task()
 
 
 def open_task(
-    model: Model, sections: Mapping[str, TrainingConfig], metric: str, labels: Tensor, *, trust_code: bool
+    model: Model, sections: Mapping[str, TrainingConfig], metric: str, labels: TrainingLabels, *, trust_code: bool
 ) -> Task:
     """Return the task of a recipe.
 
@@ -40,14 +40,14 @@ def open_task(
         model: Its model.
         sections: Its sections `finetune` and `train`.
         metric: Its metric.
-        labels: The labels of all training images.
+        labels: The labels of the training images.
         trust_code: Whether the user allowed their code to run.
 
     Raises:
         InputError: Code or options cannot be used.
     """
     opened = {
-        name: open_criterion(name, config, model.output, labels, model.num_classes, trust_code=trust_code)
+        name: open_criterion(name, config, model.output, labels, trust_code=trust_code)
         for name, config in sections.items()
     }
     return Task(**opened, metric=open_metric(metric, trust_code=trust_code))
