@@ -76,6 +76,9 @@ def test_two_heads_with_two_losses_and_a_metric_of_ones_own(
     )
     ended = cli("run", *settings, "--trust-code", "-o", "here")
     assert ended.code == 0, ended.err
+    assert "margin compares classes of images; with finetune.loss: two_user:loss states are compared" in " ".join(
+        ended.err.split()
+    )
     folder = tmp_path / "here"
     report = read_report(folder / "report.json")
     assert report.metric == MetricInfo(name="two_user:both_right", label="both right", share=False)
