@@ -22,8 +22,21 @@ from edcompress.core.recipe.search import METHODS
 PAGE = Path(__file__).with_name("recipes.md")
 HEAD = """# Recipes
 
-A recipe is a YAML file with what differs from the defaults. `edcompress recipes` lists the shipped ones, `edcompress init my.yaml`
-writes one with every key, `edcompress check my.yaml` reports all faults at once, and `--set key=value` overrides a key on the command line:
+A recipe is a YAML file with what differs from the defaults. `edcompress recipes` lists the shipped ones, `edcompress check my.yaml` reports
+all faults at once, and `--set key=value` overrides a key on the command line. `edcompress init` writes one for your weights and images:
+
+```console
+$ edcompress init my.yaml --weights model.pt --images photos/ --target macs=0.5
+```
+
+`edcompress check my.yaml --weights model.pt` then tries everything that is cheap (images, classes, weights, provider, target), and
+shows the plan of the run: groups, steps, epochs, generations, and what time and memory to expect. `--no-timing` drops the measurement,
+and `--json` is for machines.
+
+`init` recognises networks of torchvision and timm and the CIFAR ResNets by the names and shapes of their tensors; the recipe takes the
+first that fits, and lists others of the same shapes. Classes, split and sizes come from the images, and their statistics from the
+library, unless others fit the network's first batch norm better. Without options it asks, or writes a template where nobody can answer;
+`--all` writes every key.
 
 ```console
 $ edcompress check resnet20_cifar10 --set target.macs=0.3 --set search.method=magnitude

@@ -46,8 +46,23 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a recipe key: section.key=value. Repeatable.")
 ]
 RecipeFiles = Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Files or names of recipes.")]
+CheckedWeights = Annotated[
+    Path | None, typer.Option("--weights", help="Try these weights too: a file, or a finished run.")
+]
+NoTiming = Annotated[bool, typer.Option("--no-timing", help="Measure no training steps, which takes some seconds.")]
 RecipeToPrint = Annotated[str | None, typer.Argument(help="Print this recipe.")]
 NewRecipe = Annotated[Path, typer.Argument(help="The recipe file to write.")]
+NewWeights = Annotated[
+    Path | None,
+    typer.Option("--weights", help="Weights of the network, which is recognised from their names and shapes."),
+]
+NewImages = Annotated[
+    Path | None, typer.Option("--images", help="The folder of class folders, or of one of torchvision's data sets.")
+]
+NewTarget = Annotated[
+    str | None, typer.Option("--target", metavar="KEY=SHARE", help="What to prune to; default: macs=0.5.")
+]
+AllKeys = Annotated[bool, typer.Option("--all", help="Write every key with its default and its meaning.")]
 
 # Where results go
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="RUN", help="Run folder; default: runs/NAME.")]

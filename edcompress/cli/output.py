@@ -12,6 +12,7 @@ from edcompress.cli import tables
 from edcompress.cli.console import out, print_json, say, say_loudly
 from edcompress.core.results.inspection import Inspection
 from edcompress.core.results.measures import Accuracy, Latency
+from edcompress.core.results.recipe_check import RecipeCheck
 from edcompress.core.results.report import TOP5, Report, Sweep, TargetResult
 from edcompress.core.results.scores import MetricInfo, Scores, images_of, value_of
 from edcompress.core.results.verdict import Verdict
@@ -55,6 +56,20 @@ def show_inspection(found: Inspection, *, as_json: bool) -> None:
     if found.round_to:
         say(f"for the recipe's target, widths are multiples of {found.round_to}")
     _warn(found.warnings)
+
+
+def show_checks(found: Sequence[RecipeCheck], *, as_json: bool) -> None:
+    """Show the plan of each recipe that can be run, and warnings; as JSON a list of all, with their faults."""
+    if as_json:
+        print_json([one.model_dump() for one in found])
+        return
+    for one in found:
+        if not one.faults:
+            say(f"{one.recipe}: fine ({one.network} on {one.dataset})")
+            out.print(tables.plan_table(one))
+            for key, value in one.chosen.items():
+                say(f"chosen: {key} = {value}")
+        _warn(f"{one.recipe}: {text}" for text in one.warnings)
 
 
 def show_report(report: Report, folder: Path, *, as_json: bool) -> None:

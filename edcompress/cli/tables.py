@@ -11,10 +11,12 @@ from rich.text import Text
 from edcompress.core.plain_text import one_line
 from edcompress.core.results.inspection import Inspection
 from edcompress.core.results.measures import Latency
+from edcompress.core.results.recipe_check import RecipeCheck
 from edcompress.core.results.report import Point, Report
 from edcompress.core.results.scores import TOP1, MetricInfo
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.outcome import has_fallen, is_beyond_noise
+from edcompress.report.render.check_rows import plan_rows
 from edcompress.report.render.formatting import calls, setting
 from edcompress.report.render.inspection_rows import group_rows, layer_rows
 from edcompress.report.render.point_rows import point_columns
@@ -87,6 +89,14 @@ def points_table(title: str, points: Sequence[Point], metric: MetricInfo = TOP1)
     table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
     for row, point in zip(table.rows, points, strict=True):
         row.style = "bold" if point.chosen else None if point.front else "dim"
+    return table
+
+
+def plan_table(found: RecipeCheck) -> Table:
+    """Return what a run of a recipe works on, how long it trains, and what it takes."""
+    table = _table("Plan", ("", ""), plan_rows(found))
+    table.show_header = False
+    table.columns[1].justify, table.columns[1].no_wrap, table.columns[1].overflow = "left", False, "fold"
     return table
 
 

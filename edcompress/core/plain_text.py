@@ -35,9 +35,72 @@ def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode("ascii")
 
 
+SYNONYMS = {
+    "lr": ("learning_rate", "base_lr", "max_lr"),
+    "macs": ("flops", "gflops", "mflops", "mult_adds", "madds", "gmacs", "mac"),
+    "params": ("parameters", "nparams"),
+    "latency_ms": ("milliseconds", "ms"),
+    "max_top1_drop": ("drop", "max_drop", "accuracy_drop", "acc_drop", "top1_drop"),
+    "min_speedup": ("speedup", "speed_up"),
+    "min_top1": ("accuracy", "top1", "min_accuracy"),
+    "batch_size": ("batch", "bs", "batchsize"),
+    "weight_decay": ("wd", "decay", "l2"),
+    "optimizer": ("opt", "optim", "optimiser"),
+    "schedule": ("scheduler", "lr_scheduler", "lr_schedule"),
+    "step_gamma": ("gamma", "lr_decay"),
+    "step_epochs": ("step_size", "milestones"),
+    "warmup": ("warmup_epochs", "warmup_steps"),
+    "distill": ("distillation", "kd", "soft_labels", "distill_weight"),
+    "distill_temperature": ("temperature", "tau"),
+    "label_smoothing": ("smoothing",),
+    "epochs": ("num_epochs", "n_epochs", "max_epochs"),
+    "arch": ("architecture", "backbone", "model_name", "network"),
+    "num_classes": ("classes", "n_classes", "nclasses"),
+    "in_channels": ("in_chans", "input_channels", "num_channels"),
+    "image_size": ("img_size", "input_size", "size", "crop", "crop_size", "resolution"),
+    "resize": ("resize_size", "scale"),
+    "folder": ("path", "dir", "directory", "images"),
+    "root": ("data_dir", "data_root", "data_path"),
+    "workers": ("num_workers", "n_workers"),
+    "augment": ("augmentation", "augmentations", "transforms", "transform"),
+    "dataset": ("data_set", "name_of_dataset"),
+    "seed": ("random_seed", "manual_seed"),
+    "precision": ("dtype", "amp", "mixed_precision"),
+    "limit": ("max_images", "max_samples", "subset"),
+    "search_fraction": ("val_split", "validation_split", "holdout"),
+    "ignore": ("exclude", "ignored_layers", "skip"),
+    "only": ("include", "layers"),
+    "round_to": ("multiple_of", "divisor", "round"),
+    "population": ("population_size", "pop_size"),
+    "int8": ("quantize", "quantise", "quantization"),
+    "fp16": ("half",),
+    "opset": ("opset_version",),
+    "image_folder": ("folder", "images", "imagenet", "custom", "own"),
+    "kmnist": ("kuzushiji",),
+    "magnitude": ("l1", "l1_norm", "l2", "l2_norm"),
+    "edropout": ("default",),
+    "finetune": ("fine_tuning", "finetuning", "recovery"),
+    "adamw": ("adam",),
+}  # fmt: skip
+"""Words of other tools and papers for the keys and values of recipes."""
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.casefold())
+
+
+def same_meaning(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known names that differ from `name` in punctuation and case alone, and those that it is a synonym of."""
+    names, bare = list(known), _bare(name)
+    spelled = [one for one in names if _bare(one) == bare]
+    return spelled + [one for one in names if one not in spelled and bare in map(_bare, SYNONYMS.get(one, ()))]
+
+
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
-    """Return "; did you mean 'x' or 'y'?" for the `most` known names nearest to `name`, or "" where none is near."""
-    near = difflib.get_close_matches(name, list(known), most)
+    """Return "; did you mean 'x' or 'y'?" for the `most` known names nearest to `name` in meaning or spelling, or "" where none is near."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, most)
+    near = list(dict.fromkeys([*same_meaning(name, names), *close]))[:most]
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 

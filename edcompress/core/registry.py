@@ -15,6 +15,8 @@ from typing import Any
 
 from pydantic import AfterValidator
 
+from edcompress.core.plain_text import did_you_mean
+
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -82,5 +84,6 @@ def _require_known(package: str, name: str) -> str:
     names = names_in(package)
     if name not in names:
         *others, last = map(repr, names)
-        raise ValueError(f"Input should be {', '.join(others)} or {last}" if others else f"Input should be {last}")
+        listed = f"{', '.join(others)} or {last}" if others else last
+        raise ValueError(f"choose {listed}{did_you_mean(name, names)}")
     return name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,15 @@ Shape = tuple[int, ...]
 Misfits = dict[str, tuple[Shape, Shape]]
 
 
+class Comparison(NamedTuple):
+    """The tensors `given` under a network's names; names that it lacks or that lack a tensor; pairs of shapes, theirs and its own."""
+
+    given: dict[str, Tensor]
+    missing: list[str]
+    unexpected: list[str]
+    misfits: Misfits
+
+
 def load_into(
     network: nn.Module, tensors: Mapping[str, Tensor], *, source: str, reset_head: bool = False
 ) -> frozenset[str]:
@@ -55,28 +65,46 @@ def load_into(
         WeightsError: The tensors do not fit; the message says which and why.
     """
     state = network.state_dict()  # torch's own dictionary: it carries the version of each layer's layout
+    found = compare(network, tensors, source=source)
+    kept = _different_head(found.misfits) if reset_head else frozenset()
+    misfits = {key: pair for key, pair in found.misfits.items() if key not in kept}
+    if found.missing or found.unexpected or misfits:
+        matched = len(state.keys() & found.given) - len(kept)
+        raise WeightsError(f"{source}: {_explain(found.missing, found.unexpected, misfits, matched)}")
+    given = {key: tensor for key, tensor in found.given.items() if key not in kept}
+    _require_kinds(given, state, source)
+    _require_finite(given, source)
+    state.update(given)
+    network.load_state_dict(state, strict=True)
+    return kept
+
+
+def compare(network: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> Comparison:
+    """Compare tensors with a network's own, by names and shapes; the network may be on the meta device, without values.
+
+    Args:
+        network: The network, which stays as it is.
+        tensors: By parameter name.
+        source: Their file, for messages.
+
+    Returns:
+        The tensors under the network's names, and what does not fit; names that need not fit are left out.
+
+    Raises:
+        WeightsError: They hold the network twice.
+    """
+    state = network.state_dict()
     named = _unprefixed(_renamed(_masks_applied(tensors, state), state), state, source)
-    given = {key: tensor for key, tensor in named.items() if not _is_unused_head(network, key)}
-    kept = _different_head(given, state) if reset_head else frozenset()
-    given = {
-        key: tensor
-        for key, tensor in given.items()
-        if key not in kept and (key in state or not _is_optional(key, tensor))
-    }
-    missing = [key for key in state if key not in given and key not in kept and not _is_optional(key, state[key])]
+    used = {key: tensor for key, tensor in named.items() if not _is_unused_head(network, key)}
+    given = {key: tensor for key, tensor in used.items() if key in state or not _is_optional(key, tensor)}
+    missing = [key for key in state if key not in given and not _is_optional(key, state[key])]
     unexpected = [key for key in given if key not in state]
     misfits: Misfits = {
         key: (tuple(given[key].shape), tuple(old.shape))
         for key, old in state.items()
         if key in given and given[key].shape != old.shape
     }
-    if missing or unexpected or misfits:
-        raise WeightsError(f"{source}: {_explain(missing, unexpected, misfits, len(state.keys() & given))}")
-    _require_kinds(given, state, source)
-    _require_finite(given, source)
-    state.update(given)
-    network.load_state_dict(state, strict=True)
-    return kept
+    return Comparison(given, missing, unexpected, misfits)
 
 
 def plain_name(key: str) -> str:
@@ -139,16 +167,14 @@ def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _different_head(given: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> frozenset[str]:
+def _different_head(misfits: Misfits) -> frozenset[str]:
     """Return the tensors whose shapes differ only in the number of classes; empty where others differ too."""
-    differ = {key for key, old in state.items() if key in given and given[key].shape != old.shape}
-    pairs = [(tuple(given[key].shape), tuple(state[key].shape)) for key in differ]
-    return frozenset(differ) if _of_other_classes(pairs) else frozenset()
+    return frozenset(misfits) if _of_other_classes(misfits.values()) else frozenset()
 
 
 def _of_other_classes(pairs: Collection[tuple[Shape, Shape]]) -> bool:
     """Return whether shapes differ only in the first axis, and all by the same two numbers, as those of classifiers do."""
-    return all(_differing(*pair) == (0,) for pair in pairs) and len({(a[0], b[0]) for a, b in pairs}) == 1
+    return all(differing_axes(*pair) == (0,) for pair in pairs) and len({(a[0], b[0]) for a, b in pairs}) == 1
 
 
 def _is_unused_head(network: nn.Module, key: str) -> bool:
@@ -205,7 +231,7 @@ def _known_cause(misfits: Misfits) -> str | None:
             "model.reset_head: true starts with a new classifier"
         )
     layers = {key.rpartition(".")[0] for key in misfits}
-    differ = {_differing(*pair) for pair in misfits.values()}
+    differ = {differing_axes(*pair) for pair in misfits.values()}
     if len(layers) != 1 or len(differ) != 1:
         return None
     match differ.pop(), len(ours):
@@ -216,7 +242,8 @@ def _known_cause(misfits: Misfits) -> str | None:
     return None
 
 
-def _differing(theirs: Shape, ours: Shape) -> Shape | None:
+def differing_axes(theirs: Shape, ours: Shape) -> Shape | None:
+    """Return the axes in which two shapes of as many axes differ; None where they have different numbers of axes."""
     if len(theirs) != len(ours):
         return None
     return tuple(axis for axis, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)

@@ -29,7 +29,7 @@ EXTRA_ARGUMENTS = {name: {"aux_logits": False, "init_weights": True} for name in
 
 def architectures() -> list[str]:
     """Return every name that `model.arch` takes, sorted, other than `timm:NAME`."""
-    return sorted([*CIFAR_RESNETS, *_torchvision_names()])
+    return sorted([*CIFAR_RESNETS, *torchvision_names()])
 
 
 def build(model: Model, *, trust_code: bool = False) -> nn.Module:
@@ -63,12 +63,13 @@ def require_known(model: Model) -> None:
             f"model.arch: there is no {arch!r}{did_you_mean(arch, architectures(), 3)} "
             f"(write timm's networks as {TIMM}NAME, and torchvision's classifiers by their own names)"
         )
-    has_cifar_stem = arch in CIFAR_RESNETS or (arch in _torchvision_names() and family(arch) in STEMS)
+    has_cifar_stem = arch in CIFAR_RESNETS or (arch in torchvision_names() and family(arch) in STEMS)
     if model.stem == "cifar" and not has_cifar_stem:
         raise NetworkError(f"model.stem: cifar exists for {WITH_CIFAR_STEM}, not for {model.name}")
 
 
-def _torchvision_names() -> list[str]:
+def torchvision_names() -> list[str]:
+    """Return the names of torchvision's classifiers, sorted."""
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
     return names
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from edcompress.core.errors import InputError
 from edcompress.core.recipe.gate import Gate
+from edcompress.core.recipe.plain_faults import plain_message
 from edcompress.core.results.report import Report
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.consistency import require_possible
@@ -66,7 +67,10 @@ def limits_of(target: RunOrPath, given: dict[str, Any]) -> Gate:
     try:
         return Gate.model_validate(base.model_dump() | given)
     except ValidationError as error:
-        faults = (f"--{str(d['loc'][0]).replace('_', '-')} {d['input']}: {d['msg']}" for d in error.errors())
+        faults = (
+            f"--{str(d['loc'][0]).replace('_', '-')} {d['input']}: {plain_message(d, Gate.model_fields.get(str(d['loc'][0])))}"
+            for d in error.errors()
+        )
         raise InputError("\n".join(faults)) from None
 
 

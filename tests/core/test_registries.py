@@ -28,9 +28,9 @@ def test_a_name_loads_its_module() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"Input should be '.*', .* or 'yaml_files'"):
+    with pytest.raises(ValueError, match=r"choose '.*', .* or 'yaml_files'"):
         registry.load(PACKAGE, "targets")
-    with pytest.raises(ValidationError, match="Input should be"):
+    with pytest.raises(ValidationError, match="choose"):
         Section(room="targets")
     assert Section(room="target").room == "target"
 

@@ -82,9 +82,7 @@ def test_what_cannot_be_swept_is_said_before_any_run(dense: Path, cli: Cli, tmp_
         return ended.err
 
     assert "give a key several values, e.g. --set target.macs=0.7,0.5,0.3" in refused(dense, *AT_ONCE)
-    assert "target.macs: Input should be less than or equal to 1" in refused(
-        dense, *AT_ONCE, "--set", "target.macs=0.5,5"
-    )
+    assert "target.macs: give a number above 0 and at most 1" in refused(dense, *AT_ONCE, "--set", "target.macs=0.5,5")
     assert "target.macs = 0.001 is below" in refused(dense, *AT_ONCE, "--set", "target.macs=0.5,0.001")
     assert "seed=1: without weights one network is trained for all points, but seed differ" in refused(
         *AT_ONCE, "--set", "seed=0,1"

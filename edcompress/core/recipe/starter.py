@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
+from edcompress.core.errors import RecipeError
+from edcompress.core.plain_text import one_line, short_repr
 from edcompress.core.recipe.faults import check
-from edcompress.core.recipe.yaml_files import Tree, read_text, to_line
+from edcompress.core.recipe.yaml_files import NOT_YAML, Tree, parse, read_text, to_line
 
 
 def headline(path: Path) -> str:
@@ -26,6 +30,54 @@ def starter(path: Path) -> str:
                     "target": {"macs": 0.5}}, str(path))  # fmt: skip
     _describe(filled, filled.model_dump(mode="json", exclude={"chosen"}), 0, lines)
     return "\n".join(lines) + "\n"
+
+
+def with_comments(head: str, tree: Tree, comments: Mapping[str, str], source: str) -> str:
+    """Return a checked recipe as text, with a comment at its head and one after those keys that have one.
+
+    Args:
+        head: The comment at the head.
+        tree: The values by section and key.
+        comments: Comments by dotted key.
+        source: The file, for messages.
+
+    Raises:
+        RecipeError: The values are not a valid recipe.
+    """
+    check(tree, source)
+    lines = [f"# {one_line(head)}"]
+    for section, value in tree.items():
+        if isinstance(value, Mapping) and any(comment.startswith(f"{section}.") for comment in comments):
+            lines.append(f"{section}:")
+            lines += [_line(f"  {key}", inner, comments.get(f"{section}.{key}")) for key, inner in value.items()]
+        else:
+            lines.append(_line(section, value, comments.get(section)))
+    return "\n".join(lines) + "\n"
+
+
+def _line(key: str, value: Any, comment: str | None) -> str:
+    return f"{key}: {to_line(value)}" + (f"  # {one_line(comment)}" if comment else "")
+
+
+def target_tree(text: str) -> Tree:
+    """Return the target section that "macs=0.5" stands for.
+
+    Raises:
+        RecipeError: It is not written as key=value, or no such target exists.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise RecipeError(f"--target {text}: write it as key=value, e.g. --target macs=0.5")
+    try:
+        tree = {key.strip(): parse(value)}
+    except NOT_YAML as error:
+        raise RecipeError(f"--target {text}: {short_repr(value)} is not a number; write e.g. macs=0.5") from error
+    check({**_ANY, "target": tree}, "--target")
+    return tree
+
+
+_ANY: Tree = {"model": {"arch": "resnet20", "num_classes": 10}, "data": {"dataset": "cifar10", "image_size": 32}}
+"""The sections that a recipe needs beside its target."""
 
 
 def _describe(section: BaseModel, values: Tree, depth: int, lines: list[str]) -> None:

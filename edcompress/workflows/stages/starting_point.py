@@ -93,6 +93,13 @@ def open_starting_point(
     return start
 
 
+def new_starting_point(recipe: Recipe, options: RunOptions, images: Tensor | None = None) -> StartingPoint:
+    """Return the starting point of the recipe's network with random weights, as `open_starting_point` does of trained ones."""
+    dense = plain_network(recipe.network_spec, trust_code=options.trust_code).eval()
+    found = space_of(recipe, dense, images, options.ranks)
+    return _new(recipe, dense, found, time_dense(recipe, dense, options.ranks))
+
+
 def reopen_starting_point(
     recipe: Recipe, kept: KeptStart, options: RunOptions, images: Tensor | None = None
 ) -> StartingPoint:

@@ -18,6 +18,9 @@ from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.recipe.starter import starter
 from edcompress.core.recipe.yaml_files import dump, shipped
 
+JARGON = "Input should"
+"""How pydantic's own messages begin."""
+
 NAMES = st.characters(exclude_categories=["Cs"], exclude_characters=".\x85\u2028\u2029")  # PyYAML breaks lines there
 DEFAULTS = yaml.safe_load(starter(Path("recipe.yaml")))
 BASE = {
@@ -98,7 +101,8 @@ def unnamed(name: str, overrides: list[str], keys: list[str]) -> list[str]:
     try:
         recipe = read_recipe(name, overrides)
     except RecipeError as error:
-        return [line for line in str(error).splitlines() if not any(names(line, key) for key in keys)]
+        lines = str(error).splitlines()
+        return [line for line in lines if JARGON in line or not any(names(line, key) for key in keys)]
     again = Path(name).with_name("again.yaml")
     again.write_text(dump(recipe), encoding="utf-8")
     return [] if read_recipe(str(again)).digest == recipe.digest else ["it reads back as another recipe"]

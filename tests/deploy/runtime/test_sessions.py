@@ -31,7 +31,7 @@ def test_every_runtime_runs_a_file_on_the_cpu(name: str, onnx_file: Path) -> Non
 
 def test_the_default_is_among_them_and_others_are_named() -> None:
     assert DEFAULT_RUNTIME in names_in(RUNTIMES)
-    with pytest.raises(ValueError, match="Input should be 'onnxruntime'"):
+    with pytest.raises(ValueError, match="choose 'onnxruntime'"):
         load_runtime("tensorflow")
 
 

@@ -72,7 +72,7 @@ def test_a_new_file_makes_a_check_with_rows_for_people_and_ci_servers(
     refused = run(extended, "gate", report, "--max-params-ratio", "2")
     assert (
         refused.returncode,
-        "--max-params-ratio 2.0: Input should be less than or equal to 1" in refused.stderr,
+        "--max-params-ratio 2.0: give a number from 0 to 1" in refused.stderr,
     ) == (
         2,
         True,
