@@ -18,7 +18,7 @@ from edcompress.core import registry
 from edcompress.core.errors import InputError
 from edcompress.core.recipe.recipe import METRICS
 from edcompress.core.results.scores import QUANTILES, MetricInfo, Score, ScoreDrop
-from edcompress.core.user_code import find_callable, kind_of, users_code
+from edcompress.core.user_code import NO_TRUST, Trust, kind_of, users_code
 from edcompress.networks.outputs import LOGITS, file_names, logits_of
 
 Outputs = dict[str, Tensor]
@@ -141,10 +141,10 @@ class OwnMetric(Metric):
             raise InputError(f"metric: {self.name} must return one number; it returned {kind_of(found)}") from None
 
 
-def open_metric(name: str, *, trust_code: bool) -> Metric:
+def open_metric(name: str, trust: Trust = NO_TRUST) -> Metric:
     """Return the metric that a recipe names; InputError for code of the user's own that cannot be used."""
     if registry.is_path(name):
-        return OwnMetric(find_callable("metric", name, trust_code=trust_code), name)
+        return OwnMetric(trust.find("metric", name), name)
     found: Metric = registry.load(METRICS, name).METRIC(name)
     return found
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from edcompress.core import registry
 from edcompress.core.errors import InputError
 from edcompress.core.recipe.training import LOSSES, TrainingConfig
-from edcompress.core.user_code import find_callable, kind_of, users_code
+from edcompress.core.user_code import Trust, kind_of, users_code
 from edcompress.networks.outputs import auxiliary_outputs, logits_of, outputs_of
 from edcompress.training.accuracy import Forward
 from edcompress.training.loss import LossFunction, LossRequest, ShippedLoss, one_class_fault
@@ -92,7 +92,7 @@ class TrainingLabels:
 
 
 def open_criterion(
-    section: str, config: TrainingConfig, output: str | None, labels: TrainingLabels, *, trust_code: bool
+    section: str, config: TrainingConfig, output: str | None, labels: TrainingLabels, trust: Trust
 ) -> Criterion:
     """Return the loss that a recipe section asks for.
 
@@ -101,7 +101,7 @@ def open_criterion(
         config: The section.
         output: The recipe's `model.output`.
         labels: The labels of the training images.
-        trust_code: Whether the user allowed their code to run.
+        trust: What of the user's code may be used.
 
     Raises:
         InputError: The user's own loss cannot be used, or the options do not fit the data.
@@ -109,7 +109,7 @@ def open_criterion(
     key, several = f"{section}.loss", labels.first.is_floating_point()
     _require_mixable(section, config)
     if config.loss_is_own:
-        own = find_callable(key, config.loss, trust_code=trust_code)
+        own = trust.find(key, config.loss)
         return own_criterion(own, f"{key}: {config.loss}", output, several_labels=several)
     shipped: ShippedLoss = registry.load(LOSSES, config.loss).LOSS
     return Criterion(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from edcompress.core.errors import InputError, NetworkError
 from edcompress.core.recipe.training import TrainingConfig
 from edcompress.core.registry import names_in
+from edcompress.core.user_code import NO_TRUST
 from edcompress.networks.equality import compare_logits
 from edcompress.networks.outputs import joined, logits_of, named_outputs, outputs_of
 from edcompress.pruning.search.scoring import energy_of
@@ -28,7 +29,7 @@ SEVERAL = torch.rand(6, 4, generator=GENERATOR).round()
 
 def opened(loss: str, labels: Tensor = LABELS, output: str | None = None, **more: Any) -> Criterion:
     config = TrainingConfig.model_validate({"loss": loss, **more})
-    return open_criterion("finetune", config, output, TrainingLabels(labels, labels[:1], 4), trust_code=False)
+    return open_criterion("finetune", config, output, TrainingLabels(labels, labels[:1], 4), NO_TRUST)
 
 
 def test_the_shipped_losses_are_these() -> None:

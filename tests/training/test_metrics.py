@@ -20,7 +20,7 @@ SEVERAL = torch.rand(40, 3, generator=GENERATOR).round()
 
 
 def value(name: str, logits: Tensor, labels: Tensor) -> float:
-    metric = open_metric(name, trust_code=False)
+    metric = open_metric(name)
     assert metric.fault({"logits": logits}, labels) is None
     halves = [slice(None, len(labels) // 2), slice(len(labels) // 2, None)]
     found, _ = metric.score([metric.statistics({"logits": logits[half]}, labels[half]) for half in halves])
@@ -102,14 +102,14 @@ def test_mean_iou_is_of_all_pixels_that_count() -> None:
     ],
 )
 def test_metrics_refuse_labels_of_other_kinds(name: str, logits: Tensor, labels: Tensor, says: str) -> None:
-    fault = open_metric(name, trust_code=False).fault({"logits": logits}, labels)
+    fault = open_metric(name).fault({"logits": logits}, labels)
     assert fault is not None
     with pytest.raises(AssertionError, match=says):
         raise AssertionError(fault)
 
 
 def test_a_metric_without_a_value_is_an_error() -> None:
-    metric = open_metric("auc", trust_code=False)
+    metric = open_metric("auc")
     with pytest.raises(InputError, match="metric: AUC is nan on the 40 images"):
         metric.score([metric.statistics({"logits": LOGITS}, torch.zeros(40, 3))])
 
@@ -173,7 +173,7 @@ def test_the_bootstrap_has_the_width_of_the_mean_and_pairs_images() -> None:
 
 
 def test_equal_models_have_a_drop_of_nothing() -> None:
-    metric = open_metric("macro_f1", trust_code=False)
+    metric = open_metric("macro_f1")
     statistics = metric.statistics({"logits": LOGITS}, LABELS)
     drop = paired_drop(metric, statistics, statistics)
     assert (drop.value, set(drop.quantiles), drop.resamples) == (0, {0}, 1000)
@@ -200,14 +200,12 @@ def test_an_interval_holds_its_drop() -> None:
 
 
 def test_scores_have_the_accuracy_too_where_images_have_one_class() -> None:
-    metric = open_metric("macro_f1", trust_code=False)
+    metric = open_metric("macro_f1")
     batches = [(LOGITS[:25], LABELS[:25]), (LOGITS[25:], LABELS[25:])]
     found = measure_scores(lambda images: {"out": images, "aux": images * 0}, batches, torch.device("cpu"), metric)
     assert found.accuracy is not None
     assert found.accuracy.top1.correct == int((LOGITS.argmax(1) == LABELS).sum())
     assert isinstance(found.headline, Score)
     assert isinstance(found.plain, Scores)
-    several = measure_scores(
-        lambda images: images, [(LOGITS, SEVERAL)], torch.device("cpu"), open_metric("auc", trust_code=False)
-    )
+    several = measure_scores(lambda images: images, [(LOGITS, SEVERAL)], torch.device("cpu"), open_metric("auc"))
     assert several.accuracy is None

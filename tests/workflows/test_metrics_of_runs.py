@@ -232,3 +232,29 @@ def test_training_and_evaluation_return_scores(dense: Path) -> None:
     recipe = read_recipe("digits", ("metric=auc",))
     found = edcompress.evaluate(dense, recipe, RunOptions("cpu"))
     assert found.headline.value > 0.8  # type: ignore[union-attr]
+
+
+def test_losses_and_metrics_in_memory_need_no_trust(dense: Path, tmp_path: Path) -> None:
+    called = []
+
+    def loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        called.append("loss")
+        return torch.nn.functional.cross_entropy(outputs, labels)
+
+    def right(outputs: torch.Tensor, labels: torch.Tensor) -> float:
+        called.append("metric")
+        return (outputs.argmax(1) == labels).double().mean().item()
+
+    names = (
+        "metric=memory:right",
+        "finetune.loss=memory:loss",
+        "search.epochs=1",
+        "finetune.epochs=1",
+        "data.limit=300",
+    )
+    options = RunOptions("cpu", objects={"memory:right": right, "memory:loss": loss})
+    report = edcompress.prune(dense, read_recipe("digits", names), tmp_path / "run", options=options)
+    assert set(called) == {"loss", "metric"}
+    assert report.pruned.score
+    assert report.pruned.accuracy
+    assert report.pruned.score.value == report.pruned.accuracy.top1.fraction

@@ -23,6 +23,7 @@ from edcompress.core.system.devices import pick_device
 from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.core.system.hashing import TensorDigest
 from edcompress.core.system.monitor import Monitor
+from edcompress.core.user_code import Trust
 from edcompress.data.batches import Batch, Batches, eval_batches, train_batches
 from edcompress.data.images import ImageSet
 from edcompress.data.splits import Splits, check_divides, check_fits, fingerprint, open_splits
@@ -265,7 +266,7 @@ def make_context(recipe: Recipe, splits: Splits, options: RunOptions = DEFAULT) 
         ranks.require_same("data", *fingerprint(splits))
     sections = {"finetune": recipe.finetune.config, "train": recipe.train}
     labels = _training_labels(splits.train, data, model.num_classes)
-    task = open_task(model, sections, recipe.metric, labels, trust_code=options.trust_code)
+    task = open_task(model, sections, recipe.metric, labels, Trust(options.trust_code, options.objects))
     context = RunContext(recipe.network_spec, data, splits, precision, options.monitor, ranks, task)
     return context.watched_by(options.monitor)
 

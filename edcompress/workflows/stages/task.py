@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edcompress.core.errors import InputError
 from edcompress.core.recipe.model import Model
 from edcompress.core.recipe.training import TrainingConfig
+from edcompress.core.user_code import Trust
 from edcompress.networks.modes import differentiable, evaluating
 from edcompress.training.metric import Metric, open_metric
 from edcompress.training.objective import Criterion, TrainingLabels, open_criterion
@@ -24,7 +25,7 @@ class Task:
 
     finetune: Criterion | None = None
     train: Criterion | None = None
-    metric: Metric = field(default_factory=lambda: open_metric("top1", trust_code=False))
+    metric: Metric = field(default_factory=lambda: open_metric("top1"))
 
 
 NO_TASK = Task()
@@ -32,7 +33,7 @@ NO_TASK = Task()
 
 
 def open_task(
-    model: Model, sections: Mapping[str, TrainingConfig], metric: str, labels: TrainingLabels, *, trust_code: bool
+    model: Model, sections: Mapping[str, TrainingConfig], metric: str, labels: TrainingLabels, trust: Trust
 ) -> Task:
     """Return the task of a recipe.
 
@@ -41,16 +42,13 @@ def open_task(
         sections: Its sections `finetune` and `train`.
         metric: Its metric.
         labels: The labels of the training images.
-        trust_code: Whether the user allowed their code to run.
+        trust: What of the user's code may be used.
 
     Raises:
         InputError: Code or options cannot be used.
     """
-    opened = {
-        name: open_criterion(name, config, model.output, labels, trust_code=trust_code)
-        for name, config in sections.items()
-    }
-    return Task(**opened, metric=open_metric(metric, trust_code=trust_code))
+    opened = {name: open_criterion(name, config, model.output, labels, trust) for name, config in sections.items()}
+    return Task(**opened, metric=open_metric(metric, trust))
 
 
 def require_trainable_by(criterion: Criterion | None, network: nn.Module, images: Tensor, labels: Tensor) -> None:
