@@ -132,6 +132,7 @@ def _open(
             start = _start(recipe.with_data(context.data) if context else recipe, weights, options, context)
         if context and start:
             with found.fault():
+                context.require_usable(start.network, context.task.finetune)
                 check_search(recipe.search, context, start)
                 require_exportable(start.dense, context.example, recipe.model, recipe.export)
     return context, start

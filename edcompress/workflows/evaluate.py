@@ -47,6 +47,7 @@ def evaluate(
         scores = scores.model_copy(update={"metric": context.task.metric.info})
     else:
         network = network_of(path, recipe, options)
+        context.require_measurable(network)
         with oom_as_error(recipe.data, "lower data.eval_batch_size, or take --device cpu"):
             scores = context.scores(network.to(context.device))
     if text := at_chance(scores.accuracy, str(path)):

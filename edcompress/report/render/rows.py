@@ -200,13 +200,13 @@ def stage_rows(report: Report) -> list[Stage] | list[ScoreStage]:
 
 def proof_rows(report: Report) -> list[Equality]:
     """Return the equalities of the run; those of ONNX files are an en dash until the export."""
-    proof = report.proof
+    proof, answer = report.proof, "top-1" if report.pruned.accuracy else "class"
     return [
-        _equality("masked = pruned", proof.masked_vs_pruned),
-        _equality("pruned = reloaded", proof.pruned_vs_reloaded),
-        _equality("dense = ONNX", proof.dense_vs_onnx),
-        _equality("pruned = ONNX", proof.pruned_vs_onnx),
-        *([_equality("ONNX = from pixels", proof.onnx_vs_pixels)] if proof.onnx_vs_pixels else []),
+        _equality("masked = pruned", proof.masked_vs_pruned, answer),
+        _equality("pruned = reloaded", proof.pruned_vs_reloaded, answer),
+        _equality("dense = ONNX", proof.dense_vs_onnx, answer),
+        _equality("pruned = ONNX", proof.pruned_vs_onnx, answer),
+        *([_equality("ONNX = from pixels", proof.onnx_vs_pixels, answer)] if proof.onnx_vs_pixels else []),
     ]
 
 
@@ -271,13 +271,13 @@ def _peak_of(latency: Latency | None) -> int | None:
     return latency.peak_bytes if latency else None
 
 
-def _equality(name: str, proof: Proof | None) -> Equality:
+def _equality(name: str, proof: Proof | None, answer: str) -> Equality:
     if proof is None:
         return Equality(name, MISSING, MISSING, "not exported yet")
-    return Equality(name, tiny(proof.max_abs_diff), tiny(proof.relative), proof.of + _agreement(proof))
+    return Equality(name, tiny(proof.max_abs_diff), tiny(proof.relative), proof.of + _agreement(proof, answer))
 
 
-def _agreement(proof: Proof) -> str:
+def _agreement(proof: Proof, answer: str) -> str:
     if proof.mean_abs_diff is None or proof.agreeing is None:
         return ""
-    return f"; mean {tiny(proof.mean_abs_diff)}, same top-1 on {proof.agreeing.correct} of {proof.agreeing.total}"
+    return f"; mean {tiny(proof.mean_abs_diff)}, same {answer} on {proof.agreeing.correct} of {proof.agreeing.total}"

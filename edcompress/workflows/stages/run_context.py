@@ -209,6 +209,10 @@ class RunContext:
     def require_usable(self, network: nn.Module, criterion: Criterion | None) -> None:
         """Raise InputError if the loss or the metric of the recipe does not fit the network, tried on some images of the search split."""
         require_trainable_by(criterion, network, *self.first_batch)
+        self.require_measurable(network)
+
+    def require_measurable(self, network: nn.Module) -> None:
+        """Raise InputError if the metric of the recipe does not fit the network, tried on some images."""
         chosen, metric = self.spec.model.output, self.task.metric
         few = self.first_batch if isinstance(metric, LogitsMetric) else self._sample(self.splits.test, REAL_IMAGES)
         require_measurable_by(metric, network, chosen, *few)
