@@ -24,22 +24,22 @@ from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import layer_sizes, measure_size, outputs_per_image
 from edcompress.pruning.space.space import Group, PruningSpace
 from edcompress.report.gate.noise import wait_warning
-from edcompress.runs.folder import RunOrPath, path_of
 from edcompress.workflows.evaluate import network_of
 from edcompress.workflows.stages.feasibility import costs_and_target
 from edcompress.workflows.stages.starting_point import space_of, time_dense
+from edcompress.workflows.weights import Weights, open_weights
 
 LITTLE_WORK = 100
 """Multiply-accumulates per value written, below which time follows the values: MobileNetV2 has 45, ResNet-18 720 (docs/latency.md)."""
 
 
 def inspect(
-    model: RunOrPath | None, recipe: Recipe, options: RunOptions = DEFAULT, *, onnx_latency: bool = False
+    model: Weights | None, recipe: Recipe, options: RunOptions = DEFAULT, *, onnx_latency: bool = False
 ) -> Inspection:
     """Find what of a network can be pruned, and what is locked and why; nothing is trained and no data is read.
 
     Args:
-        model: A weights file or a run folder; None: the recipe's network with random weights.
+        model: A weights file, a run folder or the name of weights; None: the recipe's network with random weights.
         recipe: The network, the constraints and the target.
         options: Trust and monitor.
         onnx_latency: Export the network too, and measure each layer's share of the time in onnxruntime.
@@ -53,7 +53,9 @@ def inspect(
     if model is None:
         network = plain_network(recipe.network_spec, trust_code=options.trust_code)
     else:
-        network = network_of(path_of(model), recipe, options)
+        given = open_weights(model, options.monitor)
+        recipe = given.completed(recipe.explicit) if given.offer.values else recipe
+        network = network_of(given.path, recipe, options)
     return inspect_network(network, recipe, onnx_latency=onnx_latency)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 from torch import Tensor
 
@@ -13,17 +12,18 @@ from edcompress.core.results.report import Report
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.files import require_utf8
 from edcompress.networks.build import example_images
-from edcompress.runs.folder import RunFolder, RunOrPath, path_of
+from edcompress.runs.folder import RunFolder, RunOrPath
 from edcompress.workflows.accuracy_target import smallest_within
 from edcompress.workflows.pruning_run import PruneRequest, prune_once
-from edcompress.workflows.resume import resumed_name, with_resolved_values
+from edcompress.workflows.resume import resumed_name, weights_for, with_resolved_values
 from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.file_metadata import unlike_images
 from edcompress.workflows.stages.starting_point import StartingPoint, open_starting_point
+from edcompress.workflows.weights import GivenWeights, Weights
 
 
 def prune(
-    weights: RunOrPath,
+    weights: Weights,
     recipe: Recipe,
     folder: RunOrPath,
     *,
@@ -37,7 +37,8 @@ def prune(
     began with.
 
     Args:
-        weights: A weights file, or a finished run, which is then pruned further.
+        weights: A weights file, or a finished run, which is then pruned further; or the name of weights, such as
+            "torchvision:resnet50@IMAGENET1K_V2", which fills the keys that the recipe does not set.
         recipe: What to do.
         folder: The run folder to write, or its path.
         resume: Continue an unfinished run in `folder` from its last checkpoint; a finished one is only read.
@@ -52,15 +53,17 @@ def prune(
         ProofError: The pruned network does not equal the masked one.
         EdcompressError: Training diverged, memory ran out, or no network stays within the target's drop.
     """
-    source, run = path_of(weights), RunFolder.of(folder)
+    run, ranks = RunFolder.of(folder), options.ranks
+    given = weights_for(weights, run, options, resume=resume)
+    source, name = given.path, given.name
+    recipe = given.completed(recipe.explicit) if given.offer.values else recipe
     if not (resume and run.exists) and run.path.resolve() == source.resolve():
         raise RunFolderError(f"{run.path} is the run to be pruned again; choose another run folder with -o")
     require_utf8(source)
-    name, ranks = source.name, options.ranks
     if resume:
         recipe = ranks.run_on_rank0(partial(with_resolved_values, recipe, run))
-        name = ranks.run_on_rank0(partial(resumed_name, run, recipe, source, options))
-    open_start = partial(_open_start, weights=source, options=options)
+        name = ranks.run_on_rank0(partial(resumed_name, run, recipe, given, options))
+    open_start = partial(_open_start, weights=given, options=options)
     request = PruneRequest(recipe, run, open_start, name, options, resume=resume, force=force)
     if recipe.target is None or recipe.target.drop is None:
         return prune_once(request)
@@ -71,12 +74,17 @@ def prune(
     return smallest_within(request)
 
 
-def _open_start(recipe: Recipe, weights: Path, options: RunOptions, images: Tensor) -> StartingPoint:
+def _open_start(recipe: Recipe, weights: GivenWeights, options: RunOptions, images: Tensor) -> StartingPoint:
     """Open the starting point, and warn before the search of what will fail or mislead after it."""
-    start = open_starting_point(recipe, weights, options, images)
+    start = open_starting_point(recipe, weights.path, options, images)
+    if weights.source:
+        start = start.from_source(weights.source)
     if options.ranks.is_main:
-        if found := list(unlike_images(weights, recipe.data, recipe.model.in_channels)):
-            options.monitor.alarm(f"{weights} was made with preprocessing other than the recipe's: {'; '.join(found)}")
+        weights.warn_of_differences(recipe.data.model_dump(), options.monitor)
+        if found := list(unlike_images(weights.path, recipe.data, recipe.model.in_channels)):
+            options.monitor.alarm(
+                f"{weights.path} was made with preprocessing other than the recipe's: {'; '.join(found)}"
+            )
         try:
             example = example_images(recipe.network_spec.image_shape)
             require_exportable(start.dense, example, recipe.model, recipe.export)

@@ -126,7 +126,10 @@ def test_several_outputs_without_a_choice_need_an_own_loss(run: Run) -> None:
         ("finetune.loss=heads_user:vector", "finetune.loss: heads_user:vector must return a scalar tensor"),
         ("finetune.loss=heads_user:none", "finetune.loss: heads_user has no 'none'; did you mean"),
         ("finetune.loss=bce", "finetune.loss: bce needs float labels"),
-        ("finetune.loss=focal_loss", "finetune.loss: choose 'bce', 'cross_entropy', 'focal' or 'pixel_cross_entropy'; did you mean 'focal'?"),
+        (
+            "finetune.loss=focal_loss",
+            "'focal' or 'pixel_cross_entropy'; did you mean 'focal'?",
+        ),
         ("finetune.loss_options={gamma: 1}", "finetune.loss_options.gamma: unknown key"),
     ],
 )

@@ -220,6 +220,11 @@ class Recipe(Section):
         return self.model_copy(update={"constraints": self.constraints.with_round_to(step)})
 
     @property
+    def explicit(self) -> dict[str, Any]:
+        """The keys that were set, by section, without defaults."""
+        return self.model_dump(exclude_unset=True)
+
+    @property
     def search_epochs(self) -> int:
         """The most epochs that train under the search; 0 for methods that rank once."""
         return self.search.length if self.search.trains else 0
