@@ -123,8 +123,8 @@ def _open(
         known = True
     with found.fault():
         require_measurable(recipe.timing)
-    if recipe.data.own_code and not options.trust_code:
-        named = ", ".join(f"{key} {spec}" for key, spec in recipe.data.own_code.items())
+    if recipe.own_code and not options.trust_code:
+        named = ", ".join(f"{key} {spec}" for key, spec in recipe.own_code.items())
         found.notes.warning(f"{named} was not tried: it needs --trust-code")
     else:
         with found.fault():
