@@ -102,7 +102,8 @@ def default(value: Any) -> str:
 def allowed(field: FieldInfo) -> str:
     """Return the names of a registry, or the type with its bounds."""
     if names := [name for one in field.metadata for name in getattr(getattr(one, "func", None), "names", ())]:
-        return ", ".join(f"`{name}`" for name in names)
+        own = any(isinstance(getattr(one, "func", None), registry.KnownNameOrPath) for one in field.metadata)
+        return ", ".join([*(f"`{name}`" for name in names), *(["module:callable"] if own else [])])
     return ", ".join([kinds(field.annotation), *bounds(field.metadata)])
 
 

@@ -27,12 +27,13 @@ from edcompress.cli.options import (
     TrustPickle,
     Weights,
 )
-from edcompress.cli.output import show_report, show_sweep, show_value
+from edcompress.cli.output import score_lines, show_report, show_sweep, show_value
 from edcompress.cli.progress_bar import Display
 from edcompress.cli.recipe_argument import recipe_and_ranks
 from edcompress.cli.run_argument import require_one_choice, run_folder
 from edcompress.cli.verdict import finish_with_gate
 from edcompress.core.recipe.loading import read_recipe, variants
+from edcompress.core.results.measures import Accuracy
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.distributed import ProcessGroup
 from edcompress.core.system.signals import Interrupt
@@ -80,9 +81,12 @@ def train(recipe: RecipeName, output: Trained, overrides: Overrides = None, devi
         interruptible_training(unfinished(output), resume=resume, force=force) as interrupt,
     ):
         options = RunOptions(device, trust_code, monitor=monitor, interrupt=interrupt)
-        accuracy = edcompress.train(checked, output, resume=resume, force=force, options=options)
-    top1 = accuracy.top1
-    show_value(accuracy, as_json, f"{output}: top-1 {top1.correct} of {top1.total} ({top1.fraction:.2%})")
+        found = edcompress.train(checked, output, resume=resume, force=force, options=options)
+    if isinstance(found, Accuracy):
+        top1 = found.top1
+        show_value(found, as_json, f"{output}: top-1 {top1.correct} of {top1.total} ({top1.fraction:.2%})")
+    else:
+        show_value(found, as_json, f"{output}:", *score_lines(found))
 
 
 def sweep(recipe: RecipeName, weights: OptionalWeights = None, output: SweepOutput = None, overrides: Overrides = None,

@@ -98,7 +98,7 @@ def gate(
 def evaluate(model: WeightsRunOrOnnx, recipe: RecipeName, overrides: Overrides = None, device: Device = "auto",
              trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
              ignore_metadata: IgnoreMetadata = False, as_json: AsJson = False) -> None:  # fmt: skip
-    """Measure top-1 and top-5 accuracy on the recipe's test images."""
+    """Measure the recipe's metric, by default top-1 and top-5, on its test images."""
     checked = read_recipe(recipe, overrides or (), model)
     with Display(err, quiet=weights_name(model) is None) as monitor:
         options = RunOptions(device, trust_code, trust_pickle, monitor)

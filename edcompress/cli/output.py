@@ -14,10 +14,11 @@ from edcompress.core.results.inspection import Inspection
 from edcompress.core.results.measures import Accuracy, Latency
 from edcompress.core.results.recipe_check import RecipeCheck
 from edcompress.core.results.report import TOP5, Report, Sweep, TargetResult
+from edcompress.core.results.scores import MetricInfo, Scores, images_of, value_of
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.noise import noise_warning
 from edcompress.report.gate.outcome import loud_warnings, remarks
-from edcompress.report.render.formatting import calls, human, measured_with, setting
+from edcompress.report.render.formatting import calls, headline_text, human, measured_with, plain, setting
 from edcompress.report.render.point_rows import point_doubts
 from edcompress.report.render.rows import ship_line
 from edcompress.report.render.verdict_rows import check_notes
@@ -83,9 +84,9 @@ def show_report(report: Report, folder: Path, *, as_json: bool) -> None:
     if report.variants:
         out.print(tables.variants_table(report))
     if report.points:
-        out.print(tables.points_table("Trials", report.points))
+        out.print(tables.points_table("Trials", report.points, report.metric))
         _warn(point_doubts(report.points))
-    say(_achieved(report.target))
+    say(_achieved(report.target, report.metric))
     if latency := report.pruned.latency_ms:
         say(f"latency: {setting(latency)}, {calls(latency)}")
     if warning := noise_warning(report.latencies):
@@ -105,9 +106,10 @@ def _warn(texts: Iterable[str]) -> None:
         say(f"warning: {text}")
 
 
-def _achieved(target: TargetResult) -> str:
-    if target.kind == "max_top1_drop":
-        return f"top-1 drop on the held-out images: asked for at most {target.asked:.2%}, {target.achieved:.2%} lost"
+def _achieved(target: TargetResult, metric: MetricInfo) -> str:
+    if target.is_drop:
+        asked, lost = (f"{value:.2%}" if metric.share else plain(value) for value in (target.asked, target.achieved))
+        return f"{metric.label} drop on the held-out images: asked for at most {asked}, {lost} lost"
     asked = f"{target.kind}: asked for at most {target.asked:.1%}" if target.kind != "none" else "macs: no target"
     predicted = f" ({target.predicted:.1%} predicted)" if target.predicted is not None else ""
     return f"{asked}, {target.achieved:.1%} left{predicted}; widths are multiples of {target.round_to}"
@@ -118,8 +120,10 @@ def show_sweep(found: Sweep, folder: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(found.model_dump())
         return
-    top1 = found.dense.accuracy.top1
-    out.print(tables.points_table(f"{found.network}, dense {top1.fraction:.2%} of {top1.total}", found.points))
+    headline = found.dense.headline(found.metric)
+    share = f"{value_of(headline):.2%}" if found.metric.share else plain(value_of(headline))
+    title = f"{found.network}, dense {share} of {images_of(headline)}"
+    out.print(tables.points_table(title, found.points, found.metric))
     _warn(point_doubts(found.points))
     for name in ("sweep.json", "sweep.html"):
         say(f"  {folder / name}")
@@ -135,13 +139,26 @@ def show_verdict(verdict: Verdict, *, as_json: bool) -> None:
         say(note)
 
 
-def show_accuracy(accuracy: Accuracy, classes: int, *, as_json: bool) -> None:
-    """Show top-1, and top-5 if there are more than five classes."""
+def show_accuracy(found: Accuracy | Scores, classes: int, *, as_json: bool) -> None:
+    """Show top-1, and top-5 if there are more than five classes; or the score of another metric."""
+    if isinstance(found, Scores):
+        show_value(found, as_json, *score_lines(found))
+        return
+    accuracy = found
     counts = {1: accuracy.top1, TOP5: accuracy.top5}
     lines = {k: f"top-{k}  {count.correct} of {count.total}  ({count.fraction:.2%})" for k, count in counts.items()}
     if classes <= TOP5:
         lines[TOP5] = f"top-{TOP5}  n/a: {classes} classes"
     show_value(accuracy, as_json, *lines.values())
+
+
+def score_lines(scores: Scores) -> list[str]:
+    """Return the recipe's metric, and top-1 where each image has one class, a line each."""
+    headline = scores.headline
+    lines = [f"{scores.metric.label}  {headline_text(headline, scores.metric)} on {images_of(headline)} images"]
+    if accuracy := scores.accuracy:
+        lines.append(f"top-1  {accuracy.top1.correct} of {accuracy.top1.total}  ({accuracy.top1.fraction:.2%})")
+    return lines
 
 
 def show_value(value: BaseModel, as_json: bool, *lines: str) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _FORMATS = {
     "loss": "loss {:.2f}",
     "accuracy": "acc {:.1%}",
+    "score": "metric {:.4g}",
     "energy": "energy {:+.1f}",
     "diversity": "div {:.2f}",
     "steps_per_s": "{:.1f} it/s",

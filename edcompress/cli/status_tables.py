@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edcompress.cli.console import out, print_json, say
+from edcompress.core.results.scores import TOP1
 from edcompress.report.render.formatting import MISSING
 from edcompress.runs.progress import Progress
 from edcompress.runs.status import Outcome, Status, is_here
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _FORMS = {
     "loss": "loss {:.3f}",
     "accuracy": "top-1 {:.1%} on held-out images",
+    "score": "metric {:.4g} on held-out images",
     "energy": "energy {:+.2f}",
     "diversity": "diversity {:.2f}",
 }
@@ -53,10 +55,11 @@ def show_runs(statuses: Sequence[Status], root: Path, *, as_json: bool) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run, recipe", overflow="fold")
     table.add_column("state", no_wrap=True)
-    for heading in ("top-1, %", "MACs", "speed-up", "gate", "ago"):
+    others = any(status.outcome and status.outcome.metric != TOP1 for status in statuses)
+    for heading in ("metric" if others else "top-1, %", "MACs", "speed-up", "gate", "ago"):
         table.add_column(heading, overflow="fold", justify="right")
     for status in statuses:
-        table.add_row(*map(Text, _run_row(status, root)), style=_STYLES.get(status.state))
+        table.add_row(*map(Text, _run_row(status, root, others=others)), style=_STYLES.get(status.state))
     out.print(table)
     for status in statuses:
         for fault in status.faults:
@@ -158,21 +161,33 @@ def _left(progress: Progress) -> str:
 def _result(outcome: Outcome) -> str:
     speedup = f", {outcome.speedup:.2f}x as fast" if outcome.speedup else ""
     gate = f", gate {_gate(outcome)}" if outcome.passed is not None else ""
-    return f"top-1 {_top1(outcome)} %, {outcome.macs:.1%} of the MACs{speedup}{gate}"
+    return f"{_quality(outcome)}, {outcome.macs:.1%} of the MACs{speedup}{gate}"
 
 
-def _run_row(status: Status, root: Path) -> tuple[str, ...]:
+def _run_row(status: Status, root: Path, *, others: bool) -> tuple[str, ...]:
     name, found = Path(status.run).relative_to(root).as_posix(), status.outcome
     recipe = "" if status.recipe in (None, name) else f"\n{status.recipe}"
     figures = (MISSING,) * 4
     if found:
         speedup = f"{found.speedup:.2f}x" if found.speedup else MISSING
-        figures = (_top1(found), f"{found.macs:.1%}", speedup, _gate(found))
+        figures = (_quality(found) if others else _top1(found), f"{found.macs:.1%}", speedup, _gate(found))
     return name + recipe, status.state, *figures, _ago(status)
 
 
 def _top1(outcome: Outcome) -> str:
-    return f"{100 * outcome.top1_dense:.2f} → {100 * outcome.top1_pruned:.2f}"
+    return _change(outcome.top1_dense, outcome.top1_pruned, 100)
+
+
+def _quality(outcome: Outcome) -> str:
+    metric = outcome.metric
+    if metric == TOP1:
+        return f"top-1 {_top1(outcome)} %"
+    change = _change(outcome.score_dense, outcome.score_pruned, 100 if metric.share else 1)
+    return f"{metric.label} {change}{' %' if metric.share else ''}"
+
+
+def _change(dense: float | None, pruned: float | None, scale: int) -> str:
+    return MISSING if dense is None or pruned is None else f"{scale * dense:.2f} → {scale * pruned:.2f}"
 
 
 def _gate(outcome: Outcome) -> str:

@@ -13,6 +13,7 @@ from edcompress.core.results.inspection import Inspection
 from edcompress.core.results.measures import Latency
 from edcompress.core.results.recipe_check import RecipeCheck
 from edcompress.core.results.report import Point, Report
+from edcompress.core.results.scores import TOP1, MetricInfo
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.outcome import has_fallen, is_beyond_noise
 from edcompress.report.render.check_rows import plan_rows
@@ -20,12 +21,13 @@ from edcompress.report.render.formatting import calls, setting
 from edcompress.report.render.inspection_rows import group_rows, layer_rows
 from edcompress.report.render.point_rows import point_columns
 from edcompress.report.render.rows import (
-    VARIANT_HEADINGS,
     comparison_rows,
     latency_rows,
     proof_rows,
     setting_rows,
+    stage_headings,
     stage_rows,
+    variant_headings,
     variant_rows,
 )
 from edcompress.report.render.verdict_rows import check_rows
@@ -42,7 +44,7 @@ def comparison_table(report: Report) -> Table:
 
 def variants_table(report: Report) -> Table:
     """Return pruned.onnx and its variants."""
-    table = _table("Files to ship", VARIANT_HEADINGS, variant_rows(report))
+    table = _table("Files to ship", variant_headings(report), variant_rows(report))
     table.columns[0].overflow = "fold"
     table.columns[0].no_wrap = table.columns[4].no_wrap = False
     return table
@@ -65,7 +67,9 @@ def latency_table(latency: Mapping[str, Latency]) -> Table:
 
 def stages_table(report: Report) -> Table:
     """Return the accuracy of the dense network, under the mask, after surgery and after fine-tuning."""
-    return _table("Accuracy through the stages", ("", "top-1", "top-5", "top-1 correct"), stage_rows(report))
+    metric = report.metric
+    title = f"{'Accuracy' if metric.counted else metric.title} through the stages"
+    return _table(title, stage_headings(report), stage_rows(report))
 
 
 def proofs_table(report: Report) -> Table:
@@ -75,10 +79,12 @@ def proofs_table(report: Report) -> Table:
     return table
 
 
-def points_table(title: str, points: Sequence[Point]) -> Table:
+def points_table(title: str, points: Sequence[Point], metric: MetricInfo = TOP1) -> Table:
     """Return several networks side by side, smallest first."""
     judged = any(point.judged_drop is not None for point in points)
-    headings, rows = point_columns(points, ("params", "test") if judged else ("params", "p50"))  # fits 80 columns
+    headings, rows = point_columns(
+        points, ("params", "test") if judged else ("params", "p50"), metric
+    )  # fits 80 columns
     table = _table(title, headings, rows)
     table.columns[0].overflow, table.columns[0].no_wrap = "fold", False
     for row, point in zip(table.rows, points, strict=True):

@@ -5,6 +5,7 @@ Looking up names imports nothing, so that a recipe is checked without loading to
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -49,6 +50,29 @@ class KnownName:
     def __call__(self, name: Any) -> Any:
         """Return the name, or raise ValueError."""
         return _require_known(self.package, name)
+
+
+@dataclass(frozen=True)
+class KnownNameOrPath(KnownName):
+    """A check that a text names a module of a package, or is package.module:callable of the user's own."""
+
+    def __call__(self, name: Any) -> Any:
+        """Return the name, or raise ValueError."""
+        if ":" not in str(name):
+            return super().__call__(name)
+        if not re.fullmatch(r"[\w.-]+:\w+", name):
+            raise ValueError("write package.module:callable, of letters, digits, _ . and -")
+        return name
+
+
+def one_of_or_path(package: str) -> AfterValidator:
+    """Return a pydantic validator of a text that names a module of a package, or package.module:callable."""
+    return AfterValidator(KnownNameOrPath(package))
+
+
+def is_path(name: str) -> bool:
+    """Return whether a name is package.module:callable of the user's own code."""
+    return ":" in name
 
 
 def one_of(package: str) -> AfterValidator:

@@ -11,8 +11,9 @@ import os
 import reprlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,21 @@ def importable_working_directory() -> Iterator[None]:
     finally:
         if folder in sys.path:
             sys.path.remove(folder)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What of the user's code may be used: any that can be imported, if `code`, and these objects in memory, by their recipe names."""
+
+    code: bool = False
+    objects: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+
+    def find(self, key: str, spec: str) -> Callable[..., Any]:
+        """Return the object of a name, or import it as `find_callable` does."""
+        return self.objects[spec] if spec in self.objects else find_callable(key, spec, trust_code=self.code)
+
+
+NO_TRUST = Trust()
 
 
 def find_callable(key: str, spec: str, kind: type[InputError] = InputError, *, trust_code: bool) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edcompress.networks.load_pruned import SelfAttention
 from edcompress.networks.modes import evaluating
+from edcompress.networks.outputs import joined
 from edcompress.networks.replacements import as_replacement
 
 
@@ -49,11 +50,11 @@ def free_heads(network: nn.Module, images: Tensor) -> nn.Module:
     if not attentions:
         return network
     with evaluating(network):
-        logits = network(images)
+        logits = joined(network(images))
 
     def alike(names: list[str]) -> bool:
         try:
-            found = with_free_heads(copy.deepcopy(network).eval(), names)(images)
+            found = joined(with_free_heads(copy.deepcopy(network).eval(), names)(images))
         except Exception:  # foreign code may do anything with another attention
             return False
         return torch.allclose(found, logits, rtol=1e-4, atol=1e-5)

@@ -15,13 +15,15 @@ from edcompress.core.errors import EdcompressError, NetworkError, first_line
 from edcompress.core.recipe.deployment import MOST_ONNX_BYTES
 from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.system.devices import is_out_of_memory
+from edcompress.core.user_code import users_code
 from edcompress.networks.attention import free_heads
 from edcompress.networks.independence import require_independent
 from edcompress.networks.load_weights import load_into
 from edcompress.networks.materialize_weights import with_plain_weights
 from edcompress.networks.modes import evaluating
+from edcompress.networks.outputs import outputs_of
 from edcompress.networks.registry import build
-from edcompress.networks.user_factory import require_repeatable, require_trainable, users_code
+from edcompress.networks.user_factory import require_repeatable, require_trainable
 from edcompress.networks.weight_files import read_state_dict
 
 
@@ -114,17 +116,17 @@ def _check_forward(network: nn.Module, spec: NetworkSpec) -> None:
     _require_one_input(network, model.name)
     fault = f"cannot take images of {C}x{H}x{W}; see data.image_size and model.stem"
     with (
-        users_code(f"{model.factory} {fault}") if model.factory else _library_code(f"{model.arch} {fault}"),
+        users_code(f"{model.factory} {fault}", NetworkError)
+        if model.factory
+        else _library_code(f"{model.arch} {fault}"),
         evaluating(network),
     ):
-        logits = network(example_images(spec.image_shape))
-    wanted = (2, model.num_classes)
-    if not isinstance(logits, Tensor):
-        raise NetworkError(
-            f"the network gives a {type(logits).__name__}, not one tensor of logits {wanted} for two images"
-        )
-    if (shape := tuple(logits.shape)) != wanted:
-        raise NetworkError(f"the network gives {shape} for two images, not {wanted}; see model.num_classes")
+        outputs = outputs_of(network(example_images(spec.image_shape)), model.output)
+    wanted, several = (2, model.num_classes), len(outputs) > 1
+    for name, logits in outputs.items():
+        shape, which = tuple(logits.shape), f" as {name!r}" if several else ""
+        if shape[: 1 if several else 2] != wanted[: 1 if several else 2]:
+            raise NetworkError(f"the network gives {shape}{which} for two images, not {wanted}; see model.num_classes")
 
 
 def _require_one_input(network: nn.Module, called: str) -> None:

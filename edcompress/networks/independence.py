@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from edcompress.core.errors import NetworkError
 from edcompress.networks.modes import evaluating, run_once
+from edcompress.networks.outputs import joined
 from edcompress.networks.random_weights import in_doubles, with_random_weights
 
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 1e-1}
@@ -28,9 +29,9 @@ def require_independent(network: nn.Module, spec: str, images: Tensor) -> None:
     tried = in_doubles(tried, images) or tried
     images = images.to(next(tried.parameters()).dtype)
     with evaluating(tried), torch.no_grad():
-        together = tried(images)[:1]
+        together = joined(tried(images))[:1]
         try:
-            alone = tried(images[:1])
+            alone = joined(tried(images[:1]))
         except Exception:  # a network for a fixed number of images is reported elsewhere
             return
     if _same(together, alone):

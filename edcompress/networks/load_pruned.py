@@ -313,9 +313,10 @@ def main(folder: Path = FOLDER) -> None:
         sys.path.insert(0, str(Path.cwd()))  # where your code is looked for
     network, image = load_pruned(folder), [1, *description["image"]]
     with torch.no_grad():
-        logits = network(torch.randn(image))
+        found = network(torch.randn(image))
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{parameters} parameters; logits {list(logits.shape)} of a random image {image}")
+    shape = f"logits {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    print(f"{parameters} parameters; {shape} of a random image {image}")
 
 
 if __name__ == "__main__":

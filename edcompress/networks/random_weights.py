@@ -8,6 +8,7 @@ from contextlib import suppress
 import torch
 from torch import Generator, Tensor, nn
 
+from edcompress.networks.outputs import joined
 from edcompress.networks.torch_private import BatchNorm
 
 MOST_DOUBLES = 100_000_000
@@ -67,7 +68,7 @@ def _with_statistics_of(network: nn.Module, images: Tensor) -> Tensor:
     for layer in norms:
         layer.momentum = 1.0
         layer.train()
-    logits: Tensor = network(images)
+    logits = joined(network(images))
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
         layer.eval()

@@ -19,7 +19,7 @@ from typing import IO
 import torch
 
 from edcompress.core.errors import WeightsError, first_line
-from edcompress.networks.user_factory import importable_working_directory
+from edcompress.core.user_code import importable_working_directory
 
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 """The first bytes of torch's format since 1.6, and of the one before."""

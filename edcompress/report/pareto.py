@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edcompress.core.results.report import Point, Report
+from edcompress.core.results.scores import TOP1, value_of
 
 
 def point_of(report: Report, name: str, dense_ms: float, pruned_ms: float) -> Point:
@@ -16,15 +17,20 @@ def point_of(report: Report, name: str, dense_ms: float, pruned_ms: float) -> Po
         dense_ms: The dense network's median latency, of calls interleaved with those of the pruned network.
         pruned_ms: The pruned network's median latency.
     """
-    dense, pruned = report.dense, report.pruned
+    dense, pruned, metric = report.dense, report.pruned, report.metric
+    top1 = pruned.accuracy.top1 if pruned.accuracy else None
+    before = dense.accuracy.top1 if dense.accuracy else None
+    own = None if metric == TOP1 else (dense.headline(metric), pruned.headline(metric))
     return Point(
         name=name,
         macs=pruned.size.macs / dense.size.macs,
         params=pruned.size.params / dense.size.params,
         p50_ms=pruned_ms,
         speedup=dense_ms / pruned_ms,
-        top1=pruned.accuracy.top1,
-        top1_drop=dense.accuracy.top1.fraction - pruned.accuracy.top1.fraction,
+        top1=top1,
+        top1_drop=before.fraction - top1.fraction if before and top1 else None,
+        score=own and own[1],
+        score_drop=own and value_of(own[0]) - value_of(own[1]),
     )
 
 
@@ -41,5 +47,5 @@ def with_front(points: Sequence[Point]) -> tuple[Point, ...]:
 
 def _beats(one: Point, other: Point) -> bool:
     """Return whether `one` is nowhere worse than `other`, and somewhere better."""
-    ours, theirs = (one.speedup, -one.top1_drop), (other.speedup, -other.top1_drop)
+    ours, theirs = (one.speedup, -one.drop), (other.speedup, -other.drop)
     return ours != theirs and all(mine >= its for mine, its in zip(ours, theirs, strict=True))

@@ -47,8 +47,8 @@ class Progress(Value):
     """progress.json: where a run stands, or stood when it was last active.
 
     `epoch` counts from 1, within the phase. Loss, energy and diversity are of the last step, `accuracy` is top-1 on held-out images after
-    the last epoch. `phase_left_s` follows from the pace of this phase so far, and so does `training_left_s`, which is of all epochs still
-    to train, although epochs of fine-tuning differ in time from those of the search.
+    the last epoch, and `score` the recipe's metric if it is another. `phase_left_s` follows from the pace of this phase so far, and so does
+    `training_left_s`, which is of all epochs still to train, although epochs of fine-tuning differ in time from those of the search.
     """
 
     schema_version: Literal[1] = 1
@@ -67,6 +67,7 @@ class Progress(Value):
     steps: int | None = None
     loss: float | None = None
     accuracy: float | None = None
+    score: float | None = None
     energy: float | None = None
     diversity: float | None = None
     images_per_s: float | None = None
@@ -74,7 +75,7 @@ class Progress(Value):
     training_left_s: float | None = None
 
 
-_OF_A_PHASE = ("phase", "epoch", "epochs", "step", "steps", "loss", "accuracy", "energy", "diversity", "images_per_s",
+_OF_A_PHASE = ("phase", "epoch", "epochs", "step", "steps", "loss", "accuracy", "score", "energy", "diversity", "images_per_s",
                "phase_left_s", "training_left_s")  # fmt: skip
 
 
@@ -197,7 +198,7 @@ class _RunRecorder:
         """Log the figures of a finished epoch."""
         now = self._progress
         self.append_event("epoch", phase=now.phase, epoch=now.epoch, epochs=now.epochs, **finite(figures))
-        self._save(**self._stepped(), accuracy=figures.get("accuracy"))
+        self._save(**self._stepped(), accuracy=figures.get("accuracy"), score=figures.get("score"))
 
     def warning(self, text: str) -> None:
         """Log a warning."""

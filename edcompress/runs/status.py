@@ -16,6 +16,7 @@ from edcompress.core.errors import EdcompressError, RunFolderError
 from edcompress.core.frozen import Value
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.report import Report
+from edcompress.core.results.scores import TOP1, MetricInfo, value_of
 from edcompress.core.system.machine import process_identity
 from edcompress.runs.finding import latest_of, run_folders
 from edcompress.runs.folder import RunFolder
@@ -26,13 +27,19 @@ State = Literal["running", "interrupted", "failed", "finished", "unknown", "dama
 
 
 class Outcome(Value):
-    """The result of a finished run: top-1 on the test images and the share of the MACs left in [0, 1]; None if it was not measured."""
+    """The result of a finished run: top-1 on the test images and the share of the MACs left in [0, 1]; None if it was not measured.
 
-    top1_dense: float
-    top1_pruned: float
+    For a `metric` other than top-1, `score_dense` and `score_pruned` are its values.
+    """
+
+    top1_dense: float | None
+    top1_pruned: float | None
     macs: float
     speedup: float | None
     passed: bool | None
+    metric: MetricInfo = TOP1
+    score_dense: float | None = None
+    score_pruned: float | None = None
 
 
 class Status(Value):
@@ -159,10 +166,14 @@ def _command_to_continue(folder: RunFolder, flags: Sequence[str], progress: Prog
 
 def outcome_of(report: Report) -> Outcome:
     """Return the figures of a finished run by which it is listed."""
-    dense, pruned = report.dense, report.pruned
+    dense, pruned, metric = report.dense, report.pruned, report.metric
+    scores = [None, None] if metric == TOP1 else [value_of(one.headline(metric)) for one in (dense, pruned)]
     return Outcome(
-        top1_dense=dense.accuracy.top1.fraction,
-        top1_pruned=pruned.accuracy.top1.fraction,
+        top1_dense=dense.accuracy.top1.fraction if dense.accuracy else None,
+        top1_pruned=pruned.accuracy.top1.fraction if pruned.accuracy else None,
+        metric=metric,
+        score_dense=scores[0],
+        score_pruned=scores[1],
         macs=pruned.size.macs / dense.size.macs if dense.size.macs else math.nan,
         speedup=report.speedup.estimate if report.speedup else None,
         passed=report.verdict.passed if report.verdict else None,

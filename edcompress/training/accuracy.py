@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from edcompress.core.results.measures import Accuracy, Count
 from edcompress.core.system.device_transfer import to_device
 from edcompress.core.system.distributed import ALONE, ProcessGroup
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor], Any]
 LabelledBatches = Iterable[tuple[Tensor, Tensor]]
 
 
@@ -31,7 +32,7 @@ def top_classes(logits: Tensor) -> Tensor:
 
 
 def count_agreeing(classes: Tensor, others: Tensor) -> int:
-    """Return how many images have the same top class in two results of `top_classes`; an image without an answer agrees with nothing."""
+    """Return how many images, or pixels of maps, have the same top class in two results of `top_classes`; no answer agrees with nothing."""
     return int(((classes[:, 0] == others[:, 0]) & (others[:, 0] >= 0)).sum())
 
 
@@ -79,13 +80,25 @@ def measure_accuracy(
     return accuracy_of(right1, right5, *torch.tensor(counts).view(2, classes))
 
 
+def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum over the images of their cross-entropy, on the CPU."""
+    return F.cross_entropy(logits.float().cpu(), labels, reduction="sum")
+
+
 @torch.no_grad()
-def mean_loss(forward: Forward, batches: LabelledBatches, device: torch.device) -> float:
-    """Return the mean cross-entropy of `forward` over labelled batches; infinity where a logit is NaN."""
+def mean_loss(
+    forward: Forward,
+    batches: LabelledBatches,
+    device: torch.device,
+    summed: Callable[[Any, Tensor], Tensor] = summed_cross_entropy,
+) -> float:
+    """Return the mean over labelled images of the loss of `forward`; infinity where it is NaN.
+
+    `summed` returns the sum over the images of a batch, given what `forward` returns and the labels (CPU).
+    """
     total, images = 0.0, 0
     for pixels, labels in batches:
-        logits = forward(to_device(pixels, device)).float().cpu()
-        total += F.cross_entropy(logits, labels, reduction="sum").item()
+        total += summed(forward(to_device(pixels, device)), labels).item()
         images += len(labels)
     mean = total / max(1, images)
     return mean if math.isfinite(mean) else math.inf

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edcompress.core.errors import first_line
+from edcompress.networks.outputs import joined
 from edcompress.training.precision import Precision
 from edcompress.training.regime import DenseRegime
 
@@ -30,7 +31,7 @@ class Compiled(DenseRegime):
         super().__init__(network)
         self._network, self._precision, self._warn = network, precision, warn
         torch._dynamo.reset()  # otherwise, after some networks of one class in a process, it silently stops compiling
-        self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(network, dynamic=False, backend=backend)
+        self._compiled: Callable[[Tensor], Any] | None = torch.compile(network, dynamic=False, backend=backend)
         self._tried: set[torch.Size] = set()
         self.forward = self._through
 
@@ -40,21 +41,20 @@ class Compiled(DenseRegime):
             self._tried.add(images.shape)
             self._try(self._compiled, images)
 
-    def _through(self, images: Tensor) -> Tensor:
+    def _through(self, images: Tensor) -> Any:
         if self._compiled is not None and self._network.training:
             return self._compiled(images)
-        logits: Tensor = self._network(images)
-        return logits
+        return self._network(images)
 
-    def _try(self, compiled: Callable[[Tensor], Tensor], images: Tensor) -> None:
+    def _try(self, compiled: Callable[[Tensor], Any], images: Tensor) -> None:
         """Run forward and backward: the latter may be compiled when it is first run."""
         device = self._precision.device
         before = [buffer.clone() for buffer in self._network.buffers()]
         try:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 with self._precision.autocast():
-                    logits = compiled(images)
-                logits.float().sum().backward()  # type: ignore[no-untyped-call]
+                    output = compiled(images)
+                joined(output).float().sum().backward()  # type: ignore[no-untyped-call]
         except (
             Exception
         ) as error:  # any layer of the compiler raises any kind; the network's own error returns without it

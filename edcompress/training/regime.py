@@ -24,8 +24,8 @@ class Regime(Protocol):
     def prepare(self, images: Tensor, labels: Tensor, progress: float) -> None:
         """Prepare a step on images [N, C, H, W] and labels [N]; `progress` in [0, 1) is the share of the phase that is done."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits [N, classes] of images [N, C, H, W]."""
+    def forward(self, images: Tensor) -> Any:
+        """Return what the network returns for images [N, C, H, W]."""
 
     def guard(self) -> AbstractContextManager[None]:
         """Return the context in which the optimizer makes its step."""

@@ -19,12 +19,14 @@ from torch import nn
 
 from edcompress.core.errors import EdcompressError, InputError
 from edcompress.core.recipe.target import Target
-from edcompress.core.results.measures import Accuracy, Count
+from edcompress.core.results.measures import Count
 from edcompress.core.results.report import Point, Report, TargetResult
+from edcompress.core.results.scores import Score, Scores, images_of, value_of
 from edcompress.core.system.files import replacing
+from edcompress.report.gate.figures import decimal
 from edcompress.report.gate.noise import waiting
 from edcompress.report.pareto import point_of, with_front
-from edcompress.report.render.formatting import points
+from edcompress.report.render.formatting import change_text
 from edcompress.runs.folder import FILES, RunFolder
 from edcompress.runs.progress import recording
 from edcompress.workflows.load import load_pruned
@@ -67,7 +69,7 @@ class Bracket:
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished trial, and how much top-1 it lost on the held-out images."""
+    """A finished trial, and how much of the metric it lost on the held-out images."""
 
     folder: RunFolder
     report: Report
@@ -81,14 +83,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Series:
-    """The setting of all trials of a run: `dense` is the dense network's count of held-out images, `limit` the drop that is allowed."""
+    """The setting of all trials of a run: `dense` is the dense network's metric on held-out images, `limit` the drop that `key` allows."""
 
     request: PruneRequest
     context: RunContext
     start: StartingPoint
-    dense: Count
+    dense: Count | Score
     limit: float
     most_trials: int
+    key: str
 
     def is_within(self, trial: Trial) -> bool:
         """Whether a trial stayed within the drop."""
@@ -96,7 +99,7 @@ class Series:
 
 
 def smallest_within(request: PruneRequest) -> Report:
-    """Return the report of the smallest network within target.max_top1_drop, with all trials as points; the run folder holds its files.
+    """Return the report of the smallest network within the target's drop, with all trials as points; the run folder holds its files.
 
     Raises InputError if the held-out images cannot decide, EdcompressError if no trial stayed within the drop.
     """
@@ -129,12 +132,12 @@ def _open_series(request: PruneRequest, *, reserved: bool) -> Series:
     start = request.open_start(finest, images=context.probe_images)
     context = sized_for_search(context, start, recipe.search, recipe.finetune.config)
     recipe = recipe.with_data(context.data)
-    with reserve_folder(request.folder, force=request.force) if reserved else nullcontext():
-        dense = _count_dense(context, start.dense)
     assert recipe.target
-    assert recipe.target.max_top1_drop is not None
-    limit, most = recipe.target.max_top1_drop, recipe.target.trials
-    return Series(replace(request, recipe=recipe), context, start, dense, limit, most)
+    key = f"target.{recipe.target.drop_key}"
+    with reserve_folder(request.folder, force=request.force) if reserved else nullcontext():
+        dense = _measure_dense(context, start.dense, key)
+    assert recipe.target.drop is not None
+    return Series(replace(request, recipe=recipe), context, start, dense, recipe.target.drop, recipe.target.trials, key)
 
 
 def _run_trials(series: Series) -> list[Trial]:
@@ -167,43 +170,54 @@ def _run_trial(series: Series, number: int, share: float, best: Trial | None) ->
     trial = RunFolder(folder.trials / f"{number}-macs={share:g}")
     request = PruneRequest(recipe, trial, open_start, series.request.weights, options, resume=True, force=True)
     report = prune_once(request)
-    top1 = held_out_accuracy(context, load_pruned(series.start.dense, trial.path)).top1
-    drop = accuracy_drop(series.dense, top1)
+    found, metric = measure_held_out(context, load_pruned(series.start.dense, trial.path)), context.task.metric.info
+    drop = accuracy_drop(series.dense, found)
     context.monitor.stage(
-        f"trial {number}: top-1 {points(-drop)} beside the dense network's on {top1.total} held-out images"
+        f"trial {number}: {metric.label} {change_text(-drop, metric)} beside the dense network's on {images_of(found)} held-out images"
     )
     return Trial(trial, report, drop)
 
 
-def accuracy_drop(dense: Count, other: Count) -> float:
-    """Return the drop of accuracy, rounded once: as a difference of floats 0.92 - 0.91 would be above a limit of 0.01."""
-    return float(Fraction(dense.correct, dense.total) - Fraction(other.correct, other.total))
+def accuracy_drop(dense: Count | Score, other: Count | Score) -> float:
+    """Return the drop of the metric, rounded once: as a difference of floats 0.92 - 0.91 would be above a limit of 0.01."""
+    return float(_exact(dense) - _exact(other))
 
 
-def held_out_accuracy(context: RunContext, network: nn.Module) -> Accuracy:
-    """Return the accuracy of a network, which is moved to the device, on the held-out images."""
-    return context.accuracy(network.to(context.device), images=context.splits.search)
+def _exact(found: Count | Score) -> Fraction:
+    return Fraction(found.correct, found.total) if isinstance(found, Count) else decimal(found.value)
 
 
-def _count_dense(context: RunContext, dense: nn.Module) -> Count:
-    """Return the dense network's count of held-out images; raise InputError if it was trained on them."""
-    context.monitor.stage("dense network: accuracy on the images that judge")
-    held_out = held_out_accuracy(context, dense).top1
+def measure_held_out(context: RunContext, network: nn.Module) -> Count | Score:
+    """Return the metric of a network, which is moved to the device, on the held-out images."""
+    return context.scores(network.to(context.device), images=context.splits.search).headline
+
+
+def _measure_dense(context: RunContext, dense: nn.Module, key: str) -> Count | Score:
+    """Return the dense network's metric on held-out images; raise InputError if it was trained on them."""
+    context.monitor.stage(f"dense network: {context.measured} on the images that judge")
+    held_out = measure_held_out(context, dense)
     if context.data.search_from == "train":
-        _require_unseen(held_out, context.accuracy(dense).top1)
+        _require_unseen(held_out, context.scores(dense), key)
     dense.to("cpu")
     return held_out
 
 
-def _require_unseen(held_out: Count, test: Count) -> None:
-    """Raise InputError if a network is so much better on held-out training images than on test images that it has seen them."""
-    p = (held_out.correct + test.correct) / (held_out.total + test.total)
-    error = math.sqrt(p * (1 - p) * (1 / held_out.total + 1 / test.total))
-    if held_out.fraction - test.fraction > SURE * error:
+def _require_unseen(held_out: Count | Score, tested: Scores, key: str) -> None:
+    """Raise InputError if a network is so much better on held-out training images than on test images that it has seen them.
+
+    A metric that is no share of images varies less from image to image than a share does, whose error is taken.
+    """
+    metric, test = tested.metric, tested.headline
+    one, other, n, m = value_of(held_out), value_of(test), images_of(held_out), images_of(test)
+    p = (one * n + other * m) / (n + m)
+    if not metric.share or not 0 <= p <= 1:
+        return
+    error = math.sqrt(p * (1 - p) * (1 / n + 1 / m))
+    if one - other > SURE * error:
         raise InputError(
-            f"target.max_top1_drop: the network has {held_out.fraction:.1%} on the {held_out.total} held-out training images and "
-            f"{test.fraction:.1%} on the test images: it was trained on them, so they cannot show what pruning costs; let a share of the "
-            "test images judge with data.search_from=test (the others report), or give weights of `edcompress train`"
+            f"{key}: the network has {one:.1%} on the {n} held-out training images and {other:.1%} on the test images: it was trained on "
+            "them, so they cannot show what pruning costs; let a share of the test images judge with data.search_from=test (the others "
+            "report), or give weights of `edcompress train`"
         )
 
 
@@ -212,11 +226,12 @@ def _conclude(series: Series, trials: list[Trial]) -> Report:
     request, recipe = series.request, series.request.recipe
     good = [trial for trial in trials if series.is_within(trial)]
     if not good:
-        raise EdcompressError(_none_found(series.limit, trials))
+        raise EdcompressError(_none_found(series, trials))
     chosen = good[-1]
     found = with_front(_points(series, trials, chosen))
     _copy_files(chosen.folder.path, request.folder.path)
-    target = TargetResult(kind="max_top1_drop", asked=series.limit, achieved=chosen.drop,
+    assert recipe.target
+    target = TargetResult(kind=recipe.target.drop_key, asked=series.limit, achieved=chosen.drop,
                           round_to=chosen.report.target.round_to)  # fmt: skip
     report = chosen.report.with_recipe(recipe.name, recipe.digest, recipe.pruning_settings, recipe.gate)
     report = report.with_trials(target, found, sum(trial.report.seconds for trial in trials))
@@ -225,11 +240,13 @@ def _conclude(series: Series, trials: list[Trial]) -> Report:
     return report
 
 
-def _none_found(limit: float, trials: list[Trial]) -> str:
+def _none_found(series: Series, trials: list[Trial]) -> str:
+    metric, limit = series.context.task.metric.info, series.limit
     nearest = min(trials, key=lambda trial: trial.drop, default=None)
-    tried = f"the nearest lost {nearest.drop:.2%}: {nearest.folder.path}" if nearest else "nothing can be removed"
+    lost = "" if nearest is None else f"{nearest.drop:.2%}" if metric.share else f"{nearest.drop:.4g}"
+    tried = f"the nearest lost {lost}: {nearest.folder.path}" if nearest else "nothing can be removed"
     return (
-        f"no network within target.max_top1_drop = {limit:g} was found in {len(trials)} trials; {tried}; allow a larger drop, "
+        f"no network within {series.key} = {limit:g} was found in {len(trials)} trials; {tried}; allow a larger drop, "
         "more target.trials or more finetune.epochs"
     )
 
@@ -238,7 +255,7 @@ def _points(series: Series, trials: list[Trial], chosen: Trial) -> list[Point]:
     """Return the trials side by side; their files and the dense network's are timed in turn, in the same processes."""
     context, recipe, dense = series.context, series.request.recipe, series.start.dense
     context.monitor.stage("latency in onnxruntime of the dense network and of all trials, interleaved")
-    timer = NetworkTimer(context.example, recipe.export, recipe.timing, context.monitor)
+    timer = NetworkTimer(context.example, recipe.export, recipe.timing, context.monitor, recipe.model.output)
     networks = {"dense": dense} | {trial.name: load_pruned(dense, trial.folder.path) for trial in trials}
     with tempfile.TemporaryDirectory() as scratch:
         times = timer.measure(

@@ -123,8 +123,8 @@ def _open(
         known = True
     with found.fault():
         require_measurable(recipe.timing)
-    if recipe.data.own_code and not options.trust_code:
-        named = ", ".join(f"{key} {spec}" for key, spec in recipe.data.own_code.items())
+    if recipe.own_code and not options.trust_code:
+        named = ", ".join(f"{key} {spec}" for key, spec in recipe.own_code.items())
         found.notes.warning(f"{named} was not tried: it needs --trust-code")
     else:
         with found.fault():
@@ -136,8 +136,9 @@ def _open(
             start = _start(recipe.with_data(context.data) if context else recipe, weights, options, context)
         if context and start:
             with found.fault():
+                context.require_usable(start.network, context.task.finetune)
                 check_search(recipe.search, context, start)
-                require_exportable(start.dense, context.example, recipe.model.factory, recipe.export)
+                require_exportable(start.dense, context.example, recipe.model, recipe.export)
     return context, start
 
 

@@ -1,4 +1,4 @@
-"""Verb: accuracy of a model on the test images."""
+"""Verb: accuracy, or another metric, of a model on the test images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import nn
 
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import Accuracy
+from edcompress.core.results.scores import Scores
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import oom_as_error
 from edcompress.deploy.runtime.predictions import describe_onnx, predict
@@ -22,8 +23,8 @@ from edcompress.workflows.weights import Weights, open_weights
 
 def evaluate(
     model: Weights, recipe: Recipe, options: RunOptions = DEFAULT, *, ignore_metadata: bool = False
-) -> Accuracy:
-    """Measure accuracy on the recipe's test images, in fp32; a float16 file computes in float16.
+) -> Accuracy | Scores:
+    """Measure the recipe's metric on its test images, in fp32; a float16 file computes in float16.
 
     Args:
         model: A weights file, a run folder, an .onnx file, or the name of weights.
@@ -32,7 +33,7 @@ def evaluate(
         ignore_metadata: Continue, with an alarm, if the model says that it is for other classes or preprocessing.
 
     Returns:
-        Top-1 and top-5 counts.
+        Top-1 and top-5 counts; for a metric other than these the scores.
 
     Raises:
         InputError: The model says that it is for other classes or preprocessing, or its number of logits is not that of the classes.
@@ -45,14 +46,16 @@ def evaluate(
     require_alike(path, recipe.data, channels, classes, options.monitor, ignored=ignore_metadata)
     if path.suffix.lower() == ".onnx":
         batches = context.test_batches(path.name, as_pixels=describe_onnx(path).takes_pixels)
-        accuracy = predict({"": path}, batches, recipe.model.num_classes)[""].accuracy
+        scores = predict({"": path}, batches, recipe.model.num_classes, context.task.metric)[""].scores
+        scores = scores.model_copy(update={"metric": context.task.metric.info})
     else:
         network = network_of(path, recipe, options)
+        context.require_measurable(network)
         with oom_as_error(recipe.data, "lower data.eval_batch_size, or take --device cpu"):
-            accuracy = context.accuracy(network.to(context.device))
-    if text := at_chance(accuracy, str(path)):
+            scores = context.scores(network.to(context.device))
+    if text := at_chance(scores.accuracy, str(path)):
         options.monitor.alarm(text)
-    return accuracy
+    return scores.plain
 
 
 def network_of(model: Path, recipe: Recipe, options: RunOptions) -> nn.Module:

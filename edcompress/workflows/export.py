@@ -13,12 +13,13 @@ from typing import Any
 from edcompress.core.recipe.deployment import Benchmark
 from edcompress.core.recipe.faults import check
 from edcompress.core.recipe.recipe import Recipe
-from edcompress.core.results.measures import Latency, ModelResult
+from edcompress.core.results.measures import Latency, ModelResult, Paired
 from edcompress.core.results.report import Images, Report, Variant
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.files import require_utf8, write_text
 from edcompress.core.system.hashing import TensorDigest
 from edcompress.deploy.latency.benchmark import measure_all
+from edcompress.deploy.runtime.parity import run_outputs
 from edcompress.deploy.runtime.predictions import Predictions, predict
 from edcompress.report.gate.noise import noise_warning
 from edcompress.report.gate.outcome import loud_warnings
@@ -94,7 +95,10 @@ def _export(run: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
         for text in loud_warnings(completed):
             context.monitor.alarm(text)
         completed = completed.with_shipping(recommend(completed, recipe.gate), recipe.gate)
-        subject = CardSubject(context.data.dataset, recipe.model.num_classes, recipe.export.batch)
+        shapes = {
+            name: tuple(value.shape[1:]) for name, value in run_outputs(made / "pruned.onnx", context.example).items()
+        }
+        subject = CardSubject(context.data.dataset, recipe.model.num_classes, recipe.export.batch, shapes)
         write_text(made / CARD, render_card(completed, subject, context.preprocessing, context.splits.classes))
         return publish_files(made, run, completed, bare.without_onnx())
 
@@ -116,9 +120,11 @@ def _measure(context: RunContext, timing: Benchmark, files: Mapping[str, Path]) 
     if warning := noise_warning(chain.from_iterable(latencies.values())):
         monitor.warning(warning)
     names = ", ".join(path.name for path in files.values())
-    monitor.stage(f"accuracy of {names} on the test images, in onnxruntime")
+    monitor.stage(f"{context.measured} of {names} on the test images, in onnxruntime")
     pixels = TensorDigest()
-    found = predict(dict(files), context.test_batches("test images", pixels), context.spec.model.num_classes)
+    found = predict(
+        dict(files), context.test_batches("test images", pixels), context.spec.model.num_classes, context.task.metric
+    )
     return _Measured(latencies, found, _tested_images(context, found["dense"], pixels))
 
 
@@ -132,6 +138,11 @@ def _tested_images(context: RunContext, found: Predictions, pixels: TensorDigest
     )
 
 
+def _paired(found: Mapping[str, Predictions], name: str) -> Paired | None:
+    """Return a file's predictions paired with dense.onnx's; None for that itself, and where images have no single class each."""
+    return None if name == "dense" or found[name].classes is None else found[name].beside(found["dense"])
+
+
 def _with_onnx(report: Report, files: OnnxFiles, measured: _Measured) -> Report:
     """Return the report with what was proved and measured of the files."""
     found, proofs = measured.predictions, files.proofs
@@ -140,9 +151,10 @@ def _with_onnx(report: Report, files: OnnxFiles, measured: _Measured) -> Report:
         return result.with_onnx(
             onnx_bytes=files.paths[name].stat().st_size,
             latencies=measured.latencies[name],
-            accuracy=found[name].accuracy,
+            scores=found[name].scores,
             recalls=found[name].recalls(len(report.classes)),
-            paired=None if name == "dense" else found[name].beside(found["dense"]),
+            paired=_paired(found, name),
+            drop=None if name == "dense" else found[name].drop_from(found["dense"]),
         )
 
     variants = {

@@ -73,7 +73,7 @@ def inspect_network(network: nn.Module, recipe: Recipe, *, onnx_latency: bool = 
     except BudgetError as error:
         warnings.append(str(error))
     watch = WaitTimer()
-    shares = layer_shares(network, example, recipe.export, recipe.timing) if onnx_latency else {}
+    shares = layer_shares(network, example, recipe.export, recipe.timing, recipe.model.output) if onnx_latency else {}
     warnings += disturbed_warning(watch) if onnx_latency else []
     return Inspection(
         network=recipe.model.name,
@@ -92,10 +92,13 @@ def disturbed_warning(watch: WaitTimer) -> list[str]:
     return [warning] if warning else []
 
 
-def layer_shares(network: nn.Module, example: Tensor, export: Export, timing: Benchmark) -> dict[str, float]:
+def layer_shares(
+    network: nn.Module, example: Tensor, export: Export, timing: Benchmark, output: str | None = None
+) -> dict[str, float]:
     """Return the share of the network's time in onnxruntime that each layer takes, by name, measured now."""
     frozen = on_cpu(network)
-    return measure_layer_shares(frozen, to_onnx(frozen, example, export.opset, export.batch), example, timing)
+    model = to_onnx(frozen, example, export.opset, export.batch, output)
+    return measure_layer_shares(frozen, model, example, timing)
 
 
 def _with_macs(shares: dict[str, float], layers: dict[str, Size], size: Size) -> Iterator[LayerShare]:

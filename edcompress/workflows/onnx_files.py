@@ -22,7 +22,7 @@ from edcompress.core.system.machine import versions
 from edcompress.deploy.export.onnx_export import export_onnx
 from edcompress.deploy.export.onnx_variants import halve, quantize, with_normalisation
 from edcompress.deploy.runtime.half_ranges import find_out_of_range
-from edcompress.deploy.runtime.parity import compare_with_onnx, run_onnx
+from edcompress.deploy.runtime.parity import compare_with_onnx, run_outputs
 from edcompress.networks.equality import compare_logits, require_equal
 from edcompress.runs.folder import FILES, RunFolder
 from edcompress.workflows.reporting import save_report
@@ -53,18 +53,19 @@ def write_onnx(
 
     Raises EdcompressError if a file cannot be made, ProofError if one does not equal its network.
     """
-    paths, proofs = {}, {}
+    paths, proofs, output = {}, {}, context.spec.model.output
     about = {"dense": metadata(context, report, report.dense), "pruned": metadata(context, report, report.pruned)}
     for name, network in networks.items():
         context.monitor.stage(f"export {name}.onnx (opset {export.opset}), compare it with PyTorch")
         paths[name] = path = folder / f"{name}.onnx"
-        export_onnx(network, context.example, path, opset=export.opset, metadata=about[name], batch=export.batch)
-        proofs[name] = require_equal(compare_with_onnx(network, path, context.parity_images))
+        opset, batch = export.opset, export.batch
+        export_onnx(network, context.example, path, opset=opset, metadata=about[name], batch=batch, output=output)
+        proofs[name] = require_equal(compare_with_onnx(network, path, context.parity_images, output))
     for name in (name for name in VARIANTS if getattr(export, name)):
         paths[name] = path = folder / f"pruned.{name}.onnx"
         context.monitor.stage(f"export {path.name}, compare it with PyTorch")
         _write_variant(name, context, paths["pruned"], path, about["pruned"])
-        proof = compare_with_onnx(networks["pruned"], path, context.parity_images)
+        proof = compare_with_onnx(networks["pruned"], path, context.parity_images, output)
         proofs[name] = _require_near(proof, name, path, context.parity_images)
     if export.with_preprocessing:
         path = folder / "pruned.pixels.onnx"
@@ -88,8 +89,8 @@ def _write_pixels(context: RunContext, plain: Path, path: Path, about: Mapping[s
     with_normalisation(plain, path, context.preprocessing, about)
     pixels = context.parity_pixels
     of = f"logits of {len(pixels)} images of {plain.name} and {path.name}"
-    found = run_onnx(path, pixels.permute(0, 2, 3, 1))
-    return require_equal(compare_logits(run_onnx(plain, context.parity_images), found, of))
+    found = run_outputs(path, pixels.permute(0, 2, 3, 1))
+    return require_equal(compare_logits(run_outputs(plain, context.parity_images), found, of))
 
 
 def _write_variant(name: VariantName, context: RunContext, plain: Path, path: Path, about: Mapping[str, str]) -> None:
@@ -136,15 +137,24 @@ def _restored_on_failure(folder: Path, kept: Path) -> Iterator[None]:
         raise
 
 
+def _quality(report: Report, result: ModelResult) -> dict[str, str]:
+    """Return the counts of correct images, and the value of a metric that is none."""
+    found = {}
+    if accuracy := result.accuracy:
+        for name, count in (("top1", accuracy.top1), ("top5", accuracy.top5)):
+            found[f"edcompress.{name}"] = f"{count.correct}/{count.total}"
+    if score := result.score:
+        found |= {"edcompress.metric": report.metric.name, "edcompress.score": repr(score.value)}
+    return found
+
+
 def metadata(context: RunContext, report: Report, result: ModelResult) -> dict[str, str]:
     """Return the metadata of an ONNX file: its origin, its score in PyTorch, how to feed it, and the names of its classes."""
-    top1, top5 = result.accuracy.top1, result.accuracy.top5
     return {
         "edcompress.recipe": report.recipe,
         "edcompress.recipe_hash": report.recipe_hash,
         "edcompress.network": report.network,
-        "edcompress.top1": f"{top1.correct}/{top1.total}",
-        "edcompress.top5": f"{top5.correct}/{top5.total}",
+        **_quality(report, result),
         PREPROCESSING: context.preprocessing.model_dump_json(),
         CLASSES: json.dumps(context.splits.classes),
         **{f"edcompress.version.{name}": number for name, number in versions().items()},

@@ -51,7 +51,7 @@ def prune(
     Raises:
         InputError: The weights, the recipe, the data or the folder cannot be used.
         ProofError: The pruned network does not equal the masked one.
-        EdcompressError: Training diverged, memory ran out, or no network stays within target.max_top1_drop.
+        EdcompressError: Training diverged, memory ran out, or no network stays within the target's drop.
     """
     run, ranks = RunFolder.of(folder), options.ranks
     given = weights_for(weights, run, options, resume=resume)
@@ -65,11 +65,11 @@ def prune(
         name = ranks.run_on_rank0(partial(resumed_name, run, recipe, given, options))
     open_start = partial(_open_start, weights=given, options=options)
     request = PruneRequest(recipe, run, open_start, name, options, resume=resume, force=force)
-    if recipe.target is None or recipe.target.max_top1_drop is None:
+    if recipe.target is None or recipe.target.drop is None:
         return prune_once(request)
     if ranks.size > 1:
         raise InputError(
-            "target.max_top1_drop runs in one process; start it without torchrun, or use a different target"
+            f"target.{recipe.target.drop_key} runs in one process; start it without torchrun, or use a different target"
         )
     return smallest_within(request)
 
@@ -87,7 +87,7 @@ def _open_start(recipe: Recipe, weights: GivenWeights, options: RunOptions, imag
             )
         try:
             example = example_images(recipe.network_spec.image_shape)
-            require_exportable(start.dense, example, recipe.model.factory, recipe.export)
+            require_exportable(start.dense, example, recipe.model, recipe.export)
         except NetworkError as error:
             options.monitor.warning(f"{error}; it is pruned, and `edcompress export` will refuse it")
     return start

@@ -110,6 +110,7 @@ def _open_run(request: PruneRequest, began: float, *, resuming: bool) -> Pruning
     trust = {"trust_code": request.options.trust_code, "trust_pickle": request.options.trust_pickle}
     start = replace(start, other_teacher=open_teacher(recipe.finetune, recipe.network_spec, **trust))
     make_optimizer(recipe.finetune.config, start.network.parameters())  # refuses a frozen network
+    context.require_usable(start.network, context.task.finetune)
     context = sized_for_search(context, start, recipe.search, recipe.finetune.config)
     recipe = recipe.with_data(context.data) if resuming else resolve_recipe(recipe, context, start)
     if recipe.search.plan:
@@ -179,34 +180,35 @@ def _run_stages(run: PruningRun) -> tuple[nn.Module, StageResults]:
 
 def _timer(run: PruningRun) -> tuple[NetworkTimer, int]:
     """Return how networks are timed, and how often one may be corrected: a plan that was given stays as it is."""
-    timer = NetworkTimer(run.context.example, run.recipe.export, run.recipe.timing, run.context.monitor)
+    context, recipe = run.context, run.recipe
+    timer = NetworkTimer(context.example, recipe.export, recipe.timing, context.monitor, recipe.model.output)
     return timer, 1 if run.recipe.search.takes_plan else MOST_TRIALS
 
 
 def measure_dense(run: PruningRun) -> StageResults:
     """Return accuracy and size of the dense network."""
     context, dense = run.context, run.start.dense
-    context.monitor.stage("dense network: accuracy on the test images")
+    context.monitor.stage(f"dense network: {context.measured} on the test images")
     for warning in [*uncounted_warnings(dense, context.example), *run.start.feasible.warnings]:
         context.monitor.warning(warning)
-    accuracy = context.accuracy(context.precision.place(on_cpu(dense)))
+    scores = context.scores(context.precision.place(on_cpu(dense)))
     untrained = run.recipe.model.reset_head
-    if context.ranks.is_main and not untrained and (text := at_chance(accuracy, "the dense network")):
+    if context.ranks.is_main and not untrained and (text := at_chance(scores.accuracy, "the dense network")):
         context.monitor.alarm(f"{text}. What pruning costs cannot be seen from it")
-    result = ModelResult(accuracy=accuracy, size=measure_size(dense, context.example))
+    result = ModelResult.of(scores, measure_size(dense, context.example))
     return StageResults(dense=result, search_began=run.clock(StageResults()).seconds)
 
 
 def _conclude(run: PruningRun, tuned: nn.Module, results: StageResults) -> Report:
     """Save and verify the fine-tuned network, and write the report."""
     context = run.context
-    context.monitor.stage("verification: save, reload, prove, accuracy on the test images")
+    context.monitor.stage(f"verification: save, reload, prove, {context.measured} on the test images")
     reloaded, proof = _save_and_reload(run, tuned, results) if context.ranks.is_main else (tuned, None)
-    accuracy = context.accuracy(context.precision.place(on_cpu(reloaded)))
+    scores = context.scores(context.precision.place(on_cpu(reloaded)))
 
     def report() -> Report:
         assert proof
-        pruned = ModelResult(accuracy=accuracy, size=measure_size(reloaded, context.example))
+        pruned = ModelResult.of(scores, measure_size(reloaded, context.example))
         made = save_report(run.folder, _report(run, run.clock(results), pruned, proof))
         run.folder.clear_state()
         return made
@@ -257,6 +259,7 @@ def _report(run: PruningRun, results: StageResults, pruned: ModelResult, reloade
         untrained_head=recipe.model.reset_head,
         limits=recipe.gate,
         classes=run.context.splits.classes,
+        metric=run.context.task.metric.info,
         batch_norm=results.batch_norm,
         chosen=dict(recipe.chosen),
     )

@@ -59,13 +59,14 @@ def run(
     if begins:
         network = plain_network(recipe.network_spec, trust_code=options.trust_code)
         example = example_images(recipe.network_spec.image_shape)
-        require_exportable(network, example, recipe.model.factory, recipe.export)
+        require_exportable(network, example, recipe.model, recipe.export)
     with tempfile.TemporaryDirectory() as scratch:
         if weights is None:
             weights = Path(scratch) / "dense.safetensors"  # the name in the run folder
             if begins:
                 options.monitor.alarm(_untrained(recipe.model.name, recipe.train.epochs))
-                open_provable_context(recipe, options)
+                context = open_provable_context(recipe, options)
+                context.require_usable(network, context.task.finetune)
                 table = time_dense(recipe, network, options.ranks)
                 # Check the budget before a training is spent on it.
                 feasible_of(recipe, network, space_of(recipe, network), table)

@@ -129,7 +129,7 @@ def _check_point(point: _Point, weights: Path | None, options: RunOptions) -> No
         network = plain_network(recipe.network_spec, trust_code=options.trust_code)
         feasible_of(recipe, network, space_of(recipe, network), time_dense(recipe, network))
     example = example_images(recipe.network_spec.image_shape)
-    require_exportable(network, example, recipe.model.factory, recipe.export)
+    require_exportable(network, example, recipe.model, recipe.export)
 
 
 def _check_data(recipes: Iterable[Recipe], options: RunOptions) -> None:
@@ -191,4 +191,10 @@ def _side_by_side(reports: Mapping[str, Report]) -> Sweep:
         assert report.verdict
         point = point_of(report, name, report.dense.latency_ms.p50, report.pruned.latency_ms.p50)
         points.append(point.with_gate(passed=report.verdict.passed, distrusted=waiting(report.headline_latencies)))
-    return Sweep(network=first.network, checkpoint=first.checkpoint, dense=first.dense, points=with_front(points))
+    return Sweep(
+        network=first.network,
+        checkpoint=first.checkpoint,
+        dense=first.dense,
+        points=with_front(points),
+        metric=first.metric,
+    )

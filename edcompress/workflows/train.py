@@ -11,6 +11,7 @@ from edcompress.core.errors import InputError
 from edcompress.core.recipe.diff import changed_keys
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import Accuracy
+from edcompress.core.results.scores import Scores
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import oom_as_error
 from edcompress.core.system.files import require_file_place, require_new_file
@@ -29,7 +30,7 @@ from edcompress.workflows.stages.run_context import open_context
 
 def train(
     recipe: Recipe, output: str | Path, *, resume: bool = False, force: bool = False, options: RunOptions = DEFAULT
-) -> Accuracy:
+) -> Accuracy | Scores:
     """Train the recipe's network from random weights by its `train` section.
 
     Until it ends, `unfinished(output)` holds its checkpoint, from which it continues with `resume`, to the same network bit for bit.
@@ -42,7 +43,7 @@ def train(
         options: Device, trust and monitor.
 
     Returns:
-        The accuracy on the test images.
+        The accuracy on the test images; for a metric other than top-1 and top-5 the scores.
 
     Raises:
         InputError: The recipe, the data or the output cannot be used, or there is nothing to resume.
@@ -97,7 +98,7 @@ class _Checkpoint:
         return cls(asked, tree["batch_size"], TrainingState.from_tree(tree))
 
 
-def _train(recipe: Recipe, output: Path, *, resume: bool, options: RunOptions) -> Accuracy:
+def _train(recipe: Recipe, output: Path, *, resume: bool, options: RunOptions) -> Accuracy | Scores:
     checkpoint, asked, state = unfinished(output), {**recipe.training_settings, "compile": recipe.compile}, None
     about = {"edcompress.recipe": recipe.digest, TRAINING: json.dumps(recipe.training_settings)}
     if resume:
@@ -105,6 +106,7 @@ def _train(recipe: Recipe, output: Path, *, resume: bool, options: RunOptions) -
         recipe, state = recipe.with_batch_size(saved.batch_size), saved.state
     context, network = open_context(recipe, options), new_network(recipe.network_spec, trust_code=options.trust_code)
     with oom_as_error(recipe.data, "lower data.batch_size and data.eval_batch_size, or end other processes on it"):
+        context.require_usable(network, context.task.train)
         context = sized_for_training(context, network, recipe.train)
         size, epochs = context.data.step_images, recipe.train.epochs
         phase = Phase(
@@ -116,8 +118,8 @@ def _train(recipe: Recipe, output: Path, *, resume: bool, options: RunOptions) -
         )
         network = train_dense(context, network, recipe.train, phase, state, compiled=recipe.compile)
         save_tensors(output, network.state_dict(), about)
-        accuracy = context.accuracy(network.to(context.device))
-    if text := at_chance(accuracy, str(output)):
+        scores = context.scores(network.to(context.device))
+    if text := at_chance(scores.accuracy, str(output)):
         options.monitor.alarm(text)
     checkpoint.unlink(missing_ok=True)
-    return accuracy
+    return scores.plain

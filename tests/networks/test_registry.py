@@ -184,8 +184,8 @@ def endless():
     network = Net(None)
     network.what = lambda logits: network.what(logits)
     return network
-def pair(): return Net(lambda logits: (logits, logits))
-def named(): return Net(lambda logits: {"out": logits})
+def nested(): return Net(lambda logits: {"heads": {"a": logits, "b": logits.repeat(2, 2)[:1]}})
+def textual(): return Net(lambda logits: {"out": "logits"})
 def wide(): return Net(lambda logits: logits.repeat(1, 2))
 def printing():
     print("in the factory")
@@ -211,8 +211,8 @@ class Two(Net):
         ("endless", "RecursionError: maximum recursion depth", "in <lambda>"),
         ("NoImages", "forward() takes 1 positional argument but 2 were given", None),
         ("Two", "forwards:Two takes 2 inputs (images, mask), but it gets one, a batch of images; have the factory return", None),
-        ("pair", "the network gives a tuple, not one tensor of logits (2, 10)", None),
-        ("named", "the network gives a dict, not one tensor of logits (2, 10)", None),
+        ("nested", "the network gives (1, 20) as 'heads.b' for two images, not (2, 10)", None),
+        ("textual", "the network gives a dict without a tensor of logits", None),
         ("wide", "the network gives (2, 20) for two images, not (2, 10)", None),
         ("syntax", "importing syntax failed in your code: SyntaxError", "def network(:"),
     ],

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from edcompress.core.frozen import Section
 
@@ -29,6 +29,15 @@ def _factory_name(name: str) -> str:
 Factory = Annotated[str, AfterValidator(_factory_name)]
 
 
+def _output_name(name: object) -> str:
+    if isinstance(name, bool) or not re.fullmatch(r"[\w.-]+", str(name)):
+        raise ValueError("write the key, field or position of one output, such as logits, out or 0")
+    return str(name)
+
+
+OutputName = Annotated[str, BeforeValidator(_output_name)]
+
+
 class Model(Section):
     """The network to compress."""
 
@@ -38,6 +47,11 @@ class Model(Section):
     num_classes: int = Field(..., ge=2, le=1_000_000, description="width of the classifier")
     in_channels: int = Field(3, ge=1, le=16, description="channels of the network's input")
     ema: bool = Field(False, description="use the averaged weights of a file that holds both")
+    output: OutputName | None = Field(
+        None,
+        description="which output counts where the network returns several: key of a dict, field of a dataclass, or position in a tuple"
+        " from 0; null: the only one, or all of them for a loss and a metric of your own",
+    )
     reset_head: bool = Field(
         False,
         description="start with a new classifier where the weights have a different number of classes (fine-tuning must train it)",

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,10 @@ from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.recipe.search import Search
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.recipe.training import Checkpoints, Finetune, TrainingConfig
+from edcompress.core.registry import is_path, one_of_or_path
+
+METRICS = "training.metrics"
+"""The package of shipped metrics, one module each."""
 
 
 class RecipeLabel(NamedTuple):
@@ -44,6 +48,11 @@ class Recipe(Section):
     preset: str | None = Field(None, description="values to start from, e.g. paper; keys in the file override them")
     model: Model
     data: Data
+    metric: Annotated[str, one_of_or_path(METRICS)] = Field(
+        "top1",
+        description="what networks are compared by, higher is better; or your own, package.module:callable of (outputs, labels) of all"
+        " test images (needs --trust-code)",
+    )
     target: Target | None = Field(None, description="null: prune to whatever the search converges to")
     constraints: Constraints = Constraints()
     search: Search = Search()
@@ -71,11 +80,28 @@ class Recipe(Section):
         0, ge=0, lt=2**31, description="fixes the split, the order of images, the augmentation and the search"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gate_by_the_metric(cls, tree: Any) -> Any:
+        """Let the gate limit the drop of another metric where it would limit that of top-1 by default."""
+        if not isinstance(tree, Mapping) or tree.get("metric", "top1") == "top1":
+            return tree
+        gate = tree.get("gate", {})
+        if not isinstance(gate, Mapping) or "max_top1_drop" in gate:
+            return tree
+        return {**tree, "gate": {"max_drop": 0.01, **gate, "max_top1_drop": None}}
+
+    @model_validator(mode="after")
+    def _drop_of_the_metric(self) -> Self:
+        if self.target and self.target.max_top1_drop is not None and self.metric != "top1":
+            raise ValueError(f"target.max_top1_drop limits top-1, and the metric is {self.metric}; set target.max_drop")
+        return self
+
     @model_validator(mode="after")
     def _trials_search(self) -> Self:
-        if self.target and self.target.max_top1_drop is not None and self.search.takes_plan:
+        if self.target and self.target.drop is not None and self.search.takes_plan:
             raise ValueError(
-                "target.max_top1_drop searches for channels, and search.plan gives them; choose one of the two"
+                f"target.{self.target.drop_key} searches for channels, and search.plan gives them; choose one of the two"
             )
         return self
 
@@ -129,7 +155,20 @@ class Recipe(Section):
     @property
     def search_target(self) -> Target | None:
         """The target of a single search, a share or a time; None for a drop in accuracy, whose trials set their own."""
-        return None if self.target is None or self.target.max_top1_drop is not None else self.target
+        return None if self.target is None or self.target.drop is not None else self.target
+
+    @property
+    def trust_flags(self) -> list[str]:
+        """The options that a command line needs for the user's own code in this recipe to run."""
+        teacher = self.finetune.teacher or ""
+        own_teacher = is_path(teacher) and not teacher.startswith("timm:")
+        return ["--trust-code"] if self.own_code or self.model.factory or own_teacher else []
+
+    @property
+    def own_code(self) -> dict[str, str]:
+        """The user's own callables of data, losses and metric by key."""
+        named = {"finetune.loss": self.finetune.loss, "train.loss": self.train.loss, "metric": self.metric}
+        return {**self.data.own_code, **{key: spec for key, spec in named.items() if is_path(spec)}}
 
     @property
     def label(self) -> RecipeLabel:
@@ -146,11 +185,6 @@ class Recipe(Section):
         plan = self.search.plan
         moved = {"plan": base / plan} if plan and not plan.is_absolute() and (base / plan).is_file() else {}
         return self.model_copy(update={"data": self.data.located(base), "search": self.search.model_copy(update=moved)})
-
-    @property
-    def trust_flags(self) -> list[str]:
-        """The options that a command line needs for the user's own code in this recipe."""
-        return ["--trust-code"] if self.model.factory or self.data.own_code else []
 
     def with_batch_size(self, size: int | str) -> Self:
         """Return the recipe with another data.batch_size."""

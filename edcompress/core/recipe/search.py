@@ -31,7 +31,7 @@ Energy = Literal["margin", "normalised", "cross_entropy"]
 
 
 class NoOptions(Section):
-    """The keys of `search.options` for a method that has none."""
+    """The options of a method, loss or metric that has none."""
 
 
 class MethodTraits(Protocol):

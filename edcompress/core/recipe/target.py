@@ -27,7 +27,14 @@ class Target(Section):
         lt=1.0,
         description="largest drop of top-1 (absolute) on the held-out images; the smallest network within it is found by trials",
     )
-    trials: int = Field(5, ge=1, le=12, description="max_top1_drop only: how many networks are pruned and fine-tuned")
+    max_drop: float | None = Field(
+        None,
+        ge=0.0,
+        description="the same of the recipe's metric (0.01 is one point of a share)",
+    )
+    trials: int = Field(
+        5, ge=1, le=12, description="max_top1_drop and max_drop only: how many networks are pruned and fine-tuned"
+    )
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
@@ -39,10 +46,20 @@ class Target(Section):
         return self
 
     @property
+    def drop(self) -> float | None:
+        """The drop of the metric that is allowed; None for a target in cost or time."""
+        return self.max_drop if self.max_top1_drop is None else self.max_top1_drop
+
+    @property
+    def drop_key(self) -> Literal["max_top1_drop", "max_drop"]:
+        """The key that sets the drop."""
+        return "max_drop" if self.max_top1_drop is None else "max_top1_drop"
+
+    @property
     def kind(self) -> TargetKind:
         """The kind of cost that the target limits; ValueError for a drop of accuracy, which has none."""
-        if self.max_top1_drop is not None:
-            raise ValueError("target.max_top1_drop is not a share of one kind")
+        if self.drop is not None:
+            raise ValueError("a drop of accuracy is not a share of one kind")
         kinds: tuple[TargetKind, ...] = ("macs", "params", "channels")
         return next((kind for kind in kinds if getattr(self, kind) is not None), "latency")
 

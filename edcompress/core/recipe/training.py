@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from edcompress.core import registry
 from edcompress.core.frozen import Fraction, Section, Unit
+from edcompress.core.registry import one_of_or_path
+
+LOSSES = "training.losses"
+"""The package of shipped losses, one module each."""
 
 Optimizer = Literal["sgd", "adamw", "adadelta"]
 
@@ -31,6 +37,17 @@ class _Common(Section):
     step_epochs: int = Field(50, ge=1, description="step only: epochs between drops")
     step_gamma: Fraction = Field(0.1, description="step only: factor of each drop")
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="")
+    loss: Annotated[str, one_of_or_path(LOSSES)] = Field(
+        "cross_entropy",
+        description="what training minimises; or your own, package.module:callable of (outputs, labels) (needs --trust-code)",
+    )
+    loss_options: Mapping[str, Any] = Field({}, description="keys that only this loss has, e.g. class_weights, gamma")
+    aux_weight: float = Field(
+        0.3,
+        ge=0.0,
+        le=10.0,
+        description="weight of the loss of each auxiliary head (outputs called aux...) in training",
+    )
     mixup: float = Field(0.0, ge=0.0, le=10.0, description="alpha of mixup: two images are blended; 0: none")
     cutmix: float = Field(
         0.0, ge=0.0, le=10.0, description="alpha of cutmix: a part of an image is pasted into a second; 0: none"
@@ -42,6 +59,21 @@ class _Common(Section):
         description="decay per step of an average of the weights, which is the result; 0: none (0.99 to 0.9999)",
     )
     distill_temperature: float = Field(4.0, gt=0.0, description="softmax temperature of the soft labels")
+
+    @field_validator("loss_options")
+    @classmethod
+    def _fit_the_loss(cls, options: Mapping[str, Any], info: ValidationInfo) -> Mapping[str, Any]:
+        loss = info.data.get("loss")
+        if loss and registry.is_path(loss) and options:
+            raise ValueError("a loss of your own has no options; set them in your function")
+        if loss and not registry.is_path(loss):
+            registry.load(LOSSES, loss).LOSS.options.model_validate(options)
+        return options
+
+    @property
+    def loss_is_own(self) -> bool:
+        """Whether the loss is the user's own code."""
+        return registry.is_path(self.loss)
 
 
 class TrainingConfig(_Common):

@@ -5,13 +5,32 @@ Accuracies and ratios are fractions in [0, 1]; units stand in the names; `macs` 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from edcompress.core.frozen import Value
+from edcompress.core.results.counts import Accuracy, Count, Interval, Number, Positive
+from edcompress.core.results.scores import MetricInfo, Score, ScoreDrop, Scores, headline_of
+
+__all__ = [
+    "MOST_WAITED",
+    "TOLERANCE",
+    "Accuracy",
+    "Count",
+    "Environment",
+    "Interval",
+    "Latency",
+    "ModelResult",
+    "Paired",
+    "Pairs",
+    "Proof",
+    "Proofs",
+    "Rate",
+    "Recalls",
+    "Size",
+]
 
 MOST_WAITED = 0.05
 """The largest share of the measured time that threads may wait for their cores; beyond it their times are not trusted."""
@@ -19,9 +38,6 @@ MOST_WAITED = 0.05
 TOLERANCE = 1e-4
 """The largest difference between the logits of two models that are proved equal, relative to the logits' largest magnitude."""
 
-Number = Annotated[int, Field(ge=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(gt=1e-9, lt=1e12)]
 """The time of a call; the bounds exclude values that nobody can have measured."""
@@ -37,44 +53,6 @@ class Rate(Value):
     def per_second(self) -> float:
         """Images per second."""
         return self.images / self.seconds
-
-
-class Count(Value):
-    """The number of images, of `total`, that were classified correctly."""
-
-    correct: Number
-    total: Number
-
-    @model_validator(mode="after")
-    def _of_all(self) -> Self:
-        if self.correct > self.total:
-            raise ValueError(f"correct is {self.correct}, more than the total of {self.total}")
-        return self
-
-    @property
-    def fraction(self) -> float:
-        """The share of correct images in [0, 1]; NaN without images."""
-        return self.correct / self.total if self.total else math.nan
-
-
-class Accuracy(Value):
-    """Top-1 and top-5 counts over one data set.
-
-    `chance` is the share that would be right if the same answers were assigned to the images at random; None where it was not counted.
-    """
-
-    top1: Count
-    top5: Count
-    chance: Annotated[float, Field(ge=0, le=1)] | None = None
-
-    @model_validator(mode="after")
-    def _of_the_same_images(self) -> Self:
-        if self.top1.total != self.top5.total or self.top1.correct > self.top5.correct:
-            raise ValueError(
-                f"top1 has {self.top1.correct} of {self.top1.total} right and top5 {self.top5.correct} of {self.top5.total}: an image that "
-                "is right in top1 is right in top5"
-            )
-        return self
 
 
 class Pairs(Value):
@@ -143,23 +121,6 @@ class Size(Value):
     onnx_bytes: Number | None = None
 
 
-class Interval(Value):
-    """An estimate, and the bounds that contain the true value in the share `confidence` of all measurements."""
-
-    estimate: Finite
-    low: Finite
-    high: Finite
-    confidence: Annotated[float, Field(gt=0.0, lt=1.0)]
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if not self.low <= self.estimate <= self.high:
-            raise ValueError(
-                f"the interval from {self.low:g} to {self.high:g} excludes its estimate of {self.estimate:g}"
-            )
-        return self
-
-
 class Environment(Value):
     """The machine and software on which a latency was measured.
 
@@ -225,22 +186,49 @@ class ModelResult(Value):
     """All measurements of one model; None for those not made yet.
 
     Attributes:
-        accuracy: Of the PyTorch network.
+        accuracy: Of the PyTorch network; None unless each image has one class.
         size: Its cost.
         latency_ms: Of the ONNX file, at the first batch size and number of threads of the recipe.
         onnx_accuracy: Of the ONNX file in onnxruntime.
         paired: The ONNX file compared with the dense network's, image by image.
         recalls: Of the ONNX file, class by class.
         more_latency_ms: Of the ONNX file, at the recipe's other batch sizes and numbers of threads.
+        score: The recipe's metric of the PyTorch network, if it is not top-1 or top-5.
+        onnx_score: The same of the ONNX file.
+        score_drop: The dense ONNX file's score less that of this one, on the same images.
     """
 
-    accuracy: Accuracy
+    accuracy: Accuracy | None = None
     size: Size
     latency_ms: Latency | None = None
     onnx_accuracy: Accuracy | None = None
     paired: Paired | None = None
     recalls: Recalls | None = None
     more_latency_ms: tuple[Latency, ...] = ()
+    score: Score | None = None
+    onnx_score: Score | None = None
+    score_drop: ScoreDrop | None = None
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        if self.accuracy is None and self.score is None:
+            raise ValueError("neither an accuracy nor a score was measured")
+        return self
+
+    @classmethod
+    def of(cls, scores: Scores, size: Size) -> Self:
+        """Return the result of a PyTorch network."""
+        return cls(accuracy=scores.accuracy, score=scores.score, size=size)
+
+    def headline(self, metric: MetricInfo) -> Count | Score:
+        """Return the recipe's metric of the PyTorch network: a count of images, or a score."""
+        return headline_of(metric, self.accuracy, self.score)
+
+    def onnx_headline(self, metric: MetricInfo) -> Count | Score | None:
+        """Return the same of the ONNX file; None before the export."""
+        if self.onnx_accuracy is None and self.onnx_score is None:
+            return None
+        return headline_of(metric, self.onnx_accuracy, self.onnx_score)
 
     @property
     def latencies(self) -> tuple[Latency, ...]:
@@ -251,9 +239,10 @@ class ModelResult(Value):
         self,
         onnx_bytes: int,
         latencies: Sequence[Latency],
-        accuracy: Accuracy,
+        scores: Scores,
         recalls: Recalls | None,
         paired: Paired | None,
+        drop: ScoreDrop | None = None,
     ) -> Self:
         """Return the result with what was measured of the ONNX file: the latency at the first setting comes first."""
         first, *more = latencies
@@ -262,15 +251,18 @@ class ModelResult(Value):
                 "size": self.size.model_copy(update={"onnx_bytes": onnx_bytes}),
                 "latency_ms": first,
                 "more_latency_ms": tuple(more),
-                "onnx_accuracy": accuracy,
+                "onnx_accuracy": scores.accuracy,
                 "recalls": recalls,
                 "paired": paired,
+                "onnx_score": scores.score,
+                "score_drop": drop,
             }
         )
 
     def without_onnx(self) -> ModelResult:
         """Return the result of the PyTorch network alone."""
-        return ModelResult(accuracy=self.accuracy, size=self.size.model_copy(update={"onnx_bytes": None}))
+        size = self.size.model_copy(update={"onnx_bytes": None})
+        return ModelResult(accuracy=self.accuracy, score=self.score, size=size)
 
 
 class Proof(Value):

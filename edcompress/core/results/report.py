@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -11,6 +12,7 @@ from edcompress.core.frozen import Value
 from edcompress.core.recipe.data import Interpolation, Orientation
 from edcompress.core.recipe.gate import Gate
 from edcompress.core.results.measures import Count, Interval, Latency, ModelResult, Proof, Proofs
+from edcompress.core.results.scores import TOP1, MetricInfo, Score
 from edcompress.core.results.verdict import Verdict
 
 TOP5 = 5
@@ -70,18 +72,23 @@ class TargetResult(Value):
 
     Attributes:
         kind: The quantity that the target limits; "none" without a target.
-        asked: The share of the dense network to keep, or for max_top1_drop the allowed drop.
-        achieved: The share that is left after surgery (of the MACs, without a target); for latency as measured, for max_top1_drop the
+        asked: The share of the dense network to keep, or for max_top1_drop and max_drop the allowed drop.
+        achieved: The share that is left after surgery (of the MACs, without a target); for latency as measured, for a drop the
             drop on the images that judge.
         predicted: For latency, the share that the search predicted.
         round_to: The kept channels of a group are a multiple of this, or all channels.
     """
 
-    kind: Literal["macs", "params", "channels", "latency", "max_top1_drop", "none"]
+    kind: Literal["macs", "params", "channels", "latency", "max_top1_drop", "max_drop", "none"]
     asked: float
     achieved: float
     predicted: float | None = None
     round_to: int
+
+    @property
+    def is_drop(self) -> bool:
+        """Whether the target limits the drop of the metric, not a cost."""
+        return self.kind in ("max_top1_drop", "max_drop")
 
 
 class Point(Value):
@@ -93,9 +100,11 @@ class Point(Value):
         params: The share of its parameters that is left.
         p50_ms: The median latency in milliseconds.
         speedup: Dense over pruned median latency.
-        top1: The count on the test images.
+        top1: The count on the test images; None unless each image has one class.
         top1_drop: Dense minus pruned top-1 on the test images.
-        judged_drop: The same on the images that judge the trials of a target in accuracy; None in a sweep.
+        score: The recipe's metric on the test images, if it is not top-1.
+        score_drop: Dense minus pruned score on the test images.
+        judged_drop: The drop of the metric on the images that judge the trials of a target in accuracy; None in a sweep.
         front: Whether no other point is better in both time and accuracy.
         chosen: Whether it is the result of the trials.
         passed: Whether it passed the gate; None where it was not checked.
@@ -107,13 +116,26 @@ class Point(Value):
     params: float
     p50_ms: float
     speedup: float
-    top1: Count
-    top1_drop: float
+    top1: Count | None = None
+    top1_drop: float | None = None
     judged_drop: float | None = None
     front: bool = False
     chosen: bool = False
     passed: bool | None = None
     distrusted: str | None = None
+    score: Count | Score | None = None
+    score_drop: float | None = None
+
+    @property
+    def headline(self) -> Count | Score | None:
+        """The recipe's metric on the test images."""
+        return self.score or self.top1
+
+    @property
+    def drop(self) -> float:
+        """Dense minus pruned metric on the test images."""
+        found = self.top1_drop if self.score_drop is None else self.score_drop
+        return math.nan if found is None else found
 
     def with_trial(self, judged_drop: float, *, chosen: bool, distrusted: str | None) -> Self:
         """Return the point with what it is among the trials for a drop of accuracy."""
@@ -203,6 +225,7 @@ class Report(Value):
         settings: The part of the recipe on which `prune` depends (`Recipe.pruning_settings`).
         limits: The recipe's limits when the run was last gated or exported.
         classes: The names of the classes in index order.
+        metric: The metric by which the networks are compared.
         batch_norm: The statistics after fine-tuning; None for a network without batch norm, or a report of an earlier version.
         chosen: The keys of the recipe that the run chose, with the reasons.
         alarms: Conspicuous warnings about the results, with what to try.
@@ -236,6 +259,7 @@ class Report(Value):
     settings: dict[str, Any] | None = None
     limits: Gate | None = None
     classes: tuple[str, ...] = ()
+    metric: MetricInfo = TOP1
     batch_norm: Statistics | None = None
     chosen: dict[str, str] = Field(default_factory=dict)
     alarms: tuple[str, ...] = ()
@@ -327,3 +351,4 @@ class Sweep(Value):
     checkpoint: str
     dense: ModelResult
     points: tuple[Point, ...]
+    metric: MetricInfo = TOP1

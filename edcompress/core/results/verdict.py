@@ -13,7 +13,7 @@ class Check(Value):
 
     What is compared with the limit is `held` if it is given, else the worse end of the `interval` if the verdict's confidence is "bound",
     else `value`. Drops have the `pairs` of images behind them, and `p_value` is that of McNemar's exact test. `note` says
-    what else a reader should know.
+    what else a reader should know. `label` names a figure of the recipe's metric, and `share` says whether that is one in [0, 1].
     """
 
     name: str
@@ -26,6 +26,8 @@ class Check(Value):
     p_value: float | None = None
     held: float | None = None
     note: str = ""
+    label: str = ""
+    share: bool = True
 
 
 class Skipped(Value):

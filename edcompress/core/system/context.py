@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.core.system.monitor import Logged, Monitor
@@ -21,6 +23,8 @@ class RunOptions:
         trackers: Names of trackers (`edcompress.runs.trackers`) that get the figures of each epoch.
         interrupt: Ends training early, between two steps.
         ranks: The processes that share the work.
+        objects: Losses and metrics of the user's own in memory, by the `package.module:callable` that the recipe calls them; they need no
+            trust and are not imported.
     """
 
     device: str = "auto"
@@ -30,6 +34,7 @@ class RunOptions:
     trackers: tuple[str, ...] = ()
     interrupt: Interrupt = field(default_factory=Interrupt)
     ranks: ProcessGroup = ALONE
+    objects: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 DEFAULT = RunOptions()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,10 @@ from edcompress.core.recipe.deployment import Batch
 from edcompress.core.system.files import replacing
 from edcompress.core.system.quiet import EXPORTERS, cause_of, first_lines, quiet
 from edcompress.networks.modes import on_cpu
+from edcompress.networks.outputs import ChosenOutputs, with_chosen_outputs
+
+WRAPPED = "network."
+"""The start of the names of weights in `ChosenOutputs`."""
 
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 FLUSHED_KEY = "edcompress.denormals_flushed"
@@ -34,8 +38,11 @@ def export_onnx(
     opset: int,
     metadata: Mapping[str, str],
     batch: Batch = "dynamic",
+    output: str | None = None,
 ) -> None:
     """Write a network as an ONNX file in fp32: input "images" [batch, ...], output "logits" [batch, classes].
+
+    A network with several outputs, none of which is chosen, has them under their own names.
 
     Args:
         network: The network, on any device and in any mode; it stays as it is.
@@ -44,13 +51,14 @@ def export_onnx(
         opset: Version of ONNX's operators.
         metadata: Metadata of the file.
         batch: Images per call; "dynamic" leaves the number open.
+        output: Which output counts (`model.output`).
 
     Raises:
         EdcompressError: The exporter fails, or its model is not as requested; `path` is as it was.
     """
     frozen = on_cpu(network)
     flushed = flush_denormals(frozen)
-    model = to_onnx(frozen, example, opset, batch)
+    model = to_onnx(frozen, example, opset, batch, output)
     # Folding a batch norm into its convolution can multiply two small numbers into a new denormal.
     flushed += _flush_initializers(model)
     write_model(model, path, {**metadata, FLUSHED_KEY: str(flushed)})
@@ -91,7 +99,9 @@ def _images(example: Tensor, count: int) -> Tensor:
     return example.repeat(repeats, *[1] * (example.ndim - 1))[:count].detach().to("cpu", torch.float32).contiguous()
 
 
-def to_onnx(network: nn.Module, example: Tensor, opset: int, batch: Batch = "dynamic") -> onnx.ModelProto:
+def to_onnx(
+    network: nn.Module, example: Tensor, opset: int, batch: Batch = "dynamic", output: str | None = None
+) -> onnx.ModelProto:
     """Return the ONNX model of a network on the CPU in eval mode, as the exporter makes it.
 
     Args:
@@ -99,6 +109,7 @@ def to_onnx(network: nn.Module, example: Tensor, opset: int, batch: Batch = "dyn
         example: Images [N, ...] like those that the network takes.
         opset: Version of ONNX's operators.
         batch: Images per call; "dynamic" leaves the number open.
+        output: Which output counts (`model.output`).
 
     Raises:
         EdcompressError: The exporter fails, or its model is not as requested.
@@ -107,13 +118,15 @@ def to_onnx(network: nn.Module, example: Tensor, opset: int, batch: Batch = "dyn
     images = _images(example, 2 if symbolic else int(batch))  # torch.export fixes a dimension that it sees as 1
     try:
         with quiet(*EXPORTERS), FlatAttention():
+            exported = with_chosen_outputs(network, images, output)
+            names = exported.names if isinstance(exported, ChosenOutputs) else [OUTPUT]
             program = torch.onnx.export(
-                network,
+                exported,
                 (images,),
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=names,
                 dynamic_shapes=({0: torch.export.Dim(BATCH)},) if symbolic else None,
                 external_data=False,
                 verbose=False,
@@ -122,8 +135,19 @@ def to_onnx(network: nn.Module, example: Tensor, opset: int, batch: Batch = "dyn
             model = program.model_proto
     except Exception as error:  # the exporter runs the network and raises whatever that raises
         raise EdcompressError(f"{type(network).__name__} cannot be exported to ONNX: {cause_of(error)}") from error
-    _verify(model, opset, batch)
+    if exported is not network:
+        _drop_prefix(model.graph)
+    _verify(model, opset, batch, names)
     return model
+
+
+def _drop_prefix(graph: onnx.GraphProto) -> None:
+    """Name weights as the network does, not as the module around it."""
+    names = {tensor.name: tensor.name.removeprefix(WRAPPED) for tensor in graph.initializer}
+    for tensor in graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def _flush_initializers(model: onnx.ModelProto) -> int:
@@ -162,19 +186,21 @@ def _drop_unused_domains(model: onnx.ModelProto) -> None:
     model.opset_import.extend(kept)
 
 
-def _verify(model: onnx.ModelProto, opset: int, batch: Batch = "dynamic") -> None:
+def _verify(model: onnx.ModelProto, opset: int, batch: Batch = "dynamic", outputs: Sequence[str] = (OUTPUT,)) -> None:
     produced = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if produced != opset:
         raise EdcompressError(
             f"ONNX opset {opset} was requested, but the exporter could only produce {produced}; use --opset {produced}"
         )
-    _verify_interface(model.graph, batch)
+    _verify_interface(model.graph, batch, outputs)
 
 
-def _verify_interface(graph: onnx.GraphProto, batch: Batch) -> None:
+def _verify_interface(graph: onnx.GraphProto, batch: Batch, outputs: Sequence[str]) -> None:
     names = [[value.name for value in side] for side in (graph.input, graph.output)]
-    if names != [[INPUT], [OUTPUT]]:
-        raise EdcompressError(f"a classifier has one input and one output; this network has {names[0]} and {names[1]}")
+    if names != [[INPUT], list(outputs)]:
+        raise EdcompressError(
+            f"the ONNX model must have the input {INPUT} and the outputs {', '.join(outputs)}; it has {names[0]} and {names[1]}"
+        )
     for value in (*graph.input, *graph.output):
         dimensions = value.type.tensor_type.shape.dim
         fixed = dimensions[0].dim_value if dimensions else "missing"

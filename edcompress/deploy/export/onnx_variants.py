@@ -100,9 +100,14 @@ def _quantized(path: Path, folder: Path, images: Tensor) -> onnx.ModelProto:
 
 
 def _free_logits(graph: onnx.GraphProto) -> None:
-    """Remove, in place, what quantises the logits and restores them, at the output and before a rearrangement of them."""
+    """Remove, in place, what quantises the logits and restores them, at each output and before a rearrangement of it."""
+    for output in graph.output:
+        _free_output(graph, output.name)
+
+
+def _free_output(graph: onnx.GraphProto, end: str) -> None:
     makers = {name: node for node in graph.node for name in node.output}
-    end, scales = graph.output[0].name, set[str]()
+    scales = set[str]()
     while (restored := makers.get(end)) is not None:
         if restored.op_type in _REARRANGING:
             end = restored.input[0]

@@ -53,12 +53,12 @@ def save_archive(network: nn.Module, example: Tensor, path: Path, form: Form) ->
     return proof
 
 
-def _write(form: Form, network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+def _write(form: Form, network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Any]:
     with quiet(*EXPORTERS):
         return _WRITERS[form](network, example, path)
 
 
-def _pt2(network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+def _pt2(network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Any]:
     shapes: Any = ({0: torch.export.Dim.AUTO},)
     program = torch.export.export(network, (example,), dynamic_shapes=shapes)
     with path.open("wb") as file:
@@ -67,12 +67,12 @@ def _pt2(network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], 
         return torch.export.load(file).module()
 
 
-def _torchscript(network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
-    torch.jit.save(torch.jit.trace(network, example), str(path))  # type: ignore[no-untyped-call]
+def _torchscript(network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Any]:
+    torch.jit.save(torch.jit.trace(network, example, strict=False), str(path))  # type: ignore[no-untyped-call]
     return torch.jit.load(str(path))  # type: ignore[no-any-return,no-untyped-call]
 
 
-def _safetensors(network: nn.Module, _: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+def _safetensors(network: nn.Module, _: Tensor, path: Path) -> Callable[[Tensor], Any]:
     save_tensors(path, network.state_dict())
     again = on_cpu(network)
     load_into(again, read_state_dict(path), source=str(path))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edcompress.core.recipe.deployment import Benchmark
-from edcompress.deploy.export.onnx_export import INPUT
+from edcompress.deploy.export.onnx_export import INPUT, WRAPPED
 from edcompress.deploy.runtime.sessions import NodeTime, open_session
 
 CALLS = 10
@@ -84,4 +84,5 @@ class _Layers:
         weights = (name.rpartition(".")[0] for name in node.input)
         scopes = [ast.literal_eval(entry.value) for entry in node.metadata_props if entry.key == _SCOPES]
         modules = (name for scope in scopes for name in reversed(scope))
-        return next((name for name in (*weights, *modules) if name and name in self._names), "")
+        names = (name.removeprefix(WRAPPED) for name in (*weights, *modules))
+        return next((name for name in names if name and name in self._names), "")

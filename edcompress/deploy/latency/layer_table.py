@@ -32,7 +32,12 @@ MOST_WEIGHTS = 1 << 22
 
 
 def measure_table(
-    network: nn.Module, example: Tensor, opset: int, options: Benchmark, batch: Batch = "dynamic"
+    network: nn.Module,
+    example: Tensor,
+    opset: int,
+    options: Benchmark,
+    batch: Batch = "dynamic",
+    output: str | None = None,
 ) -> LatencyTable:
     """Measure the latency table of a network.
 
@@ -42,8 +47,9 @@ def measure_table(
         opset: Version of ONNX's operators.
         options: How times are measured.
         batch: Images per call that its file insists on, the batch size of the options then.
+        output: Which output counts (`model.output`).
     """
-    model = to_onnx(network, example, opset, batch)
+    model = to_onnx(network, example, opset, batch, output)
     shares = measure_layer_shares(network, model, example, options)
     cache = GridCache(options)
     layers = []

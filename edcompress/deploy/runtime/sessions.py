@@ -46,10 +46,11 @@ class NodeTime(NamedTuple):
 
 
 class Session(Protocol):
-    """An open model: the name of its runtime, its inputs, and what the runtime raises where it cannot run the model."""
+    """An open model: the name of its runtime, its inputs and outputs, and what the runtime raises where it cannot run the model."""
 
     runtime: str
     inputs: tuple[ModelInput, ...]
+    outputs: tuple[str, ...]
     errors: tuple[type[Exception], ...]
 
     @property

@@ -12,7 +12,7 @@ from edcompress.pruning.search.evolution import Evolution, Population
 from edcompress.pruning.search.importance import channel_ranks, magnitude
 from edcompress.pruning.search.method import Figures, SearchProblem
 from edcompress.pruning.search.regime import SavedRegime, SearchRegime
-from edcompress.pruning.search.scoring import score_states
+from edcompress.pruning.search.scoring import energy_of, score_states
 
 
 class EDropoutRegime(SearchRegime):
@@ -24,6 +24,7 @@ class EDropoutRegime(SearchRegime):
     def __init__(self, problem: SearchProblem) -> None:
         super().__init__(problem)
         self._precision, self._log = problem.precision, problem.log
+        self._energy = energy_of(problem.search.energy, problem.criterion)
         self._generator = Generator().manual_seed(problem.seed)
         self._evolution = Evolution(problem.search, problem.feasible, self._generator)
         self._budget = self._budget_at(0.0)
@@ -155,7 +156,7 @@ class EDropoutRegime(SearchRegime):
 
     def _score(self, states: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """Return the energies float32[S] of states bool[S, D], averaged over the ranks."""
-        energies = score_states(self._sliced, states, images, labels, self._precision, self._search.energy)
+        energies = score_states(self._sliced, states, images, labels, self._precision, self._energy)
         self._ranks.average_([energies], len(images))
         return energies
 

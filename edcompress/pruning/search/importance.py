@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -31,10 +32,16 @@ def magnitude(space: PruningSpace, network: nn.Module) -> Tensor:
 def taylor_of_batches(problem: SearchProblem) -> Tensor:
     """Return `taylor` importance float[D] on the first training batches, computed on the device of the problem."""
     network = on_cpu(problem.network).to(problem.precision.device)
-    return taylor(problem.space, network, islice(problem.batches(), TAYLOR_BATCHES))
+    loss = problem.criterion or F.cross_entropy
+    return taylor(problem.space, network, islice(problem.batches(), TAYLOR_BATCHES), loss)
 
 
-def taylor(space: PruningSpace, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+def taylor(
+    space: PruningSpace,
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[[Any, Tensor], Tensor] = F.cross_entropy,
+) -> Tensor:
     """Return the squared first-order change of the loss when a channel goes, float[D], averaged over batches.
 
     (sum over the channel's consumer weights of w dL/dw)^2: Molchanov et al., "Importance Estimation for Neural Network Pruning", 2019.
@@ -44,7 +51,7 @@ def taylor(space: PruningSpace, network: nn.Module, batches: Iterable[tuple[Tens
     with evaluating(network), differentiable(network):
         for images, labels in batches:
             network.zero_grad(set_to_none=True)
-            F.cross_entropy(network(images.to(device)), labels.to(device)).backward()  # type: ignore[no-untyped-call]
+            loss(network(images.to(device)), labels.to(device)).backward()  # type: ignore[no-untyped-call]
             total += _per_channel(space, network, _times_gradient, sides=("in",)).square()
             count += 1
     network.zero_grad(set_to_none=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edcompress.pruning.cost.budget import FeasibleStates
     from edcompress.pruning.search.regime import SearchRegime
     from edcompress.pruning.space.space import PruningSpace
+    from edcompress.training.objective import Criterion
     from edcompress.training.precision import Precision
 
 Figures = dict[str, float | int | bool | None]
@@ -37,6 +38,7 @@ class SearchProblem:
         search: has a number for `evolve_every`.
         batches: opens the training batches (images [N, C, H, W], labels int64[N]) of the first epoch.
         log: takes the figures of each generation.
+        criterion: the loss of outputs and labels; None: the cross-entropy of logits and classes.
     """
 
     network: nn.Module
@@ -48,6 +50,7 @@ class SearchProblem:
     ranks: ProcessGroup = ALONE
     batches: Callable[[], Iterable[tuple[Tensor, Tensor]]] = tuple
     log: Callable[[Figures], None] = lambda _: None
+    criterion: Criterion | None = None
 
 
 class SearchMethod(ABC):

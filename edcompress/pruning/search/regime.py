@@ -71,8 +71,8 @@ class SearchRegime(ABC):
             self._choose(images, labels, progress)
         self._step += 1
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits [N, classes] of the network under the state."""
+    def forward(self, images: Tensor) -> Any:
+        """Return what the network returns for images [N, C, H, W] under the state."""
         return self._sliced.call(self.state, images)
 
     def guard(self) -> AbstractContextManager[None]:

@@ -7,6 +7,7 @@ consumer (batch-norm bias, activation, depthwise filter) is hidden with it, so t
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -26,18 +27,18 @@ def masked_weights(network: nn.Module, space: PruningSpace, state: Tensor) -> di
     }
 
 
-def masked_forward(network: nn.Module, space: PruningSpace, state: Tensor, images: Tensor) -> Tensor:
-    """Return the logits [N, classes] of `network` under state bool[D] for `images` [N, C, H, W]."""
+def masked_forward(network: nn.Module, space: PruningSpace, state: Tensor, images: Tensor) -> Any:
+    """Return what `network` gives under state bool[D] for `images` [N, C, H, W]."""
     return call_with(network, masked_weights(network, space, state), images)
 
 
-def call_with(network: nn.Module, tensors: dict[str, Tensor], images: Tensor) -> Tensor:
+def call_with(network: nn.Module, tensors: dict[str, Tensor], images: Tensor) -> Any:
     """Return what `network` gives for `images` [N, C, H, W] with these tensors in place of its own, which it has again afterwards.
 
     Each tensor is replaced under one name. A layer that is registered under two names is one object under both; if torch looked for other
     names of its tensors (`tie_weights`), it would put the replacement back in place of the original.
     """
-    return functional_call(network, tensors, (images,), tie_weights=False)  # type: ignore[no-any-return]
+    return functional_call(network, tensors, (images,), tie_weights=False)
 
 
 def _along_inputs(kept: Tensor, weight: Tensor) -> Tensor:

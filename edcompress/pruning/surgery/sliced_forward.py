@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,17 +33,17 @@ class SlicedNetwork:
         self._large = _large_linears(network)
         self._last: tuple[Tensor, StateCut] | None = None
 
-    def call(self, state: Tensor, images: Tensor) -> Tensor:
-        """Return the logits [N, classes] of the network under state bool[D] for images [N, C, H, W]."""
+    def call(self, state: Tensor, images: Tensor) -> Any:
+        """Return what the network gives under state bool[D] for images [N, C, H, W]."""
         cut = self._cut(state)
         tensors = {name: part.cut() for name, part in cut.parts.items() if name.rpartition(".")[0] not in self._large}
         with _with_widths(cut.widths), _running_whole(self._whole(cut)):
-            logits = call_with(self.network, tensors, images)
+            output = call_with(self.network, tensors, images)
         with torch.no_grad():
             for name, part in cut.parts.items():
                 if not isinstance(part.tensor, nn.Parameter) and part.tensor.dim() == 1:
                     part.tensor.index_copy_(0, part.kept[0], tensors[name])
-        return logits
+        return output
 
     @contextmanager
     def frozen(self, state: Tensor) -> Iterator[None]:

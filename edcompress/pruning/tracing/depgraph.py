@@ -7,16 +7,18 @@ does not see at all (the image, a buffer, an index) is found by `probe`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
+import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
 from edcompress.networks.load_pruned import PaddedShortcut
 from edcompress.networks.modes import differentiable, evaluating
+from edcompress.networks.outputs import named_outputs
 from edcompress.pruning.space.layers import MIXERS, layer_width
 from edcompress.pruning.tracing.channelwise import channelwise_kinds
 from edcompress.pruning.tracing.operations import goes_over, size_along
@@ -87,7 +89,11 @@ class TracedGraph:
         with evaluating(network), differentiable(network), _ignoring_warnings():
             channelwise = {kind: _ChannelwisePruner() for kind in channelwise_kinds(network, inputs)}
             self._graph = tp.DependencyGraph().build_dependency(
-                network, example_inputs=tuple(inputs), customized_pruners={**PRUNERS, **channelwise}, verbose=False
+                network,
+                example_inputs=tuple(inputs),
+                forward_fn=_forward_of(network, inputs),
+                customized_pruners={**PRUNERS, **channelwise},
+                verbose=False,
             )
             self._map_splits()
         self.network = network
@@ -139,6 +145,39 @@ class TracedGraph:
         if isinstance(node.module, _Concat) and size_along(node.grad_fn) == self._out_width(node):
             return False
         return goes_over(node.grad_fn, self.width(node)) is False
+
+
+def _forward_of(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[[nn.Module, Sequence[Tensor]], list[Tensor]]:
+    """Return how to run a network for tracing: in eval mode, or where it has auxiliary heads that run in train mode alone, with these.
+
+    Then modules that hold others are in train mode, and the layers themselves are not.
+    """
+    with evaluating(network), torch.no_grad():
+        training = _has_more_in_training(network, inputs)
+
+    def forward(network: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+        with _containers_training(network) if training else nullcontext():
+            return list(named_outputs(network(*inputs)).values())
+
+    return forward
+
+
+def _has_more_in_training(network: nn.Module, inputs: Sequence[Tensor]) -> bool:
+    try:
+        with _containers_training(network), torch.random.fork_rng(devices=[]):
+            found = network(*inputs)
+    except Exception:  # of any kind: the network's code does not train on these inputs
+        return False
+    return not isinstance(found, Tensor) and len(named_outputs(found)) > len(named_outputs(network(*inputs)))
+
+
+@contextmanager
+def _containers_training(network: nn.Module) -> Iterator[None]:
+    """Put the modules that hold other modules into train mode inside the block."""
+    with evaluating(network):
+        for module in network.modules():
+            module.training = any(True for _ in module.children())
+        yield
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from edcompress.core.errors import NetworkError, first_line
 from edcompress.core.results.measures import TOLERANCE
 from edcompress.networks.equality import compare_logits
 from edcompress.networks.modes import evaluating
+from edcompress.networks.outputs import joined
 from edcompress.networks.random_weights import in_doubles
 from edcompress.pruning.space.space import PruningSpace
 from edcompress.pruning.surgery.masks import call_with, masked_forward
@@ -54,7 +55,8 @@ class SameLogits:
     def holds(self, space: PruningSpace, state: Tensor, smaller: nn.Module) -> bool:
         """Return whether the logits are the same."""
         with evaluating(self.network), evaluating(smaller):
-            masked, pruned = masked_forward(self.network, space, state, self.images), smaller(self.images)
+            masked = joined(masked_forward(self.network, space, state, self.images))
+            pruned = joined(smaller(self.images))
         # NaN and a number differ, too
         return masked.shape == pruned.shape and compare_logits(masked, pruned, "probe").relative <= TOLERANCE
 
@@ -97,12 +99,12 @@ class SameFunction:
         return _equal(masked, pruned, torch.inf if drawn else tolerance)
 
     @torch.no_grad()
-    def _called(self, network: nn.Module, call: Callable[[], Tensor]) -> tuple[Tensor, bool]:
+    def _called(self, network: nn.Module, call: Callable[[], Any]) -> tuple[Tensor, bool]:
         """Return what a call gives with the network in the mode, always with the same seed, and whether it drew random numbers."""
         with _in_mode(network, self.mode), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             before = torch.get_rng_state()
-            return call(), not torch.equal(before, torch.get_rng_state())
+            return joined(call()), not torch.equal(before, torch.get_rng_state())
 
     @cached_property
     def _precise(self) -> nn.Module | None:
@@ -174,9 +176,9 @@ class RunsAt:
             torch.set_grad_enabled(training),
             torch.device("meta"),
         ):
-            logits = call_with(network, tensors, torch.empty(self.size, *self.image))
+            output = call_with(network, tensors, torch.empty(self.size, *self.image))
             if training:
-                logits.sum().backward()  # type: ignore[no-untyped-call]
+                joined(output).sum().backward()  # type: ignore[no-untyped-call]
 
 
 @contextmanager

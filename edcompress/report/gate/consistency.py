@@ -15,6 +15,9 @@ from edcompress.core.results.report import Report
 CLOSE = 0.01
 """Largest relative difference between a speed-up's estimate and the ratio of the medians, which are equal but for rounding."""
 
+ROUNDING = 1e-9
+"""Largest difference between the drop of a score and the difference of two scores, which are equal but for rounding."""
+
 FIX = "take the report.json that edcompress wrote, or run `edcompress export --onnx` on the run again"
 
 
@@ -49,6 +52,7 @@ def _files(report: Report) -> Mapping[str, ModelResult]:
 def _counts(key: str, model: ModelResult, report: Report) -> Iterator[str]:
     """Yield numbers of images, and of correct ones, in which two keys differ."""
     accuracy, paired, dense = model.onnx_accuracy, model.paired, report.dense.onnx_accuracy
+    yield from _scores(key, model, report)
     if accuracy and report.tested_on and accuracy.top1.total != report.tested_on.count:
         yield f"{key}.onnx_accuracy is over {accuracy.top1.total} images, but tested_on.count is {report.tested_on.count}"
     if recalls := model.recalls:
@@ -63,6 +67,15 @@ def _counts(key: str, model: ModelResult, report: Report) -> Iterator[str]:
     for kind in ("top1", "top5"):
         yield from _pairs(f"{key}.paired.{kind}", f"{key}.onnx_accuracy.{kind}", paired, accuracy, kind)
         yield from _pairs(f"{key}.paired.{kind}", f"dense.onnx_accuracy.{kind}", paired, dense, kind)
+
+
+def _scores(key: str, model: ModelResult, report: Report) -> Iterator[str]:
+    """Yield scores of the metric in which two keys differ."""
+    score, dense, drop = model.onnx_score, report.dense.onnx_score, model.score_drop
+    if score and report.tested_on and score.images != report.tested_on.count:
+        yield f"{key}.onnx_score is over {score.images} images, but tested_on.count is {report.tested_on.count}"
+    if drop and score and dense and not math.isclose(drop.value, dense.value - score.value, abs_tol=ROUNDING):
+        yield f"{key}.score_drop.value is {drop.value:g}, but the scores differ by {dense.value - score.value:g}"
 
 
 def _pairs(key: str, beside: str, paired: Paired, accuracy: Accuracy | None, kind: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -29,13 +29,18 @@ class NotMeasuredError(Exception):
 
 @dataclass(frozen=True)
 class Figure:
-    """A value, None if it is not a number, and what is known of its uncertainty."""
+    """A value, None if it is not a number, and what is known of its uncertainty.
+
+    `label` names the figure where it is of the recipe's metric, and `share` says whether that is one in [0, 1].
+    """
 
     value: Fraction | None
     interval: Interval | None = None
     pairs: Pairs | None = None
     p_value: float | None = None
     note: str = ""
+    label: str = ""
+    share: bool = True
 
 
 def measured(value: T | None, what: str) -> T:
@@ -51,6 +56,24 @@ def accuracy_drop(report: Report, kind: Literal["top1", "top5"], level: float) -
     require_images(pairs.total)
     value = Fraction(pairs.dense_only - pairs.other_only, pairs.total)
     return Figure(value, drop_interval(pairs, level), pairs, mcnemar_p(pairs))
+
+
+def metric_drop(report: Report, level: float) -> Figure:
+    """Return dense minus pruned metric of the ONNX files, with its interval: Tango's for counts of images, else by bootstrap."""
+    metric = report.metric
+    label = f"{metric.label} drop"
+    if metric.name in ("top1", "top5"):
+        return replace(accuracy_drop(report, "top1" if metric.name == "top1" else "top5", level), label=label)
+    drop = measured(report.pruned.score_drop, f"{metric.label} of the ONNX files")
+    note = "" if drop.quantiles else "no interval: the metric has no value on most samples of the test images"
+    return Figure(finite_decimal(drop.value), drop.interval(level), note=note, label=label, share=metric.share)
+
+
+def not_counted(report: Report) -> str:
+    """Return why a report has no accuracy, or "" if it has one."""
+    if report.pruned.accuracy is not None:
+        return ""
+    return f"the images have no single class each, and the metric is {report.metric.label}: limit it with gate.max_drop"
 
 
 def share(count: Count) -> Fraction:

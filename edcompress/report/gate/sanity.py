@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from statistics import NormalDist
 
 from edcompress.core.recipe.gate import Gate
-from edcompress.core.results.measures import Accuracy, Count
+from edcompress.core.results.measures import Accuracy, Count, ModelResult
 from edcompress.core.results.report import Report
 from edcompress.core.results.verdict import Check
 from edcompress.report.gate.class_recall import class_alarms
-from edcompress.report.render.formatting import percent
+from edcompress.report.render.formatting import metric_text, percent
 
 CONFIDENCE = 0.95
 """Confidence at which a top-1 must be above what the same answers would reach by chance."""
@@ -32,13 +32,15 @@ def lower_bound(count: Count) -> float:
     return (p + z**2 / (2 * n) - z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))) / (1 + z**2 / n)
 
 
-def at_chance(accuracy: Accuracy, whose: str) -> str | None:
+def at_chance(accuracy: Accuracy | None, whose: str) -> str | None:
     """Return the warning that a network's top-1 is not surely above chance, or None if it is or chance was not counted.
 
     Args:
-        accuracy: The network's accuracy.
+        accuracy: The network's accuracy; None where images do not have one class each, of which nothing is known by chance.
         whose: What the warning calls the network.
     """
+    if accuracy is None:
+        return None
     top1, chance = accuracy.top1, accuracy.chance
     if chance is None or lower_bound(top1) > chance:
         return None
@@ -88,7 +90,9 @@ def _weak(report: Report) -> tuple[str, ...]:
 def _moved(report: Report) -> Iterator[str]:
     """Yield a warning about each file whose accuracy is not that of its network, which `prune` measured."""
     for name, result in (("dense", report.dense), ("pruned", report.pruned)):
-        if result.onnx_accuracy is None:
+        if text := _moved_score(report, name, result):
+            yield text
+        if result.onnx_accuracy is None or result.accuracy is None:
             continue
         before, now = result.accuracy.top1, result.onnx_accuracy.top1
         noise = max(NOISE_IMAGES, NOISE_SHARE * before.total)
@@ -99,10 +103,26 @@ def _moved(report: Report) -> Iterator[str]:
             )
 
 
+def _moved_score(report: Report, name: str, result: ModelResult) -> str | None:
+    """Return the warning that a file's score is not that of its network."""
+    before, now = result.score, result.onnx_score
+    if before is None or now is None:
+        return None
+    noise = NOISE_SHARE * max(abs(before.value), 1.0 if report.metric.share else 0.0)
+    if before.images == now.images and abs(before.value - now.value) <= noise:
+        return None
+    text = metric_text(report.metric)
+    return (
+        f"{name}.onnx has {report.metric.label} {text(now.value)} on {now.images} test images, but `prune` measured {text(before.value)} "
+        f"on {before.images} for the same network: the test images or their labels have changed; restore them and export again, or prune "
+        "again"
+    )
+
+
 def _short(report: Report) -> Iterator[str]:
     """Yield a warning about a run that removed far more than its target asks for, unless it was given its plan."""
     target = report.target
-    if target.kind in ("none", "max_top1_drop") or report.search.method == "plan":
+    if target.kind == "none" or target.is_drop or report.search.method == "plan":
         return
     if target.achieved < target.asked - min(SHORT, SHORT_SHARE * target.asked):
         finer = f"lower constraints.round_to ({target.round_to}), " if target.round_to > 1 else ""

@@ -154,6 +154,8 @@ def _check(key: str, figure: Figure, gate: Gate, doubt: Doubt | None) -> Check:
         p_value=figure.p_value,
         held=None if compared is None or doubt is None else float(compared),
         note=doubt.note(compared) if doubt else figure.note,
+        label=figure.label,
+        share=figure.share,
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from edcompress.core.results.measures import Count, Interval, Latency
+from edcompress.core.results.scores import MetricInfo, Score, value_of
 
 MISSING = "–"
 
@@ -20,6 +22,40 @@ def percent(count: Count) -> str:
 def percentage(share: float) -> str:
     """Return a share of 1 as, for example, "93.17 %"."""
     return f"{100 * share:.2f} %"
+
+
+def plain(value: float) -> str:
+    """Return a number with four significant digits, for example "0.8312"."""
+    return f"{value:.4g}"
+
+
+def metric_text(metric: MetricInfo) -> Callable[[float], str]:
+    """Return how values of a metric are shown: shares in per cent."""
+    return percentage if metric.share else plain
+
+
+def drop_text(*, share: bool) -> Callable[[float], str]:
+    """Return how drops of a metric are shown: those of shares in points."""
+    return percentage_points if share else plain
+
+
+def headline_text(headline: Count | Score | None, metric: MetricInfo) -> str:
+    """Return a count in per cent, or the score of a metric; an en dash if it was not measured."""
+    if headline is None or (isinstance(headline, Count) and not headline.total):
+        return MISSING
+    return metric_text(metric)(value_of(headline))
+
+
+def change_text(change: float, metric: MetricInfo) -> str:
+    """Return the signed change of a metric: points of a share, for example "-0.84 pp", or a number."""
+    return points(change) if metric.share else f"{change:+.4g}"
+
+
+def counts_text(headline: Count | Score) -> str:
+    """Return the images behind a figure, for example "935/1000" or "1000 images"."""
+    if isinstance(headline, Count):
+        return f"{headline.correct}/{headline.total}"
+    return f"{headline.images} images"
 
 
 def human(value: float, unit: str = "") -> str:

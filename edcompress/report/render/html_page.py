@@ -10,19 +10,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edcompress.core.results.measures import Latency
 from edcompress.core.results.report import Point, Report, SearchSummary, Sweep, TargetResult
+from edcompress.core.results.scores import MetricInfo, images_of, value_of
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.noise import noise_warning
 from edcompress.report.gate.outcome import has_fallen, is_beyond_noise, loud_warnings, remarks
-from edcompress.report.render.formatting import MISSING, calls, measured_with, milliseconds, percent, setting, speedup
+from edcompress.report.render.formatting import (
+    MISSING,
+    calls,
+    counts_text,
+    headline_text,
+    measured_with,
+    milliseconds,
+    plain,
+    setting,
+    speedup,
+)
 from edcompress.report.render.point_rows import point_columns, point_doubts
 from edcompress.report.render.rows import (
     PERCENTILES,
-    VARIANT_HEADINGS,
     comparison_rows,
     proof_rows,
     setting_rows,
     ship_line,
     stages,
+    variant_headings,
     variant_rows,
 )
 from edcompress.report.render.svg_charts import Bar, Chart, Dot, Line, dot_chart, line_chart
@@ -33,7 +44,7 @@ if TYPE_CHECKING:
 
 _KINDS = {"macs": "multiply-accumulates", "params": "parameters", "channels": "prunable channels",
           "latency": "time in onnxruntime"}  # fmt: skip
-_TILES = {"top-1": "top-1", "MACs": "MACs", "ONNX size": "ONNX file", "latency p50": "latency (p50)"}
+_TILES = {"MACs": "MACs", "ONNX size": "ONNX file", "latency p50": "latency (p50)"}
 """Rows of the comparison that are tiles too, and how the tiles call them."""
 
 
@@ -92,16 +103,16 @@ def render_page(
         "report.html",
         title=f"{report.network} – edcompress",
         report=report,
-        asked=_asked(report.target),
+        asked=_asked(report.target, report.metric),
         tiles=_tiles(report),
         alarms=loud_warnings(report),
         remarks=remarks(report),
         bad=("top-1",) if has_fallen(report) or is_beyond_noise(report) else (),
         comparison=_Table(("", "dense", "pruned", "change"), comparison_rows(report)),
-        points=_points(report.points) if report.points else None,
+        points=_points(report.points, report.metric) if report.points else None,
         latency=_latency(report),
         ship_line=ship_line(report),
-        variants=_Table(VARIANT_HEADINGS, variant_rows(report)),
+        variants=_Table(variant_headings(report), variant_rows(report)),
         gate=_gate(report.verdict) if report.verdict else None,
         stages=_stage_bars(report),
         proofs=_Table(("", "largest difference", "relative", "of"), proof_rows(report), "prose"),
@@ -114,13 +125,16 @@ def render_page(
 
 def render_sweep(found: Sweep) -> str:
     """Return the HTML document of a sweep."""
-    top1, n = found.dense.accuracy.top1, len(found.points)
+    metric, n = found.metric, len(found.points)
+    headline = found.dense.headline(metric)
+    which = "" if metric.counted else f"{metric.label} "
     return _render(
         "sweep.html",
         title=f"{found.network} – edcompress sweep",
         network=found.network,
-        lead=f"{n} networks pruned from {found.checkpoint}, which has {percent(top1)} on {top1.total} test images.",
-        points=_points(found.points),
+        lead=f"{n} networks pruned from {found.checkpoint}, which has {which}{headline_text(headline, metric)} on "
+        f"{images_of(headline)} test images.",
+        points=_points(found.points, metric),
     )
 
 
@@ -141,14 +155,17 @@ def _environment() -> Environment:
     )
 
 
-def _asked(target: TargetResult) -> str:
+def _asked(target: TargetResult, metric: MetricInfo) -> str:
     """Return the sentence about the target."""
     if target.kind == "none":
         return f"No target was set; the search left {100 * target.achieved:.1f} % of the multiply-accumulates."
-    if target.kind == "max_top1_drop":
+    if target.is_drop:
+        asked, lost = (
+            f"{100 * value:.2f}" if metric.share else plain(value) for value in (target.asked, target.achieved)
+        )
         return (
-            f"Asked for the smallest network that loses at most {100 * target.asked:.2f} points of top-1; on the held-out images, "
-            f"this one loses {100 * target.achieved:.2f}."
+            f"Asked for the smallest network that loses at most {asked} {'points ' if metric.share else ''}of {metric.label}; on the "
+            f"held-out images, this one loses {lost}."
         )
     predicted = "" if target.predicted is None else f" The search used a prediction of {100 * target.predicted:.1f} %."
     return (
@@ -158,14 +175,20 @@ def _asked(target: TargetResult) -> str:
 
 
 def _tiles(report: Report) -> list[_Tile]:
-    rows = [row for row in comparison_rows(report) if row.name in _TILES]
-    return [_Tile(_TILES[row.name], row.change.partition(" (")[0], row.dense, row.pruned) for row in rows]
+    tiles = {report.metric.label: report.metric.label, **_TILES}
+    rows = [row for row in comparison_rows(report) if row.name in tiles]
+    return [_Tile(tiles[row.name], row.change.partition(" (")[0], row.dense, row.pruned) for row in rows]
 
 
-def _points(points: Sequence[Point]) -> _Points:
-    dots = [Dot(point.name, point.speedup, 100 * point.top1.fraction, point.front) for point in points]
-    chart = dot_chart("Top-1 on the test images, per cent", dots, "speed-up in onnxruntime")
-    return _Points(chart, _Table(*point_columns(points)), point_doubts(points))
+def _points(points: Sequence[Point], metric: MetricInfo) -> _Points:
+    scale, unit = (100, ", per cent") if metric.share else (1, "")
+    dots = [
+        Dot(point.name, point.speedup, scale * value_of(point.headline), point.front)
+        for point in points
+        if point.headline
+    ]
+    chart = dot_chart(f"{metric.title} on the test images{unit}", dots, "speed-up in onnxruntime")
+    return _Points(chart, _Table(*point_columns(points, metric=metric)), point_doubts(points))
 
 
 def _latency(report: Report) -> _Latency | None:
@@ -203,12 +226,13 @@ def _gate(verdict: Verdict) -> _Gate:
 
 
 def _stage_bars(report: Report) -> list[Bar]:
-    bars = []
-    for name, result in stages(report):
-        top1 = result.accuracy.top1
+    bars, metric = [], report.metric
+    headlines = [(name, result.headline(metric)) for name, result in stages(report)]
+    values = [value_of(found) if images_of(found) else 0.0 for _, found in headlines]
+    full = 1.0 if metric.share else max(*values, 0.0) or 1.0
+    for (name, found), value in zip(headlines, values, strict=True):
         color = "--dense" if name == "dense" else "--pruned"
-        text = f"{percent(top1)} ({top1.correct}/{top1.total})"
-        bars.append(Bar(name, text, top1.fraction if top1.total else 0.0, color))
+        bars.append(Bar(name, f"{headline_text(found, metric)} ({counts_text(found)})", value / full, color))
     return bars
 
 

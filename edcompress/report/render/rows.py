@@ -6,11 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from edcompress.core.results.measures import Accuracy, Count, Latency, ModelResult, Proof
+from edcompress.core.results.measures import Count, Latency, ModelResult, Proof
 from edcompress.core.results.report import Report
+from edcompress.core.results.scores import Score, value_of
 from edcompress.report.gate.class_recall import worst_class
 from edcompress.report.render.formatting import (
     MISSING,
+    change_text,
+    counts_text,
+    headline_text,
     human,
     milliseconds,
     percent,
@@ -22,7 +26,6 @@ from edcompress.report.render.formatting import (
 )
 
 PERCENTILES = ("p50", "p90", "p99")
-VARIANT_HEADINGS = ("file", "top-1", "size", "p50", "than dense", "off PyTorch")
 
 
 class Comparison(NamedTuple):
@@ -35,10 +38,10 @@ class Comparison(NamedTuple):
 
 
 class VariantRow(NamedTuple):
-    """A file to ship: its accuracy, size and speed."""
+    """A file to ship: its metric, size and speed."""
 
     file: str
-    top1: str
+    metric: str
     size: str
     p50: str
     change: str
@@ -51,6 +54,14 @@ class Stage(NamedTuple):
     name: str
     top1: str
     top5: str
+    counts: str
+
+
+class ScoreStage(NamedTuple):
+    """The score after one stage, and the images behind it."""
+
+    name: str
+    score: str
     counts: str
 
 
@@ -84,12 +95,11 @@ class SettingRow(NamedTuple):
 
 
 def comparison_rows(report: Report) -> list[Comparison]:
-    """Return accuracy, cost and latency of the dense and the pruned network; what is not measured yet is an en dash."""
+    """Return metric, cost and latency of the dense and the pruned network; what is not measured yet is an en dash."""
     dense, pruned = report.dense, report.pruned
     return [
-        _accuracy_row("top-1", dense.accuracy.top1, pruned.accuracy.top1),
-        _top5_row(report),
-        *_onnx_accuracy_rows(dense.onnx_accuracy, pruned.onnx_accuracy),
+        *_metric_rows(report),
+        *_onnx_metric_rows(report),
         *_class_rows(report),
         _cost_row("parameters", dense.size.params, pruned.size.params, "", "fewer/more"),
         _cost_row("MACs", dense.size.macs, pruned.size.macs, "", "fewer/more"),
@@ -123,6 +133,11 @@ def setting_rows(report: Report) -> list[SettingRow]:
     ]
 
 
+def variant_headings(report: Report) -> tuple[str, ...]:
+    """Return the headings of `variant_rows`."""
+    return ("file", report.metric.label, "size", "p50", "than dense", "off PyTorch")
+
+
 def variant_rows(report: Report) -> list[VariantRow]:
     """Return pruned.onnx and its variants, if there are variants: the speed-up is over the dense file, the difference from PyTorch."""
     if not report.variants:
@@ -134,10 +149,11 @@ def variant_rows(report: Report) -> list[VariantRow]:
 
 
 def _variant_row(report: Report, file: str, measured: ModelResult, parity: Proof) -> VariantRow:
-    top1 = (measured.onnx_accuracy or measured.accuracy).top1
+    metric = report.metric
+    text = headline_text(measured.onnx_headline(metric) or measured.headline(metric), metric)
     latency = _latency_row("p50", report.dense.latency_ms, measured.latency_ms)
     size = human(measured.size.onnx_bytes or 0, "B")
-    return VariantRow(file, percent(top1), size, latency.pruned, latency.change, tiny(parity.relative))
+    return VariantRow(file, text, size, latency.pruned, latency.change, tiny(parity.relative))
 
 
 def ship_line(report: Report) -> str:
@@ -157,8 +173,18 @@ def stages(report: Report) -> list[tuple[str, ModelResult]]:
     ]
 
 
-def stage_rows(report: Report) -> list[Stage]:
-    """Return the accuracy after each stage."""
+def stage_headings(report: Report) -> tuple[str, ...]:
+    """Return the headings of `stage_rows`."""
+    label = report.metric.label
+    return ("", "top-1", "top-5", "top-1 correct") if report.metric.counted else ("", label, "measured on")
+
+
+def stage_rows(report: Report) -> list[Stage] | list[ScoreStage]:
+    """Return the accuracy after each stage; for a metric that is no count of images its score."""
+    metric = report.metric
+    if not metric.counted:
+        headlines = ((name, result.headline(metric)) for name, result in stages(report))
+        return [ScoreStage(name, headline_text(found, metric), counts_text(found)) for name, found in headlines]
     accuracies = ((name, result.accuracy) for name, result in stages(report))
     return [
         Stage(
@@ -168,18 +194,19 @@ def stage_rows(report: Report) -> list[Stage]:
             f"{found.top1.correct}/{found.top1.total}",
         )
         for name, found in accuracies
+        if found
     ]
 
 
 def proof_rows(report: Report) -> list[Equality]:
     """Return the equalities of the run; those of ONNX files are an en dash until the export."""
-    proof = report.proof
+    proof, answer = report.proof, "top-1" if report.pruned.accuracy else "class"
     return [
-        _equality("masked = pruned", proof.masked_vs_pruned),
-        _equality("pruned = reloaded", proof.pruned_vs_reloaded),
-        _equality("dense = ONNX", proof.dense_vs_onnx),
-        _equality("pruned = ONNX", proof.pruned_vs_onnx),
-        *([_equality("ONNX = from pixels", proof.onnx_vs_pixels)] if proof.onnx_vs_pixels else []),
+        _equality("masked = pruned", proof.masked_vs_pruned, answer),
+        _equality("pruned = reloaded", proof.pruned_vs_reloaded, answer),
+        _equality("dense = ONNX", proof.dense_vs_onnx, answer),
+        _equality("pruned = ONNX", proof.pruned_vs_onnx, answer),
+        *([_equality("ONNX = from pixels", proof.onnx_vs_pixels, answer)] if proof.onnx_vs_pixels else []),
     ]
 
 
@@ -189,10 +216,26 @@ def _accuracy_row(name: str, dense: Count, pruned: Count) -> Comparison:
     return Comparison(name, percent(dense), percent(pruned), change)
 
 
-def _top5_row(report: Report) -> Comparison:
-    if why := report.top5_without_use:
-        return Comparison("top-5", MISSING, MISSING, why)
-    return _accuracy_row("top-5", report.dense.accuracy.top5, report.pruned.accuracy.top5)
+def _metric_rows(report: Report) -> list[Comparison]:
+    """Return the recipe's metric, and top-1 and top-5 where each image has one class."""
+    dense, pruned, metric = report.dense, report.pruned, report.metric
+    rows = [] if metric.counted else [_headline_row(metric.label, report, dense.score, pruned.score)]
+    if dense.accuracy and pruned.accuracy:
+        rows.append(_accuracy_row("top-1", dense.accuracy.top1, pruned.accuracy.top1))
+        if why := report.top5_without_use:
+            rows.append(Comparison("top-5", MISSING, MISSING, why))
+        else:
+            rows.append(_accuracy_row("top-5", dense.accuracy.top5, pruned.accuracy.top5))
+    return rows
+
+
+def _headline_row(name: str, report: Report, dense: Count | Score | None, pruned: Count | Score | None) -> Comparison:
+    metric = report.metric
+    if dense is None or pruned is None:
+        return Comparison(name, MISSING, MISSING, MISSING)
+    change = value_of(pruned) - value_of(dense)
+    texts = headline_text(dense, metric), headline_text(pruned, metric)
+    return Comparison(name, *texts, change_text(change, metric) if math.isfinite(change) else MISSING)
 
 
 def _class_rows(report: Report) -> list[Comparison]:
@@ -204,8 +247,9 @@ def _class_rows(report: Report) -> list[Comparison]:
     return [_accuracy_row(f"worst class: {found.name}", found.dense, found.other)]
 
 
-def _onnx_accuracy_rows(dense: Accuracy | None, pruned: Accuracy | None) -> list[Comparison]:
-    return [_accuracy_row("top-1 of the files", dense.top1, pruned.top1)] if dense and pruned else []
+def _onnx_metric_rows(report: Report) -> list[Comparison]:
+    dense, pruned = (model.onnx_headline(report.metric) for model in (report.dense, report.pruned))
+    return [_headline_row(f"{report.metric.label} of the files", report, dense, pruned)] if dense and pruned else []
 
 
 def _cost_row(name: str, dense: int | None, pruned: int | None, unit: str, words: str) -> Comparison:
@@ -227,13 +271,13 @@ def _peak_of(latency: Latency | None) -> int | None:
     return latency.peak_bytes if latency else None
 
 
-def _equality(name: str, proof: Proof | None) -> Equality:
+def _equality(name: str, proof: Proof | None, answer: str) -> Equality:
     if proof is None:
         return Equality(name, MISSING, MISSING, "not exported yet")
-    return Equality(name, tiny(proof.max_abs_diff), tiny(proof.relative), proof.of + _agreement(proof))
+    return Equality(name, tiny(proof.max_abs_diff), tiny(proof.relative), proof.of + _agreement(proof, answer))
 
 
-def _agreement(proof: Proof) -> str:
+def _agreement(proof: Proof, answer: str) -> str:
     if proof.mean_abs_diff is None or proof.agreeing is None:
         return ""
-    return f"; mean {tiny(proof.mean_abs_diff)}, same top-1 on {proof.agreeing.correct} of {proof.agreeing.total}"
+    return f"; mean {tiny(proof.mean_abs_diff)}, same {answer} on {proof.agreeing.correct} of {proof.agreeing.total}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from edcompress.core.results.verdict import Check, Verdict
 from edcompress.report.gate.limit_registry import find_limit
-from edcompress.report.render.formatting import MISSING, percentage, tiny
+from edcompress.report.render.formatting import MISSING, percentage, plain, tiny
 
 
 class CheckRow(NamedTuple):
@@ -64,7 +64,7 @@ def check_notes(verdict: Verdict) -> list[str]:
     notes = [_interval_note(check) for check in verdict.checks if check.interval]
     if verdict.confidence == "bound" and notes:
         notes.append("Where there is an interval, its worse end is compared with the limit.")
-    notes += [f"{_form(check.name).name}: {check.note}" for check in verdict.checks if check.note]
+    notes += [f"{_form_of(check).name}: {check.note}" for check in verdict.checks if check.note]
     notes += [f"{row.name}: skipped, {row.reason}" for row in skipped_rows(verdict)]
     notes += [f"files: {verdict.files}"] if verdict.files else []
     return notes + [f"warning: {text}" for text in verdict.warnings]
@@ -76,7 +76,7 @@ def skipped_rows(verdict: Verdict) -> list[SkippedRow]:
 
 
 def _check_row(check: Check, *, by_bound: bool) -> CheckRow:
-    form = _form(check.name)
+    form = _form_of(check)
     value, limit, margin = (
         MISSING if math.isnan(number) else form.text(number) for number in (check.value, check.limit, abs(check.margin))
     )
@@ -90,7 +90,7 @@ def _check_row(check: Check, *, by_bound: bool) -> CheckRow:
 
 
 def _interval_note(check: Check) -> str:
-    form, interval = _form(check.name), check.interval
+    form, interval = _form_of(check), check.interval
     assert interval
     note = (
         f"{form.name}: {100 * interval.confidence:g} % interval {form.text(interval.low)} to {form.text(interval.high)}"
@@ -102,6 +102,12 @@ def _interval_note(check: Check) -> str:
         f"{note}; right in dense.onnx alone {pairs.dense_only}, in pruned.onnx alone {pairs.other_only} of {pairs.total} "
         f"images, McNemar's exact p = {check.p_value:.2g}"
     )
+
+
+def _form_of(check: Check) -> _CheckForm:
+    """Return how a check is shown, in the words of the metric that it is of."""
+    form = _form(check.name)
+    return form._replace(name=check.label or form.name, text=form.text if check.share else plain)
 
 
 def _form(name: str) -> _CheckForm:

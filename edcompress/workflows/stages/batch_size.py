@@ -124,14 +124,20 @@ def search_step(context: RunContext, start: StartingPoint, search: Search, confi
     network = context.precision.place(on_cpu(start.network))
     whole = DenseRegime(network)
     regime = make_search_regime(search, alone, start, network, ignore_figures) if search.trains else whole
-    objective = make_objective(config, start.teacher, context.precision)
+    objective = make_objective(config, start.teacher, context.precision, context.task.finetune)
     _train(context, network, objective, (regime, whole), images)
 
 
 def training_step(context: RunContext, network: nn.Module, config: TrainingConfig, images: int) -> None:
     """Train a copy of the network."""
     placed = context.precision.place(on_cpu(network))
-    _train(context, placed, Objective(config), (DenseRegime(placed), DenseRegime(placed)), images)
+    _train(
+        context,
+        placed,
+        Objective(config, criterion=context.task.train),
+        (DenseRegime(placed), DenseRegime(placed)),
+        images,
+    )
 
 
 def _train(
@@ -148,4 +154,5 @@ def _train(
 def _random_batch(context: RunContext, images: int) -> tuple[Tensor, Tensor]:
     generator = Generator(context.device).manual_seed(0)
     pixels = torch.randn((images, *context.spec.image_shape), generator=generator, device=context.device)
-    return pixels, torch.zeros(images, dtype=torch.int64)
+    labels = context.first_batch[1][:1]
+    return pixels, labels.expand(images, *labels.shape[1:]).contiguous()

@@ -8,11 +8,13 @@ from torch import Generator, Tensor, nn
 from edcompress.core.errors import BudgetError, EdcompressError, NetworkError
 from edcompress.core.recipe.data import DEFAULT_BATCH, Data
 from edcompress.core.recipe.deployment import Benchmark, Export
+from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.recipe.target import Constraints, Target
 from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.data.transforms import normalise
 from edcompress.deploy.export.onnx_export import to_onnx
 from edcompress.deploy.latency.layer_table import measure_table
+from edcompress.networks.build import example_images
 from edcompress.networks.modes import on_cpu
 from edcompress.pruning.cost.budget import FeasibleStates
 from edcompress.pruning.cost.cost_model import CostModel
@@ -48,23 +50,24 @@ def _random_pixels(example: Tensor, data: Data) -> Tensor:
     return normalise(pixels, data)
 
 
-def require_exportable(network: nn.Module, example: Tensor, factory: str | None, export: Export) -> None:
-    """Raise NetworkError for a network of the user's own `factory` that cannot become an ONNX file; finding out takes seconds.
+def require_exportable(network: nn.Module, example: Tensor, model: Model, export: Export) -> None:
+    """Raise NetworkError for a network of the user's own factory that cannot become an ONNX file; finding out takes seconds.
 
     Networks that have names were exported by benchmarks/zoo.py.
     """
-    if factory:
+    if model.factory:
         try:
-            to_onnx(on_cpu(network), example, export.opset, export.batch)
+            to_onnx(on_cpu(network), example, export.opset, export.batch, model.output)
         except EdcompressError as error:
-            raise NetworkError(f"model.factory: {factory}: {error}") from error
+            raise NetworkError(f"model.factory: {model.factory}: {error}") from error
 
 
 def latency_table(
-    network: nn.Module, example: Tensor, export: Export, timing: Benchmark, ranks: ProcessGroup = ALONE
+    network: nn.Module, spec: NetworkSpec, export: Export, timing: Benchmark, ranks: ProcessGroup = ALONE
 ) -> LatencyTable:
     """Return where the network's time in onnxruntime goes, measured now by the first rank."""
-    return ranks.run_on_rank0(lambda: measure_table(on_cpu(network), example, export.opset, timing, export.batch))
+    images, batch, output = example_images(spec.image_shape), export.batch, spec.model.output
+    return ranks.run_on_rank0(lambda: measure_table(on_cpu(network), images, export.opset, timing, batch, output))
 
 
 def costs_and_target(

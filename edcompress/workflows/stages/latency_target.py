@@ -28,17 +28,18 @@ MOST_TRIALS = 4
 
 @dataclass(frozen=True)
 class NetworkTimer:
-    """Exports networks that take images like `example` [N, C, H, W], and times the files as the recipe says."""
+    """Exports the `output` of networks that take images like `example` [N, C, H, W], and times the files as the recipe says."""
 
     example: Tensor
     settings: Export
     timing: Benchmark
     monitor: Monitor
+    output: str | None = None
 
     def export(self, network: nn.Module, path: Path) -> Path:
         """Write a network (CPU, eval mode) to `path`, without metadata, and return the path."""
-        batch = self.settings.batch
-        export_onnx(network, self.example, path, opset=self.settings.opset, metadata={}, batch=batch)
+        opset, batch = self.settings.opset, self.settings.batch
+        export_onnx(network, self.example, path, opset=opset, metadata={}, batch=batch, output=self.output)
         return path
 
     def measure(self, files: Mapping[str, Path]) -> dict[str, Latency]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from edcompress.core.errors import EdcompressError, StorageError
 from edcompress.core.recipe.training import Checkpoints, TrainingConfig
+from edcompress.core.results.scores import Scores, value_of
 from edcompress.core.system.files import append, write_text
 from edcompress.core.system.signals import Interrupt
 from edcompress.networks.modes import on_cpu
@@ -22,7 +23,7 @@ from edcompress.training.averaging import WeightAverage
 from edcompress.training.batchnorm import suited_momentum
 from edcompress.training.loop import Trainer, train_epoch
 from edcompress.training.mixing import make_mix
-from edcompress.training.objective import Objective
+from edcompress.training.objective import Criterion, Objective
 from edcompress.training.optimizers import make_optimizer
 from edcompress.training.position import EpochPosition, ScheduleSpan
 from edcompress.training.precision import Precision
@@ -66,7 +67,7 @@ def train_stage(
     trainer = Trainer(
         network,
         make_optimizer(config, network.parameters()),
-        make_objective(config, run.start.teacher, context.precision),
+        make_objective(config, run.start.teacher, context.precision, context.task.finetune),
         context.precision,
         regime,
         context.monitor.step,
@@ -89,9 +90,11 @@ def train_stage(
         return train_phase(context, trainer, phase, state)
 
 
-def make_objective(config: TrainingConfig, teacher: nn.Module, precision: Precision) -> Objective:
+def make_objective(
+    config: TrainingConfig, teacher: nn.Module, precision: Precision, criterion: Criterion | None = None
+) -> Objective:
     """Return what search and fine-tuning minimise; a copy of the teacher, in eval mode on the device, teaches if they distil."""
-    return Objective(config, precision.place(on_cpu(teacher)) if config.distill else None)
+    return Objective(config, precision.place(on_cpu(teacher)) if config.distill else None, criterion)
 
 
 def train_phase(context: RunContext, trainer: Trainer, phase: Phase, state: TrainingState | None) -> int:
@@ -134,9 +137,16 @@ def _train_one(
 
 def _figures(context: RunContext, trainer: Trainer, position: EpochPosition) -> dict[str, Any]:
     """Return what is logged of an epoch that ended at `position`."""
-    accuracy = context.watched_accuracy(trainer.network, trainer.regime.forward).top1.fraction
-    figures = {"loss": position.mean_loss, "accuracy": accuracy, **trainer.regime.figures}
+    scores = context.watched_scores(trainer.network, trainer.regime.forward)
+    figures = {"loss": position.mean_loss, **_watched(scores), **trainer.regime.figures}
     return figures | ({"skipped": position.skipped} if position.skipped else {})
+
+
+def _watched(scores: Scores) -> dict[str, Any]:
+    """Return the figure that shows the quality: top-1 as accuracy, or the recipe's metric as score."""
+    if scores.metric.counted and scores.accuracy:
+        return {"accuracy": scores.accuracy.top1.fraction}
+    return {"score": value_of(scores.headline)}
 
 
 def shorten(path: Path, count: int) -> None:

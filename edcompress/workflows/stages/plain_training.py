@@ -65,7 +65,7 @@ def train_dense(
     trainer = Trainer(
         placed,
         make_optimizer(config, placed.parameters()),
-        Objective(config),
+        Objective(config, criterion=context.task.train),
         context.precision,
         _dense_regime(context, placed, compiled=compiled),
         context.monitor.step,

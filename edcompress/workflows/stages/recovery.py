@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edcompress.core.recipe.choices import Facts, chosen, chosen_data
 from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.results.scores import value_of
 from edcompress.networks.modes import on_cpu
 from edcompress.training.batchnorm import running_statistics
 from edcompress.workflows.stages.run_context import RunContext
@@ -13,7 +14,7 @@ from edcompress.workflows.stages.starting_point import StartingPoint
 def resolve_recipe(recipe: Recipe, context: RunContext, start: StartingPoint) -> Recipe:
     """Return the recipe with a value for every key that it leaves open, and the reasons in `chosen`; announce them.
 
-    The teacher's accuracy on held-out images decides what its soft labels are worth, and is measured only where that is open.
+    How good the teacher is on held-out images decides what its soft labels are worth, and is measured only where that is open.
     """
     data = chosen_data(recipe.data, len(context.splits.train))
     recipe = recipe.with_values(
@@ -33,7 +34,8 @@ def _facts(recipe: Recipe, context: RunContext, start: StartingPoint) -> Facts:
     untrained = recipe.model.reset_head and start.other_teacher is None
     if recipe.finetune.distill is None and not untrained:
         placed = context.precision.place(on_cpu(start.teacher))
-        accuracy = context.watched_accuracy(placed, placed).top1.fraction
+        scores = context.watched_scores(placed, placed)
+        accuracy = scores.accuracy.top1.fraction if scores.accuracy else value_of(scores.headline)
     feasible = start.feasible
     target = feasible.target.fraction / feasible.largest if feasible.target else 1.0
     return Facts(

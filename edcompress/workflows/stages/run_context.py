@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,13 @@ from edcompress.core.recipe.model import NetworkSpec
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import Accuracy
 from edcompress.core.results.report import Preprocessing
+from edcompress.core.results.scores import Scores
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import pick_device
 from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.core.system.hashing import TensorDigest
 from edcompress.core.system.monitor import Monitor
+from edcompress.core.user_code import Trust
 from edcompress.data.batches import Batch, Batches, eval_batches, train_batches
 from edcompress.data.images import ImageSet
 from edcompress.data.splits import Splits, check_divides, check_fits, fingerprint, open_splits
@@ -28,8 +31,13 @@ from edcompress.data.transforms import eval_geometry, normalise, preprocessing_s
 from edcompress.deploy.runtime.parity import FEWEST_IMAGES
 from edcompress.networks.build import example_images
 from edcompress.networks.modes import evaluating
-from edcompress.training.accuracy import Forward, mean_loss, measure_accuracy
+from edcompress.networks.outputs import logits_of
+from edcompress.training.accuracy import Forward, mean_loss, measure_accuracy, summed_cross_entropy
+from edcompress.training.metric import LogitsMetric
+from edcompress.training.objective import Criterion, TrainingLabels
 from edcompress.training.precision import Precision, choose_precision
+from edcompress.training.scores import measure_scores
+from edcompress.workflows.stages.task import NO_TASK, Task, open_task, require_measurable_by, require_trainable_by
 
 PROOF_IMAGES = 8
 REAL_IMAGES = 256
@@ -46,6 +54,7 @@ class RunContext:
     precision: Precision
     monitor: Monitor
     ranks: ProcessGroup = ALONE
+    task: Task = NO_TASK
 
     def watched_by(self, monitor: Monitor) -> RunContext:
         """Return the context under another monitor, which gets the notes on the data, and one warning per image that is left out."""
@@ -97,6 +106,11 @@ class RunContext:
         return self._first_batch(few, PROOF_IMAGES)[0][:2]
 
     @cached_property
+    def first_batch(self) -> Batch:
+        """Eight real images of the search split, or all of a smaller one, with their labels, on which loss and metric are tried."""
+        return self._sample(self.splits.search, PROOF_IMAGES)
+
+    @cached_property
     def parity_pixels(self) -> Tensor:
         """256 real images, uint8 [N, C, H, W], spread over the test split, or all of a smaller one: files must equal networks on them."""
         return self._spread_over(self.splits.test)
@@ -138,25 +152,73 @@ class RunContext:
             yield pixels.permute(0, 2, 3, 1) if as_pixels else normalise(pixels, self.data), labels
             self.monitor.step(step, len(batches), {})
 
+    @property
+    def measured(self) -> str:
+        """What stages call the recipe's metric: "accuracy" for top-1 and top-5."""
+        info = self.task.metric.info
+        return "accuracy" if info.counted else info.label
+
     def accuracy(self, network: nn.Module, forward: Forward | None = None, images: ImageSet | None = None) -> Accuracy:
         """Return top-1 and top-5 of the network, or of `forward`, which uses it, on the test images, or on `images`, in fp32."""
         with evaluating(network):
             return self._accuracy(forward or network, images or self.splits.test)
 
-    def watched_accuracy(self, network: nn.Module, forward: Forward) -> Accuracy:
-        """Return the accuracy of `forward`, which uses the network, on 2000 images spread over the search split, to watch training."""
+    def scores(self, network: nn.Module, forward: Forward | None = None, images: ImageSet | None = None) -> Scores:
+        """Return the recipe's metric, and top-1 and top-5 where each image has one class, as `accuracy` measures them."""
+        with evaluating(network):
+            return self._scores(forward or network, images or self.splits.test)
+
+    def watched_scores(self, network: nn.Module, forward: Forward) -> Scores:
+        """Return the scores of `forward`, which uses the network, on 2000 images spread over the search split, to watch training."""
         with evaluating(network), self.precision.autocast():
-            return self._accuracy(forward, self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES)))
+            return self._scores(forward, self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES)))
+
+    def _scores(self, forward: Forward, images: ImageSet) -> Scores:
+        metric = self.task.metric
+        if metric.info.counted:
+            return Scores(accuracy=self._accuracy(forward, images), metric=metric.info)
+        batches = eval_batches(images, self.data).pinned_for(
+            self.device
+        )  # all images on every rank: a metric is no sum
+        return measure_scores(forward, batches, self.device, metric, self.spec.model.output)
 
     def held_out_loss(self, network: nn.Module) -> float:
-        """Return the mean cross-entropy of the network on 2000 images spread over the search split, or all of fewer."""
+        """Return the mean loss of the network on 2000 images spread over the search split, or all of fewer."""
         images = self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES))
         with evaluating(network), self.precision.autocast():
-            return mean_loss(network, eval_batches(images, self.data), self.device)
+            return mean_loss(network, eval_batches(images, self.data), self.device, self._summed_loss)
+
+    def _summed_loss(self, output: Any, labels: Tensor) -> Tensor:
+        """Return the sum of the loss over the images of a batch; of a plain classifier the cross-entropy without smoothed labels."""
+        criterion = self.task.finetune
+        if criterion is None or criterion.plain:
+            return summed_cross_entropy(logits_of(output, self.spec.model.output), labels)
+        return criterion(output, labels.to(self.device)) * len(labels)
 
     def _accuracy(self, forward: Forward, images: ImageSet) -> Accuracy:
         batches = eval_batches(images, self.data).for_rank(self.ranks).pinned_for(self.device)
-        return measure_accuracy(forward, batches, self.device, self.spec.model.num_classes, self.ranks)
+        chosen = self.spec.model.output
+        return measure_accuracy(
+            lambda given: logits_of(forward(given), chosen),
+            batches,
+            self.device,
+            self.spec.model.num_classes,
+            self.ranks,
+        )
+
+    def require_usable(self, network: nn.Module, criterion: Criterion | None) -> None:
+        """Raise InputError if the loss or the metric of the recipe does not fit the network, tried on some images of the search split."""
+        require_trainable_by(criterion, network, *self.first_batch)
+        self.require_measurable(network)
+
+    def require_measurable(self, network: nn.Module) -> None:
+        """Raise InputError if the metric of the recipe does not fit the network, tried on some images."""
+        chosen, metric = self.spec.model.output, self.task.metric
+        few = self.first_batch if isinstance(metric, LogitsMetric) else self._sample(self.splits.test, REAL_IMAGES)
+        require_measurable_by(metric, network, chosen, *few)
+
+    def _sample(self, images: ImageSet, most: int) -> Batch:
+        return self._first_batch(images.subset(_spread(images, most)), most)
 
     def _first_batch(self, images: ImageSet, most: int) -> Batch:
         return next(iter(eval_batches(images, self.data.model_copy(update={"eval_batch_size": most}))))
@@ -183,7 +245,12 @@ def open_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
 
     def split() -> Splits:
         return open_splits(
-            data, seed=recipe.seed, announce=monitor.warning, trust_code=options.trust_code, classes=model.num_classes
+            data,
+            seed=recipe.seed,
+            announce=monitor.warning,
+            trust_code=options.trust_code,
+            classes=model.num_classes,
+            any_labels=recipe.finetune.loss_is_own or recipe.train.loss_is_own,
         )
 
     if (data.download or indexing) and ranks.size > 1:
@@ -201,7 +268,18 @@ def make_context(recipe: Recipe, splits: Splits, options: RunOptions = DEFAULT) 
     check_divides(splits, data, ranks)
     if data.own_code or data.dataset == "memory":
         ranks.require_same("data", *fingerprint(splits))
-    return RunContext(recipe.network_spec, data, splits, precision, options.monitor, ranks).watched_by(options.monitor)
+    sections = {"finetune": recipe.finetune.config, "train": recipe.train}
+    labels = _training_labels(splits.train, data, model.num_classes)
+    task = open_task(model, sections, recipe.metric, labels, Trust(options.trust_code, options.objects))
+    context = RunContext(recipe.network_spec, data, splits, precision, options.monitor, ranks, task)
+    return context.watched_by(options.monitor)
+
+
+def _training_labels(images: ImageSet, data: Data, classes: int) -> TrainingLabels:
+    """Return the labels of the training images, of the first by reading it where the data set shows none."""
+    labels = images.labels
+    first = images.read([0], eval_geometry(data)).labels if labels is None else labels[:1]
+    return TrainingLabels(labels, first, classes)
 
 
 def _precision(recipe: Recipe, options: RunOptions) -> Precision:

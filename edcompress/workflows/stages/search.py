@@ -44,6 +44,10 @@ def search(
     context.monitor.stage(
         _plan(settings.for_batches_of(context.data.step_images), len(context.train_batches(epoch=0)), run)
     )
+    if (criterion := context.task.finetune) and not criterion.one_label and settings.energy != "cross_entropy":
+        context.monitor.stage(
+            f"search.energy: {settings.energy} compares classes of images; with {criterion.name} states are compared by the loss"
+        )
     epochs = train_stage(run, results, "search", regime, network, state)
     images, labels = context.scoring_batch
     found = regime.finish(context.precision.images(images), labels.to(context.device))
@@ -91,6 +95,7 @@ def search_problem(settings: Search, context: RunContext, start: StartingPoint) 
         seed=context.seed,
         ranks=context.ranks,
         batches=lambda: context.train_batches(epoch=0),
+        criterion=context.task.finetune,
     )
 
 

@@ -136,8 +136,7 @@ def time_dense(recipe: Recipe, dense: nn.Module, ranks: ProcessGroup = ALONE) ->
     """Return where the dense network's time goes, measured now by the first rank; None if the target is not a latency."""
     if not recipe.targets_latency:
         return None
-    example = example_images(recipe.network_spec.image_shape)
-    return latency_table(dense, example, recipe.export, recipe.timing, ranks)
+    return latency_table(dense, recipe.network_spec, recipe.export, recipe.timing, ranks)
 
 
 def space_of(
@@ -182,9 +181,9 @@ def _require_no_teacher(recipe: Recipe, untrained: str) -> None:
     begin = f"{untrained} begin untrained (model.reset_head), and"
     if recipe.finetune.distill and not recipe.finetune.teacher:
         raise InputError(f"{begin} a dense network that knows nothing has nothing to teach; set finetune.distill to 0")
-    if recipe.target and recipe.target.max_top1_drop is not None:
+    if recipe.target and recipe.target.drop is not None:
         raise InputError(
-            f"{begin} there is no accuracy from which to drop; use a target other than target.max_top1_drop"
+            f"{begin} there is no accuracy from which to drop; use a target other than target.{recipe.target.drop_key}"
         )
 
 

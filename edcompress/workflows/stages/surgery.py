@@ -6,7 +6,8 @@ from itertools import islice
 
 from torch import Tensor, nn
 
-from edcompress.core.results.measures import Accuracy, ModelResult
+from edcompress.core.results.measures import ModelResult
+from edcompress.core.results.scores import Scores
 from edcompress.core.system.files import write_text
 from edcompress.networks.modes import on_cpu
 from edcompress.pruning.cost.network_size import measure_size
@@ -28,19 +29,18 @@ def remove_and_verify(
     context.monitor.stage("surgery: remove the channels, prove masked == pruned")
     plan = compose_plans(run.start.first, plan_of(state, space))
     smaller, proof = prove_masked(network, space, state, context.proof_images)
-    accuracy = _masked_accuracy(context, network, space, state)
-    masked = ModelResult(accuracy=accuracy, size=measure_size(network, context.example))
+    masked = ModelResult.of(_masked_scores(context, network, space, state), measure_size(network, context.example))
     placed = context.precision.place(on_cpu(smaller))
     recalibrate_batch_norm(placed, islice(context.train_batches(epoch=0), RECALIBRATION_BATCHES), context.precision)
-    pruned = ModelResult(accuracy=context.accuracy(placed), size=measure_size(smaller, context.example))
+    pruned = ModelResult.of(context.scores(placed), measure_size(smaller, context.example))
     if context.ranks.is_main:
         write_text(run.folder / "plan.json", plan.model_dump_json(indent=1) + "\n")
     files = context.ranks.run_on_rank0(lambda: records([run.folder / "plan.json"]))
     return on_cpu(placed), results.with_files(files).with_surgery(masked, pruned, proof)
 
 
-def _masked_accuracy(context: RunContext, network: nn.Module, space: PruningSpace, state: Tensor) -> Accuracy:
-    """Return the accuracy of the network without what the state bool[D] drops, by masks."""
+def _masked_scores(context: RunContext, network: nn.Module, space: PruningSpace, state: Tensor) -> Scores:
+    """Return the scores of the network without what the state bool[D] drops, by masks."""
     placed = context.precision.place(on_cpu(network))
     weights = masked_weights(placed, space, state)
-    return context.accuracy(placed, lambda images: call_with(placed, weights, images))
+    return context.scores(placed, lambda images: call_with(placed, weights, images))

@@ -78,7 +78,7 @@ def test_all_faults_are_reported_at_once_each_with_its_dotted_key(written) -> No
     for line in ("model.num_classes: give a whole number from 2 to 1000000 (got 1)", "data.dataset: choose 'cifar10'",
                  "data.image_size: required, but missing", "data.batchsize: unknown key; did you mean 'batch_size'? (got 4)",
                  "search.epoch: unknown key; did you mean 'epochs'? (got 3)", "seed: give a whole number of at least 0 and",
-                 "target: give exactly one of macs, params, channels, latency, latency_ms, max_top1_drop, not macs=0.5, params=0.5",
+                 "target: give exactly one of macs, params, channels, latency, latency_ms, max_top1_drop, max_drop, not macs=0.5",
                  "export.opset: opset 99 is not supported; choose 18 to 23", "serach: unknown key; did you mean 'search'?",
                  "finetune.lr: give a finite number (got nan)"):  # fmt: skip
         assert f"{path}: {line}" in text
@@ -90,7 +90,7 @@ def test_all_faults_are_reported_at_once_each_with_its_dotted_key(written) -> No
     [
         ("target.macs=0", "target.macs: give a number above 0 and at most 1 (got 0)"),
         ("target.macs=1.2", "target.macs: give a number above 0 and at most 1 (got 1.2)"),
-        ("target.macs=null", "target: give exactly one of macs, params, channels, latency, latency_ms, max_top1_drop, not none"),
+        ("target.macs=null", "target: give exactly one of macs, params, channels, latency, latency_ms, max_top1_drop, max_drop, not none"),
         ("search.epochs=2.5", "search.epochs: give a whole number of at least 0 (got 2.5)"),
         ("search.population=3", "search.population: give a whole number from 4 to 256 (got 3)"),
         ("search.method=magic", "search.method: choose 'edropout', 'global_magnitude', "),

@@ -52,7 +52,7 @@ def test_many_images_go_through_a_few_at_a_time(onnx_file: Path) -> None:
     opened, sizes = open_session(onnx_file), []
 
     class Watched:
-        inputs, errors = opened.inputs, opened.errors
+        inputs, outputs, errors = opened.inputs, opened.outputs, opened.errors
 
         def run(self, feed: dict[str, Any]) -> Any:
             sizes.extend(len(value) for value in feed.values())

@@ -202,7 +202,6 @@ def built(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: 
         ("Stochastic", r"different logits for the same images.*F\.dropout"),
         ("InPlace", r"different logits for the same images.*in place"),
         ("Hooked", r"different logits for the same images.*hook"),
-        ("Auxiliary", r"in train mode the network gives a tuple, not one tensor.*auxiliary"),
         ("Checkpointed", r"runs layers again \(torch\.utils\.checkpoint\)"),
         ("Needing", r"fails in train mode: AssertionError: no labels"),
         ("Silent", r"fails in train mode: NotImplementedError"),
@@ -368,7 +367,9 @@ def test_what_is_shown_while_training_is_of_all_classes() -> None:
         return F.one_hot(torch.zeros(len(images), dtype=torch.int64), 10).float()
 
     context = holding(2600)
-    shown = context.watched_accuracy(nn.Identity(), always_zero).top1
+    scores = context.watched_scores(nn.Identity(), always_zero)
+    assert scores.accuracy
+    shown = scores.accuracy.top1
     assert shown.total == 2000
     assert shown.fraction == pytest.approx((context.splits.search.labels == 0).double().mean().item(), abs=0.001)
 

@@ -39,6 +39,7 @@ class _Session(Session):
     def __init__(self, opened: onnxruntime.InferenceSession) -> None:
         self._opened = opened
         self.inputs = tuple(ModelInput(given.name, tuple(given.shape), given.type) for given in opened.get_inputs())
+        self.outputs = tuple(str(given.name) for given in opened.get_outputs())
 
     @property
     def provider(self) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from edcompress.core.frozen import Unit
 from edcompress.report.gate.class_recall import worst_class
-from edcompress.report.gate.figures import Figure, measured
+from edcompress.report.gate.figures import Figure, measured, not_counted
 from edcompress.report.gate.limit import RunLimit
 from edcompress.report.render.formatting import percentage_points
 
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from edcompress.core.results.report import Report
 
 
-def figure(report: Report, _: Gate) -> Figure:
-    """Return dense minus pruned recall of the class that loses most, with a note that names it."""
+def figure(report: Report, _: Gate) -> Figure | str:
+    """Return dense minus pruned recall of the class that loses most, with a note that names it, or why there is none."""
+    if why := not_counted(report):
+        return why
     found = measured(worst_class(report, report.pruned), "accuracy by class")
     dense, other, images = found.dense.correct, found.other.correct, found.dense.total
     return Figure(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edcompress.core.frozen import Unit
-from edcompress.report.gate.figures import Figure, accuracy_drop
+from edcompress.report.gate.figures import Figure, accuracy_drop, not_counted
 from edcompress.report.gate.limit import RunLimit
 from edcompress.report.render.formatting import percentage_points
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def figure(report: Report, gate: Gate) -> Figure | str:
     """Return dense minus pruned top-5 of the ONNX files, or why it says nothing: among five classes every image is right."""
-    return report.top5_without_use or accuracy_drop(report, "top5", gate.level)
+    return not_counted(report) or report.top5_without_use or accuracy_drop(report, "top5", gate.level)
 
 
 LIMIT = RunLimit(

@@ -1,0 +1,1 @@
+"""Shipped losses, one module each."""

@@ -1,0 +1,1 @@
+"""Shipped metrics, one module each."""
