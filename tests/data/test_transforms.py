@@ -91,7 +91,7 @@ def test_images_in_memory_and_in_files_are_transformed_alike(
     for path, image in zip(paths, pixels, strict=True):
         v2.functional.to_pil_image(image).save(path)
     labels = torch.zeros(3, dtype=torch.int64)
-    sets = (MemoryImages(pixels, labels, channels), FileImages(tuple(paths), labels, channels))
+    sets = (MemoryImages(pixels, labels, channels), FileImages(labels, channels, paths=tuple(paths)))
     for batches in ([train_batches(i, data, seed=0, epoch=0) for i in sets], [eval_batches(i, data) for i in sets]):
         (memory, _), (files, _) = (next(iter(each)) for each in batches)
         assert torch.equal(memory, files)
