@@ -28,7 +28,7 @@ from edcompress.report.render.model_card import CardSubject, render_card
 from edcompress.runs.file_records import records
 from edcompress.runs.folder import UNFINISHED_EXPORTS, RunFolder, RunOrPath
 from edcompress.runs.progress import recording
-from edcompress.workflows.load import load
+from edcompress.workflows.load import load_run
 from edcompress.workflows.onnx_files import CARD, VARIANTS, OnnxFiles, publish_files, write_onnx
 from edcompress.workflows.stages.run_context import RunContext, open_provable_context
 from edcompress.workflows.stages.starting_point import load_dense
@@ -83,8 +83,8 @@ def _with_export(recipe: Recipe, asked: Mapping[str, Any]) -> Recipe:
 
 def _export(run: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
     report, context = run.read_report(), open_provable_context(recipe, options)
-    dense = load_dense(recipe.network_spec, run / "dense.safetensors", trust_code=options.trust_code)
-    networks = {"dense": dense, "pruned": load(run, trust_code=options.trust_code)}
+    dense = load_dense(recipe.network_spec, run / "dense.safetensors", trust=options.trust)
+    networks = {"dense": dense, "pruned": load_run(run.path, options.trust)}
     with tempfile.TemporaryDirectory(dir=run.path, prefix=UNFINISHED_EXPORTS, ignore_cleanup_errors=True) as scratch:
         made = Path(scratch)
         files = write_onnx(context, recipe.export, made, report, networks)

@@ -107,8 +107,9 @@ def _open_run(request: PruneRequest, began: float, *, resuming: bool) -> Pruning
     context = open_provable_context(recipe, request.options)
     context.monitor.stage("checking the network, its data and its pruning space")
     start = request.open_start(recipe.with_data(context.data), images=context.probe_images)
-    trust = {"trust_code": request.options.trust_code, "trust_pickle": request.options.trust_pickle}
-    start = replace(start, other_teacher=open_teacher(recipe.finetune, recipe.network_spec, **trust))
+    trust, trust_pickle = request.options.trust, request.options.trust_pickle
+    teacher = open_teacher(recipe.finetune, recipe.network_spec, trust=trust, trust_pickle=trust_pickle)
+    start = replace(start, other_teacher=teacher)
     make_optimizer(recipe.finetune.config, start.network.parameters())  # refuses a frozen network
     context.require_usable(start.network, context.task.finetune)
     context = sized_for_search(context, start, recipe.search, recipe.finetune.config)

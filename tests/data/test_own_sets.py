@@ -352,7 +352,9 @@ def test_a_factory_and_a_data_set_exclude_each_other(tmp_path: Path) -> None:
 
 
 def test_objects_of_a_program_cannot_be_opened_by_a_recipe() -> None:
-    with pytest.raises(DataError, match=r"data\.dataset: memory: these images were objects of a Python program"):
+    with pytest.raises(
+        DataError, match=r"data\.dataset: memory: what held these images was an object in memory of a Python program"
+    ):
         open_splits(OWN, seed=0)
 
 

@@ -118,9 +118,17 @@ def render_page(
         proofs=_Table(("", "largest difference", "relative", "of"), proof_rows(report), "prose"),
         search=_search(report.search, generations),
         groups=_groups(plan.get("groups", ())),
-        command=shlex.join(["edcompress", "prune", report.checkpoint, "--recipe", "recipe.yaml", *flags]),
+        command=_command(report, flags),
         facts=_facts(report),
     )
+
+
+def _command(report: Report, flags: Sequence[str]) -> str:
+    """Return what repeats the run: a command, or a call in Python where it was made from objects."""
+    model = (report.settings or {}).get("model", {})
+    if model.get("object"):
+        return "edcompress.prune(model, train=..., val=..., test=..., out=...)  # in Python, with the same objects and sections"
+    return shlex.join(["edcompress", "prune", report.checkpoint, "--recipe", "recipe.yaml", *flags])
 
 
 def render_sweep(found: Sweep) -> str:
