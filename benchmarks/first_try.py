@@ -1,4 +1,4 @@
-"""Does the first try of a new user keep the accuracy? The recipe that `edcompress init` writes, unchanged, on six networks.
+"""Does the first try of a new user keep the accuracy? The recipe that `edcompress init` writes, unchanged, on seven networks.
 
     EDCOMPRESS_DATA=... python benchmarks/first_try.py [CASE ...] [--jobs 2] [-o FOLDER]
 
@@ -179,18 +179,12 @@ def page(lines: list[Line]) -> str:
     text = HEAD
     for target in TARGETS:
         rows = [row for case in CASES if (row := case_row(case, target, lines))]
-        drops = [float(row.rsplit("|", 3)[1]) for row in rows]
+        if not rows:
+            continue
+        drops = [float(row.rsplit("|", 2)[1]) for row in rows]
         text += f"## {target:.0%} of the multiply-accumulates\n\n"
-        text += (
-            "\n".join(
-                harness.table(
-                    ("network", "seeds", "as trained", "origin", "magnitude", "pruned", "minutes", "drop"), rows
-                )
-            )
-            + "\n\n"
-        )
-        if drops:
-            text += f"Mean drop {statistics.mean(drops):.2f}, largest {max(drops):.2f} points.\n\n"
+        text += "\n".join(harness.table(COLUMNS, rows)) + "\n\n"
+        text += f"Mean drop {statistics.mean(drops):.2f}, largest {max(drops):.2f} points.\n\n"
     return text + about(lines)
 
 

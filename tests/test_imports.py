@@ -26,6 +26,7 @@ HOMES = {
     "onnxruntime": "deploy/",
     "typer": "cli/",
     "timm": "networks/",
+    "huggingface_hub": ("networks/hub_files.py", "data/hf_private.py"),
     "mlflow": "runs/trackers/",
     "webdataset": "data/tar_shards.py",
     "datasets": "data/hf_",

@@ -29,12 +29,13 @@ from edcompress.cli.options import (
 )
 from edcompress.cli.output import score_lines, show_report, show_sweep, show_value
 from edcompress.cli.progress_bar import Display
+from edcompress.cli.recipe_argument import recipe_and_ranks
 from edcompress.cli.run_argument import require_one_choice, run_folder
 from edcompress.cli.verdict import finish_with_gate
 from edcompress.core.recipe.loading import read_recipe, variants
 from edcompress.core.results.measures import Accuracy
 from edcompress.core.system.context import RunOptions
-from edcompress.core.system.distributed import ProcessGroup, init_process_group
+from edcompress.core.system.distributed import ProcessGroup
 from edcompress.core.system.signals import Interrupt
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.tracking import require_trackers
@@ -45,7 +46,7 @@ def prune(weights: Weights, recipe: RecipeName, output: Output = None, overrides
           log: Log = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
     """Compress a trained network: search, remove channels, fine-tune, prove, report."""
     require_trackers(log or ())
-    checked, ranks = read_recipe(recipe, overrides or ()), init_process_group(device)
+    checked, ranks = recipe_and_ranks(recipe, overrides, weights, device)
     folder = ranks.run_on_rank0(lambda: run_folder(output, checked.name, resume=resume, force=force))
     with _watching(folder, ranks, resume=resume, force=force, quiet=quiet) as (monitor, interrupt):
         options = RunOptions(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt, ranks)
@@ -59,7 +60,7 @@ def run(recipe: RecipeName, weights: OptionalWeights = None,
         trust_code: TrustCode = False, trust_pickle: TrustPickle = False, log: Log = None, quiet: Quiet = False) -> None:  # fmt: skip
     """prune, export --onnx and gate in one go."""
     require_trackers(log or ())
-    checked, ranks = read_recipe(recipe, overrides or ()), init_process_group(device)
+    checked, ranks = recipe_and_ranks(recipe, overrides, weights, device)
     folder = ranks.run_on_rank0(lambda: run_folder(output, checked.name, resume=resume, force=force))
     with _watching(folder, ranks, resume=resume, force=force, quiet=quiet) as (monitor, interrupt):
         options = RunOptions(device, trust_code, trust_pickle, monitor, tuple(log or ()), interrupt, ranks)
@@ -93,7 +94,7 @@ def sweep(recipe: RecipeName, weights: OptionalWeights = None, output: SweepOutp
           log: Log = None, quiet: Quiet = False, as_json: AsJson = False) -> None:  # fmt: skip
     """Compare runs, one per value of --set key=value,value,.... Repeat the command to continue."""
     require_trackers(log or ())
-    recipes = variants(recipe, overrides or ())
+    recipes = variants(recipe, overrides or (), weights)
     folder = output or Path("runs") / f"{next(iter(recipes.values())).name}-sweep"
     interrupt = Interrupt()
     with Display(err, quiet=quiet) as monitor, interrupt.listening():

@@ -44,6 +44,7 @@ from edcompress.cli.verdict import exit_with_verdict, recording_failure
 from edcompress.core.errors import InputError
 from edcompress.core.recipe.deployment import MAX_OPSET, MIN_OPSET, Benchmark
 from edcompress.core.recipe.loading import read_recipe
+from edcompress.core.recipe.weights_name import weights_name
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.signals import Interrupt
 from edcompress.report.gate.limit_registry import REGRESSION_LIMITS
@@ -98,8 +99,8 @@ def evaluate(model: WeightsRunOrOnnx, recipe: RecipeName, overrides: Overrides =
              trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
              ignore_metadata: IgnoreMetadata = False, as_json: AsJson = False) -> None:  # fmt: skip
     """Measure the recipe's metric, by default top-1 and top-5, on its test images."""
-    checked = read_recipe(recipe, overrides or ())
-    with Display(err, quiet=True) as monitor:
+    checked = read_recipe(recipe, overrides or (), model)
+    with Display(err, quiet=weights_name(model) is None) as monitor:
         options = RunOptions(device, trust_code, trust_pickle, monitor)
         accuracy = edcompress.evaluate(model, checked, options, ignore_metadata=ignore_metadata)
     show_accuracy(accuracy, checked.model.num_classes, as_json=as_json)

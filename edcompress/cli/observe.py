@@ -23,6 +23,7 @@ from edcompress.cli.progress_bar import Display
 from edcompress.cli.status_tables import show_findings, show_runs, show_status
 from edcompress.core.errors import EdcompressError
 from edcompress.core.recipe.loading import read_recipe
+from edcompress.core.recipe.weights_name import weights_name
 from edcompress.core.system.context import RunOptions
 from edcompress.runs.finding import find
 from edcompress.runs.status import list_runs, status_of
@@ -55,8 +56,8 @@ def doctor(recipe: RatesRecipe = None, trust_code: TrustCode = False, as_json: A
 def inspect(recipe: RecipeName, model: WeightsOrRun = None, overrides: Overrides = None, onnx_latency: OnnxLatency = False,
             trust_code: TrustCode = False, trust_pickle: TrustPickle = False, as_json: AsJson = False) -> None:  # fmt: skip
     """Show what can be pruned, and what is locked and why, before any training."""
-    checked = read_recipe(recipe, overrides or ())
-    with Display(err, quiet=True) as monitor:
+    checked = read_recipe(recipe, overrides or (), model)
+    with Display(err, quiet=weights_name(model) is None) as monitor:
         options = RunOptions("cpu", trust_code, trust_pickle, monitor)
         found = edcompress.inspect(model, checked, options, onnx_latency=onnx_latency)
     show_inspection(found, as_json=as_json)

@@ -17,10 +17,16 @@ from edcompress.runs.tracking import TRACKERS
 
 # What a command works on
 Weights = Annotated[
-    Path,
-    typer.Argument(help="Weights: .pt, .pth, .th or .safetensors; or a finished run, which is then pruned further."),
+    str,
+    typer.Argument(
+        help="Weights: .pt, .pth, .th or .safetensors; a finished run, which is then pruned further; or a name: "
+        "torchvision:NETWORK@WEIGHTS, timm:NETWORK.TAG, hf:OWNER/NAME, https://...#sha256=HEX."
+    ),
 ]
-OptionalWeights = Annotated[Path | None, typer.Argument(help="Weights; default: train the recipe's network first.")]
+OptionalWeights = Annotated[
+    str | None,
+    typer.Argument(help="Weights, a run or a name, as for prune; default: first train from random weights."),
+]
 RunPath = Annotated[
     Path | None, typer.Argument(metavar="[RUN]", help="A run folder; default: the newest under ./runs.")
 ]
@@ -32,8 +38,12 @@ RunOrSweep = Annotated[
     typer.Argument(metavar="[RUN]", help="A run folder, or a sweep's; default: the latest run under ./runs."),
 ]
 RunsFolder = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="The folder that contains the runs.")]
-WeightsRunOrOnnx = Annotated[Path, typer.Argument(help="A weights file, a run folder, or an .onnx file.")]
-WeightsOrRun = Annotated[Path | None, typer.Argument(help="Weights or a run; default: random weights.")]
+WeightsRunOrOnnx = Annotated[
+    str, typer.Argument(help="A weights file, a run folder, an .onnx file, or the name of weights as for prune.")
+]
+WeightsOrRun = Annotated[
+    str | None, typer.Argument(help="Weights, a run, or the name of weights; default: random weights.")
+]
 OnnxFiles = Annotated[list[Path], typer.Argument(help=".onnx files, or a run folder for its pair.")]
 
 # Recipes

@@ -85,7 +85,7 @@ def open_csv(request: OpenRequest) -> Opened:
         request: The recipe's data section, and the folder of all data sets. Its `warn` takes a message about columns that were guessed.
 
     Raises:
-        DataError: The file, a column or an image is missing, or a value is no class or split.
+        DataError: The file, a column or an image is missing, or a value is not a class or split.
     """
     data, file = request.data, request.root / request.data.source
     if not file.is_file():
@@ -115,7 +115,7 @@ def open_csv(request: OpenRequest) -> Opened:
 
 
 def _rows(file: Path, data: Data) -> Rows:
-    """Read the rows; DataError where the file is no table, or a row lacks a value."""
+    """Read the rows; DataError where the file is not a table, or a row lacks a value."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             head = lines.readline()

@@ -30,7 +30,8 @@ def divided(
     if (found := test or val) is not None:
         return Opened(train, found, classes, divided="" if test else f"{where}: its validation images test")
     rest, share = divide_by_class(train, data.test_fraction, data.split_seed)
-    said = f"data.test_fraction: {where} has no test images of its own, {data.test_fraction:g} of each class tests"
+    of_what = "the images" if train.labels is None else "each class"
+    said = f"data.test_fraction: {where} has no test images of its own, {data.test_fraction:g} of {of_what} tests"
     return Opened(rest, share, classes, divided=said)
 
 

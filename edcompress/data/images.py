@@ -36,7 +36,7 @@ class ImageSet(Protocol):
 
     @property
     def labels(self) -> Tensor | None:
-        """int64 [N]; None where only reading an item shows its label, or labels are no classes."""
+        """int64 [N]; None where only reading an item shows its label, or labels are not classes."""
 
     @property
     def channels(self) -> int:

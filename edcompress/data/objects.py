@@ -189,7 +189,7 @@ def read_item(items: Items, number: int, where: str, seed: int, *, foreign: bool
         foreign: Whether the data set is the user's code, whose errors are reported as such.
 
     Raises:
-        DataError: Reading fails, or the item is no pair.
+        DataError: Reading fails, or the item is not a pair.
     """
     errors: AbstractContextManager[None] = (
         users_code(f"{where} failed in your code", DataError) if foreign else nullcontext()
@@ -216,7 +216,7 @@ def object_images(
         foreign: Whether it is the user's code, whose errors are reported as such.
 
     Raises:
-        DataError: It has no length or no items by number, is empty, or an item is no pair of image and label.
+        DataError: It has no length or no items by number, is empty, or an item is not a pair of image and label.
     """
     items = map_style(given, name)
     count, channels = length_of(items, name), data.channels

@@ -24,6 +24,11 @@ from edcompress.data.own_transform import Transform, TransformedImages, doubt_of
 from edcompress.data.seeding import generator_for
 from edcompress.data.transforms import PICTURES, Geometry
 
+PREPARED = (
+    "the images are float tensors, which are taken as the network's input: data.resize, data.augment, data.mean and data.std do not "
+    "apply"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Splits:
@@ -82,21 +87,13 @@ def open_splits(
 
 
 def splits_of_objects(
-    train: object,
-    val: object,
-    test: object,
-    data: Data,
-    seed: int,
-    *,
-    classes: int | None = None,
-    any_labels: bool = False,
+    given: Given, data: Data, seed: int, *, classes: int | None = None, any_labels: bool = False
 ) -> Splits:
     """Return the splits of data sets or DataLoaders in memory.
 
     Args:
-        train: The training images: a map-style data set of (image or tensor, label), or a DataLoader of one.
-        val: The images that judge states; None: a share of the training images is held out.
-        test: The test images; None: `val` tests, or a share of the training images.
+        given: Map-style data sets of (image or tensor, label), or DataLoaders of them: `train`; `val`, which judges states, or None to
+            hold out a share of the training images; and `test`, or None to test on `val`, else on a share of the training images.
         data: The recipe's data section with dataset "memory"; its geometry, augmentation and normalisation apply to images and pixels.
         seed: Fixes which images are held out.
         classes: How many classes the network has, if known.
@@ -105,7 +102,7 @@ def splits_of_objects(
     Raises:
         DataError: A data set cannot be used; the message names it, the item and the fix.
     """
-    opened = open_objects(Given(train, val, test), data, classes, name="", any_labels=any_labels)
+    opened = open_objects(given, data, classes, name="", any_labels=any_labels)
     splits = _make_splits(opened, data, seed, [])
     if opened.search is not None or opened.divided:  # which says the numbers
         return splits
@@ -132,6 +129,8 @@ def _make_splits(opened: Opened, data: Data, seed: int, notes: Sequence[str]) ->
     else:
         held_out, rest = _hold_out(n, data, seed)
         sets = images.subset(rest), images.subset(held_out), test
+    if images.prepared:
+        notes = (*notes, PREPARED)
     counts = f"{len(sets[0])} images train, {len(sets[1])} are held out to judge states, {len(sets[2])} test"
     said = (*notes, f"{opened.divided}: {counts}") if opened.divided else tuple(notes)
     doubtful = (*opened.doubts, *doubts(opened, data))

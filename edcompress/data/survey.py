@@ -79,8 +79,7 @@ def survey(images: Path) -> Survey:
         raise DataError(f"--images {images} {what}; name the folder that holds the images of each class in a folder")
     keys = _keys_of(images.resolve())
     data = Data.model_validate({**keys, "image_size": 32, "skip_broken": True})
-    opened = open_dataset(data)
-    train, test, classes = opened.train, opened.test, opened.classes
+    train, test, classes = open_dataset(data)[:3]
     if len(classes) < 2:
         raise DataError(
             f"--images {images}: {len(classes)} class ({few(classes)}); a classifier needs at least two class folders"

@@ -55,7 +55,7 @@ class Geometry:
         return pixels
 
     def apply_to_pixels(self, pixels: Tensor) -> Tensor:
-        """Return uint8 pixels [C, H, W] after the same; channels that are no picture (neither 1 nor 3) are changed alike, one by one."""
+        """Return uint8 pixels [C, H, W] after the same; channels other than those of pictures (1 or 3) are changed alike, one by one."""
         if len(pixels) in PICTURES:
             return self.apply(to_pil(pixels))
         before, planes = torch.default_generator.get_state(), []

@@ -38,6 +38,9 @@ DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.boo
           torch.int8, torch.int16, torch.int32, torch.int64}  # fmt: skip
 MOST_WRAPPERS = 8
 
+SUFFIXES = (".pt", ".pth", ".th", ".bin", ".ckpt", ".safetensors", ".json", ".tar")
+"""Endings of files of weights; other names may be meant as those of networks."""
+
 
 def read_state_dict(path: Path, *, trust_pickle: bool = False, ema: bool = False) -> dict[str, Tensor]:
     """Read the weights in a file.
@@ -85,7 +88,7 @@ def _head(path: Path) -> bytes:
         if path.is_dir():
             raise WeightsError(f"{path}: is a folder; give the weights file inside it")
         if not path.exists():
-            raise WeightsError(f"{path}: there is no such file{_near(path)}")
+            raise WeightsError(f"{path}: there is no such file{_near(path)}{_by_name(path)}")
         if not path.is_file():
             raise WeightsError(f"{path}: is a device, pipe or socket; copy the weights to a file first")
         with path.open("rb") as file:
@@ -95,6 +98,14 @@ def _head(path: Path) -> bytes:
     if not head:
         raise WeightsError(f"{path}: is empty (0 bytes); the download or the copy failed")
     return head
+
+
+def _by_name(path: Path) -> str:
+    """Return how weights by name are written, for what may be meant as the name of a network."""
+    name = str(path)
+    if len(path.parts) != 1 or path.suffix in SUFFIXES:
+        return ""
+    return f"; weights by name are written torchvision:{name}, timm:{name} or hf:OWNER/NAME"
 
 
 def _near(path: Path) -> str:

@@ -123,8 +123,12 @@ def _open(
         known = True
     with found.fault():
         require_measurable(recipe.timing)
-    with found.fault():
-        context = _open_images(recipe, options)
+    if recipe.own_code and not options.trust_code:
+        named = ", ".join(f"{key} {spec}" for key, spec in recipe.own_code.items())
+        found.notes.warning(f"{named} was not tried: it needs --trust-code")
+    else:
+        with found.fault():
+            context = _open_images(recipe, options)
     if recipe.model.factory and not options.trust_code:
         found.notes.warning(f"model.factory {recipe.model.factory} was not tried: it needs --trust-code")
     elif known:

@@ -13,20 +13,21 @@ from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.devices import oom_as_error
 from edcompress.deploy.runtime.predictions import describe_onnx, predict
 from edcompress.report.gate.sanity import at_chance
-from edcompress.runs.folder import RunFolder, RunOrPath, path_of
+from edcompress.runs.folder import RunFolder
 from edcompress.workflows.load import load_run
 from edcompress.workflows.stages.file_metadata import require_alike
 from edcompress.workflows.stages.run_context import open_context
 from edcompress.workflows.stages.starting_point import read_weights, require_same_model
+from edcompress.workflows.weights import Weights, open_weights
 
 
 def evaluate(
-    model: RunOrPath, recipe: Recipe, options: RunOptions = DEFAULT, *, ignore_metadata: bool = False
+    model: Weights, recipe: Recipe, options: RunOptions = DEFAULT, *, ignore_metadata: bool = False
 ) -> Accuracy | Scores:
     """Measure the recipe's metric on its test images, in fp32; a float16 file computes in float16.
 
     Args:
-        model: A weights file, a run folder, or an .onnx file.
+        model: A weights file, a run folder, an .onnx file, or the name of weights.
         recipe: The network and the images.
         options: Device, trust and monitor.
         ignore_metadata: Continue, with an alarm, if the model says that it is for other classes or preprocessing.
@@ -37,7 +38,9 @@ def evaluate(
     Raises:
         InputError: The model says that it is for other classes or preprocessing, or its number of logits is not that of the classes.
     """
-    path = path_of(model)
+    given = open_weights(model, options.monitor)
+    path, recipe = given.path, given.completed(recipe.explicit) if given.offer.values else recipe
+    given.warn_of_differences(recipe.data.model_dump(), options.monitor)
     context = open_context(recipe, options)
     classes, channels = context.splits.classes, recipe.model.in_channels
     require_alike(path, recipe.data, channels, classes, options.monitor, ignored=ignore_metadata)

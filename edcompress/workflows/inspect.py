@@ -27,11 +27,11 @@ from edcompress.pruning.cost.multiplications import uncounted_warnings
 from edcompress.pruning.cost.network_size import layer_sizes, measure_size, outputs_per_image
 from edcompress.pruning.space.space import Group, PruningSpace
 from edcompress.report.gate.noise import wait_warning
-from edcompress.runs.folder import RunOrPath, path_of
 from edcompress.workflows.evaluate import network_of
 from edcompress.workflows.in_memory import model_section
 from edcompress.workflows.stages.feasibility import costs_and_target
 from edcompress.workflows.stages.starting_point import space_of, time_dense
+from edcompress.workflows.weights import Weights, open_weights
 
 LITTLE_WORK = 100
 """Multiply-accumulates per value written, below which time follows the values: MobileNetV2 has 45, ResNet-18 720 (docs/latency.md)."""
@@ -39,7 +39,7 @@ LITTLE_WORK = 100
 
 @overload
 def inspect(
-    model: RunOrPath | None, recipe: Recipe, options: RunOptions = DEFAULT, *, onnx_latency: bool = False
+    model: Weights | None, recipe: Recipe, options: RunOptions = DEFAULT, *, onnx_latency: bool = False
 ) -> Inspection: ...
 
 
@@ -55,7 +55,7 @@ def inspect(
 
 
 def inspect(
-    model: RunOrPath | nn.Module | None,
+    model: Weights | nn.Module | None,
     recipe: Recipe | None = None,
     options: RunOptions = DEFAULT,
     *,
@@ -69,7 +69,8 @@ def inspect(
     With a recipe: `inspect("model.pt", read_recipe("my.yaml"))`; with a network in memory: `inspect(model, input_size=(3, 32, 32))`.
 
     Args:
-        model: A weights file or a run folder; None: the recipe's network with random weights; or a network, which stays as it is.
+        model: A weights file, a run folder or the name of weights; None: the recipe's network with random weights; or a network in memory,
+            which stays as it is.
         recipe: The network, the constraints and the target, for a file.
         options: Trust and monitor.
         onnx_latency: Export the network too, and measure each layer's share of the time in onnxruntime.
@@ -90,7 +91,9 @@ def inspect(
     if model is None or isinstance(model, nn.Module):
         network = plain_network(recipe.network_spec, trust=options.trust)
     else:
-        network = network_of(path_of(model), recipe, options)
+        given = open_weights(model, options.monitor)
+        recipe = given.completed(recipe.explicit) if given.offer.values else recipe
+        network = network_of(given.path, recipe, options)
     return inspect_network(network, recipe, onnx_latency=onnx_latency)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NotRequired, TypedDict, Unpack, overload
 
 from torch import Tensor, nn
@@ -18,15 +17,16 @@ from edcompress.core.system.files import require_utf8
 from edcompress.core.system.live_progress import shown_progress
 from edcompress.core.user_code import kind_of
 from edcompress.networks.build import example_images
-from edcompress.runs.folder import RunFolder, RunOrPath, path_of
+from edcompress.runs.folder import RunFolder, RunOrPath
 from edcompress.workflows.accuracy_target import smallest_within
 from edcompress.workflows.in_memory import parts_of_call, recipe_of_objects
 from edcompress.workflows.prune_result import PruneResult
 from edcompress.workflows.pruning_run import PruneRequest, prune_once
-from edcompress.workflows.resume import require_same_object, resumed_name, with_resolved_values
+from edcompress.workflows.resume import require_same_object, resumed_name, weights_for, with_resolved_values
 from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.file_metadata import unlike_images
 from edcompress.workflows.stages.starting_point import StartingPoint, new_starting_point, open_starting_point
+from edcompress.workflows.weights import GivenWeights, Weights
 
 Sections = Mapping[str, object]
 """Keys of a section of a recipe, with their values."""
@@ -55,7 +55,7 @@ class _Objects(TypedDict):
 
 @overload
 def prune(
-    weights: RunOrPath,
+    weights: Weights,
     recipe: Recipe,
     folder: RunOrPath,
     *,
@@ -78,7 +78,7 @@ def prune(
 
 
 def prune(
-    weights: RunOrPath | nn.Module,
+    weights: Weights | nn.Module,
     recipe: Recipe | None = None,
     folder: RunOrPath | None = None,
     *,
@@ -96,7 +96,9 @@ def prune(
     began with.
 
     Args:
-        weights: A weights file, or a finished run, which is then pruned further; or a trained network in memory, which stays as it is.
+        weights: A weights file, or a finished run, which is then pruned further; or the name of weights, such as
+            "torchvision:resnet50@IMAGENET1K_V2", which fills the keys that the recipe does not set; or a trained network in memory, which
+            stays as it is.
         recipe: What to do, for a file.
         folder: The run folder to write, or its path, for a file.
         resume: Continue an unfinished run in `folder` from its last checkpoint; a finished one is only read.
@@ -124,15 +126,17 @@ def prune(
         raise TypeError(
             f"prune(weights, recipe, folder) takes a file; {kind_of(weights)} was given with {', '.join(objects) or 'no recipe or folder'}"
         )
-    source, run = path_of(weights), RunFolder.of(folder)
+    run, ranks = RunFolder.of(folder), options.ranks
+    given = weights_for(weights, run, options, resume=resume)
+    source, name = given.path, given.name
+    recipe = given.completed(recipe.explicit) if given.offer.values else recipe
     if not (resume and run.exists) and run.path.resolve() == source.resolve():
         raise RunFolderError(f"{run.path} is the run to be pruned again; choose another run folder with -o")
     require_utf8(source)
-    name, ranks = source.name, options.ranks
     if resume:
         recipe = ranks.run_on_rank0(partial(with_resolved_values, recipe, run))
-        name = ranks.run_on_rank0(partial(resumed_name, run, recipe, source, options))
-    open_start = partial(_open_start, weights=source, options=options)
+        name = ranks.run_on_rank0(partial(resumed_name, run, recipe, given, options))
+    open_start = partial(_open_start, weights=given, options=options)
     return _prune(PruneRequest(recipe, run, open_start, name, options, resume=resume, force=force))
 
 
@@ -174,11 +178,17 @@ def _open_object(recipe: Recipe, options: RunOptions, images: Tensor) -> Startin
     return start
 
 
-def _open_start(recipe: Recipe, weights: Path, options: RunOptions, images: Tensor) -> StartingPoint:
+def _open_start(recipe: Recipe, weights: GivenWeights, options: RunOptions, images: Tensor) -> StartingPoint:
     """Open the starting point, and warn before the search of what will fail or mislead after it."""
-    start = open_starting_point(recipe, weights, options, images)
-    if options.ranks.is_main and (found := list(unlike_images(weights, recipe.data, recipe.model.in_channels))):
-        options.monitor.alarm(f"{weights} was made with preprocessing other than the recipe's: {'; '.join(found)}")
+    start = open_starting_point(recipe, weights.path, options, images)
+    if weights.source:
+        start = start.from_source(weights.source)
+    if options.ranks.is_main:
+        weights.warn_of_differences(recipe.data.model_dump(), options.monitor)
+        if found := list(unlike_images(weights.path, recipe.data, recipe.model.in_channels)):
+            options.monitor.alarm(
+                f"{weights.path} was made with preprocessing other than the recipe's: {'; '.join(found)}"
+            )
     _warn_unexportable(recipe, start, options)
     return start
 

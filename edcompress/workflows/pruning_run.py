@@ -244,6 +244,7 @@ def _report(run: PruningRun, results: StageResults, pruned: ModelResult, reloade
         network=recipe.model.name,
         seed=recipe.seed,
         checkpoint=run.weights,
+        source=run.start.source,
         dense=results.dense,
         masked=results.masked,
         after_surgery=results.after_surgery,

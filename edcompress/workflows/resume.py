@@ -13,6 +13,7 @@ from torch import Tensor
 from edcompress.core.errors import RunFolderError
 from edcompress.core.recipe.diff import differences
 from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.recipe.weights_name import FILLED, Offer, WeightsName, weights_name
 from edcompress.core.recipe.yaml_files import dump
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.distributed import ALONE, ProcessGroup
@@ -26,8 +27,10 @@ from edcompress.pruning.space.plan import Plan
 from edcompress.runs.folder import RunFolder
 from edcompress.runs.progress import starting_weights
 from edcompress.runs.reading import parse_file
+from edcompress.workflows.stages.file_metadata import WEIGHTS
 from edcompress.workflows.stages.start_files import EarlierNetwork, KeptStart, read_space
 from edcompress.workflows.stages.starting_point import StartingPoint, load_dense, read_weights
+from edcompress.workflows.weights import GivenWeights, Weights, open_weights
 
 FREE_ON_RESUME = ("data.root", "data.download", "data.workers", "data.skip_broken", "gate.", "preset", "run.")
 """Keys, or beginnings of keys, that a resumed run may change: they do not change what `prune` computes.
@@ -69,7 +72,8 @@ def hold_folder(
 def save_start(start: StartingPoint, folder: RunFolder) -> None:
     """Write the files from which `read_start` reads the starting point."""
     write_text(folder.step, f"{start.feasible.round_to}\n")
-    save_tensors(folder / "dense.safetensors", start.dense.state_dict())
+    about = {WEIGHTS: start.source.model_dump_json()} if start.source else None
+    save_tensors(folder / "dense.safetensors", start.dense.state_dict(), about)
     write_text(folder / "space.json", start.whole.model_dump_json(indent=1) + "\n")
     if start.table:
         write_text(folder / "latency.json", start.table.model_dump_json(indent=1) + "\n")
@@ -114,11 +118,26 @@ def can_resume(folder: RunFolder, recipe: Recipe) -> bool:
     return True
 
 
-def resumed_name(folder: RunFolder, recipe: Recipe, weights: Path, options: RunOptions) -> str:
+def weights_for(weights: Weights, folder: RunFolder, options: RunOptions, *, resume: bool) -> GivenWeights:
+    """Return the weights of a run in `folder`; those by name that it keeps already are not fetched again to resume it."""
+    name, ranks = weights_name(weights), options.ranks
+    kept = ranks.run_on_rank0(partial(_kept, folder, name)) if resume and name else None
+    return kept or open_weights(weights, options.monitor, ranks)
+
+
+def _kept(folder: RunFolder, name: WeightsName) -> GivenWeights | None:
+    """Return the weights that a run keeps, with the values of its recipe, if it was started with weights of this name."""
+    if starting_weights(folder) != name.shown:
+        return None
+    values = folder.read_recipe().model_dump(include=FILLED)
+    return GivenWeights(Path(name.shown), name.shown, offer=Offer(values))
+
+
+def resumed_name(folder: RunFolder, recipe: Recipe, weights: GivenWeights, options: RunOptions) -> str:
     """Return the name of the weights that a run was started with; those that are given, if they exist, must be the same."""
-    is_run_itself = weights.resolve() == folder.path.resolve()
-    if can_resume(folder, recipe) and weights.exists() and not is_run_itself:
-        require_same_weights(folder, weights, options)
+    is_run_itself = weights.path.resolve() == folder.path.resolve()
+    if can_resume(folder, recipe) and weights.path.exists() and not is_run_itself:
+        require_same_weights(folder, weights.path, options)
     return starting_weights(folder) or weights.name
 
 

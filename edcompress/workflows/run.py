@@ -15,17 +15,18 @@ from edcompress.networks.build import example_images, plain_network
 from edcompress.runs.folder import RunFolder, RunOrPath
 from edcompress.workflows.export import export
 from edcompress.workflows.prune import prune
-from edcompress.workflows.resume import reserve_folder, update_recipe_file
+from edcompress.workflows.resume import reserve_folder, update_recipe_file, weights_for
 from edcompress.workflows.stages.feasibility import require_exportable
 from edcompress.workflows.stages.run_context import open_provable_context
 from edcompress.workflows.stages.starting_point import feasible_of, space_of, time_dense
 from edcompress.workflows.train import train
+from edcompress.workflows.weights import Weights
 
 
 def run(
     recipe: Recipe,
     folder: RunOrPath,
-    weights: RunOrPath | None = None,
+    weights: Weights | None = None,
     *,
     resume: bool = False,
     force: bool = False,
@@ -36,7 +37,7 @@ def run(
     Args:
         recipe: What to do.
         folder: The run folder to write, or its path.
-        weights: A weights file, or a finished run, which is then pruned further; None: train by the recipe's `train` section.
+        weights: As for `prune`; None: train from random weights, by the recipe's `train` section.
         resume: Continue an unfinished run in `folder`.
         force: Replace the files of an earlier run in `folder`.
         options: Device, trust, monitor, trackers and ranks; the first rank alone exports.
@@ -51,6 +52,9 @@ def run(
     """
     destination = RunFolder.of(folder)
     begins = not (resume and destination.exists)
+    if weights is not None:
+        weights = weights_for(weights, destination, options, resume=resume)
+        recipe = weights.completed(recipe.explicit) if weights.offer.values else recipe
     require_measurable(recipe.timing)
     if begins:
         network = plain_network(recipe.network_spec, trust=options.trust)
@@ -60,6 +64,7 @@ def run(
         if weights is None:
             weights = Path(scratch) / "dense.safetensors"  # the name in the run folder
             if begins:
+                options.monitor.alarm(_untrained(recipe.model.name, recipe.train.epochs))
                 context = open_provable_context(recipe, options)
                 context.require_usable(network, context.task.finetune)
                 table = time_dense(recipe, network, options.ranks)
@@ -74,3 +79,11 @@ def run(
     # A run that was finished before is exported and gated as the recipe says now.
     update_recipe_file(destination, recipe)
     return export(destination, options=replace(options, ranks=ALONE))
+
+
+def _untrained(network: str, epochs: int) -> str:
+    """Return the warning about a run without weights."""
+    return (
+        f"no weights were given: {network} is trained from random weights first, for {epochs} epochs (recipe section train); to start "
+        "from a trained network, give its file, or a name such as torchvision:resnet50@IMAGENET1K_V2"
+    )

@@ -19,7 +19,7 @@ from edcompress.networks.build import example_images, plain_network
 from edcompress.report.gate.noise import waiting
 from edcompress.report.pareto import point_of, with_front
 from edcompress.report.render.html_page import render_sweep
-from edcompress.runs.folder import RunFolder, RunOrPath, path_of
+from edcompress.runs.folder import RunFolder
 from edcompress.runs.progress import starting_weights
 from edcompress.runs.reading import parse_file
 from edcompress.workflows.export import export
@@ -31,6 +31,7 @@ from edcompress.workflows.stages.file_metadata import TRAINING
 from edcompress.workflows.stages.run_context import open_provable_context
 from edcompress.workflows.stages.starting_point import feasible_of, open_starting_point, space_of, time_dense
 from edcompress.workflows.train import train, unfinished
+from edcompress.workflows.weights import GivenWeights, Weights, open_weights
 
 _DENSE = "dense.safetensors"
 """Name of the trained network's file in the folder of the sweep."""
@@ -39,7 +40,7 @@ _DENSE = "dense.safetensors"
 def sweep(
     recipes: Mapping[str, Recipe],
     folder: str | Path,
-    weights: RunOrPath | None = None,
+    weights: Weights | None = None,
     options: RunOptions = DEFAULT,
 ) -> Sweep:
     """Prune, export and gate the same weights by each recipe, and compare the results.
@@ -50,7 +51,8 @@ def sweep(
     Args:
         recipes: The recipe of each point, by the name of its run.
         folder: The folder of the sweep.
-        weights: A weights file, or a finished run; None: train one network first, by the `train` section that all recipes share.
+        weights: A weights file, a finished run, or the name of weights; None: train one network first, by the `train` section that all
+            recipes share.
         options: Device, trust, monitor and trackers.
 
     Returns:
@@ -60,21 +62,23 @@ def sweep(
         InputError: A recipe, the weights or the folder cannot be used, or the folder holds a different sweep.
         EdcompressError: A run failed.
     """
-    root, source = Path(folder), None if weights is None else path_of(weights)
+    root, given = Path(folder), None if weights is None else open_weights(weights, options.monitor)
+    if given and given.offer.values:
+        recipes = {name: given.completed(recipe.explicit) for name, recipe in recipes.items()}
     points = [_Point(name, recipe, RunFolder(root / name.replace("/", "_"))) for name, recipe in recipes.items()]
-    _require_same_sweep(root, source.name if source else _DENSE, points)
-    if source is None:
+    _require_same_sweep(root, given.name if given else _DENSE, points)
+    if given is None:
         _require_one_training(points)
     for point in points:
-        _check_point(point, source, options)
+        _check_point(point, given.path if given else None, options)
     _check_data([point.recipe for point in points if not point.run.finished], options)
-    if source is None:
+    if given is None:
         _require_same_training(points[0].recipe, root)
-        source = _trained(points[0].recipe, root / _DENSE, options)
+        given = open_weights(_trained(points[0].recipe, root / _DENSE, options), options.monitor)
     reports: dict[str, Report] = {}
     for number, point in enumerate(points, 1):
         options.monitor.stage(f"point {number} of {len(points)}: {point.name}")
-        reports[point.name] = _finish_point(point, source, options)
+        reports[point.name] = _finish_point(point, given, options)
         found = _side_by_side(reports)
         write_text(root / "sweep.json", found.model_dump_json(indent=1) + "\n")
         write_text(root / "sweep.html", render_sweep(found))
@@ -169,7 +173,7 @@ def _trained(recipe: Recipe, path: Path, options: RunOptions) -> Path:
     return path
 
 
-def _finish_point(point: _Point, weights: Path, options: RunOptions) -> Report:
+def _finish_point(point: _Point, weights: GivenWeights, options: RunOptions) -> Report:
     """Do what a point still needs, and return its report."""
     report = prune(weights, point.recipe, point.run, resume=True, force=True, options=options)
     update_recipe_file(point.run, point.recipe)

@@ -19,7 +19,8 @@ from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.system.distributed import ProcessGroup
 from edcompress.data.batches import eval_batches, train_batches
 from edcompress.data.images import read_labels
-from edcompress.data.splits import Splits, open_splits, splits_of_objects
+from edcompress.data.own_sets import Given
+from edcompress.data.splits import PREPARED, Splits, open_splits, splits_of_objects
 
 OWN = Data(dataset="memory", image_size=16, batch_size=8)
 
@@ -48,7 +49,7 @@ def pictures(count: int = 24) -> Pairs:
 
 
 def splits(train: object, val: object = None, test: object = None, data: Data = OWN, **more: Any) -> Splits:
-    return splits_of_objects(train, val, pictures(6) if test is None else test, data, 0, classes=3, **more)
+    return splits_of_objects(Given(train, val, pictures(6) if test is None else test), data, 0, classes=3, **more)
 
 
 def epoch(found: Splits, data: Data = OWN, number: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -106,6 +107,7 @@ def test_floats_are_taken_as_they_are() -> None:
     data = OWN.model_copy(update={"augment": "crop_flip"})
     found = splits(prepared, test=prepared, data=data)
     assert found.prepared
+    assert PREPARED in found.notes
     images, labels = epoch(found, data)[0]
     assert images.dtype == torch.float32
     assert all((image == image[0, 0, 0]).all() for image in images)  # neither padded nor normalised
@@ -183,10 +185,11 @@ def test_classes_are_named_and_shown_by_the_data_set() -> None:
 
 
 def test_without_test_images_validation_tests_or_a_share_does() -> None:
-    found = splits_of_objects(pictures(), pictures(6), None, OWN, 0, classes=3)
+    found = splits_of_objects(Given(pictures(), pictures(6), None), OWN, 0, classes=3)
     assert [len(part) for part in (found.train, found.search, found.test)] == [22, 2, 6]
-    found = splits_of_objects(pictures(), None, None, OWN, 0, classes=3)
+    found = splits_of_objects(Given(pictures(), None, None), OWN, 0, classes=3)
     assert [len(part) for part in (found.train, found.search, found.test)] == [17, 2, 5]
+    assert "the data set has no test images of its own, 0.2 of the images tests: 17 images train" in found.notes[0]
     numbers = [set(part.numbers.tolist()) for part in (found.train, found.search, found.test)]  # type: ignore[attr-defined]
     assert len(set.union(*numbers)) == 24
 

@@ -85,7 +85,7 @@ def test_grey_equals_pillows_bit_for_bit() -> None:
 def test_images_in_memory_and_in_files_are_transformed_alike(
     tmp_path: Path, changes: dict[str, Any], channels: int, square: int
 ) -> None:
-    data = Data(dataset="digits", image_size=16, **changes)
+    data = Data(dataset="digits", image_size=16, batch_size=128, **changes)
     pixels = IMAGES[:3].repeat(1, 1, 3, 2)[..., :square, :square]
     paths = [str(tmp_path / f"{number}.png") for number in range(3)]
     for path, image in zip(paths, pixels, strict=True):
@@ -99,11 +99,14 @@ def test_images_in_memory_and_in_files_are_transformed_alike(
 
 @pytest.mark.parametrize("augment", ["none", "crop", "crop_flip", "resized_crop"])
 @pytest.mark.parametrize("resize", [None, 18])
-def test_every_augmentation_gives_the_size_that_the_network_sees(augment: str, resize: int | None) -> None:
-    data = Data(dataset="digits", image_size=16, resize=resize, augment=augment, channels=1)  # type: ignore[arg-type]
+@pytest.mark.parametrize("size", [(16, 16), (16, 12), (11, 17)])
+def test_every_augmentation_gives_the_size_that_the_network_sees(
+    augment: str, resize: int | None, size: tuple[int, int]
+) -> None:
+    data = Data(dataset="digits", image_size=size, batch_size=128, resize=resize, augment=augment, channels=1)  # type: ignore[arg-type]
     images = MemoryImages(IMAGES, torch.zeros(64, dtype=torch.int64), channels=1)
     for batches in (train_batches(images, data, seed=0, epoch=0), eval_batches(images, data)):
-        assert next(iter(batches))[0].shape == (64, 1, 16, 16)
+        assert next(iter(batches))[0].shape == (64, 1, *size)
 
 
 def test_the_default_generator_is_restored_after_an_error() -> None:

@@ -54,7 +54,7 @@ def test_a_short_recipe_is_written_and_fits_weights_and_images(cli, place: Path,
     assert f"wrote {path}; next: edcompress check {path} --weights {place / 'model.pt'}" in ended.out
     recipe, text = read_recipe(path), path.read_text()
     assert (recipe.name, recipe.model.arch, recipe.model.num_classes) == ("mine", "resnet18", 3)
-    assert (recipe.data.folder, recipe.data.image_size, recipe.data.resize) == (str(place / "photos"), 224, 256)
+    assert (recipe.data.folder, recipe.data.image_size, recipe.data.resize) == (str(place / "photos"), 160, 200)
     assert (recipe.data.mean, recipe.data.augment) == ((0.485, 0.456, 0.406), None)
     assert recipe.target is not None
     assert recipe.target.params == 0.6
@@ -206,3 +206,14 @@ def test_in_a_terminal_it_asks(place: Path, tmp_path: Path) -> None:
 def test_python_raises_the_same_errors(place: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         suggest_recipe(tmp_path / "r.yaml", place / "model.pt", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "resize"), [(400, 224, 256), (224, 224, 256), (146, 128, 146), (120, 96, 120)]
+)
+def test_photos_are_not_enlarged(side: int, size: int, resize: int, place: Path, tmp_path: Path) -> None:
+    images = photos(tmp_path / "photos", size=(side + 30, side))
+    path = tmp_path / "mine.yaml"
+    path.write_text(suggest_recipe(path, place / "model.pt", images).text)
+    data = read_recipe(path).data
+    assert (data.image_size, data.resize) == (size, resize)

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from edcompress.core.recipe.loading import read_recipe
-from edcompress.core.system.context import RunOptions
 from edcompress.deploy.runtime.parity import run_outputs
 from edcompress.workflows.load import load
 
@@ -126,7 +125,10 @@ def test_several_outputs_without_a_choice_need_an_own_loss(run: Run) -> None:
         ("finetune.loss=heads_user:vector", "finetune.loss: heads_user:vector must return a scalar tensor"),
         ("finetune.loss=heads_user:none", "finetune.loss: heads_user has no 'none'; did you mean"),
         ("finetune.loss=bce", "finetune.loss: bce needs float labels"),
-        ("finetune.loss=focal_loss", "finetune.loss: Input should be 'bce', 'cross_entropy', 'focal' or"),
+        (
+            "finetune.loss=focal_loss",
+            "'focal' or 'pixel_cross_entropy'; did you mean 'focal'?",
+        ),
         ("finetune.loss_options={gamma: 1}", "finetune.loss_options.gamma: unknown key"),
     ],
 )
@@ -141,7 +143,15 @@ def test_own_losses_need_trust(cli: Callable[..., Any], quick: Callable[..., tup
     assert (ended.code, "train.loss: heads_user:vector runs your own code; add --trust-code" in ended.err) == (2, True)
 
 
-def test_a_recipe_with_an_own_loss_is_checked_without_running_it() -> None:
-    recipe = read_recipe("digits", ("finetune.loss=nowhere:loss",))
-    assert recipe.finetune.loss_is_own
-    assert RunOptions().trust_code is False
+def test_check_tries_an_own_loss_with_trust_alone(
+    cli: Callable[..., Any], quick: Callable[..., tuple[str, ...]]
+) -> None:
+    words = quick("finetune.loss=heads_user:vector")
+    recipe, overrides = words[1], words[2:]
+    untried = cli("check", recipe, *overrides)
+    assert untried.code == 0, untried.err
+    assert "finetune.loss heads_user:vector was not tried: it needs --trust-code" in " ".join(untried.out.split())
+    tried = cli("check", recipe, *overrides, "--trust-code")
+    assert tried.code == 2
+    assert "must return a scalar tensor" in tried.out + tried.err
+    assert read_recipe("digits", ("metric=nowhere:metric",)).trust_flags == ["--trust-code"]

@@ -1,5 +1,6 @@
 """Whole runs on data of the user's own: data sets in Python, tables, folders and transforms, through the command line."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,11 +11,21 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
+from digits import Interrupter
 from PIL import Image
+from safetensors.torch import load_file
 
 from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.results.report import Report
+from edcompress.core.system.context import RunOptions
+from edcompress.core.system.monitor import Monitor, NullMonitor
+from edcompress.data.own_sets import Given
+from edcompress.data.splits import splits_of_objects
+from edcompress.networks.build import new_network
 from edcompress.runs.folder import RunFolder
+from edcompress.workflows.stages.run_context import make_context
+from edcompress.workflows.train import train
 
 Cli = Callable[..., object]
 
@@ -57,6 +68,10 @@ def stream():
 def mirrored(image):
     return image[:, ::-1]
 
+def noisy(image):
+    import random
+    return (image.astype(int) + np.random.randint(0, 9) + random.randint(0, 9)).clip(0, 255).astype(np.uint8)
+
 def cropped(image):
     return image[:16, :12]
 """
@@ -78,6 +93,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"data_of_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(MODULE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     return name
 
 
@@ -97,6 +113,10 @@ def test_a_factory_of_rectangles_with_five_channels(cli, mine: str, tmp_path: Pa
     refused = cli("run", "--recipe", name, "-o", "run")
     assert (refused.code, (tmp_path / "run").exists()) == (2, False)
     assert f"data.factory: {mine}:pixels runs your own code; add --trust-code to allow it" in refused.err
+    checked = cli("check", name)
+    assert f"data.factory {mine}:pixels was not tried: it needs --trust-code" in " ".join(
+        (checked.out + checked.err).split()
+    )
     done = cli("run", "--recipe", name, "--trust-code", "-o", "run", "--set", "export.with_preprocessing=true")
     assert done.code in (0, 1), done.err
     assert "of each DataLoader the data set alone is used" in done.err
@@ -155,6 +175,34 @@ def test_own_transforms_stand_in_the_card(cli, mine: str, tmp_path: Path) -> Non
         f"Before: your own preprocessing, `{mine}:cropped` (`data.eval_transform`); what it returns as pixels is then (pixels"
         in card
     )
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_interrupted_training_on_own_data_goes_on_to_the_same_file(mine: str, tmp_path: Path, workers: int) -> None:
+    name = recipe(f"factory: '{mine}:pixels', image_size: [16, 12], transform: '{mine}:noisy'")
+    checked = read_recipe(name, ["train.epochs=2", f"data.workers={workers}", "run.checkpoint_every=1 steps"])
+
+    def trained(file: str, monitor: Monitor, *, resume: bool = False) -> dict[str, bytes]:
+        train(checked, file, resume=resume, options=RunOptions("cpu", trust_code=True, monitor=monitor))
+        return {name: tensor.numpy().tobytes() for name, tensor in load_file(tmp_path / file).items()}
+
+    whole = trained("whole.safetensors", NullMonitor())
+    with pytest.raises(KeyboardInterrupt):
+        trained("torn.safetensors", Interrupter("train", 1, 3))
+    assert trained("torn.safetensors", NullMonitor(), resume=True) == whole
+
+
+def test_objects_in_memory_make_the_context_of_a_run(mine: str) -> None:
+    name = recipe("dataset: memory, image_size: [16, 12]")
+    checked = read_recipe(name)
+    sets = importlib.import_module(mine).pixels()
+    splits = splits_of_objects(Given(*sets), checked.data, checked.seed, classes=checked.model.num_classes)
+    context = make_context(checked, splits)
+    images, labels = next(iter(context.train_batches(0)))
+    assert (tuple(images.shape), labels.dtype, context.data.augment) == ((8, 5, 16, 12), torch.int64, "none")
+    assert tuple(context.parity_pixels.shape) == (30, 5, 16, 12)
+    network = new_network(checked.network_spec)
+    assert context.accuracy(network).top1.total == 30
 
 
 def test_a_data_set_without_numbers_is_refused(cli, mine: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -104,7 +104,7 @@ def test_one_that_was_trained_but_not_measured_is_measured(
         raise KeyboardInterrupt
 
     path = tmp_path / whole.name
-    monkeypatch.setattr("edcompress.workflows.stages.run_context.RunContext.accuracy", interrupted)
+    monkeypatch.setattr("edcompress.workflows.stages.run_context.RunContext.scores", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trained(path)
     assert path.exists()

@@ -22,7 +22,7 @@ LARGEST_BATCH = 128
 PHOTO_SIZE, SMALL_SIZE = 64, 24
 """Pixels from which images are augmented as photos are, and as small images are."""
 
-STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 400, 8, 24
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 800, 8, 40
 """Training steps to aim at in all, and bounds on the epochs that make them."""
 
 STRONG, WEAK = 0.6, 0.3
@@ -180,7 +180,7 @@ def _generations(search: Search, facts: Facts) -> Choices:
     anneal = search.anneal
     if anneal is None:
         needed = min(FEWEST_GENERATIONS * usual / steps, MOST_ANNEALED) / halvings
-        anneal = max(ANNEAL, needed)
+        anneal = max(ANNEAL, math.ceil(100 * needed) / 100)
         slower = " more slowly than usual, for more generations" if anneal > ANNEAL else ""
         found["search.anneal"] = Choice(anneal, f"the budget falls{slower}" if slower else "the default")
     falling = min(MOST_ANNEALED, anneal * halvings) * steps

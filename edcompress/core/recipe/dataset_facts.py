@@ -1,7 +1,7 @@
 """What a recipe knows of a data set before any of its images is read.
 
 A data set is one module of `edcompress.data.sets`, named as `data.dataset` names it. It has a docstring, `FACTS`, and
-`open_images(request)`, which returns the training images, the test images and the names of the classes. Importing it loads no torch.
+`open_images(request)`, which returns an `Opened`: training images, test images, the names of the classes. Importing it loads no torch.
 """
 
 from __future__ import annotations

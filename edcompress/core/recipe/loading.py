@@ -10,6 +10,7 @@ from edcompress.core.errors import RecipeError
 from edcompress.core.recipe.dataset_facts import is_in_files
 from edcompress.core.recipe.faults import check
 from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.recipe.weights_name import NOTHING, Offer, Values, fill, offer_of
 from edcompress.core.recipe.yaml_files import (
     NOT_YAML,
     Tree,
@@ -23,12 +24,14 @@ from edcompress.core.recipe.yaml_files import (
 )
 
 
-def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(name: str | Path, overrides: Sequence[str] = (), weights: str | Path | None = None) -> Recipe:
     """Read and check a recipe.
 
     Args:
         name: The path of a YAML file, or the name of a shipped recipe, such as "resnet20_cifar10".
         overrides: Values for single keys, each written as on the command line after --set: "search.epochs=2".
+        weights: Weights by name, such as "timm:resnet50.a1_in1k", whose network, number of classes and preprocessing fill keys that are
+            not set.
 
     Returns:
         The recipe with its preset and overrides resolved, and defaults for all other keys. Paths of data that lie in the folder of the
@@ -36,10 +39,9 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises:
         RecipeError: The recipe does not exist or is not valid; the message lists every fault with its key.
+        WeightsError: The name of the weights is unknown, or its source cannot be asked.
     """
-    path = locate(name)
-    recipe = _checked(with_preset(parse_file(path), path), path, overrides)
-    return recipe.located(Path.cwd() if path in shipped().values() else path.absolute().parent)
+    return _read(name, overrides, offer_of(weights))
 
 
 def read_saved_recipe(path: Path) -> Recipe:
@@ -53,31 +55,44 @@ def read_saved_recipe(path: Path) -> Recipe:
     return _checked(merge(_earlier_defaults(tree), tree), path, ())
 
 
-def variants(name: str | Path, overrides: Sequence[str]) -> dict[str, Recipe]:
+def variants(name: str | Path, overrides: Sequence[str], weights: str | Path | None = None) -> dict[str, Recipe]:
     """Read the recipes of a sweep.
 
     Args:
         name: A recipe, as for `read_recipe`.
         overrides: As for `read_recipe`; one with several values, such as "target.macs=0.7,0.5", stands for one override per value.
+        weights: As for `read_recipe`.
 
     Returns:
         The recipe of every combination, by the overrides that are its own, such as "target.macs=0.7".
 
     Raises:
         RecipeError: No override has several values, or a combination is not valid.
+        WeightsError: As of `read_recipe`.
     """
+    offer = offer_of(weights)
     choices = [_choices(override) for override in overrides]
     several = [index for index, values in enumerate(choices) if len(values) > 1]
     if not several:
-        read_recipe(name, overrides)  # whose own faults are reported first
+        _read(name, overrides, offer)  # whose own faults are reported first
         raise RecipeError("--set: nothing to sweep; give a key several values, e.g. --set target.macs=0.7,0.5,0.3")
     combined = [(",".join(one[index] for index in several), one) for one in product(*choices)]
-    return {label: read_recipe(name, one) for label, one in combined}
+    return {label: _read(name, one, offer) for label, one in combined}
 
 
-def _checked(tree: Tree, path: Path, overrides: Sequence[str]) -> Recipe:
+def _read(name: str | Path, overrides: Sequence[str], offer: Offer) -> Recipe:
+    """Return a recipe with what its weights offer; an error says too what they leave open."""
+    path = locate(name)
+    try:
+        recipe = _checked(with_preset(parse_file(path), path), path, overrides, offer.values)
+    except RecipeError as error:
+        raise RecipeError("\n".join([str(error), *(f"the weights: {note}" for note in offer.notes)])) from None
+    return recipe.located(Path.cwd() if path in shipped().values() else path.absolute().parent)
+
+
+def _checked(tree: Tree, path: Path, overrides: Sequence[str], values: Values = NOTHING.values) -> Recipe:
     command_line = with_preset(_override_tree(overrides), Path("--set"))
-    tree = merge(merge({"name": path.stem}, tree), command_line)
+    tree = fill(merge(merge({"name": path.stem}, tree), command_line), values)
     return check(tree, str(path) if not overrides else f"{path} with --set")
 
 

@@ -161,9 +161,14 @@ class Recipe(Section):
     def trust_flags(self) -> list[str]:
         """The options that a command line needs for the user's own code in this recipe to run."""
         teacher = self.finetune.teacher or ""
-        own = is_path(self.metric) or self.finetune.loss_is_own or self.train.loss_is_own
-        own = own or (is_path(teacher) and not teacher.startswith("timm:"))
-        return ["--trust-code"] if own or self.model.factory or self.data.own_code else []
+        own_teacher = is_path(teacher) and not teacher.startswith("timm:")
+        return ["--trust-code"] if self.own_code or self.model.factory or own_teacher else []
+
+    @property
+    def own_code(self) -> dict[str, str]:
+        """The user's own callables of data, losses and metric by key."""
+        named = {"finetune.loss": self.finetune.loss, "train.loss": self.train.loss, "metric": self.metric}
+        return {**self.data.own_code, **{key: spec for key, spec in named.items() if is_path(spec)}}
 
     @property
     def label(self) -> RecipeLabel:
@@ -218,6 +223,11 @@ class Recipe(Section):
     def with_round_to(self, step: int) -> Self:
         """Return the recipe with another constraints.round_to."""
         return self.model_copy(update={"constraints": self.constraints.with_round_to(step)})
+
+    @property
+    def explicit(self) -> dict[str, Any]:
+        """The keys that were set, by section, without defaults."""
+        return self.model_dump(exclude_unset=True)
 
     @property
     def search_epochs(self) -> int:

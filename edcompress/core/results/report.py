@@ -193,11 +193,28 @@ class FileRecord(Value):
     bytes: int
 
 
+class WeightsSource(Value):
+    """Where weights by name came from.
+
+    Attributes:
+        name: The name that the user gave, without what may be secret in a URL.
+        address: The page or URL of the source, with the revision where it has one.
+        license: The licence as the source states it; None where it states none.
+        files: Digests of the files, by name.
+    """
+
+    name: str
+    address: str
+    license: str | None
+    files: dict[FileName, FileRecord]
+
+
 class Report(Value):
     """report.json: what was asked, done, proved and measured in one run.
 
     Attributes:
         checkpoint: The name of the weights, or of the earlier run, from which the run started.
+        source: Where the weights came from, for weights by name.
         variants: The ONNX files in other precisions.
         ship: The recommended file.
         tested_on: The images of the accuracies.
@@ -221,6 +238,7 @@ class Report(Value):
     network: str
     seed: int
     checkpoint: str
+    source: WeightsSource | None = None
     dense: ModelResult
     masked: ModelResult
     after_surgery: ModelResult

@@ -299,6 +299,7 @@ def _facts(report: Report) -> dict[str, str]:
     """Return what the run was made of and with."""
     return {
         "weights": report.checkpoint,
+        **({"weights from": report.source.address} if report.source else {}),
         "recipe hash": report.recipe_hash,
         "took": f"{report.seconds:.0f} s",
         **{key: MISSING if value is None else str(value) for key, value in report.machine.items()},

@@ -126,9 +126,17 @@ def _what(report: Report, subject: CardSubject) -> str:
     asked = _asked(report.target, report.metric)
     return (
         f"{code(report.network)} on {subject.dataset}, {subject.num_classes} classes, pruned by edcompress with the recipe "
-        f"{code(report.recipe)} ({literal(report.search.method)}, {asked}) from the weights of {code(report.checkpoint)}. "
+        f"{code(report.recipe)} ({literal(report.search.method)}, {asked}) from the weights of {_weights(report)}. "
         "`dense.onnx` is the network before pruning, `pruned.onnx` the one after; `report.json` has all measurements."
     )
+
+
+def _weights(report: Report) -> str:
+    """Return the weights from which the run started, with where they came from if they were given by name."""
+    if (source := report.source) is None:
+        return code(report.checkpoint)
+    license_name = literal(source.license) if source.license else "not stated there"
+    return f"{code(report.checkpoint)} ({literal(source.address)}; licence {license_name})"
 
 
 def _asked(target: TargetResult, metric: MetricInfo) -> str:

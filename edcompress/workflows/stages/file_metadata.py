@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from edcompress.core.errors import InputError
 from edcompress.core.recipe.data import Data
+from edcompress.core.results.report import WeightsSource
 from edcompress.core.system.monitor import Monitor
 from edcompress.core.system.tensor_files import read_metadata
 from edcompress.data.transforms import OF_DATA_SET, preprocessing_spec
@@ -22,6 +23,19 @@ CLASSES, PREPROCESSING = "edcompress.classes", "edcompress.preprocessing"
 
 TRAINING = "edcompress.training"
 """Key of the recipe's `training_settings` as JSON in the metadata of a file by `train`."""
+
+
+WEIGHTS = "edcompress.weights"
+"""Key of the `WeightsSource` as JSON in the metadata of a run's dense.safetensors, for weights by name."""
+
+
+def weights_source(path: Path) -> WeightsSource | None:
+    """Return where the weights in a file of a run came from; None where they were not given by name."""
+    text = read_metadata(path).get(WEIGHTS)
+    try:
+        return None if text is None else WeightsSource.model_validate_json(text)
+    except ValidationError:  # of another version
+        return None
 
 
 def require_alike(

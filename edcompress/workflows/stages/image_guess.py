@@ -26,6 +26,9 @@ SMALL = 64
 
 CIFAR_SIDE = 32
 
+STRIDE = 32
+"""Pixels of the image per pixel of the last map in most networks."""
+
 CLEARLY_BETTER = 0.9
 """Statistics replace the usual ones where they bring the first batch norm's misfit below this share."""
 
@@ -108,15 +111,25 @@ def _size(model: Model, network: nn.Module, found: Survey, usual: UsualImages | 
     if at_home and takes(network, model, side):
         return {"image_size": side} | ({} if found.square else {"resize": side}), "the size of the images"
     if usual:
-        keys: dict[str, Any] = {"image_size": usual.image_size, "resize": max(usual.resize, usual.image_size)}
+        keys, why = _near_usual(side, usual), f"the usual size for {model.name}"
+        if keys["image_size"] < usual.image_size:
+            why = f"{why} is {usual.image_size}, but the images are smaller"
         if usual.interpolation != "bilinear":
             keys["interpolation"] = usual.interpolation
-        return keys, f"the usual size for {model.name}"
+        return keys, why
     size = CIFAR_SIDE if model.arch in CIFAR_RESNETS or model.stem == "cifar" else min(side, 224)
     return {
         "image_size": size,
         "resize": size,
     }, f"small, as usual for {model.name}; set the size that it was trained with"
+
+
+def _near_usual(side: int, usual: UsualImages) -> dict[str, Any]:
+    """Return the usual image_size and resize, or smaller ones in the same ratio for images of a smaller side: nothing is enlarged."""
+    if side >= usual.image_size:
+        return {"image_size": usual.image_size, "resize": max(usual.resize, usual.image_size)}
+    size = STRIDE * max(1, round(side * usual.image_size / max(usual.resize, usual.image_size) / STRIDE))
+    return {"image_size": size, "resize": max(side, size)}
 
 
 def takes(network: nn.Module, model: Model, side: int) -> bool:

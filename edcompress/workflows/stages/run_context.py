@@ -25,7 +25,7 @@ from edcompress.core.system.hashing import TensorDigest
 from edcompress.core.system.monitor import Monitor
 from edcompress.data.batches import Batch, Batches, eval_batches, train_batches
 from edcompress.data.images import ImageSet
-from edcompress.data.own_sets import PARTS
+from edcompress.data.own_sets import PARTS, Given
 from edcompress.data.splits import Splits, check_divides, check_fits, fingerprint, open_splits, splits_of_objects
 from edcompress.data.transforms import eval_geometry, normalise, preprocessing_spec
 from edcompress.deploy.runtime.parity import FEWEST_IMAGES
@@ -247,10 +247,8 @@ def open_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
 
     def split() -> Splits:
         if data.dataset == "memory" and "data.train" in options.objects:
-            train, val, test = (options.objects.get(f"data.{part}") for part in PARTS)
-            return splits_of_objects(
-                train, val, test, data, recipe.seed, classes=model.num_classes, any_labels=any_labels
-            )
+            given = Given(*(options.objects.get(f"data.{part}") for part in PARTS))
+            return splits_of_objects(given, data, recipe.seed, classes=model.num_classes, any_labels=any_labels)
         return open_splits(
             data,
             seed=recipe.seed,

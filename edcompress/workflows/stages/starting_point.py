@@ -6,7 +6,7 @@ plan.json are of that network, so that nothing compounds, and one plan leads fro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from edcompress.core.plain_text import few
 from edcompress.core.recipe.diff import changed_keys
 from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.recipe.recipe import Recipe
+from edcompress.core.results.report import WeightsSource
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.core.user_code import NO_TRUST, Trust
@@ -34,6 +35,7 @@ from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.report.gate.noise import wait_warning
 from edcompress.runs.folder import RunFolder
 from edcompress.workflows.stages.feasibility import costs_and_target, find_feasible_states, find_space, latency_table
+from edcompress.workflows.stages.file_metadata import weights_source
 from edcompress.workflows.stages.start_files import EarlierNetwork, KeptStart, read_earlier, read_space
 
 _OF_WEIGHTS = ("ema", "reset_head")
@@ -45,7 +47,7 @@ class StartingPoint:
     """Two networks on the CPU, which are one network unless there is an earlier run.
 
     Figures and plans refer to `dense`, with its space `whole`. The search begins with `network`, in its own `space`: what the plan
-    `first` and its training left of `dense`.
+    `first` and its training left of `dense`. `source` is where weights by name came from.
     """
 
     dense: nn.Module
@@ -55,7 +57,13 @@ class StartingPoint:
     space: PruningSpace
     feasible: FeasibleStates
     table: LatencyTable | None
+    source: WeightsSource | None = None
+
     other_teacher: nn.Module | None = None
+
+    def from_source(self, source: WeightsSource | None) -> StartingPoint:
+        """Return the starting point with where the weights of `dense` came from."""
+        return replace(self, source=source)
 
     @property
     def teacher(self) -> nn.Module:
@@ -85,6 +93,7 @@ def open_starting_point(
         _require_same_groups(read_space(source / "space.json"), found, source)
         start = _continued(recipe, dense, found, read_earlier(source), time_dense(recipe, dense, ranks))
         _require_less(start.feasible, source)
+        start = start.from_source(weights_source(source / "dense.safetensors"))
     else:
         dense = read_weights(recipe, source, options).eval()
         found = space_of(recipe, dense, images, ranks)
@@ -110,7 +119,7 @@ def reopen_starting_point(
     earlier, table = kept.earlier, kept.table
     start = _continued(recipe, dense, found, earlier, table) if earlier else _new(recipe, dense, found, table)
     _require_same_genes(kept.space, start.whole, kept.folder)
-    return start
+    return start.from_source(weights_source(kept.dense))
 
 
 def resumed_starting_point(

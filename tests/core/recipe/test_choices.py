@@ -56,7 +56,7 @@ def test_photos_are_cropped_and_resized_and_small_images_shifted_at_most(pixels:
     assert "data.augment" not in chosen_data(data.model_copy(update={"augment": "crop_flip"}), 100)
 
 
-@pytest.mark.parametrize(("images", "batch", "epochs"), [(240, 16, 24), (1000, 32, 13), (50000, 128, 8)])
+@pytest.mark.parametrize(("images", "batch", "epochs"), [(240, 16, 40), (1000, 32, 25), (50000, 128, 8)])
 def test_few_images_get_more_epochs(images: int, batch: int, epochs: int) -> None:
     found = chosen(recipe(), facts(images, batch))
     assert found.total_epochs == epochs
@@ -65,7 +65,7 @@ def test_few_images_get_more_epochs(images: int, batch: int, epochs: int) -> Non
 
 def test_the_search_takes_a_quarter_of_given_epochs() -> None:
     assert chosen(recipe(finetune={"epochs": 15}), facts()).search.epochs == 5
-    assert chosen(recipe(search={"epochs": 3}), facts()).total_epochs == 13
+    assert chosen(recipe(search={"epochs": 3}), facts()).total_epochs == 25
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def fault(*overrides: str) -> str:
         ),
         ("search.genes=zz", "search.genes: choose 'widths' or 'channels' (got 'zz')"),
         ("search.method=l1", "'random' or 'taylor'; did you mean 'magnitude'? (got 'l1')"),
-        ("data.dataset=imagefolder", "'kmnist' or 'webdataset'; did you mean 'image_folder'? (got 'imagefolder')"),
+        ("data.dataset=imagefolder", "'memory' or 'webdataset'; did you mean 'image_folder'? (got 'imagefolder')"),
     ],
 )
 def test_each_kind_of_fault_says_what_to_give(override: str, text: str) -> None:

@@ -46,10 +46,10 @@ def card_of(content: dict[str, Any], classes: Sequence[str] = ()) -> str:
     )
 
 
-def flattening(folder: Path, channels: int, size: int) -> None:
+def flattening(folder: Path, channels: int, size: tuple[int, int]) -> None:
     """Write a pruned.onnx whose logits are its input."""
     node = helper.make_node("Flatten", ["images"], ["logits"])
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", channels, size, size])
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", channels, *size])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
     model = helper.make_model(helper.make_graph([node], "g", [images], [logits]), ir_version=10)
     model.opset_import[0].version = 18
@@ -58,7 +58,7 @@ def flattening(folder: Path, channels: int, size: int) -> None:
 
 def program_and_product(folder: Path, data: Data, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what the network gets from image.png by the card's program, and by edcompress."""
-    flattening(folder, channels, data.image_size)
+    flattening(folder, channels, data.height_width)
     images = FileImages((str(folder / "image.png"),), torch.tensor([0]), channels, orientation=data.exif_orientation)
     logits, top = printed(snippet(preprocessing_spec(data, channels)), folder)
     assert top == int(torch.tensor(logits).argmax())
@@ -79,6 +79,17 @@ def test_the_program_prepares_a_file_bit_by_bit_like_the_test_images(
     data = Data(dataset="image_folder", image_size=16, resize=resize, mean=mean, std=std, channels=channels)
     noise(*size).save(tmp_path / "image.png")
     assert torch.equal(*program_and_product(tmp_path, data, channels))
+
+
+@pytest.mark.parametrize("size", [(37, 53), (53, 40), (9, 9), (16, 11)])
+@pytest.mark.parametrize("resize", [None, 24])
+@pytest.mark.parametrize("sides", [(16, 12), (11, 20)])
+def test_the_program_prepares_rectangles(
+    tmp_path: Path, size: tuple[int, int], resize: int | None, sides: tuple[int, int]
+) -> None:
+    data = Data(dataset="image_folder", image_size=sides, resize=resize)
+    noise(*size).save(tmp_path / "image.png")
+    assert torch.equal(*program_and_product(tmp_path, data, 3))
 
 
 @pytest.mark.parametrize("interpolation", get_args(Interpolation))

@@ -368,7 +368,9 @@ def test_what_is_shown_while_training_is_of_all_classes() -> None:
         return F.one_hot(torch.zeros(len(images), dtype=torch.int64), 10).float()
 
     context = holding(2600)
-    shown = context.watched_accuracy(nn.Identity(), always_zero).top1
+    scores = context.watched_scores(nn.Identity(), always_zero)
+    assert scores.accuracy
+    shown = scores.accuracy.top1
     assert shown.total == 2000
     assert shown.fraction == pytest.approx((context.splits.search.labels == 0).double().mean().item(), abs=0.001)
 

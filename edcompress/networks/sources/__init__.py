@@ -1,0 +1,1 @@
+"""Sources of weights by name: each module is one, and its file name stands before the colon."""
