@@ -12,10 +12,13 @@ from edcompress.core.results.report import Report
 from edcompress.core.results.scores import value_of
 from edcompress.core.results.verdict import Verdict
 from edcompress.core.system.context import RunOptions
+from edcompress.pruning.surgery.widths import widths_of
+from edcompress.report.render.notebook import LayerWidth, render_notebook
 from edcompress.runs.folder import RunFolder
 from edcompress.workflows.export import export
 from edcompress.workflows.gate import gate, limits_of
 from edcompress.workflows.load import load_run
+from edcompress.workflows.stages.start_files import read_plan, read_space
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,6 +75,10 @@ class PruneResult:
         """Whether the gate passed; None before `gate`."""
         return self.report.verdict.passed if self.report.verdict else None
 
+    def refreshed(self) -> Self:
+        """Return the result with the report as it is now in the folder, after `gate` or commands of the command line."""
+        return replace(self, report=self.folder.read_report())
+
     def export(
         self,
         *,
@@ -113,6 +120,16 @@ class PruneResult:
         """
         by_metric = {"max_top1_drop": None} if "max_drop" in limits else {}
         return gate(self.folder, limits_of(self.folder, {**by_metric, **limits}))
+
+    @cached_property
+    def layers(self) -> tuple[LayerWidth, ...]:
+        """The layers with weights, and how many of their channels are kept, in the order of the network."""
+        space, plan = read_space(self.folder / "space.json"), read_plan(self.folder / "plan.json")
+        return tuple(LayerWidth(*width) for width in widths_of(self.model, space, plan))
+
+    def _repr_html_(self) -> str:
+        """Return the face of the result in a notebook."""
+        return render_notebook(self.report, self.layers, str(self.folder.path))
 
     def __repr__(self) -> str:
         """Return the main figures in one line."""

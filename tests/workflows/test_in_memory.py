@@ -331,3 +331,29 @@ def test_a_network_without_values_is_refused(sets: Sets, tmp_path: Path) -> None
         InputError, match=r"a copy of Net .* fails: NotImplementedError: Cannot copy out of meta tensor"
     ):
         quick(Net().to("meta"), sets[0], tmp_path / "run", test=sets[2])
+
+
+def test_the_result_shows_itself_in_a_notebook(result: edcompress.PruneResult, net: Net) -> None:
+    page = result._repr_html_()
+    small = result.model
+    assert [tuple(layer) for layer in result.layers] == [
+        ("features.0", small.features[0].out_channels, 16),
+        ("features.3", small.features[3].out_channels, 32),
+        ("classifier", 10, 10),
+    ]
+    assert f"32 → {small.features[3].out_channels}" in page
+    assert f"{100 * small.features[3].out_channels / 32:.2f}%" in page
+    assert "my metric" in page
+    assert "MACs" in page
+    assert str(result.folder.path) in page
+    assert page.startswith('<div class="edcompress">')
+    assert page.count("<div") == page.count("</div>")
+    assert net.features[0].out_channels == 16
+
+
+def test_a_failed_gate_is_in_the_face_of_the_result(result: edcompress.PruneResult) -> None:
+    exported = result.export()
+    assert "gate" not in exported._repr_html_().partition("tiles")[0].partition("<p>")[2]
+    exported.gate(max_drop=0.0, min_speedup=1000)
+    assert exported.refreshed().passed is False
+    assert "gate FAILED" in exported.refreshed()._repr_html_()

@@ -91,13 +91,16 @@ class LiveProgress:
 
     def warning(self, text: str) -> None:
         """Keep a line, once however often it is found out."""
-        if text not in self._warned:
-            self._warned.add(text)
-            self._line.keep(f"warning: {harmless(text)}")
+        self._keep(f"warning: {harmless(text)}")
 
     def alarm(self, text: str) -> None:
         """Keep a conspicuous line."""
-        self.warning(f"WARNING: {text}")
+        self._keep(f"WARNING: {harmless(text)}")
+
+    def _keep(self, line: str) -> None:
+        if line not in self._warned:
+            self._warned.add(line)
+            self._line.keep(line)
 
 
 class LoggedOnce(Logged):
