@@ -15,6 +15,7 @@ from edcompress.networks.user_factory import OBJECT
 from edcompress.networks.weight_files import read_state_dict
 from edcompress.pruning.surgery.remove import apply_plan
 from edcompress.runs.folder import RunFolder, RunOrPath
+from edcompress.workflows.stages.kept_objects import kept_network, needs_archive
 from edcompress.workflows.stages.start_files import read_plan, read_space
 
 
@@ -38,11 +39,20 @@ def load(
     run, where = RunFolder.of(folder), pick_device(device)
     require_utf8(run.path)
     objects = {} if network is None else {OBJECT: network}
-    return load_run(run.path, Trust(trust_code, objects)).to(where)
+    return _load(run.path, Trust(trust_code, objects)).to(where)
 
 
 def load_run(folder: Path, trust: Trust = NO_TRUST) -> nn.Module:
-    """Return the pruned network of a finished run, in eval mode on the CPU; InputError if it cannot be built or its files are damaged."""
+    """Return `load` by a run's path, or the network in its archive where an object is not given; InputError if there is none."""
+    run = RunFolder(folder)
+    run.require_finished("load")
+    name = run.read_recipe().model.object
+    if name is not None and needs_archive(name, trust):
+        return kept_network(run / "pruned.pt2", name, trust)
+    return _load(folder, trust)
+
+
+def _load(folder: Path, trust: Trust) -> nn.Module:
     run = RunFolder(folder)
     run.require_finished("load")
     return load_pruned(plain_network(run.read_recipe().network_spec, trust=trust), run.path)

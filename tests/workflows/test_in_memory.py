@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ import edcompress
 from edcompress.core.errors import EdcompressError, InputError, RunFolderError
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.monitor import NullMonitor
+from edcompress.runs.folder import RunFolder
 
 Sets = tuple[TensorDataset, TensorDataset, TensorDataset]
 
@@ -110,9 +112,65 @@ def test_what_needs_the_objects_says_how_to_give_them(result: edcompress.PruneRe
     for command in (("export", folder, "--onnx"), ("convert", folder, "--to", "torchscript")):
         ended = cli(*command)
         assert ended.code == 2
+        assert "add --trust-code" in ended.err
         assert "resume=True" in ended.err
     with pytest.raises(InputError, match=r"model.object: Net was an object in memory of a Python program"):
         edcompress.load(folder)
+
+
+def test_the_command_line_exports_what_the_folder_keeps(
+    result: edcompress.PruneResult, cli: Any, tmp_path: Path
+) -> None:
+    """The loss and the metric can be imported; network and images are in the folder."""
+    here, folder = result.export(int8=True).report, tmp_path / "copy"
+    shutil.copytree(result.folder.path, folder)
+    for name in folder.glob("*.onnx"):
+        name.unlink()
+    ended = cli("export", folder, "--onnx", "--int8", "--trust-code")
+    assert ended.code == 0, ended.err
+    there = RunFolder(folder).read_report()
+    assert there.pruned.onnx_score == here.pruned.onnx_score
+    assert there.tested_on == here.tested_on
+    assert there.variants["int8"].measured.onnx_score == here.variants["int8"].measured.onnx_score
+    assert cli("gate", folder, "--max-drop", 1, "--min-speedup", 0.001).code == 0
+    assert cli("convert", folder, "--to", "torchscript", "--trust-code").code == 0
+    assert (folder / "pruned.torchscript.pt").exists()
+
+
+def test_pixels_of_a_program_that_is_gone_are_exported(net: Net, sets: Sets, tmp_path: Path) -> None:
+    """In a process of its own: an own loss is not needed to export, and pixels are normalised as in the run."""
+    pixels = [TensorDataset((part.tensors[0] * 255).to(torch.uint8), part.tensors[1]) for part in sets]
+    found = quick(
+        net,
+        pixels[0],
+        tmp_path / "run",
+        test=pixels[2],
+        data={"mean": (0.0,), "std": (1.0,)},
+        loss=nn.CrossEntropyLoss(),
+    )
+    command = [sys.executable, "-m", "edcompress", "export", tmp_path / "run", "--onnx", "--trust-code"]
+    subprocess.run([*map(str, command)], check=True, capture_output=True)
+    report = found.refreshed().report
+    assert report.pruned.onnx_accuracy == report.pruned.accuracy
+    assert report.tested_on
+    assert report.tested_on.count == 300
+
+
+def test_images_are_kept_only_if_allowed(net: Net, sets: Sets, tmp_path: Path, cli: Any) -> None:
+    quick(net, sets[0], tmp_path / "run", test=sets[2], run={"keep_images": False})
+    assert not (tmp_path / "run" / "images.safetensors").exists()
+    ended = cli("export", tmp_path / "run", "--onnx", "--trust-code")
+    assert ended.code == 2
+    assert "data.dataset: memory: what held these images was an object in memory" in ended.err
+
+
+def test_a_damaged_archive_is_bad_input(result: edcompress.PruneResult, cli: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(result.folder.path, folder)
+    (folder / "dense.pt2").write_bytes(b"no archive")
+    ended = cli("export", folder, "--onnx", "--trust-code")
+    assert ended.code == 2
+    assert "dense.pt2: torch cannot read this archive" in ended.err
 
 
 def test_a_network_of_the_class_loads_the_run(result: edcompress.PruneResult, sets: Sets) -> None:
