@@ -162,4 +162,4 @@ def _require_images(paths: Sequence[str], file: Path) -> None:
 def _images(paths: Sequence[str], labels: Sequence[int], name: str, data: Data, classes: int | None) -> ImageSet:
     if paths[0].lower().endswith(ARRAY):
         return object_images(ArrayFiles(tuple(paths), tuple(labels)), name, data, classes, foreign=False)
-    return FileImages(tuple(paths), torch.tensor(labels, dtype=torch.int64), *read_settings(data))
+    return FileImages(torch.tensor(labels, dtype=torch.int64), *read_settings(data), paths=tuple(paths))

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from edcompress.core.errors import DataError, first_line
 from edcompress.core.plain_text import few
-from edcompress.core.recipe.data import Data, Orientation
+from edcompress.core.recipe.data import Data
 from edcompress.data.division import divided
 from edcompress.data.hf_private import offline
 from edcompress.data.images import StoredImages, interleave_classes, read_settings
 from edcompress.data.item_values import IMAGE_NAMES, LABEL_NAMES
-from edcompress.data.opening import Opened, OpenRequest, Warn, discard_warning
+from edcompress.data.opening import Opened, OpenRequest
 from edcompress.data.tables import classes_of, column, known_part, require_train
 
 Rows = Any
@@ -49,7 +49,7 @@ class RowImage:
         return Path(cell["path"]).read_bytes()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TableImages(StoredImages):
     """Images in rows of a table, by their `numbers` int64 [N] there."""
 
@@ -57,18 +57,9 @@ class TableImages(StoredImages):
     column: str
     name: str
     numbers: Tensor
-    labels: Tensor
-    channels: int
-    skip_broken: bool = False
-    orientation: Orientation = "apply"
-    warn: Warn = discard_warning
 
     def __len__(self) -> int:
         return len(self.numbers)
-
-    def with_warnings_to(self, warn: Warn) -> Self:
-        """Return the same images with another `warn`."""
-        return replace(self, warn=warn)
 
     def subset(self, indices: Tensor) -> Self:
         """Return the images at `indices` (int64), in that order."""
@@ -202,4 +193,6 @@ def _images(rows: Rows, image: str, labels: list[Any], names: tuple[str, ...], n
     numbers = [one if type(one) is int else index[one] for one in labels]
     stored = rows.with_format(None).select_columns([image]).cast_column(image, datasets.Image(decode=False))
     classes = torch.tensor(numbers, dtype=torch.int64)
-    return TableImages(stored, image, name, torch.arange(len(numbers)), classes, *read_settings(data))
+    return TableImages(
+        classes, *read_settings(data), rows=stored, column=image, name=name, numbers=torch.arange(len(numbers))
+    )

@@ -105,7 +105,7 @@ def _listed(part: Path, classes: list[str], index: dict[str, int], data: Data, w
             warn(text)
     paths = tuple(chain.from_iterable(found.images for found in files.values()))
     labels = [index[name] for name, found in files.items() for _ in found.images]
-    return FileImages(paths, torch.tensor(labels, dtype=torch.int64), *read_settings(data))
+    return FileImages(torch.tensor(labels, dtype=torch.int64), *read_settings(data), paths=paths)
 
 
 def _is_beside(path: Path) -> bool:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -104,14 +104,20 @@ class MemoryImages:
                 yield geometry.apply_to_pixels(image)
 
 
+@dataclass(frozen=True, eq=False)
 class StoredImages(ABC):
     """Images in files, decoded and transformed by Pillow at every read; one that cannot be is left out, or raises DataError."""
 
-    channels: int
-    skip_broken: bool
-    orientation: Orientation
     labels: Tensor
-    prepared = False
+    channels: int
+    skip_broken: bool = False
+    orientation: Orientation = "apply"
+    warn: Warn = discard_warning
+    prepared: ClassVar[bool] = False
+
+    def with_warnings_to(self, warn: Warn) -> Self:
+        """Return the same images with another `warn`."""
+        return replace(self, warn=warn)
 
     @abstractmethod
     def source(self, index: int) -> Path | StoredFile:
@@ -136,23 +142,14 @@ class StoredImages(ABC):
         return ReadImages(stacked, self.labels[found], tuple(faults))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FileImages(StoredImages):
     """Image files, each by its path."""
 
     paths: tuple[str, ...]
-    labels: Tensor
-    channels: int
-    skip_broken: bool = False
-    orientation: Orientation = "apply"
-    warn: Warn = discard_warning
 
     def __len__(self) -> int:
         return len(self.paths)
-
-    def with_warnings_to(self, warn: Warn) -> Self:
-        """Return the same images with another `warn`."""
-        return replace(self, warn=warn)
 
     def subset(self, indices: Tensor) -> Self:
         """Return the images at `indices` (int64), in that order."""
@@ -172,7 +169,7 @@ def memory_images(pixels: Tensor, labels: Tensor, data: Data) -> MemoryImages:
 def file_images(samples: Iterable[tuple[str, int]], data: Data) -> FileImages:
     """Return image files, given as (path, label), as the recipe's data section reads them."""
     paths, labels = zip(*samples, strict=True)
-    return FileImages(paths, torch.tensor(labels, dtype=torch.int64), *read_settings(data))
+    return FileImages(torch.tensor(labels, dtype=torch.int64), *read_settings(data), paths=paths)
 
 
 def _require_convertible(channels: int, data: Data) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 from edcompress.core.errors import DataError
 from edcompress.core.frozen import Value
 from edcompress.core.plain_text import few
-from edcompress.core.recipe.data import Data, Orientation
+from edcompress.core.recipe.data import Data
 from edcompress.core.system.files import replacing, writing
 from edcompress.core.system.machine import cache_home
 from edcompress.data.braces import MOST_CHARACTERS, require_few_names
@@ -70,25 +70,16 @@ class ShardIndex(Value):
         return (self.size, self.changed_ns) == (status.st_size, status.st_mtime_ns)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ShardImages(StoredImages):
     """Images in tars: `extents` int64 [N, 3] are the number of the shard, and offset and size in bytes within it."""
 
     shards: tuple[Path, ...]
     names: tuple[str, ...]
     extents: Tensor
-    labels: Tensor
-    channels: int
-    skip_broken: bool = False
-    orientation: Orientation = "apply"
-    warn: Warn = discard_warning
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def with_warnings_to(self, warn: Warn) -> Self:
-        """Return the same images with another `warn`."""
-        return replace(self, warn=warn)
 
     def subset(self, indices: Tensor) -> Self:
         """Return the images at `indices` (int64), in that order."""
@@ -175,7 +166,9 @@ def _images(shards: Sequence[Path], indices: Sequence[ShardIndex], data: Data) -
         raise DataError(f"{few([str(shard) for shard in shards])}: no images in these shards")
     extents = [(number, *extent) for number, index in enumerate(indices) for extent in index.places]
     labels = [label for index in indices for label in index.labels]
-    return ShardImages(tuple(shards), names, torch.tensor(extents), torch.tensor(labels), *read_settings(data))
+    return ShardImages(
+        torch.tensor(labels), *read_settings(data), shards=tuple(shards), names=names, extents=torch.tensor(extents)
+    )
 
 
 def _index(shard: Path) -> ShardIndex:

@@ -91,7 +91,18 @@ def preprocessing_spec(data: Data, channels: int, *, prepared: bool = False) -> 
 
 
 def train_geometry(data: Data) -> Geometry:
-    """Return the recipe's augmentation; all but `resized_crop` start from the image as `eval_geometry` makes it."""
+    """Return the recipe's augmentation; all but `resized_crop` start from the image as `eval_geometry` makes it.
+
+    RandAugment (E. Cubuk et al., 2020) follows the crop of an image, where it is asked for.
+    """
+    cropped = _cropped(data)
+    if not data.rand_augment:
+        return cropped
+    changes = v2.RandAugment(magnitude=data.rand_augment)
+    return replace(cropped, random=v2.Compose([cropped.random, changes]) if cropped.random else changes)
+
+
+def _cropped(data: Data) -> Geometry:
     tested = eval_geometry(data)
     match data.augment:
         case "crop":

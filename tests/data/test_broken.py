@@ -114,7 +114,7 @@ def test_too_many_broken_images_stop_the_run(make_folder: Callable[..., Path]) -
 def test_a_whole_broken_batch_stops_the_run_however_large_the_data_set(folder_data: Data) -> None:
     images = open_splits(skipping(folder_data), seed=0).test
     broken, good = cut_off(images.paths[0]), images.paths[1]  # type: ignore[attr-defined]
-    many = FileImages((broken,) * 11 + (good,) * 1989, torch.zeros(2000, dtype=torch.int64), 3, skip_broken=True)
+    many = FileImages(torch.zeros(2000, dtype=torch.int64), 3, skip_broken=True, paths=(broken,) * 11 + (good,) * 1989)
     _, labels = next(iter(eval_batches(many, skipping(folder_data, eval_batch_size=12))))
     assert len(labels) == 1
     with pytest.raises(DataError, match=r"11 of 2000 images cannot be read"):

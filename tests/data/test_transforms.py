@@ -91,7 +91,7 @@ def test_images_in_memory_and_in_files_are_transformed_alike(
     for path, image in zip(paths, pixels, strict=True):
         v2.functional.to_pil_image(image).save(path)
     labels = torch.zeros(3, dtype=torch.int64)
-    sets = (MemoryImages(pixels, labels, channels), FileImages(tuple(paths), labels, channels))
+    sets = (MemoryImages(pixels, labels, channels), FileImages(labels, channels, paths=tuple(paths)))
     for batches in ([train_batches(i, data, seed=0, epoch=0) for i in sets], [eval_batches(i, data) for i in sets]):
         (memory, _), (files, _) = (next(iter(each)) for each in batches)
         assert torch.equal(memory, files)
@@ -114,3 +114,23 @@ def test_the_default_generator_is_restored_after_an_error() -> None:
     with pytest.raises(RuntimeError), default_generator_seeded(3):
         torch.rand(1).view(2)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "resized_crop"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rand_augment_changes_training_images_alone_and_alike_for_any_number_of_workers(
+    augment: str, channels: int
+) -> None:
+    settings = {"dataset": "digits", "image_size": 8, "batch_size": 16, "augment": augment, "mean": [0.0], "std": [1.0]}
+    plain, changed = (Data.model_validate({**settings, "rand_augment": magnitude}) for magnitude in (0, 15))
+    images = MemoryImages(IMAGES[:, :channels, :8, :8].contiguous(), torch.zeros(64, dtype=torch.int64), channels)
+
+    def seen(data: Data, epoch: int = 0) -> torch.Tensor:
+        return torch.cat([pixels for pixels, _ in train_batches(images, data, seed=3, epoch=epoch)])
+
+    assert not torch.equal(seen(plain), seen(changed))
+    assert torch.equal(seen(changed), seen(changed))
+    assert not torch.equal(seen(changed, 0), seen(changed, 1))
+    assert torch.equal(seen(changed), seen(changed.model_copy(update={"workers": 2})))
+    tested = [torch.cat([pixels for pixels, _ in eval_batches(images, data)]) for data in (plain, changed)]
+    assert torch.equal(*tested)

@@ -19,6 +19,7 @@ from edcompress.core.system.monitor import NullMonitor
 from edcompress.core.system.tensor_files import load_checkpoint
 from edcompress.runs.locks import sole_writer
 from edcompress.workflows.train import train, unfinished
+from edcompress.workflows.weights import GivenWeights
 
 Cli = Callable[..., Any]
 
@@ -176,8 +177,8 @@ def test_a_batch_size_that_was_found_stays(tmp_path: Path, monkeypatch: pytest.M
 def test_a_sweep_goes_on_with_the_training_of_its_network(
     cli: Cli, torn: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(source: Path, *_: object, **__: object) -> None:
-        assert weights(source) == weights(whole)
+    def failing(source: GivenWeights, *_: object, **__: object) -> None:
+        assert weights(source.path) == weights(whole)
         raise DataError("the disk is gone")
 
     monkeypatch.setattr("edcompress.workflows.sweep.prune", failing)

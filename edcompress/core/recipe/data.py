@@ -160,6 +160,12 @@ class Data(Section):
     crop_scale: Fraction = Field(
         0.35, description="resized_crop: smallest share of the image's area that a crop has; 0.08 suits long training"
     )
+    rand_augment: int = Field(
+        0,
+        ge=0,
+        le=30,
+        description="magnitude of RandAugment on training images, two changes each; 0: none; 9 suits long training",
+    )
     crop_padding: int = Field(4, ge=0, le=64, description="pixels of zero padding for crop and crop_flip")
     search_fraction: float = Field(
         0.1, gt=0.0, lt=0.9, description="share of the images of search_from that is held out to judge states"

@@ -96,7 +96,7 @@ def _drop_warnings(report: Report) -> Iterator[str]:
 
 
 def _drop_text(metric: MetricInfo) -> Callable[[float], str]:
-    return (lambda drop: f"{drop:.2%}") if metric.share else plain
+    return (lambda drop: f"{100 * drop:.2f} points") if metric.share else plain
 
 
 def _noise_text(report: Report) -> str:
@@ -105,7 +105,7 @@ def _noise_text(report: Report) -> str:
     if found := report.pruned.score_drop:
         interval = found.interval(CONFIDENCE)
         return _drop_text(report.metric)(found.value - interval.low) if interval else "an unknown part"
-    return f"{noise(dense, pruned):.2%}"
+    return _drop_text(report.metric)(noise(dense, pruned))
 
 
 def remarks(report: Report) -> tuple[str, ...]:
@@ -128,7 +128,8 @@ def _advice(report: Report) -> list[str]:
     settings: Mapping[str, Any] = report.settings or {}
     finetune: Mapping[str, Any] = settings.get("finetune", {})
     epochs, target = finetune.get("epochs"), report.target
-    more = [f"more epochs (finetune.epochs: {2 * epochs})"] if epochs else ["more finetune.epochs"]
+    more = ["a longer search (search.epochs)"] if "search.method" in report.chosen else []
+    more.append(f"more epochs (finetune.epochs: {2 * epochs})" if epochs else "more finetune.epochs")
     if finetune.get("distill") == 0 and not report.untrained_head:
         more.append("the dense network's soft labels (finetune.distill: 0.9)")
     if "finetune.lr" not in report.chosen and finetune.get("lr"):
@@ -154,10 +155,10 @@ def _few_images(report: Report) -> Iterator[str]:
         return
     if not limit or not dense.total or noise(dense, pruned) <= limit:
         return
-    needed = math.ceil(dense.total * (noise(dense, pruned) / limit) ** 2)
+    needed, text = math.ceil(dense.total * (noise(dense, pruned) / limit) ** 2), _drop_text(report.metric)
     yield (
-        f"{report.metric.label}: {dense.total} test images are too few to tell a drop of {limit:.2%} (gate.{_limit_key(report)}) from "
-        f"noise, which is {noise(dense, pruned):.2%}; about {needed} are enough"
+        f"{report.metric.label}: {dense.total} test images are too few to tell a drop of {text(limit)} (gate.{_limit_key(report)}) from "
+        f"noise, which is {text(noise(dense, pruned))}; about {needed} are enough"
     )
 
 

@@ -14,6 +14,7 @@ from edcompress.core.results.scores import MetricInfo, images_of, value_of
 from edcompress.core.results.verdict import Verdict
 from edcompress.report.gate.noise import noise_warning
 from edcompress.report.gate.outcome import has_fallen, is_beyond_noise, loud_warnings, remarks
+from edcompress.report.render.choice_rows import CHOICE_HEADINGS, choice_rows, statistics_note
 from edcompress.report.render.formatting import (
     MISSING,
     calls,
@@ -109,7 +110,7 @@ def render_page(
         tiles=tiles_of(report),
         alarms=loud_warnings(report),
         remarks=remarks(report),
-        bad=("top-1",) if has_fallen(report) or is_beyond_noise(report) else (),
+        bad=(report.metric.label,) if has_fallen(report) or is_beyond_noise(report) else (),
         comparison=_Table(("", "dense", "pruned", "change"), comparison_rows(report)),
         points=_points(report.points, report.metric) if report.points else None,
         latency=_latency(report),
@@ -117,6 +118,8 @@ def render_page(
         variants=_Table(variant_headings(report), variant_rows(report)),
         gate=_gate(report.verdict) if report.verdict else None,
         stages=_stage_bars(report),
+        statistics=statistics_note(report),
+        choices=_Table(CHOICE_HEADINGS, choice_rows(report), "prose"),
         proofs=_Table(("", "largest difference", "relative", "of"), proof_rows(report), "prose"),
         search=_search(report.search, generations),
         groups=_groups(plan.get("groups", ())),

@@ -30,7 +30,7 @@ def test_a_drop_beyond_the_gate_is_said_with_its_course_and_what_to_try(content:
     (text,) = said(
         outcome(content, 900, 400, settings=settings, target={**content["target"], "kind": "macs", "asked": 0.5})
     )
-    assert "top-1 fell by 50.00%, and gate.max_top1_drop allows 1.00%" in text
+    assert "top-1 fell by 50.00 points, and gate.max_top1_drop allows 1.00 points" in text
     assert "90.00% dense, 10.00% masked, 20.00% after surgery, 40.00% after fine-tuning" in text.replace(" %", "%")
     order = [
         "finetune.epochs: 12",
@@ -75,7 +75,10 @@ def test_noise_is_that_of_two_proportions() -> None:
 
 def test_too_few_test_images_are_named_with_how_many_would_do(content: dict[str, Any]) -> None:
     (text,) = remarks(outcome(content, 90, 90, total=100))
-    assert "100 test images are too few to tell a drop of 1.00% (gate.max_top1_drop) from noise, which is 8.32%" in text
+    assert (
+        "100 test images are too few to tell a drop of 1.00 points (gate.max_top1_drop) from noise, which is 8.32 points"
+        in text
+    )
     assert "about 6915 are enough" in text
     assert remarks(outcome(content, 9900, 9900, total=10000)) == ()
 

@@ -199,3 +199,24 @@ def test_names_of_dots_that_are_close_do_not_cover_each_other() -> None:
     assert len(boxes) == 4
     for one, other in combinations(boxes, 2):
         assert abs(one[0] - other[0]) >= NAME[0] - 0.01 or abs(one[1] - other[1]) >= NAME[1] - 0.01
+
+
+def test_page_shows_what_the_run_chose_and_the_batch_norm_statistics(content: dict[str, Any]) -> None:
+    content["settings"] = {"finetune": {"lr": 0.001}, "search": {"epochs": 6}}
+    content["chosen"] = {"finetune.lr": "for adamw", "search.epochs": "a quarter", "data.gone": "no longer a key"}
+    content["batch_norm"] = {"kept": "recalibrated", "trained": 0.5, "recalibrated": 0.25}
+    page = render_page(Report.model_validate(content), [], PLAN)
+    assert "Chosen by the run" in page
+    for cells in (
+        ("finetune.lr", "0.001", "for adamw"),
+        ("search.epochs", "6", "a quarter"),
+        ("data.gone", "–", "no longer a key"),
+    ):
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in page.replace("\n", "")
+    assert "they were estimated again: the loss on held-out images was 0.5000 with those of training" in page
+
+
+def test_page_of_a_run_that_chose_nothing_has_no_such_section(report: Report) -> None:
+    page = render_page(report, [], PLAN)
+    assert "Chosen by the run" not in page
+    assert "After fine-tuning" not in page

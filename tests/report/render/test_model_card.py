@@ -59,7 +59,9 @@ def flattening(folder: Path, channels: int, size: tuple[int, int]) -> None:
 def program_and_product(folder: Path, data: Data, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what the network gets from image.png by the card's program, and by edcompress."""
     flattening(folder, channels, data.height_width)
-    images = FileImages((str(folder / "image.png"),), torch.tensor([0]), channels, orientation=data.exif_orientation)
+    images = FileImages(
+        torch.tensor([0]), channels, orientation=data.exif_orientation, paths=(str(folder / "image.png"),)
+    )
     logits, top = printed(snippet(preprocessing_spec(data, channels)), folder)
     assert top == int(torch.tensor(logits).argmax())
     return torch.tensor(logits), normalise(images.read([0], eval_geometry(data)).pixels, data).flatten()
