@@ -104,7 +104,7 @@ class Bench:
     def __init__(self, case: Case, device: torch.device) -> None:
         self.precision = choose_precision("auto", device)
         torch.manual_seed(0)
-        network = build(Model(arch=case.arch, stem=case.stem, num_classes=100), trust_code=False)
+        network = build(Model(arch=case.arch, stem=case.stem, num_classes=100))
         example = torch.randn(2, 3, case.size, case.size)
         self.space = trace_space(network, example, ())
         self.costs = CostModel(self.space, network, example)

@@ -1,7 +1,8 @@
 """edcompress: turn a trained image classifier into a smaller, faster ONNX file, and prove it.
 
-The functions are the commands of the command line: `edcompress.prune(...)` does what `edcompress prune` does. They are imported on first
-use, so that `import edcompress` loads no torch. Every error that they raise on purpose is an `EdcompressError`.
+The functions are the commands of the command line: `edcompress.prune(...)` does what `edcompress prune` does. `prune` and `inspect` take
+networks and data sets in memory, too. They are imported on first use, so that `import edcompress` loads no torch. Every error that they
+raise on purpose is an `EdcompressError`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from edcompress.workflows.inspect import inspect as inspect
     from edcompress.workflows.load import load as load
     from edcompress.workflows.prune import prune as prune
+    from edcompress.workflows.prune_result import PruneResult as PruneResult
     from edcompress.workflows.run import run as run
     from edcompress.workflows.sweep import sweep as sweep
     from edcompress.workflows.train import train as train
@@ -47,6 +49,7 @@ _HOMES = {
     "load": "workflows.load",
     "gate": "workflows.gate",
     "read_recipe": "core.recipe.loading",
+    "PruneResult": "workflows.prune_result",
     "RunFolder": "runs.folder",
     "EdcompressError": "core.errors",
 }

@@ -50,8 +50,19 @@ def test_functions_return_what_they_measured(revealed: dict[str, str]) -> None:
     assert revealed["load"].endswith("-> torch.nn.modules.module.Module")
     assert revealed["read_recipe"].startswith("def (name: str | pathlib.Path, ")
     assert revealed["read_recipe"].endswith("-> edcompress.core.recipe.recipe.Recipe")
-    for name, result in {"prune": "report.Report", "export": "report.Report", "gate": "verdict.Verdict"}.items():
+    for name, result in {"export": "report.Report", "gate": "verdict.Verdict"}.items():
         assert revealed[name].endswith(f"-> edcompress.core.results.{result}")
+
+
+def test_prune_and_inspect_have_types_for_files_and_for_objects(revealed: dict[str, str]) -> None:
+    prune, inspected = revealed["prune"], revealed["inspect"]
+    of_files, of_objects = prune.removeprefix("Overload(").removesuffix(")").split(", def (", 1)
+    assert of_files.startswith("def (weights: ")
+    assert "recipe: edcompress.core.recipe.recipe.Recipe" in of_files
+    assert of_files.endswith("-> edcompress.core.results.report.Report")
+    assert of_objects.startswith("torch.nn.modules.module.Module, ")
+    assert of_objects.endswith("-> edcompress.workflows.prune_result.PruneResult")
+    assert inspected.count("-> edcompress.core.results.inspection.Inspection") == 2
 
 
 @pytest.mark.parametrize("name", edcompress.__all__)

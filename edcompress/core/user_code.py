@@ -20,6 +20,14 @@ from typing import Any
 from edcompress.core.errors import InputError
 from edcompress.core.plain_text import did_you_mean
 
+IN_MEMORY = "memory:"
+"""Begins the names that recipes have for objects in memory that cannot be imported."""
+
+OF_A_PROGRAM = (
+    "was an object in memory of a Python program, and cannot be found without it; give the same objects to edcompress.prune(..., "
+    "out=THE RUN FOLDER, resume=True) there, whose result exports, gates and has the network"
+)
+
 MOST_FRAMES = 20
 """Frames of a traceback that are shown."""
 
@@ -56,11 +64,16 @@ class Trust:
     """What of the user's code may be used: any that can be imported, if `code`, and these objects in memory, by their recipe names."""
 
     code: bool = False
-    objects: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    objects: Mapping[str, Any] = field(default_factory=dict)
 
     def find(self, key: str, spec: str) -> Callable[..., Any]:
-        """Return the object of a name, or import it as `find_callable` does."""
-        return self.objects[spec] if spec in self.objects else find_callable(key, spec, trust_code=self.code)
+        """Return the object of a name, or import it as `find_callable` does; InputError for one that a program has not given."""
+        if spec in self.objects:
+            found: Callable[..., Any] = self.objects[spec]
+            return found
+        if spec.startswith(IN_MEMORY):
+            raise InputError(f"{key}: {spec.removeprefix(IN_MEMORY)} {OF_A_PROGRAM}")
+        return find_callable(key, spec, trust_code=self.code)
 
 
 NO_TRUST = Trust()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset,
 
 from edcompress.core.errors import DataError
 from edcompress.core.recipe.data import Data
+from edcompress.core.system.hashing import digest_of
 from edcompress.core.user_code import kind_of, users_code
 from edcompress.data.images import ReadImages
 from edcompress.data.item_values import image_value, label_value, pair_of
@@ -218,7 +219,7 @@ def object_images(
         DataError: It has no length or no items by number, is empty, or an item is not a pair of image and label.
     """
     items = map_style(given, name)
-    count, channels = _length(items, name), data.channels
+    count, channels = length_of(items, name), data.channels
     first = name_of_item(items, name, 0)
     image, label = read_item(items, 0, first, 0, foreign=foreign)
     try:
@@ -233,6 +234,45 @@ def object_images(
     _require_sendable(items, name, data)
     shown = _shown_labels(items, count)
     return replace(images, labels=shown if shown is not None and torch.equal(shown[checked], labels) else None)
+
+
+def first_image(given: object, name: str, channels: int | None) -> Tensor:
+    """Return the first image of a data set or DataLoader, uint8 or float32 [C, H, W]; DataError where there is none.
+
+    Args:
+        given: The data set or DataLoader.
+        name: What to call it in messages.
+        channels: How many channels images are converted to, if they are.
+    """
+    items = map_style(given, name)
+    length_of(items, name)
+    where = name_of_item(items, name, 0)
+    image, _ = read_item(items, 0, where, 0)
+    try:
+        return image_value(image, channels)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def fingerprint_of(sets: Mapping[str, object]) -> str:
+    """Return a digest of data sets or DataLoaders: how many items they have, and a few items that repeat, equal in any process."""
+    parts: list[Tensor | str] = []
+    for name, given in sets.items():
+        items = map_style(given, name)
+        count = length_of(items, name)
+        parts.append(f"{name} {count}")
+        for number in sorted({0, count // 2, count - 1}):
+            first, again = (read_item(items, number, name_of_item(items, name, number), 0) for _ in range(2))
+            try:
+                image, other, label = (
+                    image_value(first[0], None),
+                    image_value(again[0], None),
+                    torch.as_tensor(first[1]),
+                )
+            except (TypeError, ValueError, RuntimeError):  # which is reported where the items are opened
+                continue
+            parts += [label, image] if torch.equal(image, other) else [label]
+    return digest_of(parts, 8).hex()
 
 
 def map_style(given: object, name: str) -> Items:
@@ -261,7 +301,8 @@ def class_names(items: object, classes: int | None) -> tuple[str, ...]:
     return tuple(map(str, range(classes or 0)))
 
 
-def _length(items: Items, name: str) -> int:
+def length_of(items: Items, name: str) -> int:
+    """Return the number of items; DataError where there is none, or it is not known."""
     if not hasattr(items, "__len__"):
         raise DataError(
             f"{name}: {type(items).__name__} has no length; define __len__: splits, epochs and resuming need the number"

@@ -103,7 +103,11 @@ def splits_of_objects(
         DataError: A data set cannot be used; the message names it, the item and the fix.
     """
     opened = open_objects(given, data, classes, name="", any_labels=any_labels)
-    return _make_splits(opened, data, seed, [])
+    splits = _make_splits(opened, data, seed, [])
+    if opened.search is not None or opened.divided:  # which says the numbers
+        return splits
+    note = f"val is None: {len(splits.search)} of the images of {data.search_from} are held out to judge states"
+    return replace(splits, notes=(*splits.notes, note))
 
 
 def _make_splits(opened: Opened, data: Data, seed: int, notes: Sequence[str]) -> Splits:

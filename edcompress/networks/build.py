@@ -15,7 +15,7 @@ from edcompress.core.errors import EdcompressError, NetworkError, first_line
 from edcompress.core.recipe.deployment import MOST_ONNX_BYTES
 from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.system.devices import is_out_of_memory
-from edcompress.core.user_code import users_code
+from edcompress.core.user_code import NO_TRUST, Trust, users_code
 from edcompress.networks.attention import free_heads
 from edcompress.networks.independence import require_independent
 from edcompress.networks.load_weights import load_into
@@ -32,37 +32,37 @@ def example_images(shape: tuple[int, int, int]) -> Tensor:
     return torch.randn(2, *shape, generator=Generator().manual_seed(0))
 
 
-def new_network(spec: NetworkSpec, *, trust_code: bool = False) -> nn.Module:
+def new_network(spec: NetworkSpec, *, trust: Trust = NO_TRUST) -> nn.Module:
     """Return the network with random weights, on the CPU.
 
     Raises NetworkError if it cannot take images of that shape, or cannot be trained or exported.
     """
     with _memory_as_error(spec), torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        network = build(spec.model, trust_code=trust_code)
+        network = build(spec.model, trust=trust)
         _check_tensors(network, spec.model)
         _check_size(network, spec.model)
         network.float()  # as it is trained, proved and exported
         _check_forward(network, spec)  # which makes the weights of lazy layers
-    if factory := spec.model.factory:
+    if called := spec.model.own:
         images = example_images(spec.image_shape).flip(0)  # not those that a hook may have kept
-        require_repeatable(network, factory, images)
-        require_independent(network, factory, images)
-        require_trainable(network, factory, example_images(spec.image_shape), in_part=spec.searched)
+        require_repeatable(network, called, images)
+        require_independent(network, called, images)
+        require_trainable(network, called, example_images(spec.image_shape), in_part=spec.searched)
         free_heads(network, images)
     return network
 
 
-def plain_network(spec: NetworkSpec, *, trust_code: bool = False) -> nn.Module:
+def plain_network(spec: NetworkSpec, *, trust: Trust = NO_TRUST) -> nn.Module:
     """Return `new_network` in the form that is pruned and that run folders hold: each layer holds its weight as it uses it."""
-    return with_plain_weights(new_network(spec, trust_code=trust_code))
+    return with_plain_weights(new_network(spec, trust=trust))
 
 
 def read_network(
     spec: NetworkSpec,
     weights: Path,
     *,
-    trust_code: bool = False,
+    trust: Trust = NO_TRUST,
     trust_pickle: bool = False,
     on_untrained: Callable[[list[str]], None] = lambda _: None,
 ) -> nn.Module:
@@ -71,7 +71,7 @@ def read_network(
     Where model.reset_head gives it a new classifier, `on_untrained` is called with the names of its tensors.
     """
     tensors = read_state_dict(weights, trust_pickle=trust_pickle, ema=spec.model.ema)
-    network = new_network(spec, trust_code=trust_code)
+    network = new_network(spec, trust=trust)
     if untrained := load_into(network, tensors, source=str(weights), reset_head=spec.model.reset_head):
         on_untrained(sorted(untrained))
     return with_plain_weights(network)
@@ -116,9 +116,7 @@ def _check_forward(network: nn.Module, spec: NetworkSpec) -> None:
     _require_one_input(network, model.name)
     fault = f"cannot take images of {C}x{H}x{W}; see data.image_size and model.stem"
     with (
-        users_code(f"{model.factory} {fault}", NetworkError)
-        if model.factory
-        else _library_code(f"{model.arch} {fault}"),
+        users_code(f"{model.name} {fault}", NetworkError) if model.own else _library_code(f"{model.arch} {fault}"),
         evaluating(network),
     ):
         outputs = outputs_of(network(example_images(spec.image_shape)), model.output)
@@ -138,7 +136,7 @@ def _require_one_input(network: nn.Module, called: str) -> None:
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if len(needed) > 1:
         raise NetworkError(
-            f"{called} takes {len(needed)} inputs ({', '.join(needed)}), but it gets one, a batch of images; have the factory return a "
+            f"{called} takes {len(needed)} inputs ({', '.join(needed)}), but it gets one, a batch of images; take a "
             "module whose forward takes the images alone"
         )
 

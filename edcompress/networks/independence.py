@@ -39,7 +39,7 @@ def require_independent(network: nn.Module, spec: str, images: Tensor) -> None:
     name = _mixing(tried, images)
     layer = f" through {name}, a {type(tried.get_submodule(name)).__name__}," if name else ""
     raise NetworkError(
-        f"model.factory: {spec}: in eval mode the logits of an image depend{layer} on the other images of its batch, so that accuracies "
+        f"{spec}: in eval mode the logits of an image depend{layer} on the other images of its batch, so that accuracies "
         "would change with data.eval_batch_size; let batch norms use their running statistics (track_running_stats=True), and compute "
         "nothing else across images in eval mode"
     )

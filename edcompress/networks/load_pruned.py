@@ -17,6 +17,7 @@ have, and the cutting of layers. Licence: Apache-2.0.
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Iterator
@@ -38,9 +39,12 @@ VERSION = 1
 """The version of load_pruned.json."""
 
 
-def load_pruned(folder: Path = FOLDER) -> nn.Module:
-    """Return the pruned network of a run folder with its trained weights, in eval mode on the CPU."""
-    network = build(_read(folder / "load_pruned.json"))
+def load_pruned(folder: Path = FOLDER, network: nn.Module | None = None) -> nn.Module:
+    """Return the pruned network of a run folder with its trained weights, in eval mode on the CPU.
+
+    A run whose network was an object of a program takes one of its class as `network`, as it was before pruning, with any weights.
+    """
+    network = build(_read(folder / "load_pruned.json"), network)
     for (layer, dim), keep in positions_kept(_read(folder / "space.json"), _read(folder / "plan.json")).items():
         cut_side(network.get_submodule(layer), dim, torch.tensor(keep))
     state = network.state_dict()  # torch's own dictionary: it carries the version of each layer's layout
@@ -56,17 +60,29 @@ def _read(path: Path) -> Any:
 # How the network is built as it was before pruning
 
 
-def build(description: dict[str, Any]) -> nn.Module:
-    """Return the network that load_pruned.json describes, as it was before pruning, with random weights."""
+def build(description: dict[str, Any], given: nn.Module | None = None) -> nn.Module:
+    """Return the network that load_pruned.json describes, as it was before pruning; a copy of `given` where it was an object."""
     if (found := description["version"]) != VERSION:
         raise ValueError(
             f"load_pruned.json has version {found}, this file reads {VERSION}; take both from one run folder"
         )
-    network = _built(**description["network"], image=description["image"])
+    if description["network"]["origin"] == "object":
+        network = _copied(given, description["network"]["name"])
+    else:
+        network = _built(**description["network"], image=description["image"])
     for layer in list(network.modules()):
         materialize(layer)
     _replace_layers(network, description["layers"])
     return network
+
+
+def _copied(given: nn.Module | None, name: str) -> nn.Module:
+    if given is None:
+        raise ValueError(
+            f"the network of this run was an object of a Python program; call load_pruned(network={name}(...)) with one as it was before "
+            "pruning"
+        )
+    return copy.deepcopy(given).cpu().eval()
 
 
 def _built(origin: str, name: str, arguments: dict[str, Any], image: list[int]) -> nn.Module:

@@ -10,10 +10,11 @@ from torch import nn
 from edcompress.core.errors import NetworkError
 from edcompress.core.plain_text import did_you_mean
 from edcompress.core.recipe.model import Model
+from edcompress.core.user_code import NO_TRUST, Trust
 from edcompress.networks.attention import with_free_heads
 from edcompress.networks.load_pruned import CifarResNet
 from edcompress.networks.replacements import as_replacement
-from edcompress.networks.user_factory import call_factory
+from edcompress.networks.user_factory import call_factory, copy_of_object
 
 CIFAR_RESNETS = {f"resnet{depth}": depth for depth in (8, 20, 32, 44, 56, 110)}
 """Depth by name."""
@@ -32,19 +33,21 @@ def architectures() -> list[str]:
     return sorted([*CIFAR_RESNETS, *torchvision_names()])
 
 
-def build(model: Model, *, trust_code: bool = False) -> nn.Module:
+def build(model: Model, *, trust: Trust = NO_TRUST) -> nn.Module:
     """Build the network of a recipe, in train mode, randomly initialised.
 
     Args:
         model: The recipe's model section.
-        trust_code: Allow `model.factory`, which runs the user's code.
+        trust: What of the user's code may run: `model.factory`, or the object in memory of `model.object`.
 
     Raises:
         NetworkError: The network is unknown, cannot be built, or its factory is not trusted.
     """
     require_known(model)
     if model.factory is not None:
-        return call_factory(model.factory, trust_code=trust_code)
+        return call_factory(model.factory, trust_code=trust.code)
+    if model.object is not None:
+        return copy_of_object(model.object, trust)
     assert model.arch is not None
     if model.arch in CIFAR_RESNETS:
         return CifarResNet(CIFAR_RESNETS[model.arch], model.num_classes, model.in_channels)

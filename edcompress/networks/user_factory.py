@@ -1,4 +1,4 @@
-"""A network from the user's own code: `package.module:callable`, importable from the working directory.
+"""A network from the user's own code: `package.module:callable`, importable from the working directory, or an object in memory.
 
 An error in that code is the user's to fix, and is reported with its original text and traceback.
 """
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from edcompress.core.errors import NetworkError
 from edcompress.core.user_code import (
+    OF_A_PROGRAM,
+    Trust,
     find_callable,
     importable_working_directory,
     kind_of,
@@ -23,7 +25,7 @@ from edcompress.networks.modes import differentiable, evaluating
 from edcompress.networks.outputs import joined, named_outputs
 from edcompress.networks.torch_private import COMPILED
 
-KEY = "model.factory"
+KEY, OBJECT = "model.factory", "model.object"
 
 SAME = 1e-4
 """The largest difference between logits of one network and its copy, relative to their largest magnitude."""
@@ -55,24 +57,48 @@ def call_factory(spec: str, *, trust_code: bool) -> nn.Module:
         network = factory()
     if not isinstance(network, nn.Module):
         raise NetworkError(f"model.factory: {spec}() must return a torch.nn.Module, it returned {kind_of(network)}")
+    _require_bare(network, f"model.factory: {spec}() returned")
+    return network
+
+
+def copy_of_object(name: str, trust: Trust) -> nn.Module:
+    """Return a copy, on the CPU in eval mode, of the network that a program has in memory, which stays as it is.
+
+    Its parameters are trained in the copy, unless all are frozen.
+
+    Raises:
+        NetworkError: There is none here, it cannot be copied, or it cannot be pruned.
+    """
+    given = trust.objects.get(OBJECT)
+    if not isinstance(given, nn.Module):
+        raise NetworkError(f"{OBJECT}: {name} {OF_A_PROGRAM}")
+    _require_bare(given, f"{OBJECT}: what is given is")
+    with users_code(f"{OBJECT}: a copy of {name} (copy.deepcopy) fails", NetworkError):
+        copied = copy.deepcopy(given).to("cpu").eval()
+    if any(parameter.requires_grad for parameter in copied.parameters()):
+        copied.requires_grad_(True)
+    return copied
+
+
+def _require_bare(network: nn.Module, found: str) -> None:
+    """Raise NetworkError for a network inside a wrapper, or prepared for quantisation; `found` begins the message."""
     if isinstance(network, WRAPPERS) or hasattr(network, COMPILED):
         raise NetworkError(
-            f"model.factory: {spec}() returned a {type(network).__name__} around the network; return the network itself "
-            "(for torch.compile set the recipe's `compile`; for several GPUs see docs/scale.md)"
+            f"{found} a {type(network).__name__} around the network; give the network itself (its `module` or `_orig_mod`; for "
+            "torch.compile set the recipe's `compile`; for several GPUs see docs/scale.md)"
         )
     if prepared := _prepared(network):
         name, kind = prepared
         raise NetworkError(
-            f"model.factory: {spec}() returned a network that is prepared for quantisation ({name} is a {kind}); prune before that: "
-            "return the network without the preparation, and prepare what edcompress.load returns"
+            f"{found} a network that is prepared for quantisation ({name} is a {kind}); prune before that: give the network without the "
+            "preparation, and prepare what edcompress.load returns"
         )
-    return network
 
 
 def require_repeatable(network: nn.Module, spec: str, images: Tensor) -> None:
     """Raise NetworkError where a copy of the network gives different logits for images [N, C, H, W], on which all proofs rely."""
     with (
-        users_code(f"model.factory: a copy of the network of {spec} fails", NetworkError),
+        users_code(f"{spec}: a copy of the network fails", NetworkError),
         torch.no_grad(),
         evaluating(network),
     ):
@@ -80,7 +106,7 @@ def require_repeatable(network: nn.Module, spec: str, images: Tensor) -> None:
         one, other = joined(network(images)), joined(again(images))
     if (one - other).abs().max() > SAME * one.abs().max():
         raise NetworkError(
-            f"model.factory: {spec}: in eval mode the network and a copy of it give different logits for the same images, so that nothing "
+            f"{spec}: in eval mode the network and a copy of it give different logits for the same images, so that nothing "
             "can be proved about it; its forward draws random numbers (F.dropout without training=self.training), changes its images in "
             "place, or reads what a hook has stored in another copy"
         )
@@ -91,7 +117,7 @@ def require_trainable(network: nn.Module, spec: str, images: Tensor, *, in_part:
 
     Args:
         network: The network, which stays unchanged.
-        spec: Its factory, for messages.
+        spec: What messages call it.
         images: Example images [N, C, H, W].
         in_part: Whether the search will train a part of the channels.
 
@@ -103,20 +129,20 @@ def require_trainable(network: nn.Module, spec: str, images: Tensor, *, in_part:
     with torch.random.fork_rng(devices=[]), differentiable(copied):
         if any(isinstance(layer, nn.SyncBatchNorm) for layer in copied.modules()):  # which trains on GPUs alone
             return
-        with users_code(f"model.factory: {spec}: the network fails in train mode", NetworkError):
+        with users_code(f"{spec}: the network fails in train mode", NetworkError):
             output = copied(images)
         if not named_outputs(output):
             raise NetworkError(
-                f"model.factory: {spec}: in train mode the network gives a {type(output).__name__} without a tensor of logits"
+                f"{spec}: in train mode the network gives a {type(output).__name__} without a tensor of logits"
             )
         for layer in copied.modules():
             layer.register_forward_pre_hook(lambda layer, _: again.append(layer))
-        with users_code(f"model.factory: {spec}: the backward pass of the network fails", NetworkError):
+        with users_code(f"{spec}: the backward pass of the network fails", NetworkError):
             joined(output).sum().backward()  # type: ignore[no-untyped-call]
     if again and in_part:
         raise NetworkError(
-            f"model.factory: {spec}: the backward pass runs layers again (torch.utils.checkpoint), with all their channels, while the "
-            "search trains a part of them; let the factory turn that off"
+            f"{spec}: the backward pass runs layers again (torch.utils.checkpoint), with all their channels, while the "
+            "search trains a part of them; turn that off"
         )
 
 

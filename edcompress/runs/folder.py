@@ -20,7 +20,8 @@ from edcompress.runs.locks import WAIT, acquire_lock
 from edcompress.runs.reading import read_report
 
 FILES = ("recipe.yaml", "space.json", "search.jsonl", "epochs.jsonl", "latency.json", "plan.json",
-         "dense.safetensors", "pruned.safetensors", "load_pruned.py", "load_pruned.json", "dense.onnx", "pruned.onnx",
+         "dense.safetensors", "pruned.safetensors", "dense.pt2", "images.safetensors",
+         "load_pruned.py", "load_pruned.json", "dense.onnx", "pruned.onnx",
          "pruned.fp16.onnx", "pruned.int8.onnx", "pruned.pixels.onnx", "pruned.pt2", "pruned.torchscript.pt", "model_card.md",
          "report.json", "report.html", "progress.json", "log.jsonl")  # fmt: skip
 _CHECKPOINT = "snapshot-{}.safetensors"

@@ -24,7 +24,7 @@ def make_optimizer(
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise NetworkError(
-            "no parameter of the network asks for a gradient, so none can be trained; let model.factory return it without "
+            "no parameter of the network asks for a gradient, so none can be trained; give it without "
             "requires_grad_(False)"
         )
     fused = any(parameter.device.type == "cuda" for parameter in trained) if fused is None else fused

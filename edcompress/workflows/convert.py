@@ -13,7 +13,7 @@ from edcompress.deploy.export.torch_archives import SUFFIXES, Form, save_archive
 from edcompress.networks.build import example_images
 from edcompress.runs.file_records import OF_PRUNING, require_as_written
 from edcompress.runs.folder import FILES, RunFolder, RunOrPath
-from edcompress.workflows.load import load
+from edcompress.workflows.load import load_run
 
 _OF_ONE_FORM = {".onnx", *SUFFIXES.values()}
 """Suffixes of which each belongs to one form alone."""
@@ -57,7 +57,7 @@ def convert(
     elsewhere = not file.resolve().is_relative_to(run.path.resolve())
     # The next process that locks a run removes an unfinished file in it as one of a process that was killed.
     with nullcontext() if elsewhere and not run.writable else run.locked():
-        network = load(run, trust_code=options.trust_code)
+        network = load_run(run.path, options.trust)
         return file, save_archive(network, example_images(run.read_recipe().network_spec.image_shape), file, form)
 
 

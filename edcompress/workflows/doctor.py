@@ -62,7 +62,7 @@ def examine_rates(recipe: Recipe, monitor: Monitor, *, trust_code: bool = False)
     from edcompress.workflows.throughput import input_rates, training_rate
 
     options = RunOptions(trust_code=trust_code, monitor=monitor)
-    network = new_network(recipe.network_spec, trust_code=trust_code)
+    network = new_network(recipe.network_spec, trust=options.trust)
     context = sized_for_training(open_context(recipe, options), network, recipe.train)
     batch = next(iter(context.train_batches(epoch=0)))
     with oom_as_error(context.data, "lower data.batch_size, or end other processes on it"):

@@ -14,7 +14,7 @@ from edcompress.core.system.devices import oom_as_error
 from edcompress.deploy.runtime.predictions import describe_onnx, predict
 from edcompress.report.gate.sanity import at_chance
 from edcompress.runs.folder import RunFolder
-from edcompress.workflows.load import load
+from edcompress.workflows.load import load_run
 from edcompress.workflows.stages.file_metadata import require_alike
 from edcompress.workflows.stages.run_context import open_context
 from edcompress.workflows.stages.starting_point import read_weights, require_same_model
@@ -62,6 +62,6 @@ def network_of(model: Path, recipe: Recipe, options: RunOptions) -> nn.Module:
     """Return the network with the weights of a file, or what a run has left of a network."""
     if not model.is_dir():
         return read_weights(recipe, model, options)
-    network = load(model, trust_code=options.trust_code)
+    network = load_run(model, options.trust)
     require_same_model(model, RunFolder(model).read_recipe().model, recipe.model)
     return network

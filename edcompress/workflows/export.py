@@ -10,14 +10,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from edcompress.core.recipe.deployment import Benchmark
 from edcompress.core.recipe.faults import check
+from edcompress.core.recipe.model import NetworkSpec
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.measures import Latency, ModelResult, Paired
 from edcompress.core.results.report import Images, Report, Variant
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.files import require_utf8, write_text
 from edcompress.core.system.hashing import TensorDigest
+from edcompress.core.user_code import IN_MEMORY, Trust
 from edcompress.deploy.latency.benchmark import measure_all
 from edcompress.deploy.runtime.parity import run_outputs
 from edcompress.deploy.runtime.predictions import Predictions, predict
@@ -28,8 +32,9 @@ from edcompress.report.render.model_card import CardSubject, render_card
 from edcompress.runs.file_records import records
 from edcompress.runs.folder import UNFINISHED_EXPORTS, RunFolder, RunOrPath
 from edcompress.runs.progress import recording
-from edcompress.workflows.load import load
+from edcompress.workflows.load import load_run
 from edcompress.workflows.onnx_files import CARD, VARIANTS, OnnxFiles, publish_files, write_onnx
+from edcompress.workflows.stages.kept_objects import absent_loss, kept_network, kept_sets, needs_archive
 from edcompress.workflows.stages.run_context import RunContext, open_provable_context
 from edcompress.workflows.stages.starting_point import load_dense
 
@@ -82,9 +87,13 @@ def _with_export(recipe: Recipe, asked: Mapping[str, Any]) -> Recipe:
 
 
 def _export(run: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
-    report, context = run.read_report(), open_provable_context(recipe, options)
-    dense = load_dense(recipe.network_spec, run / "dense.safetensors", trust_code=options.trust_code)
-    networks = {"dense": dense, "pruned": load(run, trust_code=options.trust_code)}
+    report = run.read_report()
+    if recipe.data.dataset == "memory" and "data.train" not in options.objects:
+        losses = [loss for loss in (recipe.finetune.config.loss, recipe.train.loss) if loss.startswith(IN_MEMORY)]
+        kept = kept_sets(run / "images.safetensors", report.classes) | {loss: absent_loss(loss) for loss in losses}
+        options = replace(options, objects={**kept, **options.objects})
+    networks = _networks(run.path, recipe.network_spec, options.trust)
+    context = open_provable_context(recipe, options)
     with tempfile.TemporaryDirectory(dir=run.path, prefix=UNFINISHED_EXPORTS, ignore_cleanup_errors=True) as scratch:
         made = Path(scratch)
         files = write_onnx(context, recipe.export, made, report, networks)
@@ -101,6 +110,14 @@ def _export(run: RunFolder, recipe: Recipe, options: RunOptions) -> Report:
         subject = CardSubject(context.data.dataset, recipe.model.num_classes, recipe.export.batch, shapes)
         write_text(made / CARD, render_card(completed, subject, context.preprocessing, context.splits.classes))
         return publish_files(made, run, completed, bare.without_onnx())
+
+
+def _networks(folder: Path, spec: NetworkSpec, trust: Trust) -> dict[str, nn.Module]:
+    """Return the dense and the pruned network of a run."""
+    name = spec.model.object
+    if name is not None and needs_archive(name, trust):
+        return {which: kept_network(folder / f"{which}.pt2", name, trust) for which in ("dense", "pruned")}
+    return {"dense": load_dense(spec, folder / "dense.safetensors", trust=trust), "pruned": load_run(folder, trust)}
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from edcompress.workflows.load import load_pruned
 from edcompress.workflows.reporting import save_report
 from edcompress.workflows.resume import can_resume, hold_folder, read_start, start_files, with_resolved_values
 from edcompress.workflows.stages.batch_size import sized_for_search
+from edcompress.workflows.stages.kept_objects import keep_images, keep_networks
 from edcompress.workflows.stages.latency_target import MOST_TRIALS, NetworkTimer, match_latency_target
 from edcompress.workflows.stages.plain_training import finetune
 from edcompress.workflows.stages.recovery import resolve_recipe
@@ -107,8 +108,9 @@ def _open_run(request: PruneRequest, began: float, *, resuming: bool) -> Pruning
     context = open_provable_context(recipe, request.options)
     context.monitor.stage("checking the network, its data and its pruning space")
     start = request.open_start(recipe.with_data(context.data), images=context.probe_images)
-    trust = {"trust_code": request.options.trust_code, "trust_pickle": request.options.trust_pickle}
-    start = replace(start, other_teacher=open_teacher(recipe.finetune, recipe.network_spec, **trust))
+    trust, trust_pickle = request.options.trust, request.options.trust_pickle
+    teacher = open_teacher(recipe.finetune, recipe.network_spec, trust=trust, trust_pickle=trust_pickle)
+    start = replace(start, other_teacher=teacher)
     make_optimizer(recipe.finetune.config, start.network.parameters())  # refuses a frozen network
     context.require_usable(start.network, context.task.finetune)
     context = sized_for_search(context, start, recipe.search, recipe.finetune.config)
@@ -222,6 +224,10 @@ def _save_and_reload(run: PruningRun, tuned: nn.Module, results: StageResults) -
     require_as_written(folder, results.files)
     save_tensors(folder / "pruned.safetensors", tuned.state_dict(), {"edcompress.recipe": run.recipe.digest})
     again = load_pruned(run.start.dense, folder.path)
+    if run.recipe.data.dataset == "memory" and run.recipe.run.keep_images:
+        keep_images(folder / "images.safetensors", context.splits, run.recipe.data, context.monitor)
+    if run.recipe.model.object:
+        keep_networks(folder.path, {"dense": run.start.dense, "pruned": again}, context.example, context.monitor)
     for name, text in standalone_files(run.recipe.model, run.start.dense, context.spec.image_shape).items():
         write_text(folder / name, text)
     with torch.no_grad():

@@ -20,6 +20,7 @@ from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.core.system.files import write_text
 from edcompress.core.system.tensor_files import load_checkpoint, save_checkpoint, save_tensors
 from edcompress.data.datasets import at_one_place
+from edcompress.networks.build import plain_network
 from edcompress.networks.weight_files import read_state_dict
 from edcompress.pruning.cost.latency_model import LatencyTable
 from edcompress.pruning.space.plan import Plan
@@ -143,19 +144,30 @@ def resumed_name(folder: RunFolder, recipe: Recipe, weights: GivenWeights, optio
 def require_same_weights(folder: RunFolder, source: Path, options: RunOptions) -> None:
     """Raise RunFolderError if a run was started with weights other than those now in `source`, a weights file or a run."""
     recipe, earlier = folder.read_recipe(), RunFolder(source)
-    spec, trust_code = recipe.network_spec, options.trust_code
+    spec, trust = recipe.network_spec, options.trust
     if earlier.exists:
         earlier.require_finished("pruning it again")
-        given = [load_dense(spec, earlier / "dense.safetensors", trust_code=trust_code).state_dict()]
+        given = [load_dense(spec, earlier / "dense.safetensors", trust=trust).state_dict()]
     else:
         given = [read_weights(recipe, source, options).state_dict()]
-    before = [load_dense(spec, folder / "dense.safetensors", trust_code=trust_code).state_dict()]
+    before = [load_dense(spec, folder / "dense.safetensors", trust=trust).state_dict()]
     if not folder.finished:  # a finished run no longer holds what its search began with
         given += [read_state_dict(earlier / "pruned.safetensors")] if earlier.exists else []
         before += [load_checkpoint(folder.start)["network"]] if folder.start.is_file() else []
     if len(given) != len(before) or not all(map(_near, before, given)):
         raise RunFolderError(
             f"{folder.path} was started with weights other than those in {source}; choose another folder with -o"
+        )
+
+
+def require_same_object(folder: RunFolder, recipe: Recipe, options: RunOptions) -> None:
+    """Raise RunFolderError if a folder has a run that was started with weights other than those of the network in memory."""
+    if not can_resume(folder, recipe):
+        return
+    given = plain_network(folder.read_recipe().network_spec, trust=options.trust).state_dict()
+    if not _near(read_state_dict(folder / "dense.safetensors"), given):
+        raise RunFolderError(
+            f"{folder.path} was started with weights other than those of the network that is given; choose another folder with out"
         )
 
 

@@ -57,7 +57,7 @@ def run(
         recipe = weights.completed(recipe.explicit) if weights.offer.values else recipe
     require_measurable(recipe.timing)
     if begins:
-        network = plain_network(recipe.network_spec, trust_code=options.trust_code)
+        network = plain_network(recipe.network_spec, trust=options.trust)
         example = example_images(recipe.network_spec.image_shape)
         require_exportable(network, example, recipe.model, recipe.export)
     with tempfile.TemporaryDirectory() as scratch:

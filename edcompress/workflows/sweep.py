@@ -126,7 +126,7 @@ def _check_point(point: _Point, weights: Path | None, options: RunOptions) -> No
         if point.run.exists:
             require_same_weights(point.run, weights, options)
     else:
-        network = plain_network(recipe.network_spec, trust_code=options.trust_code)
+        network = plain_network(recipe.network_spec, trust=options.trust)
         feasible_of(recipe, network, space_of(recipe, network), time_dense(recipe, network))
     example = example_images(recipe.network_spec.image_shape)
     require_exportable(network, example, recipe.model, recipe.export)

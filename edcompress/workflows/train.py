@@ -104,7 +104,7 @@ def _train(recipe: Recipe, output: Path, *, resume: bool, options: RunOptions) -
     if resume:
         saved = _Checkpoint.read(checkpoint, asked)
         recipe, state = recipe.with_batch_size(saved.batch_size), saved.state
-    context, network = open_context(recipe, options), new_network(recipe.network_spec, trust_code=options.trust_code)
+    context, network = open_context(recipe, options), new_network(recipe.network_spec, trust=options.trust)
     with oom_as_error(recipe.data, "lower data.batch_size and data.eval_batch_size, or end other processes on it"):
         context.require_usable(network, context.task.train)
         context = sized_for_training(context, network, recipe.train)

@@ -107,7 +107,7 @@ def test_floats_are_taken_as_they_are() -> None:
     data = OWN.model_copy(update={"augment": "crop_flip"})
     found = splits(prepared, test=prepared, data=data)
     assert found.prepared
-    assert found.notes == (PREPARED,)
+    assert PREPARED in found.notes
     images, labels = epoch(found, data)[0]
     assert images.dtype == torch.float32
     assert all((image == image[0, 0, 0]).all() for image in images)  # neither padded nor normalised
@@ -355,7 +355,9 @@ def test_a_factory_and_a_data_set_exclude_each_other(tmp_path: Path) -> None:
 
 
 def test_objects_of_a_program_cannot_be_opened_by_a_recipe() -> None:
-    with pytest.raises(DataError, match=r"data\.dataset: memory: these images were objects of a Python program"):
+    with pytest.raises(
+        DataError, match=r"data\.dataset: memory: what held these images was an object in memory of a Python program"
+    ):
         open_splits(OWN, seed=0)
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from edcompress.core.errors import NetworkError
 from edcompress.core.recipe.model import Model
+from edcompress.core.user_code import Trust
 from edcompress.networks.registry import architectures, build
 
 
@@ -110,7 +111,7 @@ def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def from_factory(spec: str, *, trust_code: bool = True) -> nn.Module:
-    return build(Model(factory=spec, num_classes=2), trust_code=trust_code)
+    return build(Model(factory=spec, num_classes=2), trust=Trust(code=trust_code))
 
 
 @pytest.mark.usefixtures("user_folder")
@@ -137,7 +138,7 @@ def test_factory_needs_trust_and_does_not_run_without() -> None:
         ("factory_user:needy", r"needs some \(missing a required argument: 'width'\)", TypeError),
         ("factory_user:nothing", "must return a torch.nn.Module, it returned None", None),
         ("factory_user:string", "must return a torch.nn.Module, it returned str 'network'", None),
-        ("factory_user:parallel", "returned a DataParallel around the network; return the network itself", None),
+        ("factory_user:parallel", "returned a DataParallel around the network; give the network itself", None),
         ("factory_user:compiled", "returned a OptimizedModule around the network", None),
         ("factory_user:number", "is int 3, not a function", None),
         ("factory_user:goood", "has no 'goood'; did you mean 'good'", None),
@@ -210,7 +211,7 @@ class Two(Net):
         ("wordless", "forwards.Odd", "in strange"),
         ("endless", "RecursionError: maximum recursion depth", "in <lambda>"),
         ("NoImages", "forward() takes 1 positional argument but 2 were given", None),
-        ("Two", "forwards:Two takes 2 inputs (images, mask), but it gets one, a batch of images; have the factory return", None),
+        ("Two", "forwards:Two takes 2 inputs (images, mask), but it gets one, a batch of images; take a module", None),
         ("nested", "the network gives (1, 20) as 'heads.b' for two images, not (2, 10)", None),
         ("textual", "the network gives a dict without a tensor of logits", None),
         ("wide", "the network gives (2, 20) for two images, not (2, 10)", None),

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from edcompress.core.system.context import RunOptions
+from edcompress.core.user_code import Trust
 from edcompress.networks.build import read_network
 from edcompress.runs.folder import RunFolder
 from edcompress.workflows.evaluate import evaluate
@@ -40,7 +41,9 @@ def test_it_is_pruned_with_plain_weights(tmp_path: Path, monkeypatch: pytest.Mon
     torch.save(network.state_dict(), "normed.pt")
     recipe = digits(*QUICK, "model.arch=null", "model.factory=normed:net", "target.macs=0.4")
     images = torch.randn(2, 1, 16, 16)
-    assert torch.equal(read_network(recipe.network_spec, Path("normed.pt"), trust_code=True)(images), network(images))
+    assert torch.equal(
+        read_network(recipe.network_spec, Path("normed.pt"), trust=Trust(code=True))(images), network(images)
+    )
     assert [group.name for group in inspect(None, recipe, options).groups if not group.locked] == ["0", "2"]
     report = prune(Path("normed.pt"), recipe, RunFolder(Path("run")), options=options)
     pruned = load("run", trust_code=True)

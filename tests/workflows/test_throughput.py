@@ -35,7 +35,7 @@ def test_one_batch_is_read_and_one_step_done_however_little_time_there_is() -> N
     images = open_splits(DIGITS, seed=0).train
     assert input_rate(images, DIGITS.model_copy(update={"workers": 0}), seconds=0.0).images == 500
     batch = next(iter(train_batches(images, DIGITS, seed=0, epoch=0)))
-    network = build(MODEL, trust_code=False)
+    network = build(MODEL)
     rate = training_rate(network, batch, TrainingConfig(), choose_precision("fp32", torch.device("cpu")), seconds=0.0)
     assert rate.images == 500
     assert rate.seconds > 0

@@ -38,11 +38,18 @@ from edcompress.workflows.stages.run_state import last_checkpoint
 from edcompress.workflows.stages.start_files import read_plan
 
 PUBLIC = ["prune", "export", "convert", "run", "sweep", "evaluate", "benchmark", "inspect", "train", "load", "gate", "read_recipe",
-          "RunFolder", "EdcompressError"]  # fmt: skip
+          "PruneResult", "RunFolder", "EdcompressError"]  # fmt: skip
 
 
-OPTIONAL = {"latency.json", "pruned.fp16.onnx", "pruned.pt2", "pruned.torchscript.pt"}
-"""Of a target in time, and not asked for in the fixture."""
+OPTIONAL = {
+    "dense.pt2",
+    "images.safetensors",
+    "latency.json",
+    "pruned.fp16.onnx",
+    "pruned.pt2",
+    "pruned.torchscript.pt",
+}
+"""Of a target in time, of objects in memory, and not asked for in the fixture."""
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,9 @@ class Data(Section):
         None,
         description="your own data sets: package.module:callable, which returns train, val (or None) and test (needs --trust-code)",
     )
+    fingerprint: str | None = Field(
+        None, description="written by edcompress.prune in Python: a digest of data sets that were objects in memory"
+    )
     test_fraction: float = Field(
         0.2, gt=0.0, lt=0.9, description="share of each class that tests where the data has no test images of its own"
     )

@@ -43,6 +43,11 @@ class Model(Section):
 
     arch: Arch | None = Field(None, description="torchvision name, resnet20 ... resnet110 (CIFAR), or timm:NAME")
     factory: Factory | None = Field(None, description="your own network: package.module:callable (needs --trust-code)")
+    object: str | None = Field(
+        None,
+        max_length=200,
+        description="written by edcompress.prune in Python: the class of a network that was an object in memory",
+    )
     stem: Literal["imagenet", "cifar"] = Field("imagenet", description="cifar: 3x3 stride-1 first layer, no max-pool")
     num_classes: int = Field(..., ge=2, le=1_000_000, description="width of the classifier")
     in_channels: int = Field(3, ge=1, le=16, description="channels of the network's input")
@@ -59,14 +64,21 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.arch is None) == (self.factory is None):
+        given = sum(source is not None for source in (self.arch, self.factory, self.object))
+        if given != 1:
             raise ValueError("give exactly one of arch and factory")
         return self
 
     @property
     def name(self) -> str:
-        """The name of the network, or of the user's factory."""
-        return self.arch or str(self.factory)
+        """The name of the network, of the user's factory, or of the class of an object in memory."""
+        return self.arch or self.factory or str(self.object)
+
+    @property
+    def own(self) -> str | None:
+        """What messages call a network of the user's own code; None for one of a library."""
+        given = {"factory": self.factory, "object": self.object}
+        return next((f"model.{key}: {name}" for key, name in given.items() if name is not None), None)
 
 
 @dataclass(frozen=True)

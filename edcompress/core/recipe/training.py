@@ -147,6 +147,12 @@ class Checkpoints(Section):
         description="how often to save a checkpoint within an epoch: '500 steps' or '10 min'; one is saved after every epoch too",
     )
 
+    keep_images: bool = Field(
+        True,
+        description="images of data sets that were objects in memory: keep those that test, up to 1 GiB, and some held-out ones, in the run"
+        " folder, so that `edcompress export` needs no program",
+    )
+
     def due(self, steps: int, seconds: float) -> bool:
         """Return whether to save again, so many steps and seconds after the last time."""
         number, unit = self.checkpoint_every.split()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.core.system.monitor import Logged, Monitor
 from edcompress.core.system.signals import Interrupt
+from edcompress.core.user_code import Trust
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class RunOptions:
         trackers: Names of trackers (`edcompress.runs.trackers`) that get the figures of each epoch.
         interrupt: Ends training early, between two steps.
         ranks: The processes that share the work.
-        objects: Losses and metrics of the user's own in memory, by the `package.module:callable` that the recipe calls them; they need no
-            trust and are not imported.
+        objects: The user's own losses and metrics in memory, by the `package.module:callable` that the recipe calls them, the network of
+            `model.object`, and the data sets of `data.dataset: memory` as data.train, data.val and data.test; they need no trust.
     """
 
     device: str = "auto"
@@ -34,7 +35,12 @@ class RunOptions:
     trackers: tuple[str, ...] = ()
     interrupt: Interrupt = field(default_factory=Interrupt)
     ranks: ProcessGroup = ALONE
-    objects: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    objects: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def trust(self) -> Trust:
+        """What of the user's code may be used."""
+        return Trust(self.trust_code, self.objects)
 
 
 DEFAULT = RunOptions()

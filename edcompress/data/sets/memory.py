@@ -11,8 +11,6 @@ FACTS = DatasetFacts()
 def open_images(request: OpenRequest) -> Opened:
     """Raise DataError: only the program has the images."""
     from edcompress.core.errors import DataError
+    from edcompress.core.user_code import OF_A_PROGRAM
 
-    raise DataError(
-        f"data.dataset: {request.data.dataset}: these images were objects of a Python program, and no recipe can open them; call "
-        "edcompress there with the same objects, or give a recipe with data.factory"
-    )
+    raise DataError(f"data.dataset: {request.data.dataset}: what held these images {OF_A_PROGRAM}")

@@ -49,6 +49,8 @@ def _described(model: Model, dense: nn.Module, image: Sequence[int]) -> dict[str
 
 def _origin(model: Model) -> dict[str, Any]:
     """Return where the network is from, its name there, and the arguments that build it, as `registry.build` does."""
+    if model.object is not None:
+        return {"origin": "object", "name": model.object, "arguments": {}}
     if model.arch is None:
         return {"origin": "factory", "name": model.factory, "arguments": {}}
     classes: dict[str, Any] = {"num_classes": model.num_classes}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from edcompress.core.errors import EdcompressError
+from edcompress.core.errors import EdcompressError, InputError
 from edcompress.core.results.measures import Proof
 from edcompress.core.system.files import replacing
 from edcompress.core.system.quiet import EXPORTERS, cause_of, quiet
@@ -53,6 +53,24 @@ def save_archive(network: nn.Module, example: Tensor, path: Path, form: Form) ->
     return proof
 
 
+def load_archive(path: Path) -> nn.Module:
+    """Return the network in an archive of torch.export, which torch may run code to read; InputError if it cannot be read.
+
+    It computes as in eval mode, and cannot be trained.
+    """
+    try:
+        with quiet(*EXPORTERS):
+            return _read_pt2(path)
+    except Exception as error:  # torch raises all kinds for damaged archives
+        raise InputError(f"{path}: torch cannot read this archive: {cause_of(error)}") from error
+
+
+def _read_pt2(path: Path) -> nn.Module:
+    with path.open("rb") as file:
+        network: nn.Module = torch.export.load(file).module()
+    return network
+
+
 def _write(form: Form, network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Any]:
     with quiet(*EXPORTERS):
         return _WRITERS[form](network, example, path)
@@ -63,8 +81,7 @@ def _pt2(network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], 
     program = torch.export.export(network, (example,), dynamic_shapes=shapes)
     with path.open("wb") as file:
         torch.export.save(program, file)
-    with path.open("rb") as file:
-        return torch.export.load(file).module()
+    return _read_pt2(path)
 
 
 def _torchscript(network: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Any]:

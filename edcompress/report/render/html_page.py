@@ -55,7 +55,9 @@ class _Table(NamedTuple):
     style: str = ""
 
 
-class _Tile(NamedTuple):
+class Tile(NamedTuple):
+    """One of the main figures: its change, and the values of both networks."""
+
     name: str
     change: str
     dense: str
@@ -100,12 +102,12 @@ def render_page(
         plan: Its `groups` list {"name", "channels", "kept"} of each group.
         flags: What the command that repeats the run needs besides weights and recipe.
     """
-    return _render(
+    return render_template(
         "report.html",
         title=f"{report.network} – edcompress",
         report=report,
         asked=_asked(report.target, report.metric),
-        tiles=_tiles(report),
+        tiles=tiles_of(report),
         alarms=loud_warnings(report),
         remarks=remarks(report),
         bad=(report.metric.label,) if has_fallen(report) or is_beyond_noise(report) else (),
@@ -121,9 +123,17 @@ def render_page(
         proofs=_Table(("", "largest difference", "relative", "of"), proof_rows(report), "prose"),
         search=_search(report.search, generations),
         groups=_groups(plan.get("groups", ())),
-        command=shlex.join(["edcompress", "prune", report.checkpoint, "--recipe", "recipe.yaml", *flags]),
+        command=_command(report, flags),
         facts=_facts(report),
     )
+
+
+def _command(report: Report, flags: Sequence[str]) -> str:
+    """Return what repeats the run: a command, or a call in Python where it was made from objects."""
+    model = (report.settings or {}).get("model", {})
+    if model.get("object"):
+        return "edcompress.prune(model, train=..., val=..., test=..., out=...)  # in Python, with the same objects and sections"
+    return shlex.join(["edcompress", "prune", report.checkpoint, "--recipe", "recipe.yaml", *flags])
 
 
 def render_sweep(found: Sweep) -> str:
@@ -131,7 +141,7 @@ def render_sweep(found: Sweep) -> str:
     metric, n = found.metric, len(found.points)
     headline = found.dense.headline(metric)
     which = "" if metric.counted else f"{metric.label} "
-    return _render(
+    return render_template(
         "sweep.html",
         title=f"{found.network} – edcompress sweep",
         network=found.network,
@@ -141,7 +151,8 @@ def render_sweep(found: Sweep) -> str:
     )
 
 
-def _render(template: str, **values: Any) -> str:
+def render_template(template: str, **values: Any) -> str:
+    """Return a template of `templates/`, filled in."""
     return _environment().get_template(template).render(values)
 
 
@@ -177,10 +188,11 @@ def _asked(target: TargetResult, metric: MetricInfo) -> str:
     )
 
 
-def _tiles(report: Report) -> list[_Tile]:
+def tiles_of(report: Report) -> list[Tile]:
+    """Return the main figures with their changes."""
     tiles = {report.metric.label: report.metric.label, **_TILES}
     rows = [row for row in comparison_rows(report) if row.name in tiles]
-    return [_Tile(tiles[row.name], row.change.partition(" (")[0], row.dense, row.pruned) for row in rows]
+    return [Tile(tiles[row.name], row.change.partition(" (")[0], row.dense, row.pruned) for row in rows]
 
 
 def _points(points: Sequence[Point], metric: MetricInfo) -> _Points:

@@ -55,11 +55,11 @@ def require_exportable(network: nn.Module, example: Tensor, model: Model, export
 
     Networks that have names were exported by benchmarks/zoo.py.
     """
-    if model.factory:
+    if model.own:
         try:
             to_onnx(on_cpu(network), example, export.opset, export.batch, model.output)
         except EdcompressError as error:
-            raise NetworkError(f"model.factory: {model.factory}: {error}") from error
+            raise NetworkError(f"{model.own}: {error}") from error
 
 
 def latency_table(

@@ -23,10 +23,10 @@ from edcompress.core.system.devices import pick_device
 from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.core.system.hashing import TensorDigest
 from edcompress.core.system.monitor import Monitor
-from edcompress.core.user_code import Trust
 from edcompress.data.batches import Batch, Batches, eval_batches, train_batches
 from edcompress.data.images import ImageSet
-from edcompress.data.splits import Splits, check_divides, check_fits, fingerprint, open_splits
+from edcompress.data.own_sets import PARTS, Given
+from edcompress.data.splits import Splits, check_divides, check_fits, fingerprint, open_splits, splits_of_objects
 from edcompress.data.transforms import eval_geometry, normalise, preprocessing_spec
 from edcompress.deploy.runtime.parity import FEWEST_IMAGES
 from edcompress.networks.build import example_images
@@ -243,14 +243,19 @@ def open_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
     if indexing := data.facts.indexing:
         monitor.stage(indexing)
 
+    any_labels = recipe.finetune.loss_is_own or recipe.train.loss_is_own
+
     def split() -> Splits:
+        if data.dataset == "memory" and "data.train" in options.objects:
+            given = Given(*(options.objects.get(f"data.{part}") for part in PARTS))
+            return splits_of_objects(given, data, recipe.seed, classes=model.num_classes, any_labels=any_labels)
         return open_splits(
             data,
             seed=recipe.seed,
             announce=monitor.warning,
             trust_code=options.trust_code,
             classes=model.num_classes,
-            any_labels=recipe.finetune.loss_is_own or recipe.train.loss_is_own,
+            any_labels=any_labels,
         )
 
     if (data.download or indexing) and ranks.size > 1:
@@ -270,7 +275,7 @@ def make_context(recipe: Recipe, splits: Splits, options: RunOptions = DEFAULT) 
         ranks.require_same("data", *fingerprint(splits))
     sections = {"finetune": recipe.finetune.config, "train": recipe.train}
     labels = _training_labels(splits.train, data, model.num_classes)
-    task = open_task(model, sections, recipe.metric, labels, Trust(options.trust_code, options.objects))
+    task = open_task(model, sections, recipe.metric, labels, options.trust)
     context = RunContext(recipe.network_spec, data, splits, precision, options.monitor, ranks, task)
     return context.watched_by(options.monitor)
 

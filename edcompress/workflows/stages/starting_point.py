@@ -21,6 +21,7 @@ from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.report import WeightsSource
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.distributed import ALONE, ProcessGroup
+from edcompress.core.user_code import NO_TRUST, Trust
 from edcompress.networks.build import example_images, plain_network, read_network
 from edcompress.networks.load_weights import load_into
 from edcompress.networks.weight_files import read_state_dict
@@ -87,7 +88,7 @@ def open_starting_point(
     if RunFolder(source).exists:
         RunFolder(source).require_finished("pruning it again")
         require_same_model(source, RunFolder(source).read_recipe().model, recipe.model)
-        dense = load_dense(spec, source / "dense.safetensors", trust_code=options.trust_code)
+        dense = load_dense(spec, source / "dense.safetensors", trust=options.trust)
         found = space_of(recipe, dense, images, ranks)
         _require_same_groups(read_space(source / "space.json"), found, source)
         start = _continued(recipe, dense, found, read_earlier(source), time_dense(recipe, dense, ranks))
@@ -104,7 +105,7 @@ def open_starting_point(
 
 def new_starting_point(recipe: Recipe, options: RunOptions, images: Tensor | None = None) -> StartingPoint:
     """Return the starting point of the recipe's network with random weights, as `open_starting_point` does of trained ones."""
-    dense = plain_network(recipe.network_spec, trust_code=options.trust_code).eval()
+    dense = plain_network(recipe.network_spec, trust=options.trust).eval()
     found = space_of(recipe, dense, images, options.ranks)
     return _new(recipe, dense, found, time_dense(recipe, dense, options.ranks))
 
@@ -113,7 +114,7 @@ def reopen_starting_point(
     recipe: Recipe, kept: KeptStart, options: RunOptions, images: Tensor | None = None
 ) -> StartingPoint:
     """Open the starting point that a run kept in its folder, with the `images` that it began with."""
-    dense = load_dense(recipe.network_spec, kept.dense, trust_code=options.trust_code)
+    dense = load_dense(recipe.network_spec, kept.dense, trust=options.trust)
     found = space_of(recipe, dense, images, options.ranks)
     earlier, table = kept.earlier, kept.table
     start = _continued(recipe, dense, found, earlier, table) if earlier else _new(recipe, dense, found, table)
@@ -172,8 +173,8 @@ def read_weights(recipe: Recipe, weights: Path, options: RunOptions) -> nn.Modul
             "nothing; if they matter, start from weights that were trained on these classes"
         )
 
-    trust = {"trust_code": options.trust_code, "trust_pickle": options.trust_pickle}
-    return read_network(recipe.network_spec, weights, **trust, on_untrained=on_untrained)
+    trust, trust_pickle = options.trust, options.trust_pickle
+    return read_network(recipe.network_spec, weights, trust=trust, trust_pickle=trust_pickle, on_untrained=on_untrained)
 
 
 def _require_no_teacher(recipe: Recipe, untrained: str) -> None:
@@ -187,9 +188,9 @@ def _require_no_teacher(recipe: Recipe, untrained: str) -> None:
         )
 
 
-def load_dense(spec: NetworkSpec, path: Path, *, trust_code: bool = False) -> nn.Module:
+def load_dense(spec: NetworkSpec, path: Path, *, trust: Trust = NO_TRUST) -> nn.Module:
     """Return the network with the weights of a run's own file, on the CPU in eval mode."""
-    network = plain_network(spec, trust_code=trust_code)
+    network = plain_network(spec, trust=trust)
     load_into(network, read_state_dict(path), source=str(path))
     return network.eval()
 

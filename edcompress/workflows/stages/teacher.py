@@ -6,11 +6,12 @@ from torch import nn
 
 from edcompress.core.recipe.model import Model, NetworkSpec
 from edcompress.core.recipe.training import Finetune
+from edcompress.core.user_code import NO_TRUST, Trust
 from edcompress.networks.build import read_network
 
 
 def open_teacher(
-    finetune: Finetune, spec: NetworkSpec, *, trust_code: bool = False, trust_pickle: bool = False
+    finetune: Finetune, spec: NetworkSpec, *, trust: Trust = NO_TRUST, trust_pickle: bool = False
 ) -> nn.Module | None:
     """Return the network of `finetune.teacher` with its weights, in eval mode, for a network of `spec`; None where the dense one teaches.
 
@@ -20,7 +21,7 @@ def open_teacher(
     if name is None or weights is None:
         return None
     own = NetworkSpec(_model(name, spec.model), spec.image_size, spec.seed, searched=False)
-    return read_network(own, weights, trust_code=trust_code, trust_pickle=trust_pickle).eval()
+    return read_network(own, weights, trust=trust, trust_pickle=trust_pickle).eval()
 
 
 def _model(name: str, pruned: Model) -> Model:

@@ -20,6 +20,7 @@ from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.system.context import RunOptions
 from edcompress.core.system.distributed import ProcessGroup
 from edcompress.core.system.monitor import NullMonitor
+from edcompress.core.user_code import Trust
 from edcompress.networks.build import new_network
 from edcompress.runs.folder import RunFolder
 from edcompress.workflows.stages.run_context import RunContext, open_context, open_provable_context
@@ -43,7 +44,7 @@ def test_a_network_that_no_onnx_file_can_hold_is_refused(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     recipe = digits("model.arch=null", "model.factory=vast:net")
     with pytest.raises(NetworkError, match=r"vast:net has 2\.24 GiB of weights in fp32, .* less than 2 GiB"):
-        new_network(recipe.network_spec, trust_code=True)
+        new_network(recipe.network_spec, trust=Trust(code=True))
 
 
 ODD = """
@@ -193,7 +194,7 @@ def built(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: 
     monkeypatch.delitem(sys.modules, "odd", raising=False)
     monkeypatch.chdir(folder)
     recipe = digits("model.arch=null", f"model.factory=odd:{name}", *overrides)
-    return new_network(recipe.network_spec, trust_code=True)
+    return new_network(recipe.network_spec, trust=Trust(code=True))
 
 
 @pytest.mark.parametrize(
