@@ -37,6 +37,7 @@ def test_scripts_prune_their_network(name: str, tmp_path: Path) -> None:
     assert max(score.get("value", 0) if score else 0, top1["correct"] / top1["total"]) > 0.6
 
 
+@pytest.mark.integration
 def test_the_notebook_runs_cell_by_cell(tmp_path: Path) -> None:
     """Without a kernel, as notebooks are not among what edcompress needs; a last line that is an expression is shown as there."""
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
@@ -70,6 +71,7 @@ def test_the_notebook_passes_its_schema() -> None:
     nbformat.validate(nbformat.read(NOTEBOOK, as_version=4))
 
 
+@pytest.mark.integration
 def test_the_notebook_runs_in_a_kernel(tmp_path: Path) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

@@ -32,7 +32,7 @@ Sections = Mapping[str, object]
 """Keys of a section of a recipe, with their values."""
 
 
-class _Objects(TypedDict):
+class Objects(TypedDict):
     """What `prune` takes with a network in memory."""
 
     train: object
@@ -47,9 +47,12 @@ class _Objects(TypedDict):
     search: NotRequired[Sections]
     constraints: NotRequired[Sections]
     data: NotRequired[Sections]
+    export: NotRequired[Sections]
     benchmark: NotRequired[Sections]
     gate: NotRequired[Sections]
+    run: NotRequired[Sections]
     precision: NotRequired[str]
+    compile: NotRequired[bool]
     seed: NotRequired[int]
 
 
@@ -73,7 +76,7 @@ def prune(
     resume: bool = False,
     force: bool = False,
     options: RunOptions = DEFAULT,
-    **objects: Unpack[_Objects],
+    **objects: Unpack[Objects],
 ) -> PruneResult: ...
 
 

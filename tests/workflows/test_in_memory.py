@@ -415,3 +415,11 @@ def test_a_failed_gate_is_in_the_face_of_the_result(result: edcompress.PruneResu
     exported.gate(max_drop=0.0, min_speedup=1000)
     assert exported.refreshed().passed is False
     assert "gate FAILED" in exported.refreshed()._repr_html_()
+
+
+def test_types_name_every_section_of_a_recipe_that_may_be_given() -> None:
+    from edcompress.core.recipe.recipe import Recipe
+    from edcompress.workflows.in_memory import NOT_GIVEN, OWN_NAMES
+    from edcompress.workflows.prune import Objects
+
+    assert set(Objects.__annotations__) == {*OWN_NAMES, *Recipe.model_fields} - {*NOT_GIVEN} | {"train", "metric"}
