@@ -17,8 +17,8 @@ from edcompress.data.image_folder import imagenet_wnids
 
 pytestmark = pytest.mark.integration
 
-SHORT = ("train.epochs=1", "search.epochs=1", "finetune.epochs=1", "benchmark.runs=20", "data.batch_size=16", "data.workers=0",
-         "data.search_fraction=0.25", "gate.max_top1_drop=0.999", "gate.max_top5_drop=null", "gate.min_speedup=0.1",
+SHORT = ("train.epochs=1", "search.epochs=1", "search.evolve_every=1", "finetune.epochs=1", "benchmark.runs=20", "data.batch_size=16",
+         "data.workers=0", "data.search_fraction=0.25", "gate.max_top1_drop=0.999", "gate.max_top5_drop=null", "gate.min_speedup=0.1",
          "gate.disturbed=allow", "gate.allow_weak_dense=true")  # fmt: skip
 Write = Callable[[Path, pytest.MonkeyPatch, np.random.Generator], None]
 
