@@ -8,8 +8,12 @@ import pytest
 pytestmark = pytest.mark.integration
 
 RECIPE = ("--recipe", "squeezenet1_1_imagenette")
-SHORT = tuple(word for pair in ("data.limit=64", "search.epochs=1", "search.evolve_every=1", "finetune.epochs=1", "benchmark.runs=50",
-                                "gate.max_top1_drop=1.0", "gate.min_speedup=0.5", "gate.disturbed=allow") for word in ("--set", pair))  # fmt: skip
+SHORT = tuple(
+    word
+    for pair in ("data.limit=64", "search.epochs=1", "search.evolve_every=1", "finetune.epochs=1", "benchmark.runs=50",
+                 "gate.max_top1_drop=1.0", "gate.min_speedup=0.5", "gate.disturbed=allow")
+    for word in ("--set", pair)
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
