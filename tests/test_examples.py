@@ -26,6 +26,7 @@ def run(folder: Path, *arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_prune_their_network(name: str, tmp_path: Path) -> None:
     said = run(tmp_path, EXAMPLES / f"{name}.py", "run").strip().splitlines()
