@@ -6,14 +6,13 @@ import filecmp
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from edcompress.core.errors import DataError
 from edcompress.core.plain_text import few
 from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.model import Model
-from edcompress.data.images import FileImages, ImageSet
+from edcompress.data.images import FileImages, ImageSet, spread
 from edcompress.data.opening import Opened
 
 COMPARED = 32
@@ -97,7 +96,7 @@ def _wrapped(part: Path, images: ImageSet) -> str | None:
 
 def _copies(train: Path, part: Path, test: FileImages) -> Iterator[str]:
     """Yield a warning where test images are training images too, under the same name."""
-    indices = torch.linspace(0, len(test) - 1, min(len(test), COMPARED)).long().tolist()
+    indices = spread(len(test), COMPARED).tolist()
     pairs = ((Path(test.paths[i]), train / Path(test.paths[i]).relative_to(part)) for i in indices)
     same = [f"{one} is {other}" for one, other in pairs if _equal(one, other)]
     if same:

@@ -18,6 +18,11 @@ from edcompress.data.opening import Warn, discard_warning
 from edcompress.data.transforms import PICTURES, Geometry, to_channels
 
 
+def spread(count: int, most: int) -> Tensor:
+    """Return the indices of `most` of so many images, or of all, int64: images often lie class by class, and the first are of few."""
+    return torch.linspace(0, count - 1, min(count, most)).long()
+
+
 class ReadImages(NamedTuple):
     """`pixels` [B, channels, H, W] and `labels` [B, ...] of images, and the faults of those that were left out.
 

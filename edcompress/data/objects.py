@@ -17,7 +17,7 @@ from edcompress.core.errors import DataError
 from edcompress.core.recipe.data import Data
 from edcompress.core.system.hashing import digest_of
 from edcompress.core.user_code import kind_of, users_code
-from edcompress.data.images import ReadImages
+from edcompress.data.images import ReadImages, spread
 from edcompress.data.item_values import image_value, label_value, pair_of
 from edcompress.data.opening import Warn, discard_warning
 from edcompress.data.seeding import derived_seed, global_generators_seeded
@@ -229,7 +229,7 @@ def object_images(
     prepared, of_label = pixels.dtype != torch.uint8, (tuple(value.shape), value.dtype)
     form = ItemForm(channels or len(pixels), data.height_width, prepared, of_label, classes, any_labels)
     images = ObjectImages(items, name, form, torch.arange(count), None, data.skip_broken, foreign)
-    checked = torch.linspace(0, count - 1, min(count, CHECKED)).long()
+    checked = spread(count, CHECKED)
     labels = images.labels_at(checked)
     _require_sendable(items, name, data)
     shown = _shown_labels(items, count)

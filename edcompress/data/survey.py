@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median_low
 
-import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from edcompress.core.recipe.dataset_facts import DATASETS, facts_of
 from edcompress.data.datasets import open_dataset
 from edcompress.data.decoding import DECODED
 from edcompress.data.image_folder import imagenet_wnids
-from edcompress.data.images import FileImages, MemoryImages
+from edcompress.data.images import FileImages, MemoryImages, spread
 from edcompress.data.transforms import eval_geometry
 
 LOOKED_AT = 256
@@ -60,7 +59,7 @@ class Survey:
 
     def pixels(self, data: Data) -> Tensor:
         """Return some images, spread over the training images, as `data` prepares them for tests: uint8 [N, C, H, W]."""
-        chosen = _spread(len(self.train), READ)
+        chosen = spread(len(self.train), READ).tolist()
         images = replace(self.train, channels=data.channels or self.train.channels)
         return images.read(chosen, eval_geometry(data)).pixels
 
@@ -110,7 +109,7 @@ def _sizes(images: MemoryImages | FileImages) -> tuple[list[tuple[int, int]], bo
     if isinstance(images, MemoryImages):
         height, width = images.pixels.shape[2:]
         return [(int(width), int(height))], images.pixels.shape[1] == 1
-    found = [header for i in _spread(len(images), LOOKED_AT) if (header := _header(images.source(i)))]
+    found = [header for i in spread(len(images), LOOKED_AT).tolist() if (header := _header(images.source(i)))]
     if not found:
         raise DataError(f"{images.source(0)}: cannot be read as an image, nor can others; check the files")
     return [size for size, _ in found], all(mode in GREY for _, mode in found)
@@ -123,9 +122,3 @@ def _header(path: Path) -> tuple[tuple[int, int], str] | None:
             return image.size, image.mode
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
         return None
-
-
-def _spread(number: int, most: int) -> list[int]:
-    """Return the indices of `most` of so many images, or of all, evenly spread."""
-    chosen: list[int] = torch.linspace(0, number - 1, min(number, most)).long().tolist()
-    return chosen

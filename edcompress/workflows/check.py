@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import torch
-
 from edcompress.core.errors import DataError, InputError
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.recipe.search import FEWEST_GENERATIONS
@@ -15,6 +13,7 @@ from edcompress.core.results.recipe_check import Expectation, GroupCounts, Image
 from edcompress.core.system.context import DEFAULT, RunOptions
 from edcompress.core.system.machine import memory_bytes
 from edcompress.core.system.monitor import NullMonitor
+from edcompress.data.images import spread
 from edcompress.deploy.latency.benchmark import require_measurable
 from edcompress.networks.build import example_images
 from edcompress.networks.registry import require_known
@@ -108,8 +107,8 @@ def check_recipe(
 def settle(recipe: Recipe, context: RunContext, start: StartingPoint) -> tuple[Recipe, RunContext]:
     """Return recipe and context with the numbers that a run chooses itself, from fewer held-out images than a run judges by."""
     context = sized_for_search(context, start, recipe.search, recipe.finetune.config)
-    few = torch.linspace(0, len(context.splits.search) - 1, min(len(context.splits.search), JUDGED)).long()
-    quick = replace(context, splits=replace(context.splits, search=context.splits.search.subset(few)))
+    few = context.splits.search.subset(spread(len(context.splits.search), JUDGED))
+    quick = replace(context, splits=replace(context.splits, search=few))
     return resolve_recipe(recipe, quick, start), context
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -18,7 +17,7 @@ from edcompress.core.recipe.data import Data
 from edcompress.core.system.monitor import Monitor
 from edcompress.core.system.tensor_files import save_tensors
 from edcompress.core.user_code import IN_MEMORY, OF_A_PROGRAM, Trust
-from edcompress.data.images import ImageSet
+from edcompress.data.images import ImageSet, spread
 from edcompress.data.splits import Splits
 from edcompress.data.transforms import eval_geometry
 from edcompress.deploy.export.torch_archives import load_archive, save_archive
@@ -63,9 +62,8 @@ def keep_images(path: Path, splits: Splits, data: Data, monitor: Monitor) -> Non
             "run, give the objects again (resume=True)"
         )
         return
-    spread = torch.linspace(0, len(splits.search) - 1, min(len(splits.search), HELD_OUT)).long()
     images, labels = _read(splits.test, data)
-    held_out, their_labels = _read(splits.search.subset(spread), data)
+    held_out, their_labels = _read(splits.search.subset(spread(len(splits.search), HELD_OUT)), data)
     save_tensors(path, {"test": images, "test_labels": labels, "held_out": held_out, "held_out_labels": their_labels})
 
 

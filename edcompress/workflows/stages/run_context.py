@@ -24,7 +24,7 @@ from edcompress.core.system.distributed import ALONE, ProcessGroup
 from edcompress.core.system.hashing import TensorDigest
 from edcompress.core.system.monitor import Monitor
 from edcompress.data.batches import Batch, Batches, eval_batches, train_batches
-from edcompress.data.images import ImageSet
+from edcompress.data.images import ImageSet, spread
 from edcompress.data.own_sets import PARTS, Given
 from edcompress.data.splits import Splits, check_divides, check_fits, fingerprint, open_splits, splits_of_objects
 from edcompress.data.transforms import eval_geometry, normalise, preprocessing_spec
@@ -102,7 +102,7 @@ class RunContext:
     @cached_property
     def probe_images(self) -> Tensor:
         """Two real images [2, C, H, W] of the search split, or one, on which removals are tried; few images are read."""
-        few = self.splits.search.subset(_spread(self.splits.search, PROOF_IMAGES))
+        few = self.splits.search.subset(spread(len(self.splits.search), PROOF_IMAGES))
         return self._first_batch(few, PROOF_IMAGES)[0][:2]
 
     @cached_property
@@ -129,7 +129,7 @@ class RunContext:
     def scoring_batch(self) -> Batch:
         """One batch of images of the search split that scores states, as large as a training step or an evaluation."""
         most = max(self.data.eval_batch_size, self.data.step_images // self.ranks.size)
-        chosen = _spread(self.splits.search, most)
+        chosen = spread(len(self.splits.search), most)
         images = self.splits.search.subset(chosen if len(chosen) > 1 else chosen.repeat(2))  # batch norm needs two
         return self._first_batch(images, most)
 
@@ -171,7 +171,7 @@ class RunContext:
     def watched_scores(self, network: nn.Module, forward: Forward) -> Scores:
         """Return the scores of `forward`, which uses the network, on 2000 images spread over the search split, to watch training."""
         with evaluating(network), self.precision.autocast():
-            return self._scores(forward, self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES)))
+            return self._scores(forward, self.splits.search.subset(spread(len(self.splits.search), WATCHED_IMAGES)))
 
     def _scores(self, forward: Forward, images: ImageSet) -> Scores:
         metric = self.task.metric
@@ -184,7 +184,7 @@ class RunContext:
 
     def held_out_loss(self, network: nn.Module) -> float:
         """Return the mean loss of the network on 2000 images spread over the search split, or all of fewer."""
-        images = self.splits.search.subset(_spread(self.splits.search, WATCHED_IMAGES))
+        images = self.splits.search.subset(spread(len(self.splits.search), WATCHED_IMAGES))
         with evaluating(network), self.precision.autocast():
             return mean_loss(network, eval_batches(images, self.data), self.device, self._summed_loss)
 
@@ -218,22 +218,17 @@ class RunContext:
         require_measurable_by(metric, network, chosen, *few)
 
     def _sample(self, images: ImageSet, most: int) -> Batch:
-        return self._first_batch(images.subset(_spread(images, most)), most)
+        return self._first_batch(images.subset(spread(len(images), most)), most)
 
     def _first_batch(self, images: ImageSet, most: int) -> Batch:
         return next(iter(eval_batches(images, self.data.model_copy(update={"eval_batch_size": most}))))
 
     def _spread_over(self, images: ImageSet) -> Tensor:
-        chosen = _spread(images, REAL_IMAGES)
+        chosen = spread(len(images), REAL_IMAGES)
         read = images.read(chosen.tolist(), eval_geometry(self.data))
         for fault in read.faults:
             images.warn(fault)
         return read.pixels
-
-
-def _spread(images: ImageSet, most: int) -> Tensor:
-    """Return the indices of `most` of the images, or of all, int64: test images lie class by class, and the first are of few classes."""
-    return torch.linspace(0, len(images) - 1, min(len(images), most)).long()
 
 
 def open_context(recipe: Recipe, options: RunOptions = DEFAULT) -> RunContext:
