@@ -9,8 +9,6 @@ from typing import Any
 from edcompress.core.errors import WeightsError
 from edcompress.core.recipe.weights_name import Offer
 
-TIMM = "timm:"
-
 
 def require_timm(name: str) -> None:
     """Raise WeightsError if timm is not installed."""

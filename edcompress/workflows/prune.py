@@ -129,13 +129,20 @@ def prune(
         raise TypeError(
             f"prune(weights, recipe, folder) takes a file; {kind_of(weights)} was given with {', '.join(objects) or 'no recipe or folder'}"
         )
+    return _prune_weights(weights, recipe, folder, options, resume=resume, force=force)
+
+
+def _prune_weights(
+    weights: Weights, recipe: Recipe, folder: RunOrPath, options: RunOptions, *, resume: bool, force: bool
+) -> Report:
+    """Prune a network in a file, or what a finished run left of one."""
     run, ranks = RunFolder.of(folder), options.ranks
     given = weights_for(weights, run, options, resume=resume)
-    source, name = given.path, given.name
     recipe = given.completed(recipe.explicit) if given.offer.values else recipe
-    if not (resume and run.exists) and run.path.resolve() == source.resolve():
+    if not (resume and run.exists) and run.path.resolve() == given.path.resolve():
         raise RunFolderError(f"{run.path} is the run to be pruned again; choose another run folder with -o")
-    require_utf8(source)
+    require_utf8(given.path)
+    name = given.name
     if resume:
         recipe = ranks.run_on_rank0(partial(with_resolved_values, recipe, run))
         name = ranks.run_on_rank0(partial(resumed_name, run, recipe, given, options))

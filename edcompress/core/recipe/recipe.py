@@ -160,9 +160,8 @@ class Recipe(Section):
     @property
     def trust_flags(self) -> list[str]:
         """The options that a command line needs for the user's own code in this recipe to run."""
-        teacher = self.finetune.teacher or ""
-        own_teacher = is_path(teacher) and not teacher.startswith("timm:")
-        return ["--trust-code"] if self.own_code or self.model.factory or own_teacher else []
+        own = self.own_code or self.model.factory or self.finetune.teacher_is_own
+        return ["--trust-code"] if own else []
 
     @property
     def own_code(self) -> dict[str, str]:

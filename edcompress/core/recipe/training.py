@@ -124,6 +124,11 @@ class Finetune(_Common):
         return self
 
     @property
+    def teacher_is_own(self) -> bool:
+        """Whether the teacher is the user's own code: a path has a colon, as timm's networks have after "timm"."""
+        return self.teacher is not None and registry.is_path(self.teacher) and not self.teacher.startswith("timm:")
+
+    @property
     def config(self) -> TrainingConfig:
         """The settings, every value given; what is null and does not follow from `lr` has the default of `train`."""
         given = {name: value for name, value in self if value is not None and name not in _OF_STAGE}

@@ -12,7 +12,8 @@ from edcompress.networks.hub_files import HubRepository, read_repository
 from edcompress.networks.hub_weights import weights_files
 from edcompress.networks.image_processors import preprocessing_values
 from edcompress.networks.named_weights import NamedWeights
-from edcompress.networks.timm_values import TIMM, offer_of_timm, require_timm
+from edcompress.networks.registry import TIMM
+from edcompress.networks.timm_values import offer_of_timm, require_timm
 
 
 def find(name: WeightsName) -> NamedWeights:

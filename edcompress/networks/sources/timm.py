@@ -13,7 +13,8 @@ from edcompress.networks.downloads import fetch_file, hub_file
 from edcompress.networks.hub_files import read_repository
 from edcompress.networks.hub_weights import weights_files
 from edcompress.networks.named_weights import FetchedWeights, NamedWeights
-from edcompress.networks.timm_values import TIMM, offer_of_timm, require_timm
+from edcompress.networks.registry import TIMM
+from edcompress.networks.timm_values import offer_of_timm, require_timm
 
 
 def find(name: WeightsName) -> NamedWeights:

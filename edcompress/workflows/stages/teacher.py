@@ -17,20 +17,15 @@ def open_teacher(
 
     Raises InputError if it cannot be built, or does not take the same images or give the same classes.
     """
-    name, weights = finetune.teacher, finetune.teacher_weights
+    name, weights, pruned = finetune.teacher, finetune.teacher_weights, spec.model
     if name is None or weights is None:
         return None
-    own = NetworkSpec(_model(name, spec.model), spec.image_size, spec.seed, searched=False)
-    return read_network(own, weights, trust=trust, trust_pickle=trust_pickle).eval()
-
-
-def _model(name: str, pruned: Model) -> Model:
-    """Return the teacher as a model section: an own callable has a colon, as timm's networks do after "timm"."""
-    own = ":" in name and not name.startswith("timm:")
-    return Model(
-        arch=None if own else name,
-        factory=name if own else None,
+    model = Model(
+        arch=None if finetune.teacher_is_own else name,
+        factory=name if finetune.teacher_is_own else None,
         num_classes=pruned.num_classes,
         in_channels=pruned.in_channels,
         stem=pruned.stem,
     )
+    own = NetworkSpec(model, spec.image_size, spec.seed, searched=False)
+    return read_network(own, weights, trust=trust, trust_pickle=trust_pickle).eval()
