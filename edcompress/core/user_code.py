@@ -117,6 +117,11 @@ def kind_of(value: object) -> str:
     return "None" if value is None else f"{type(value).__name__} {reprlib.repr(value)}"
 
 
+def kind_with_length(value: object) -> str:
+    """Return the type of a value and, of a tuple or list, how many parts it has, else `kind_of` it."""
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else kind_of(value)
+
+
 def _find(key: str, spec: str, kind: type[InputError]) -> Callable[..., Any]:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute.isidentifier():

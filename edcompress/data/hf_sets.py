@@ -87,7 +87,7 @@ def open_hf(request: OpenRequest) -> Opened:
             request.warn(f"data.source: {data.source}: the split {name} is not read; train, validation and test are")
         else:
             parts[part] = rows
-    require_train({part: [] for part in parts}, data.source, data)
+    require_train(parts, data.source, data)
     image, label = _columns(parts["train"], data)
     labels = {part: _labels(rows, label) for part, rows in parts.items()}
     for part in [part for part, found in labels.items() if part != "train" and all(one in (None, -1) for one in found)]:

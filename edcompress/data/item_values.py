@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as v2f
 
 from edcompress.core.recipe.data import MOST_CHANNELS
-from edcompress.core.user_code import kind_of
+from edcompress.core.user_code import kind_of, kind_with_length
 from edcompress.data.decoding import as_grey_or_rgb
 from edcompress.data.transforms import PICTURES
 
@@ -30,8 +30,7 @@ def pair_of(item: Any) -> tuple[Any, Any]:
             raise ValueError(f"it is a mapping with {', '.join(map(str, item))}; name its parts image and label")
         return item[image], item[label]
     if not isinstance(item, tuple | list) or len(item) != 2:
-        kind = f"{type(item).__name__} of {len(item)}" if isinstance(item, tuple | list) else kind_of(item)
-        raise ValueError(f"it is a {kind}, not a pair (image, label); return image, label")
+        raise ValueError(f"it is a {kind_with_length(item)}, not a pair (image, label); return image, label")
     return item[0], item[1]
 
 

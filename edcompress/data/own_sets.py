@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from edcompress.core.errors import DataError
 from edcompress.core.recipe.data import Data
-from edcompress.core.user_code import kind_of
+from edcompress.core.user_code import kind_with_length
 from edcompress.data.division import divided, shuffled
 from edcompress.data.objects import ObjectImages, class_names, map_style, object_images
 from edcompress.data.opening import Opened
@@ -32,10 +32,8 @@ def parts_of(returned: object, where: str) -> Given:
             raise DataError(f"{where} returned a mapping with {', '.join(unknown)}; its keys are {', '.join(PARTS)}")
         return Given(*(returned.get(part) for part in PARTS))
     if not isinstance(returned, tuple | list) or len(returned) not in (2, 3):
-        kind = (
-            f"{type(returned).__name__} of {len(returned)}" if isinstance(returned, tuple | list) else kind_of(returned)
-        )
-        raise DataError(f"{where} must return train, val (or None) and test; it returned a {kind}")
+        found = kind_with_length(returned)
+        raise DataError(f"{where} must return train, val (or None) and test; it returned a {found}")
     return Given(*returned) if len(returned) == 3 else Given(returned[0], None, returned[1])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from edcompress.core.errors import DataError
@@ -97,9 +97,9 @@ def by_part(parts: Iterable[str]) -> dict[str, list[int]]:
     return rows
 
 
-def require_train(rows: dict[str, list[int]], where: str, data: Data) -> None:
-    """Raise DataError where no row trains."""
-    if "train" not in rows:
+def require_train(parts: Collection[str], where: str, data: Data) -> None:
+    """Raise DataError where none of the parts of a data set trains."""
+    if "train" not in parts:
         raise DataError(
-            f"data.dataset: {data.dataset}: {where} has no training images, only {' and '.join(rows) or 'none'}"
+            f"data.dataset: {data.dataset}: {where} has no training images, only {' and '.join(parts) or 'none'}"
         )

@@ -194,6 +194,5 @@ def with_resolved_values(recipe: Recipe, folder: RunFolder) -> Recipe:
     if not folder.exists:
         return recipe
     theirs = folder.read_recipe()
-    replaced = [key for key in ("search.method",) if key in theirs.chosen]
-    keys = [*recipe.open_keys, *replaced]
+    keys = [*recipe.open_keys, *theirs.chosen.keys() & {"search.method"}]
     return recipe.with_values({key: theirs.value_of(key) for key in keys}, theirs.chosen)

@@ -1,5 +1,6 @@
 """`edcompress init`: a short recipe from weights and images."""
 
+import errno
 import os
 import pty
 import subprocess
@@ -185,8 +186,9 @@ def in_a_terminal(answers: str, *arguments: object) -> tuple[int, str]:
         try:
             while part := os.read(ours, 4096):
                 said += part
-        except OSError:  # the other end is closed
-            pass
+        except OSError as error:  # the other end is closed
+            if error.errno != errno.EIO:
+                raise
         code = process.wait(120)
     os.close(ours)
     return code, said.decode()

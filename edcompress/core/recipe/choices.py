@@ -1,6 +1,6 @@
 """Values that a recipe leaves open, chosen from the images and the network, each with the reason.
 
-The rules rest on the measurements in docs/first-try.md.
+The rules rest on the measurements in docs/method-notes.md; docs/first-try.md has what they lead to.
 """
 
 from __future__ import annotations
@@ -110,28 +110,18 @@ def _with(recipe: Recipe, choices: Choices) -> Recipe:
 def _epochs(recipe: Recipe, facts: Facts) -> Choices:
     """Choose the epochs of search and fine-tuning."""
     search, finetune = recipe.search.epochs, recipe.finetune.epochs
+    total = min(max(math.ceil(STEPS / facts.steps), FEWEST_EPOCHS), MOST_EPOCHS)
+    if finetune is not None:
+        total = math.ceil(finetune / 3 * 4)
     found: Choices = {}
+    if search is None:
+        search = max(1, round(total / 4), math.ceil(FEWEST_STEPS / facts.steps))
+        why = f"a quarter of all epochs, at least {FEWEST_STEPS} steps: {search * facts.steps} steps"
+        found["search.epochs"] = Choice(search, why)
     if finetune is None:
-        total = min(max(math.ceil(STEPS / facts.steps), FEWEST_EPOCHS), MOST_EPOCHS)
         why = f"{total} epochs in all of {facts.steps} steps each, for {facts.images} training images"
-        finetune = max(1, total - (_search_epochs(total, facts) if search is None else search))
-        found["finetune.epochs"] = Choice(finetune, why)
-        if search is None:
-            search = _search_epochs(total, facts)
-            found["search.epochs"] = Choice(search, _why_search(search, facts))
-    elif search is None:
-        search = _search_epochs(math.ceil(finetune / 3 * 4), facts)
-        found["search.epochs"] = Choice(search, _why_search(search, facts))
+        found["finetune.epochs"] = Choice(max(1, total - search), why)
     return found
-
-
-def _search_epochs(total: int, facts: Facts) -> int:
-    """Return a quarter of all epochs, or as many as have the steps that a search needs."""
-    return max(1, round(total / 4), math.ceil(FEWEST_STEPS / facts.steps))
-
-
-def _why_search(epochs: int, facts: Facts) -> str:
-    return f"a quarter of all epochs, at least {FEWEST_STEPS} steps: {epochs * facts.steps} steps"
 
 
 def _optimisation(finetune: Finetune, facts: Facts) -> Choices:
@@ -181,8 +171,8 @@ def _generations(search: Search, facts: Facts) -> Choices:
     if anneal is None:
         needed = min(FEWEST_GENERATIONS * usual / steps, MOST_ANNEALED) / halvings
         anneal = max(ANNEAL, math.ceil(100 * needed) / 100)
-        slower = " more slowly than usual, for more generations" if anneal > ANNEAL else ""
-        found["search.anneal"] = Choice(anneal, f"the budget falls{slower}" if slower else "the default")
+        slower = "the budget falls more slowly than usual, for more generations"
+        found["search.anneal"] = Choice(anneal, slower if anneal > ANNEAL else "the default")
     falling = min(MOST_ANNEALED, anneal * halvings) * steps
     if search.evolve_every is None:
         if anneal > 0 and falling < FEWEST_GENERATIONS:
