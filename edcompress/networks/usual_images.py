@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torchvision
 
 from edcompress.networks.registry import TIMM, torchvision_names
+
+NORMALISED_INSIDE = ("googlenet", "inception_v3")
+"""Networks that torchvision builds with `transform_input` for its weights: from its usual normalisation they make (x - 0.5) / 0.5. Here
+they are built without it, and the images are normalised so from the start."""
 
 
 class UsualImages(NamedTuple):
@@ -26,11 +30,17 @@ def usual_images(arch: str) -> UsualImages | None:
     return _in_torchvision(arch) if arch in torchvision_names() else None
 
 
-def _in_torchvision(arch: str) -> UsualImages:
-    first = next(iter(torchvision.models.get_model_weights(arch)))
-    prepared = first.transforms()
+def images_of_torchvision(arch: str, weights: Any) -> UsualImages:
+    """Return what an entry of torchvision's weights of a network takes."""
+    prepared = weights.transforms()
     (size,), (resize,) = prepared.crop_size, prepared.resize_size
-    return UsualImages(size, resize, prepared.interpolation.value, tuple(prepared.mean), tuple(prepared.std))
+    inside = arch in NORMALISED_INSIDE
+    mean, std = ((0.5,), (0.5,)) if inside else (tuple(prepared.mean), tuple(prepared.std))
+    return UsualImages(size, resize, prepared.interpolation.value, mean, std)
+
+
+def _in_torchvision(arch: str) -> UsualImages:
+    return images_of_torchvision(arch, next(iter(torchvision.models.get_model_weights(arch))))
 
 
 def _in_timm(name: str) -> UsualImages | None:

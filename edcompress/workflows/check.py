@@ -178,7 +178,7 @@ def _groups(start: StartingPoint) -> GroupCounts:
 def _schedule(recipe: Recipe, context: RunContext) -> Schedule:
     search = recipe.search
     period = search.for_batches_of(context.data.step_images).period if search.trains else None
-    by_drop = recipe.target is not None and recipe.target.max_top1_drop is not None
+    by_drop = recipe.target is not None and recipe.target.drop is not None
     epochs = recipe.search_epochs, recipe.total_epochs - recipe.search_epochs
     return schedule_of(context, epochs, period, recipe.target.trials if by_drop and recipe.target else 1)
 

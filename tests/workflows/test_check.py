@@ -153,3 +153,11 @@ def test_activations_are_counted_once_without_the_weights() -> None:
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(Expectation(seconds=seconds, memory_bytes=1)) == text
+
+
+@pytest.mark.parametrize("key", ["max_top1_drop", "max_drop"])
+def test_the_trials_of_a_drop_are_counted_whatever_the_metric(cli, dense: Path, key: str) -> None:
+    chosen = ("--set", "target.macs=null", "--set", f"target.{key}=0.05", "--set", "target.trials=3")
+    ended = cli("check", "digits", "--weights", dense, "--no-timing", "--json", *chosen)
+    (found,) = json.loads(ended.out)
+    assert found["schedule"]["trials"] == 3

@@ -12,11 +12,9 @@ from edcompress.core.plain_text import did_you_mean
 from edcompress.core.recipe.weights_name import Offer, Values, WeightsName
 from edcompress.networks.downloads import fetch_file, hub_file
 from edcompress.networks.named_weights import NamedWeights
+from edcompress.networks.usual_images import images_of_torchvision
 
 SCHEME = "torchvision:"
-NORMALISED_INSIDE = ("googlenet", "inception_v3")
-"""Networks that torchvision builds with `transform_input` for its weights: from its usual normalisation they make (x - 0.5) / 0.5. Here
-they are built without it, and the images are normalised so from the start."""
 
 
 def find(name: WeightsName) -> NamedWeights:
@@ -49,9 +47,5 @@ def _entry(network: str, tag: str) -> Any:
 
 def _values(network: str, weights: Any) -> Values:
     """Return the recipe keys that follow from torchvision's description of the weights."""
-    preset = weights.transforms()
-    (size,), (resize,) = preset.crop_size, preset.resize_size
-    inside = network in NORMALISED_INSIDE
-    mean, std = ((0.5,), (0.5,)) if inside else (tuple(preset.mean), tuple(preset.std))
-    data = {"image_size": size, "resize": resize, "interpolation": preset.interpolation.value, "mean": mean, "std": std}
-    return {"model": {"arch": network, "num_classes": len(weights.meta["categories"])}, "data": data}
+    model = {"arch": network, "num_classes": len(weights.meta["categories"])}
+    return {"model": model, "data": images_of_torchvision(network, weights)._asdict()}
