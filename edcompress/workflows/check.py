@@ -197,8 +197,12 @@ def _expected(
     """Return time and memory; warn of more memory than there is."""
     assert found.images
     assert found.size
-    target = recipe.target
-    work = Work(found.size.macs, target.macs if target and target.macs else 1.0, bool(recipe.finetune.distill))
+    target, batch = recipe.target, context.data.step_images
+    search = recipe.search.for_batches_of(batch)
+    states = search.population * (1 if search.parent_energies == "stored" else 2)
+    scored = states * search.scored(batch) / (batch * search.period)
+    share = target.macs if target and target.macs else 1.0
+    work = Work(found.size.macs, share, bool(recipe.finetune.distill), scored)
     expected = expect(start.network, context, schedule, found.images, work)
     available = memory_bytes()
     if context.device.type == "cpu" and available and expected.memory_bytes > available[1]:

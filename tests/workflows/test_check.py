@@ -138,6 +138,8 @@ def test_time_counts_scoring_surgery_reading_and_evaluation() -> None:
     assert found == pytest.approx(3 * 100 * (0.4 + 0.1) + 2 * 100 * (0.15 + 0.1) + (5 * 30 + 4 * 60) * (0.1 + 0.1))
     taught = total_seconds(Speed(train=0.3, read=0.1), schedule, images, Work(1e6, share=0.5, taught=True))
     assert taught - found == pytest.approx(5 * 100 * 0.1)
+    often = total_seconds(Speed(train=0.3, read=0.1), schedule, images, Work(1e6, share=0.5, scored=4.0))
+    assert often - found == pytest.approx(3 * 100 * 0.1 * 3)
 
 
 def test_activations_are_counted_once_without_the_weights() -> None:

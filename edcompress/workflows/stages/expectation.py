@@ -21,9 +21,6 @@ MOST_TIMED, FEWEST_TIMED = 32, 2
 
 SECONDS = 1.0
 
-SCORING = 4 / 3
-"""Cost of a step under the search, in steps of plain training."""
-
 FORWARD = 1 / 3
 """Cost of an evaluation per image, in images trained on."""
 
@@ -39,11 +36,19 @@ class Speed(NamedTuple):
 
 
 class Work(NamedTuple):
-    """The dense network's multiply-accumulates per image, the share left after surgery, and whether it teaches."""
+    """What an image costs.
+
+    Attributes:
+        macs: The dense network's multiply-accumulates.
+        share: The share of them that is left after surgery.
+        taught: Whether the dense network teaches.
+        scored: Images that score states in the search, parents and children, for each image that is trained on.
+    """
 
     macs: float
     share: float = 1.0
     taught: bool = False
+    scored: float = 1.0
 
 
 def expect(network: nn.Module, context: RunContext, schedule: Schedule, images: ImageCounts, work: Work) -> Expectation:
@@ -68,7 +73,7 @@ def expect(network: nn.Module, context: RunContext, schedule: Schedule, images: 
 def total_seconds(speed: Speed, schedule: Schedule, images: ImageCounts, work: Work) -> float:
     """Return the time of search, fine-tuning and all measurements of accuracy of one run."""
     lesson = FORWARD if work.taught else 0.0
-    search = schedule.search_epochs * images.train * (speed.train * (SCORING + lesson) + speed.read)
+    search = schedule.search_epochs * images.train * (speed.train * (1 + FORWARD * work.scored + lesson) + speed.read)
     finetune = schedule.finetune_epochs * images.train * (speed.train * (work.share + lesson) + speed.read)
     epochs = schedule.search_epochs + schedule.finetune_epochs
     evaluated = (
