@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from digits import Interrupter
+from launcher import EDCOMPRESS, TORCHRUN
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -222,18 +223,7 @@ def test_a_data_set_without_numbers_is_refused(cli, mine: str, tmp_path: Path) -
 def test_processes_compare_their_data_and_share_the_batches(mine: str, tmp_path: Path) -> None:
     def torchrun(factory: str) -> subprocess.CompletedProcess[str]:
         name = recipe(f"factory: '{mine}:{factory}', image_size: [16, 12]")
-        launcher = (
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            "-m",
-            "edcompress",
-            "run",
-        )
-        command = [*launcher, "--recipe", name, "--trust-code", "--device", "cpu", "-o", factory]
+        command = [*TORCHRUN, *EDCOMPRESS, "run", "--recipe", name, "--trust-code", "--device", "cpu", "-o", factory]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert "error: data differs between rank 0 and rank 1" in torchrun("apart").stderr

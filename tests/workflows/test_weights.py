@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import timm
 import torch
 import yaml
 from digits import Interrupter
+from launcher import EDCOMPRESS, TORCHRUN
 from loopback import COMMIT, Server
 
 import edcompress
@@ -208,17 +208,7 @@ def test_other_ranks_get_the_file_of_the_first(server: Server, monkeypatch: pyte
 @pytest.mark.integration
 def test_under_torchrun_the_first_process_alone_asks_the_hub(server: Server, recipe: Path, tmp_path: Path) -> None:
     def started(name: str, folder: str) -> subprocess.CompletedProcess[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            "-m",
-            "edcompress",
-            "prune",
-        ]
+        command = [*TORCHRUN, *EDCOMPRESS, "prune"]
         arguments = [name, "-r", str(recipe), *QUICK, "--device", "cpu", "-o", str(tmp_path / folder)]
         environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home")}
         return subprocess.run(

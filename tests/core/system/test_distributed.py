@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from digits import digits, outcome
+from launcher import EDCOMPRESS, TORCHRUN
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -156,8 +156,7 @@ def options(folder: str, *more: str, factory: str = "plain") -> tuple[str, ...]:
 
 
 def torchrun(place: Path, *arguments: object, **environment: str) -> subprocess.Popen[str]:
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    return subprocess.Popen([*launcher, *map(str, arguments)], cwd=place, env={**os.environ, **environment},
+    return subprocess.Popen([*TORCHRUN, *map(str, arguments)], cwd=place, env={**os.environ, **environment},
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
 
 
@@ -165,9 +164,6 @@ def ended(started: subprocess.Popen[str]) -> Ended:
     with started:
         out, err = started.communicate(timeout=300)
     return Ended(started.returncode, out, err)
-
-
-EDCOMPRESS = ("-m", "edcompress")
 
 
 @pytest.mark.integration
