@@ -63,6 +63,13 @@ def by_class(classes: Tensor, count: int) -> Tensor:
     return torch.bincount(classes[classes >= 0], minlength=count)
 
 
+def accuracy_of_answers(labels: Tensor, classes: Tensor) -> Accuracy:
+    """Return the accuracy of top classes int64 [N, K] for labels int64 [N]."""
+    count = int(max(labels.max(), classes.max())) + 1
+    counts = (by_class(found, count) for found in (labels, classes[:, 0]))
+    return accuracy_of(*_count_hits(classes, labels), *counts)
+
+
 @torch.no_grad()
 def measure_accuracy(
     forward: Forward, batches: LabelledBatches, device: torch.device, classes: int, ranks: ProcessGroup = ALONE

@@ -12,7 +12,7 @@ from edcompress.core.results.measures import Accuracy
 from edcompress.core.results.scores import Scores
 from edcompress.core.system.device_transfer import to_device
 from edcompress.networks.outputs import outputs_of
-from edcompress.training.accuracy import Forward, LabelledBatches, accuracy_of, by_class, top_classes
+from edcompress.training.accuracy import Forward, LabelledBatches, accuracy_of_answers, top_classes
 from edcompress.training.metric import Metric, Outputs
 
 
@@ -58,8 +58,4 @@ def accuracy_from(answers: Iterable[tuple[Tensor, Tensor]]) -> Accuracy | None:
     pairs = list(answers)
     if not pairs:
         return None
-    labels, classes = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    hits = classes == labels.unsqueeze(1)
-    count = int(max(labels.max(), classes.max())) + 1
-    counts = (by_class(found, count) for found in (labels, classes[:, 0]))
-    return accuracy_of(int(hits[:, 0].sum()), int(hits.sum()), *counts)
+    return accuracy_of_answers(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))

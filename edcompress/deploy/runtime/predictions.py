@@ -16,7 +16,7 @@ from edcompress.core.results.scores import TOP1, Score, ScoreDrop, Scores
 from edcompress.deploy.runtime.half_precision import faithful_session
 from edcompress.deploy.runtime.parity import run_outputs
 from edcompress.deploy.runtime.sessions import open_session
-from edcompress.training.accuracy import accuracy_of, by_class, count_agreeing, top_classes
+from edcompress.training.accuracy import accuracy_of_answers, by_class, count_agreeing, top_classes
 from edcompress.training.metric import Metric, Statistics, paired_drop
 from edcompress.training.scores import has_one_class
 
@@ -59,9 +59,7 @@ class Predictions:
     @property
     def accuracy(self) -> Accuracy:
         """Top-1 and top-5 counts, and the share that is right by chance."""
-        count = int(max(self.labels.max(), self.answers.max())) + 1
-        counts = (by_class(classes, count) for classes in (self.labels, self.answers[:, 0]))
-        return accuracy_of(int(self.right1.sum()), int(self.right5.sum()), *counts)
+        return accuracy_of_answers(self.labels, self.answers)
 
     @property
     def scores(self) -> Scores:
