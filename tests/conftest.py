@@ -3,13 +3,14 @@
 import contextlib
 import functools
 import io
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ os.environ.update(
 )  # else the gates of the tests speak to the project's own CI
 
 from edcompress.__main__ import main
+from edcompress.networks import recognition
 
 pytest_plugins = ["resnet56_report"]
 
@@ -65,10 +67,30 @@ def settings(*more: str) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _operators_are_read_once() -> None:
-    """torch's exporter parses the same 500 operators at every export, a third of its time."""
+    """torch's exporter reads the same operators at every export, which takes most of the time where networks are small."""
     lazy = pytest.importorskip("torch.onnx._internal._lazy_import")
     if hasattr(lazy, "onnxscript_apis"):
         lazy.onnxscript_apis.get_torchlib_ops = functools.cache(lazy.onnxscript_apis.get_torchlib_ops)
+    registry = pytest.importorskip("torch.onnx._internal.exporter._registration").ONNXRegistry
+    registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))
+    decomposed = pytest.importorskip("torch._export.utils")
+    name = "_collect_all_valid_cia_ops_for_namespace"
+    setattr(decomposed, name, functools.cache(getattr(decomposed, name)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _torch_traces_nothing() -> None:
+    """pytest listens to loggers that do not propagate, and torch then describes every step of an export to it."""
+    pytest.importorskip("torch._logging")
+    logging.getLogger("torch.__trace").propagate = True
+
+
+@pytest.fixture(scope="session")
+def networks_are_outlined_once() -> Iterator[None]:
+    """Each test that recognises a network would build the outlines of all the others again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recognition, "_outline_of", functools.cache(recognition._outline_of))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -62,19 +62,19 @@ def my_metric(outputs: Tensor, labels: Tensor) -> float:
 
 
 def digit_sets() -> tuple[TensorDataset, TensorDataset, TensorDataset]:
-    """800 training, 200 validation and 300 test images as floats, with their labels."""
+    """400 training, 100 validation and 150 test images as floats, with their labels."""
     splits = open_splits(Data.model_validate({"dataset": "digits", "image_size": 8}), seed=0)
-    read = splits.train.read(list(range(1000)), Geometry(None))
-    tested = splits.test.read(list(range(300)), Geometry(None))
+    read = splits.train.read(list(range(500)), Geometry(None))
+    tested = splits.test.read(list(range(150)), Geometry(None))
     images, test = read.pixels.float() / 255, tested.pixels.float() / 255
     return (
-        TensorDataset(images[:800], read.labels[:800]),
-        TensorDataset(images[800:], read.labels[800:]),
+        TensorDataset(images[:400], read.labels[:400]),
+        TensorDataset(images[400:], read.labels[400:]),
         TensorDataset(test, tested.labels),
     )
 
 
-def trained_net(train: TensorDataset, epochs: int = 8) -> Net:
+def trained_net(train: TensorDataset, epochs: int = 16) -> Net:
     """A network that knows the digits, in train mode as training leaves it."""
     torch.manual_seed(0)
     net, (images, labels) = Net(), train.tensors

@@ -15,6 +15,8 @@ from edcompress.networks.recognition import recognise
 from edcompress.networks.registry import build
 from edcompress.networks.weight_files import read_state_dict
 
+pytestmark = pytest.mark.usefixtures("networks_are_outlined_once")
+
 
 def tensors_of(**model: object) -> dict[str, Tensor]:
     return outline(lambda: build(Model.model_validate(model))).state_dict()

@@ -28,10 +28,15 @@ Sets = tuple[TensorDataset, TensorDataset, TensorDataset]
 
 
 class Warnings(NullMonitor):
-    """Keeps what a run warns of."""
+    """Keeps what a run warns of, and ends it before the search if so asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, to_the_end: bool = True) -> None:
         self.texts: list[str] = []
+        self._to_the_end = to_the_end
+
+    def epoch(self, phase: str, epoch: int, epochs: int) -> None:  # noqa: ARG002
+        if not self._to_the_end:
+            raise KeyboardInterrupt
 
     def warning(self, text: str) -> None:
         self.texts.append(text)
@@ -137,6 +142,7 @@ def test_the_command_line_exports_what_the_folder_keeps(
     assert (folder / "pruned.torchscript.pt").exists()
 
 
+@pytest.mark.integration
 def test_pixels_of_a_program_that_is_gone_are_exported(net: Net, sets: Sets, tmp_path: Path) -> None:
     """In a process of its own: an own loss is not needed to export, and pixels are normalised as in the run."""
     pixels = [TensorDataset((part.tensors[0] * 255).to(torch.uint8), part.tensors[1]) for part in sets]
@@ -153,7 +159,7 @@ def test_pixels_of_a_program_that_is_gone_are_exported(net: Net, sets: Sets, tmp
     report = found.refreshed().report
     assert report.pruned.onnx_accuracy == report.pruned.accuracy
     assert report.tested_on
-    assert report.tested_on.count == 300
+    assert report.tested_on.count == 150
 
 
 def test_images_are_kept_only_if_allowed(net: Net, sets: Sets, tmp_path: Path, cli: Any) -> None:
@@ -224,15 +230,16 @@ def test_loaders_and_other_data_sets_give_the_same_network(net: Net, sets: Sets,
 
 def test_missing_parts_are_taken_from_others_and_said(net: Net, sets: Sets, tmp_path: Path) -> None:
     train, val, test = sets
-    monitor = Warnings()
-    quick(net, train, tmp_path / "no-val", test=test, options=RunOptions("cpu", monitor=monitor))
-    assert "val is None: 80 of the images of train are held out to judge states" in monitor.texts
-    monitor = Warnings()
-    quick(net, train, tmp_path / "no-test", val=val, options=RunOptions("cpu", monitor=monitor))
-    assert any("its validation images test" in text and "200 test" in text for text in monitor.texts)
-    monitor = Warnings()
-    quick(net, train, tmp_path / "neither", options=RunOptions("cpu", monitor=monitor))
-    assert any("0.2 of each class tests" in text for text in monitor.texts)
+
+    def warned(name: str, **more: Any) -> list[str]:
+        monitor = Warnings(to_the_end=False)
+        with pytest.raises(KeyboardInterrupt):
+            quick(net, train, tmp_path / name, options=RunOptions("cpu", monitor=monitor), **more)
+        return monitor.texts
+
+    assert "val is None: 40 of the images of train are held out to judge states" in warned("no-val", test=test)
+    assert any("its validation images test" in text and "100 test" in text for text in warned("no-test", val=val))
+    assert any("0.2 of each class tests" in text for text in warned("neither"))
 
 
 def test_an_interrupted_run_resumes_to_the_bit_with_the_same_objects(net: Net, sets: Sets, tmp_path: Path) -> None:
@@ -252,6 +259,7 @@ def test_an_interrupted_run_resumes_to_the_bit_with_the_same_objects(net: Net, s
     assert again.report == resumed.report
 
 
+@pytest.mark.integration
 def test_trials_within_a_drop_work_in_memory(net: Net, sets: Sets, tmp_path: Path) -> None:
     train, val, test = sets
     found = quick(net, train, tmp_path / "run", val=val, test=test, target={"max_top1_drop": 0.2, "trials": 2})
@@ -263,7 +271,7 @@ def test_several_outputs_count_by_name(sets: Sets, tmp_path: Path) -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = trained_net(sets[0], epochs=3)
+            self.net = trained_net(sets[0], epochs=6)
 
         def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
             logits = self.net(images)
@@ -275,14 +283,16 @@ def test_several_outputs_count_by_name(sets: Sets, tmp_path: Path) -> None:
     assert found.export().speedup
 
 
-def test_pixels_are_normalised_as_asked(net: Net, sets: Sets, tmp_path: Path) -> None:
+def test_pixels_are_normalised_as_asked(result: edcompress.PruneResult, net: Net, sets: Sets, tmp_path: Path) -> None:
     """The network was trained on floats in [0, 1]: mean 0 and std 1 of pixels."""
     pixels = [TensorDataset((part.tensors[0] * 255).to(torch.uint8), part.tensors[1]) for part in sets]
     data, monitor = {"mean": (0.0,), "std": (1.0,)}, Warnings()
     found = quick(net, pixels[0], tmp_path / "a", test=pixels[2], data=data, options=RunOptions("cpu", monitor=monitor))
-    assert found.dense_accuracy == quick(net, sets[0], tmp_path / "b", test=sets[2]).dense_accuracy
+    assert found.dense_accuracy == result.dense_accuracy
     assert not any("normalised" in text for text in monitor.texts)
-    quick(net, pixels[0], tmp_path / "c", test=pixels[2], options=RunOptions("cpu", monitor=monitor))
+    monitor = Warnings(to_the_end=False)
+    with pytest.raises(KeyboardInterrupt):
+        quick(net, pixels[0], tmp_path / "c", test=pixels[2], options=RunOptions("cpu", monitor=monitor))
     assert any("pass data={'mean'" in text for text in monitor.texts)
 
 

@@ -21,6 +21,8 @@ from edcompress.networks.load_weights import load_into
 from edcompress.networks.weight_files import read_state_dict
 from edcompress.workflows.init import suggest_recipe
 
+pytestmark = pytest.mark.usefixtures("networks_are_outlined_once")
+
 CLASSES = ("ant", "bee", "cat")
 
 
@@ -201,6 +203,10 @@ def test_in_a_terminal_it_asks(place: Path, tmp_path: Path) -> None:
     assert "Weights of your network" in said
     assert "macs=0.5" in said
     assert read_recipe(tmp_path / "my.yaml").model.num_classes == 3
+
+
+@pytest.mark.integration
+def test_in_a_terminal_an_empty_answer_gives_a_template(tmp_path: Path) -> None:
     code, said = in_a_terminal("\n", "init", tmp_path / "template.yaml")
     assert (code, "crossover_rate" in (tmp_path / "template.yaml").read_text()) == (0, True), said
 

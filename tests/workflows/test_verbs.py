@@ -173,9 +173,11 @@ def test_training_that_diverges_ends_the_run_and_saves_nothing_broken(dense: Pat
 @pytest.mark.parametrize(
     "sign",
     [
-        signal.SIGINT,
         signal.SIGKILL,
-        *(pytest.param(sign, marks=pytest.mark.integration) for sign in (signal.SIGTERM, signal.SIGUSR1)),
+        *(
+            pytest.param(sign, marks=pytest.mark.integration)
+            for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        ),
     ],
 )
 def test_a_killed_process_can_be_resumed(

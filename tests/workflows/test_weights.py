@@ -126,7 +126,7 @@ def test_an_interrupted_run_continues_by_the_same_name_without_a_connection(
     assert report.source.license == "mit"
 
 
-@pytest.mark.parametrize("incomplete", [False, True])
+@pytest.mark.parametrize("incomplete", [False, pytest.param(True, marks=pytest.mark.integration)])
 def test_a_run_keeps_its_weights_even_if_the_cache_lost_them(
     server: Server, recipe: Path, tmp_path: Path, incomplete: bool
 ) -> None:
@@ -163,6 +163,7 @@ def test_a_python_recipe_is_completed_where_it_sets_nothing(server: Server, tmp_
     assert "data.interpolation" not in differ  # the recipe does not set it
 
 
+@pytest.mark.integration
 def test_a_sweep_takes_a_name(cli: Cli, server: Server, recipe: Path, tmp_path: Path) -> None:
     swept = cli("sweep", NAME, "-r", recipe, *QUICK, "--set", "target.macs=0.9,0.8", "-o", tmp_path / "sweep")
     assert swept.code == 0, swept.err
@@ -172,6 +173,7 @@ def test_a_sweep_takes_a_name(cli: Cli, server: Server, recipe: Path, tmp_path: 
     assert [(report.checkpoint, bool(report.source)) for report in reports] == [(NAME, True)] * 2
 
 
+@pytest.mark.integration
 def test_the_trials_of_a_drop_keep_the_source(cli: Cli, server: Server, recipe: Path, tmp_path: Path) -> None:  # noqa: ARG001
     more = ("--set", "target.macs=null", "--set", "target.max_top1_drop=0.9", "--set", "target.trials=1")
     pruned = cli("prune", NAME, "-r", recipe, *QUICK, *more, "-o", tmp_path / "run")
@@ -179,6 +181,7 @@ def test_the_trials_of_a_drop_keep_the_source(cli: Cli, server: Server, recipe: 
     assert RunFolder(tmp_path / "run").read_report().source
 
 
+@pytest.mark.integration
 def test_run_without_weights_says_that_it_trains(
     cli: Cli, quick: Callable[..., tuple[str, ...]], tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """A server on this machine, caches of the test's own, and a recipe that leaves everything to the weights."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,12 @@ def hub(server: Server, hf_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Serv
     template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     return server
+
+
+@pytest.fixture
+def retries_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub waits for five seconds in all before it gives up a file that breaks off."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # noqa: ARG005
 
 
 @pytest.fixture

@@ -196,6 +196,7 @@ def test_a_wrong_checksum_leaves_nothing(cli: Cli, tiny: Server, recipe: Path, b
     assert cli("inspect", NAME, "-r", recipe).code == 0
 
 
+@pytest.mark.usefixtures("retries_at_once")
 def test_half_a_file_leaves_nothing(cli: Cli, tiny: Server, recipe: Path, body: bytes, hf_cache: Path) -> None:
     path = f"/someone/tiny/resolve/main/{FILE}"
     tiny.answers[path] = Answer(body[:9000], headers=hub_headers(FILE, body), length=len(body))
@@ -344,6 +345,7 @@ def test_without_huggingface_hub_it_says_what_to_install(
     assert "pip install 'edcompress[hf]'" in refused.err
 
 
+@pytest.mark.integration
 def test_the_endpoint_and_the_cache_of_the_environment_are_used(
     process: Cli, server: Server, recipe: Path, files: dict[str, bytes], tmp_path: Path
 ) -> None:

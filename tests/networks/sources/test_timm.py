@@ -122,6 +122,7 @@ def test_weights_outside_the_hub_come_from_their_url(
     assert f"no checksum of {server.url}/a.pth is known" in refused.err
 
 
+@pytest.mark.usefixtures("retries_at_once")
 def test_404_wrong_checksum_and_half_a_file(
     cli: Cli, served: Server, recipe: Path, body: bytes, hf_cache: Path
 ) -> None:

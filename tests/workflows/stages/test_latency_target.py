@@ -28,6 +28,7 @@ from edcompress.workflows.stages.starting_point import open_starting_point
 IN_TIME = (*ONE_EPOCH, "target.macs=null", "constraints.round_to=2", "benchmark.runs=40")
 
 
+@pytest.mark.integration
 def test_a_share_of_the_time_is_predicted_measured_and_reported(dense: Path, tmp_path: Path) -> None:
     report = pruned(dense, tmp_path / "run", digits(*IN_TIME, "target.latency=0.7"))
     target = report.target
@@ -39,12 +40,12 @@ def test_a_share_of_the_time_is_predicted_measured_and_reported(dense: Path, tmp
     )  # as measured, on a network of a tenth of a millisecond and a machine with other work
     assert report.pruned.size.macs < report.dense.size.macs
     table = LatencyTable.model_validate_json((tmp_path / "run" / "latency.json").read_text())
-    start = open_starting_point(digits(*IN_TIME, "target.latency=0.7"), dense, RunOptions("cpu"))
-    assert start.table is not None
-    assert [layer.name for layer in table.layers] == [layer.name for layer in start.table.layers]
+    layers = [
+        name for name, module in load(tmp_path / "run").named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    assert sorted(layer.name for layer in table.layers) == sorted(layers)
     kept = json.loads((tmp_path / "run" / "search.jsonl").read_text().splitlines()[-1])["budget"]
     assert kept == 0.7
-    load(tmp_path / "run")
 
 
 def test_milliseconds_become_a_share(dense: Path) -> None:

@@ -21,7 +21,7 @@ from edcompress.workflows.stages.starting_point import open_starting_point
 from edcompress.workflows.stages.teacher import open_teacher
 
 OPEN = (
-    "data.limit=260", "data.batch_size=null", "data.augment=null", "search.epochs=null", "search.evolve_every=null",
+    "data.limit=80", "data.batch_size=null", "data.augment=null", "search.epochs=null", "search.evolve_every=null",
     "finetune.epochs=null", "finetune.lr=null", "constraints.round_to=1", "precision=fp32",
 )  # fmt: skip
 
@@ -113,7 +113,7 @@ def test_a_network_without_batch_norm_has_no_statistics_to_choose(dense: Path) -
 
 
 AVERAGED = (
-    "search.method=magnitude", "search.epochs=0", "finetune.epochs=2", "data.limit=300", "finetune.ema=0.9", "finetune.mixup=0.3",
+    "search.method=magnitude", "search.epochs=0", "finetune.epochs=2", "data.limit=100", "finetune.ema=0.9", "finetune.mixup=0.3",
     "finetune.cutmix=0.5", "precision=fp32",
 )  # fmt: skip
 
