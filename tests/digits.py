@@ -13,8 +13,8 @@ from edcompress.core.system.monitor import NullMonitor
 from edcompress.runs.folder import RunFolder
 from edcompress.workflows.prune import prune
 
-TWO_EPOCHS = ("search.epochs=2", "finetune.epochs=2", "search.evolve_every=2", "data.limit=600")
-ONE_EPOCH = ("search.epochs=1", "finetune.epochs=1", "search.evolve_every=2", "data.limit=600")
+TWO_EPOCHS = ("search.epochs=2", "finetune.epochs=2", "search.evolve_every=2", "data.limit=300", "data.batch_size=32")
+ONE_EPOCH = ("search.epochs=1", "finetune.epochs=1", "search.evolve_every=2", "data.limit=300", "data.batch_size=32")
 
 
 class Interrupter(NullMonitor):

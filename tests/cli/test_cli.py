@@ -377,6 +377,7 @@ def test_an_output_that_cannot_be_written_does_not_change_the_gates_answer(finis
     assert "the output cannot be written: No space left on device" in ended.stderr
 
 
+@pytest.mark.integration
 def test_json_is_alone_on_stdout_and_progress_on_stderr(
     process, cli, quick, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ class Full(NullMonitor):
 
 
 def test_too_little_memory_is_told_with_a_smaller_batch(dense: Path, tmp_path: Path) -> None:
-    message = r"out of memory with data.batch_size 64 .*Tried to allocate 2.00 GiB.; .*--force --set data.batch_size=32"
+    message = r"out of memory with data.batch_size 32 .*Tried to allocate 2.00 GiB.; .*--force --set data.batch_size=16"
     with pytest.raises(EdcompressError, match=message) as caught:
         pruned(dense, tmp_path / "full", digits(*ONE_EPOCH), Full())
     assert caught.value.exit_code == 3
@@ -49,7 +49,7 @@ def test_too_little_memory_of_the_cpu_is_told_too() -> None:
         new_network(vast.network_spec)
     for take in (lambda: torch.empty(1 << 30), lambda: bytearray(1 << 32)):
         with (
-            pytest.raises(EdcompressError, match=r"out of memory with data.batch_size 64 .*; lower it") as caught,
+            pytest.raises(EdcompressError, match=r"out of memory with data.batch_size 32 .*; lower it") as caught,
             oom_as_error(digits().data, "lower it"),
             bounded_memory(50_000_000),
         ):

@@ -187,6 +187,7 @@ def test_a_network_of_the_class_loads_the_run(result: edcompress.PruneResult, se
     assert all(torch.equal(before[name], tensor) for name, tensor in fresh.state_dict().items())
 
 
+@pytest.mark.integration
 def test_the_standalone_loader_takes_a_network_of_the_class(result: edcompress.PruneResult, sets: Sets) -> None:
     program = (
         "import sys, torch; sys.path[:0] = sys.argv[1:]\n"

@@ -196,6 +196,7 @@ def in_a_terminal(answers: str, *arguments: object) -> tuple[int, str]:
     return code, said.decode()
 
 
+@pytest.mark.integration
 def test_in_a_terminal_it_asks(place: Path, tmp_path: Path) -> None:
     answers = f"{place / 'model.pt'}\n{place / 'photos'}\n\n"
     code, said = in_a_terminal(answers, "init", tmp_path / "my.yaml")

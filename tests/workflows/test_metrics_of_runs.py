@@ -210,6 +210,7 @@ def test_a_target_of_top1_needs_that_metric() -> None:
         written(metric="auc", target={"max_top1_drop": 0.1})
 
 
+@pytest.mark.integration
 def test_the_smallest_network_within_a_drop_of_the_metric(
     cli: Callable[..., Any], quick: Callable[..., tuple[str, ...]], dense: Path, tmp_path: Path
 ) -> None:

@@ -186,7 +186,8 @@ def test_a_sweep_goes_on_with_the_training_of_its_network(
     assert (ended.code, "the disk is gone" in ended.err) == (2, True), ended.err
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.integration)])
+@pytest.mark.integration
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_what_was_trained_and_says_how_to_go_on(
     start: Callable[..., "subprocess.Popen[str]"], cli: Cli, tmp_path: Path, sign: int
 ) -> None:

@@ -170,16 +170,8 @@ def test_training_that_diverges_ends_the_run_and_saves_nothing_broken(dense: Pat
     assert all(torch.isfinite(tensor).all() for tensor in (saved.network or {}).values())
 
 
-@pytest.mark.parametrize(
-    "sign",
-    [
-        signal.SIGKILL,
-        *(
-            pytest.param(sign, marks=pytest.mark.integration)
-            for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-        ),
-    ],
-)
+@pytest.mark.integration
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
 def test_a_killed_process_can_be_resumed(
     start, cli, unbroken: Path, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: int
 ) -> None:
