@@ -2,10 +2,10 @@
 
     EDCOMPRESS_DATA=... python benchmarks/first_try.py [CASE ...] [--jobs 2] [-o FOLDER]
 
-Each network is first trained or fine-tuned in plain PyTorch, as a user does, and saved with torch.save(network.state_dict()). Then for each
-seed: `edcompress init --weights W --images DIR --target macs=T` and `edcompress prune`, beside uniform magnitude with the same recovery,
-and beside the origin control: the dense network trained for the same epochs with the same settings. A finished run has a line in
-benchmarks/first_try.jsonl and is not run again. Rewrites docs/first-try.md; `--table` only writes the page.
+Each network is first trained or fine-tuned in plain PyTorch, as a user does, and saved with torch.save(network.state_dict()). Then for
+each seed: `edcompress init --weights W --images DIR --target macs=T` and `edcompress prune`, beside the origin control, the dense network
+trained for the same epochs with the same settings, and at the first target beside uniform magnitude with the same recovery. A finished run
+has a line in benchmarks/first_try.jsonl and is not run again. Rewrites docs/first-try.md; `--table` only writes the page.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ LOG = HERE / "first_try.jsonl"
 PAGE = DOCS / "first-try.md"
 COLUMNS = ("network", "seeds", "as trained", "origin", "magnitude", "pruned", "minutes", "drop")
 TARGETS, SEEDS = (0.6, 0.4), (0, 1)
+KEYS = ("case", "seed", "method", "target")
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Job:
     @property
     def key(self) -> Line:
         """The fields by which the log knows the run."""
-        return {"case": self.case, "seed": self.seed, "method": self.method, "target": self.target}
+        return {key: getattr(self, key) for key in KEYS}
 
 
 def main() -> None:
@@ -110,25 +111,21 @@ def main() -> None:
     options = parser.parse_args()
     if not options.table:
         with ThreadPoolExecutor(options.jobs) as pool:
-            for case in options.cases or CASES:
-                prepare(case, options.output / case)
-                done = [
-                    {key: line[key] for key in ("case", "seed", "method", "target")}
-                    for line in harness.read_lines(options.log)
-                ]
-                left = [job for job in jobs(case, options.seeds) if job.key not in done]
-                list(pool.map(partial(run, folder=options.output / case, log=options.log), left))
+            cases = options.cases or list(CASES)
+            list(pool.map(lambda case: prepare(case, options.output / case), cases))
+            done = [{key: line[key] for key in KEYS} for line in harness.read_lines(options.log)]
+            left = [job for seed in options.seeds for case in cases for job in jobs(case, seed) if job.key not in done]
+            list(pool.map(lambda job: run(job, options.output / job.case, options.log), left))
     if options.log == LOG:
         harness.write_page(PAGE, page(harness.read_lines(LOG)))
 
 
-def jobs(case: str, seeds: list[int]) -> Iterator[Job]:
-    """Yield the runs of a case."""
-    for seed in seeds:
-        yield Job(case, seed, "origin", 1.0)
-        for target in TARGETS:
-            yield Job(case, seed, "edropout", target)
-            yield Job(case, seed, "magnitude", target)
+def jobs(case: str, seed: int) -> Iterator[Job]:
+    """Yield the runs of a case with a seed."""
+    yield Job(case, seed, "origin", 1.0)
+    for target in TARGETS:
+        yield Job(case, seed, "edropout", target)
+    yield Job(case, seed, "magnitude", TARGETS[0])
 
 
 def prepare(name: str, folder: Path) -> None:
@@ -175,7 +172,7 @@ the same epochs with the same settings, nothing removed; **drop** is origin minu
 
 def page(lines: list[Line]) -> str:
     """Return docs/first-try.md."""
-    lines = harness.latest(lines, "case", "seed", "method", "target")
+    lines = harness.latest(lines, *KEYS)
     text = HEAD
     for target in TARGETS:
         rows = [row for case in CASES if (row := case_row(case, target, lines))]
@@ -194,12 +191,13 @@ def case_row(case: str, target: float, lines: list[Line]) -> str | None:
     found = {
         method: [line for line in own if line["method"] == method] for method in ("origin", "magnitude", "edropout")
     }
-    if not all(found.values()):
+    if not (found["origin"] and found["edropout"]):
         return None
-    mean = {method: statistics.mean(top1(line, "pruned") for line in group) for method, group in found.items()}
+    mean = {method: statistics.mean(top1(line, "pruned") for line in group) for method, group in found.items() if group}
+    magnitude = f"{mean['magnitude']:.2f}" if "magnitude" in mean else ""
     minutes = statistics.mean(line["seconds"] for line in found["edropout"]) / 60
     return harness.row((
-        CASES[case].about, len(found["edropout"]), f"{top1(own[0], 'dense'):.2f}", f"{mean['origin']:.2f}", f"{mean['magnitude']:.2f}",
+        CASES[case].about, len(found["edropout"]), f"{top1(own[0], 'dense'):.2f}", f"{mean['origin']:.2f}", magnitude,
         f"**{mean['edropout']:.2f}**", f"{minutes:.1f}", f"{mean['origin'] - mean['edropout']:.2f}",
     ))  # fmt: skip
 

@@ -57,14 +57,17 @@ Overrides = Annotated[
 ]
 RecipeFiles = Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Files or names of recipes.")]
 CheckedWeights = Annotated[
-    Path | None, typer.Option("--weights", help="Try these weights too: a file, or a finished run.")
+    str | None, typer.Option("--weights", help="Try these weights too: a file, a finished run, or a name as for prune.")
 ]
 NoTiming = Annotated[bool, typer.Option("--no-timing", help="Measure no training steps, which takes some seconds.")]
 RecipeToPrint = Annotated[str | None, typer.Argument(help="Print this recipe.")]
 NewRecipe = Annotated[Path, typer.Argument(help="The recipe file to write.")]
 NewWeights = Annotated[
-    Path | None,
-    typer.Option("--weights", help="Weights of the network, which is recognised from their names and shapes."),
+    str | None,
+    typer.Option(
+        "--weights",
+        help="Weights of the network: a file, of which it is recognised by names and shapes, or a name as for prune.",
+    ),
 ]
 NewImages = Annotated[
     Path | None, typer.Option("--images", help="The folder of class folders, or of one of torchvision's data sets.")

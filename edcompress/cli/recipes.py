@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from shlex import quote
 import typer
 from rich.table import Table
 
-from edcompress.cli.console import out, say
+from edcompress.cli.console import err, out, say
 from edcompress.cli.options import (
     AllKeys,
     AsJson,
@@ -29,10 +30,12 @@ from edcompress.cli.options import (
     TrustPickle,
 )
 from edcompress.cli.output import show_checks
+from edcompress.cli.progress_bar import Display
 from edcompress.core.errors import InputError, RecipeError
 from edcompress.core.recipe.loading import read_recipe
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.recipe.starter import headline, starter
+from edcompress.core.recipe.weights_name import weights_name
 from edcompress.core.recipe.yaml_files import locate, presets, read_text, shipped
 from edcompress.core.results.recipe_check import RecipeCheck
 from edcompress.core.system.context import RunOptions
@@ -57,22 +60,25 @@ def check(recipe: RecipeFiles, weights: CheckedWeights = None, overrides: Overri
           no_timing: NoTiming = False, trust_code: TrustCode = False, trust_pickle: TrustPickle = False,
           as_json: AsJson = False) -> None:  # fmt: skip
     """Check recipes before any training: list every fault at once, and show what a run will do."""
-    read = [_read(name, overrides or ()) for name in recipe]
+    read = [_read(name, overrides or (), weights) for name in recipe]
     found = [one for one in read if isinstance(one, RecipeCheck)]
     if valid := {name: one for name, one in zip(recipe, read, strict=True) if isinstance(one, Recipe)}:
         from edcompress.workflows.check import check_recipe  # imports torch
+        from edcompress.workflows.weights import open_weights
 
         options = RunOptions(device, trust_code, trust_pickle, NullMonitor())  # the warnings are in the result
-        found += [check_recipe(one, weights, options, name=name, timing=not no_timing) for name, one in valid.items()]
+        with Display(err, quiet=weights_name(weights) is None) as monitor:
+            given = open_weights(weights, monitor) if weights else None
+        found += [check_recipe(one, given, options, name=name, timing=not no_timing) for name, one in valid.items()]
     show_checks(found, as_json=as_json)
     if faults := [_with_recipe(one.recipe, fault) for one in found for fault in one.faults]:
         raise InputError("\n".join(faults))
 
 
-def _read(name: str, overrides: Sequence[str]) -> Recipe | RecipeCheck:
+def _read(name: str, overrides: Sequence[str], weights: str | None) -> Recipe | RecipeCheck:
     """Return a valid recipe, or what is wrong with it."""
     try:
-        return read_recipe(name, overrides)
+        return read_recipe(name, overrides, weights)
     except RecipeError as error:
         return RecipeCheck(recipe=name, faults=tuple(str(error).splitlines()))
 
@@ -113,28 +119,29 @@ def _options(*values: object) -> list[tuple[str, object]]:
     return list(zip(("--weights", "--images", "--target"), values, strict=False))
 
 
-def _ask(weights: Path | None, images: Path | None, target: str | None) -> tuple[Path | None, Path | None, str | None]:
+def _ask(weights: str | None, images: Path | None, target: str | None) -> tuple[str | None, Path | None, str | None]:
     """Ask for what was not given; an empty answer to the first question asks for a template."""
     if weights is None and images is None:
         answer = typer.prompt(
-            "Weights of your network, a file (empty: write a template)", default="", show_default=False
+            "Weights of your network, a file or a name (empty: write a template)", default="", show_default=False
         )
         if not answer:
             return None, None, None
-        weights = Path(answer).expanduser()
-    weights = weights or Path(typer.prompt("Weights of your network, a file")).expanduser()
+        weights = answer
+    weights = os.path.expanduser(weights or typer.prompt("Weights of your network, a file or a name"))
     images = images or Path(typer.prompt("Images, a folder with one folder per class")).expanduser()
     return weights, images, target or typer.prompt("Target, the share to keep", default="macs=0.5")
 
 
-def _write_short(path: Path, weights: Path, images: Path, target: str, *, trust_pickle: bool) -> None:
+def _write_short(path: Path, weights: str, images: Path, target: str, *, trust_pickle: bool) -> None:
     from edcompress.workflows.init import suggest_recipe  # imports torch
 
-    made = suggest_recipe(path, weights, images, target=target, trust_pickle=trust_pickle)
+    with Display(err, quiet=weights_name(weights) is None) as monitor:
+        made = suggest_recipe(path, weights, images, target=target, trust_pickle=trust_pickle, monitor=monitor)
     write_text(path, made.text)
     for note in made.notes:
         say(f"note: {note}")
-    recipe, file = quote(str(path)), quote(str(weights))
+    recipe, file = quote(str(path)), quote(weights)
     say(
         f"wrote {path}; next: edcompress check {recipe} --weights {file}\n  then: edcompress run {file} --recipe {recipe}"
     )

@@ -19,7 +19,6 @@ from edcompress.networks.build import example_images
 from edcompress.networks.registry import require_known
 from edcompress.pruning.cost.network_size import measure_size
 from edcompress.report.render.formatting import human
-from edcompress.runs.folder import RunOrPath, path_of
 from edcompress.workflows.stages.batch_size import sized_for_search
 from edcompress.workflows.stages.expectation import Work, expect, schedule_of
 from edcompress.workflows.stages.feasibility import require_exportable
@@ -27,6 +26,7 @@ from edcompress.workflows.stages.recovery import resolve_recipe
 from edcompress.workflows.stages.run_context import RunContext, open_provable_context
 from edcompress.workflows.stages.search import check_search
 from edcompress.workflows.stages.starting_point import StartingPoint, new_starting_point, open_starting_point
+from edcompress.workflows.weights import GivenWeights, Weights, open_weights
 
 JUDGED = 256
 """Held-out images that the dense network is tried on."""
@@ -62,7 +62,7 @@ class _Findings:
 
 def check_recipe(
     recipe: Recipe,
-    weights: RunOrPath | None = None,
+    weights: Weights | None = None,
     options: RunOptions = DEFAULT,
     *,
     name: str = "",
@@ -72,7 +72,7 @@ def check_recipe(
 
     Args:
         recipe: A valid recipe.
-        weights: A weights file, or a finished run; None: random weights.
+        weights: A weights file, a finished run, or the name of weights, which are fetched; None: random weights.
         options: Device and trust.
         name: What to call the recipe; default: its own name.
         timing: Measure how long a step takes, which takes seconds.
@@ -81,12 +81,16 @@ def check_recipe(
         All faults at once, and the plan of the run as far as it is known. It raises no InputError.
     """
     found = _Findings([], _Notes())
-    context, start = _open(recipe, weights, replace(options, monitor=found.notes), found)
+    given = None
+    with found.fault():
+        given = open_weights(weights, found.notes) if weights is not None else None
+        recipe = given.completed(recipe.explicit) if given and given.offer.values else recipe
+    context, start = _open(recipe, given, replace(options, monitor=found.notes), found)
     result = RecipeCheck(
         recipe=name or recipe.name,
         network=recipe.model.name,
         dataset=recipe.data.dataset,
-        weights=str(path_of(weights)) if weights is not None else None,
+        weights=(given.name if given.source else str(given.path)) if given else None,
         images=_images(context) if context else None,
         size=measure_size(start.network, example_images(recipe.network_spec.image_shape)) if start else None,
         groups=_groups(start) if start else None,
@@ -113,7 +117,7 @@ def settle(recipe: Recipe, context: RunContext, start: StartingPoint) -> tuple[R
 
 
 def _open(
-    recipe: Recipe, weights: RunOrPath | None, options: RunOptions, found: _Findings
+    recipe: Recipe, given: GivenWeights | None, options: RunOptions, found: _Findings
 ) -> tuple[RunContext | None, StartingPoint | None]:
     """Open the images and the network, each even where the other cannot be."""
     context, start, known = None, None, False
@@ -132,7 +136,7 @@ def _open(
         found.notes.warning(f"model.factory {recipe.model.factory} was not tried: it needs --trust-code")
     elif known:
         with found.fault():
-            start = _start(recipe.with_data(context.data) if context else recipe, weights, options, context)
+            start = _start(recipe.with_data(context.data) if context else recipe, given, options, context)
         if context and start:
             with found.fault():
                 context.require_usable(start.network, context.task.finetune)
@@ -151,14 +155,17 @@ def _open_images(recipe: Recipe, options: RunOptions) -> RunContext:
         raise DataError(f"{error}; data.download is set: prune and run download it, check does not") from error
 
 
-def _start(recipe: Recipe, weights: RunOrPath | None, options: RunOptions, context: RunContext | None) -> StartingPoint:
+def _start(
+    recipe: Recipe, given: GivenWeights | None, options: RunOptions, context: RunContext | None
+) -> StartingPoint:
     if recipe.targets_latency:
         options.monitor.warning("a target in time is not tried here: it needs a measurement, which `prune` begins with")
         recipe = recipe.model_copy(update={"target": None})
     images = context.probe_images if context else None
-    if weights is None:
+    if given is None:
         return new_starting_point(recipe, options, images)
-    return open_starting_point(recipe, path_of(weights), options, images)
+    given.warn_of_differences(recipe.data.model_dump(), options.monitor)
+    return open_starting_point(recipe, given.path, options, images)
 
 
 def _images(context: RunContext) -> ImageCounts:

@@ -16,16 +16,22 @@ from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.model import Model
 from edcompress.core.recipe.starter import target_tree, with_comments
 from edcompress.core.recipe.yaml_files import Tree
+from edcompress.core.system.monitor import Monitor, NullMonitor
 from edcompress.data.survey import Survey, survey
 from edcompress.networks.fingerprints import timm_names
 from edcompress.networks.load_weights import load_into
 from edcompress.networks.recognition import recognise
 from edcompress.networks.registry import TIMM, build
+from edcompress.networks.usual_images import UsualImages
 from edcompress.networks.weight_files import read_state_dict
 from edcompress.workflows.stages.image_guess import Guess, by_wnid, guess_images, rank_by_statistics
+from edcompress.workflows.weights import GivenWeights, Weights, open_weights
 
 GATE = {"max_top1_drop": 0.02, "min_speedup": 1.1}
 """The limits of a new recipe: a drop of two points, and a speed-up that can be felt."""
+
+
+SHOWS_NOTHING = NullMonitor()
 
 
 @dataclass(frozen=True)
@@ -46,16 +52,23 @@ class _Page:
 
 
 def suggest_recipe(
-    path: Path, weights: Path, images: Path, *, target: str = "macs=0.5", trust_pickle: bool = False
+    path: Path,
+    weights: Weights,
+    images: Path,
+    *,
+    target: str = "macs=0.5",
+    trust_pickle: bool = False,
+    monitor: Monitor = SHOWS_NOTHING,
 ) -> NewRecipe:
     """Return a short recipe for a network and its images: what it takes from both, and no value that has a good default.
 
     Args:
         path: The file that it will be written to, which names the recipe.
-        weights: A weights file.
+        weights: A weights file, or the name of weights, which are fetched, and whose source says what network and images they are for.
         images: A folder of class folders, or of one of torchvision's data sets.
         target: A key of the recipe's target section and its value, such as "macs=0.5".
         trust_pickle: Unpickle a whole module, which may run code from the file.
+        monitor: Shows what is fetched.
 
     Raises:
         InputError: The weights or the images cannot be used, the network is not known, or the target is not valid.
@@ -63,11 +76,12 @@ def suggest_recipe(
     page = _Page({"name": path.stem.lstrip(".") or "recipe"})
     wanted = target_tree(target)
     found = survey(images)
-    tensors = read_state_dict(weights, trust_pickle=trust_pickle)
-    models = recognised(tensors, weights)
-    model, network = _loaded(rank_by_statistics(models, tensors, found), tensors, weights)
-    guess = guess_images(model, network, found)
-    _describe_model(page, model, [one for one in models if one != model], found, weights)
+    given = open_weights(weights, monitor)
+    tensors = read_state_dict(given.path, trust_pickle=trust_pickle)
+    models = _models_of(given, tensors)
+    model, network = _loaded(rank_by_statistics(models, tensors, found), tensors, given.path)
+    guess = guess_images(model, network, found, _usual_at_source(given))
+    _describe_model(page, model, [one for one in models if one != model], found, given)
     _describe_images(page, guess, found)
     page.tree |= {"target": wanted, "gate": GATE}
     page.comments |= {
@@ -76,6 +90,22 @@ def suggest_recipe(
     }
     head = f"{model.name} on {len(found.classes)} classes of {images}. Every other key: edcompress init FILE --all"
     return NewRecipe(with_comments(head, page.tree, page.comments, str(path)), tuple(page.notes))
+
+
+def _models_of(given: GivenWeights, tensors: Mapping[str, Tensor]) -> tuple[Model, ...]:
+    """Return the network that the source of weights names, or the networks that the tensors fit."""
+    named = given.offer.values.get("model")
+    return (Model.model_validate(named),) if named else recognised(tensors, given.path)
+
+
+def _usual_at_source(given: GivenWeights) -> UsualImages | None:
+    """Return the images that the weights were trained on, where their source says it."""
+    images = given.offer.values.get("data", {})
+    size = images.get("image_size")
+    if not isinstance(size, int) or not images.get("mean"):
+        return None
+    resize, filter_name = images.get("resize") or size, images.get("interpolation", "bilinear")
+    return UsualImages(size, resize, filter_name, tuple(images["mean"]), tuple(images["std"]))
 
 
 def recognised(tensors: Mapping[str, Tensor], weights: Path) -> tuple[Model, ...]:
@@ -101,14 +131,15 @@ def _loaded(models: tuple[Model, ...], tensors: Mapping[str, Tensor], weights: P
     return models[0], network
 
 
-def _describe_model(page: _Page, model: Model, others: list[Model], found: Survey, weights: Path) -> None:
+def _describe_model(page: _Page, model: Model, others: list[Model], found: Survey, given: GivenWeights) -> None:
     """Write the model section: the classes are those of the weights, or those of the images with a new classifier."""
     tree = model.model_dump(mode="json", include={"arch", "stem", "num_classes", "in_channels"}, exclude_defaults=True)
     page.tree["model"] = tree
     names = few([other.name for other in others])
-    page.comments["model.arch"] = f"recognised in {weights.name}" + (f"; {names} has the same shapes" if names else "")
+    known = given.name if given.offer.values else f"recognised in {given.name}"
+    page.comments["model.arch"] = known + (f"; {names} has the same shapes" if names else "")
     if others:
-        page.notes.append(f"{weights.name} fits {model.name}, which the recipe takes, and {names}")
+        page.notes.append(f"{given.name} fits {model.name}, which the recipe takes, and {names}")
     theirs, ours = model.num_classes, len(found.classes)
     if theirs == ours or by_wnid(model, found):
         return

@@ -48,16 +48,26 @@ class Guess:
     comments: dict[str, str] = field(default_factory=dict)
 
 
-def guess_images(model: Model, network: nn.Module, found: Survey) -> Guess:
-    """Return how to prepare the images for a network with its weights; NetworkError where their channels cannot fit."""
-    usual = _usual(model)
+def guess_images(model: Model, network: nn.Module, found: Survey, at_source: UsualImages | None = None) -> Guess:
+    """Return how to prepare the images for a network with its weights; NetworkError where their channels cannot fit.
+
+    Args:
+        model: The network.
+        network: The same, with its weights.
+        found: The user's images.
+        at_source: The images of the weights, where their source says it; default: those of the architecture's usual weights.
+    """
+    usual = at_source or _usual(model)
     keys: dict[str, Any] = _channels(model, found)
     if by_wnid(model, found):
         keys["class_index"] = "imagenet"
     size, why_size = _size(model, network, found, usual)
     keys |= size
-    pixels = found.pixels(Data.model_validate({**found.keys, **keys, "skip_broken": True}))
-    statistics, why = _statistics(network, pixels, usual)
+    if at_source:
+        statistics, why = (at_source.mean, at_source.std), "those of the weights, as their source says"
+    else:
+        pixels = found.pixels(Data.model_validate({**found.keys, **keys, "skip_broken": True}))
+        statistics, why = _statistics(network, pixels, usual)
     keys |= {"mean": statistics[0], "std": statistics[1]}
     return Guess(keys, why_size, why, {"class_index": "the classes are numbered as in ImageNet"})
 

@@ -107,7 +107,7 @@ class RunContext:
 
     @cached_property
     def first_batch(self) -> Batch:
-        """Eight real images of the search split, or all of a smaller one, with their labels, on which loss and metric are tried."""
+        """Eight real images of the search split, or all of a smaller one, a single one twice, with labels: loss and metric are tried on them."""
         return self._sample(self.splits.search, PROOF_IMAGES)
 
     @cached_property
@@ -129,9 +129,7 @@ class RunContext:
     def scoring_batch(self) -> Batch:
         """One batch of images of the search split that scores states, as large as a training step or an evaluation."""
         most = max(self.data.eval_batch_size, self.data.step_images // self.ranks.size)
-        chosen = spread(len(self.splits.search), most)
-        images = self.splits.search.subset(chosen if len(chosen) > 1 else chosen.repeat(2))  # batch norm needs two
-        return self._first_batch(images, most)
+        return self._sample(self.splits.search, most)
 
     def train_batches(self, epoch: int, ranks: ProcessGroup = ALONE) -> Batches:
         """Return the batches of an epoch, counted from 0, in the order and with the augmentation that the seed fixes."""
@@ -218,7 +216,9 @@ class RunContext:
         require_measurable_by(metric, network, chosen, *few)
 
     def _sample(self, images: ImageSet, most: int) -> Batch:
-        return self._first_batch(images.subset(spread(len(images), most)), most)
+        chosen = spread(len(images), most)
+        several = chosen if len(chosen) > 1 else chosen.repeat(2)  # batch norm needs two
+        return self._first_batch(images.subset(several), most)
 
     def _first_batch(self, images: ImageSet, most: int) -> Batch:
         return next(iter(eval_batches(images, self.data.model_copy(update={"eval_batch_size": most}))))

@@ -13,6 +13,7 @@ import safetensors.torch
 import timm
 import torch
 from loopback import COMMIT, Answer, Server, hub_headers, missing
+from PIL import Image
 
 import edcompress
 from edcompress.core.recipe.weights_name import Offer, weights_name
@@ -88,6 +89,50 @@ def test_python_completes_the_recipe_too(tiny: Server, recipe: Path) -> None:  #
     assert (read.data.image_size, read.data.resize, read.data.interpolation) == (32, 35, "bicubic")
     assert (read.data.mean, read.data.std) == ((0.3, 0.4, 0.5), (0.2, 0.25, 0.3))
     assert edcompress.inspect(NAME, read).network == "timm:test_resnet"
+
+
+def test_check_tries_them_with_what_their_source_says(cli: Cli, tiny: Server, recipe: Path) -> None:  # noqa: ARG001
+    found = cli("check", recipe, "--weights", NAME, "--no-timing", "--json")
+    assert found.code == 0, found.err
+    (checked,) = json.loads(found.out)
+    assert (checked["weights"], checked["network"], checked["faults"]) == (NAME, "timm:test_resnet", [])
+    assert "licence: mit" in found.err
+    unlike = cli(
+        "check",
+        recipe,
+        "--weights",
+        NAME,
+        "--no-timing",
+        "--json",
+        "--set",
+        "data.mean=[0.5]",
+        "--set",
+        "data.std=[0.5]",
+    )
+    (warning,) = [text for text in json.loads(unlike.out)[0]["warnings"] if "prepares images differently" in text]
+    assert "data.mean is (0.5,), and (0.3, 0.4, 0.5) at the source" in warning
+    refused = cli("check", recipe, "--weights", "hf:someone/nothing", "--no-timing")
+    assert (refused.code, "someone/nothing" in refused.err) == (2, True)
+
+
+def test_init_takes_network_and_preprocessing_from_their_source(cli: Cli, tiny: Server, tmp_path: Path) -> None:  # noqa: ARG001
+    for name in ("ant", "bee"):
+        for part in ("train", "val"):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for i in range(5):
+                Image.effect_noise((60, 50), 90.0).save(tmp_path / "photos" / part / name / f"{i}.png")
+    path = tmp_path / "my.yaml"
+    made = cli("init", path, "--weights", NAME, "--images", tmp_path / "photos")
+    assert made.code == 0, made.err
+    assert f"next: edcompress check {path} --weights {NAME}" in made.out
+    assert "licence: mit" in made.err
+    assert f"{NAME}" in path.read_text()
+    read = edcompress.read_recipe(path)
+    assert (read.model.arch, read.model.num_classes, read.model.reset_head) == ("timm:test_resnet", 2, True)
+    assert (read.data.image_size, read.data.resize, read.data.interpolation) == (32, 35, "bicubic")
+    assert (read.data.mean, read.data.std) == ((0.3, 0.4, 0.5), (0.2, 0.25, 0.3))
+    checked = cli("check", path, "--weights", NAME, "--no-timing")
+    assert checked.code == 0, checked.err
 
 
 @pytest.mark.parametrize("revision", ["main", COMMIT])
