@@ -107,7 +107,7 @@ class RunContext:
 
     @cached_property
     def first_batch(self) -> Batch:
-        """Eight real images of the search split, or all of a smaller one, a single one twice, with labels: loss and metric are tried on them."""
+        """Eight real images of the search split, or all of fewer, a single one twice, with labels: loss and metric are tried on them."""
         return self._sample(self.splits.search, PROOF_IMAGES)
 
     @cached_property
