@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torchvision
 
 from edcompress.networks.registry import TIMM, torchvision_names
+from edcompress.networks.timm_values import offer_of_timm
 
 NORMALISED_INSIDE = ("googlenet", "inception_v3")
 """Networks that torchvision builds with `transform_input` for its weights: from its usual normalisation they make (x - 0.5) / 0.5. Here
@@ -39,6 +42,16 @@ def images_of_torchvision(arch: str, weights: Any) -> UsualImages:
     return UsualImages(size, resize, prepared.interpolation.value, mean, std)
 
 
+def images_of_keys(keys: Mapping[str, Any]) -> UsualImages | None:
+    """Return the images that keys of a recipe's `data` section describe; None where they are not square, or have no statistics."""
+    size = keys.get("image_size")
+    if not isinstance(size, int) or not keys.get("mean"):
+        return None
+    return UsualImages(
+        size, keys.get("resize") or size, keys.get("interpolation", "bilinear"), tuple(keys["mean"]), tuple(keys["std"])
+    )
+
+
 def _in_torchvision(arch: str) -> UsualImages:
     return images_of_torchvision(arch, next(iter(torchvision.models.get_model_weights(arch))))
 
@@ -47,8 +60,4 @@ def _in_timm(name: str) -> UsualImages | None:
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(name)
-    if config is None:
-        return None
-    size = min(config.input_size[1:])
-    resize = int(size / config.crop_pct)
-    return UsualImages(size, resize, config.interpolation, tuple(config.mean), tuple(config.std))
+    return None if config is None else images_of_keys(offer_of_timm(TIMM + name, asdict(config), None).values["data"])

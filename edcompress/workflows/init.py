@@ -22,7 +22,7 @@ from edcompress.networks.fingerprints import timm_names
 from edcompress.networks.load_weights import load_into
 from edcompress.networks.recognition import recognise
 from edcompress.networks.registry import TIMM, build
-from edcompress.networks.usual_images import UsualImages
+from edcompress.networks.usual_images import images_of_keys
 from edcompress.networks.weight_files import read_state_dict
 from edcompress.workflows.stages.image_guess import Guess, by_wnid, guess_images, rank_by_statistics
 from edcompress.workflows.weights import GivenWeights, Weights, open_weights
@@ -80,7 +80,7 @@ def suggest_recipe(
     tensors = read_state_dict(given.path, trust_pickle=trust_pickle)
     models = _models_of(given, tensors)
     model, network = _loaded(rank_by_statistics(models, tensors, found), tensors, given.path)
-    guess = guess_images(model, network, found, _usual_at_source(given))
+    guess = guess_images(model, network, found, images_of_keys(given.offer.values.get("data", {})))
     _describe_model(page, model, [one for one in models if one != model], found, given)
     _describe_images(page, guess, found)
     page.tree |= {"target": wanted, "gate": GATE}
@@ -96,16 +96,6 @@ def _models_of(given: GivenWeights, tensors: Mapping[str, Tensor]) -> tuple[Mode
     """Return the network that the source of weights names, or the networks that the tensors fit."""
     named = given.offer.values.get("model")
     return (Model.model_validate(named),) if named else recognised(tensors, given.path)
-
-
-def _usual_at_source(given: GivenWeights) -> UsualImages | None:
-    """Return the images that the weights were trained on, where their source says it."""
-    images = given.offer.values.get("data", {})
-    size = images.get("image_size")
-    if not isinstance(size, int) or not images.get("mean"):
-        return None
-    resize, filter_name = images.get("resize") or size, images.get("interpolation", "bilinear")
-    return UsualImages(size, resize, filter_name, tuple(images["mean"]), tuple(images["std"]))
 
 
 def recognised(tensors: Mapping[str, Tensor], weights: Path) -> tuple[Model, ...]:
