@@ -46,6 +46,11 @@ class Outcome:
 Cli = Callable[..., Outcome]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of whole runs: each takes a process long, and both processes shall end together."""
+    items.sort(key=lambda item: "workflows" not in item.path.parts)
+
+
 def call(*arguments: object) -> Outcome:
     """`edcompress ARGUMENTS` in this process, through the entry point; an exception that is no exit comes through."""
     out, err, before, code = io.StringIO(), io.StringIO(), sys.argv, 0

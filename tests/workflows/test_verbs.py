@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_does_not(
         ("search", 1, 1),
         ("surgery",),
         ("finetune", 0, 3),
-        ("finetune", 1, 8),
+        pytest.param(("finetune", 1, 8), marks=pytest.mark.integration),
         ("verification",),
     ],
     ids=lambda place: "-".join(map(str, place)),

@@ -190,8 +190,10 @@ def test_networks_of_every_origin_are_rebuilt_without_edcompress(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("arch", "absent"),
-    [("resnet8", ("torchvision", "timm")), ("squeezenet1_1", ("timm",))],
-    ids=["cifar", "torchvision"],
+    [
+        pytest.param("resnet8", ("torchvision", "timm"), id="cifar"),
+        pytest.param("squeezenet1_1", ("timm",), marks=pytest.mark.integration, id="torchvision"),
+    ],
 )
 def test_a_network_needs_no_package_but_its_own(arch: str, absent: tuple[str, ...], tmp_path: Path) -> None:
     model = Model(arch=arch, num_classes=3)
