@@ -62,6 +62,7 @@ refused(CheckpointError, load_checkpoint, Path("w.safetensors"))
 """
 
 
+@pytest.mark.integration
 def test_errors_are_raised_without_asserts(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-O", "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -49,7 +49,7 @@ def test_too_little_memory_of_the_cpu_is_told_too() -> None:
         new_network(vast.network_spec)
     for take in (lambda: torch.empty(1 << 30), lambda: bytearray(1 << 32)):
         with (
-            pytest.raises(EdcompressError, match=r"out of memory with data.batch_size 32 .*; lower it") as caught,
+            pytest.raises(EdcompressError, match=r"out of memory with data.batch_size 64 .*; lower it") as caught,
             oom_as_error(digits().data, "lower it"),
             bounded_memory(50_000_000),
         ):

@@ -220,6 +220,7 @@ def test_the_given_network_and_its_optimizer_stay_as_they_are(sets: Sets, tmp_pa
         assert torch.equal(one["momentum_buffer"], other["momentum_buffer"])
 
 
+@pytest.mark.integration
 def test_loaders_and_other_data_sets_give_the_same_network(net: Net, sets: Sets, tmp_path: Path) -> None:
     train, _, test = sets
     first = quick(net, train, tmp_path / "sets", test=test)
@@ -268,6 +269,7 @@ def test_trials_within_a_drop_work_in_memory(net: Net, sets: Sets, tmp_path: Pat
     assert found.model(test.tensors[0][:2]).shape == (2, 10)
 
 
+@pytest.mark.integration
 def test_several_outputs_count_by_name(sets: Sets, tmp_path: Path) -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

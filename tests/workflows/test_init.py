@@ -36,7 +36,7 @@ def photos(
             for i in range(4):
                 shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], 3)
                 pixels = torch.randint(256, shape, dtype=torch.uint8, generator=noise)
-                Image.fromarray(pixels.numpy()).save(folder / part / name / f"{i}.png")
+                Image.fromarray(pixels.numpy()).save(folder / part / name / f"{i}.png", compress_level=0)
     return folder
 
 

@@ -67,6 +67,7 @@ TWO_HEADS = ("model.arch=null", "model.stem=imagenet", "model.factory=two_user:T
              "finetune.loss=two_user:loss", "train.epochs=4", "data.limit=600")  # fmt: skip
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("user_code")
 def test_two_heads_with_two_losses_and_a_metric_of_ones_own(
     cli: Callable[..., Any], quick: Callable[..., tuple[str, ...]], tmp_path: Path

@@ -116,6 +116,7 @@ def input_of(path: Path) -> list[object]:
     return onnxruntime.InferenceSession(str(path)).get_inputs()[0].shape
 
 
+@pytest.mark.integration
 def test_a_factory_of_rectangles_with_five_channels(cli, mine: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     name = recipe(f"factory: '{mine}:pixels', image_size: [16, 12]")
     refused = cli("run", "--recipe", name, "-o", "run")
@@ -185,7 +186,7 @@ def test_own_transforms_stand_in_the_card(cli, mine: str, tmp_path: Path) -> Non
     )
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.integration)])
 def test_an_interrupted_training_on_own_data_goes_on_to_the_same_file(mine: str, tmp_path: Path, workers: int) -> None:
     name = recipe(f"factory: '{mine}:pixels', image_size: [16, 12], transform: '{mine}:noisy'")
     checked = read_recipe(name, ["train.epochs=2", f"data.workers={workers}", "run.checkpoint_every=1 steps"])

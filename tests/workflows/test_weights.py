@@ -126,7 +126,8 @@ def test_an_interrupted_run_continues_by_the_same_name_without_a_connection(
     assert report.source.license == "mit"
 
 
-@pytest.mark.parametrize("incomplete", [False, pytest.param(True, marks=pytest.mark.integration)])
+@pytest.mark.integration
+@pytest.mark.parametrize("incomplete", [False, True])
 def test_a_run_keeps_its_weights_even_if_the_cache_lost_them(
     server: Server, recipe: Path, tmp_path: Path, incomplete: bool
 ) -> None:

@@ -67,6 +67,7 @@ def test_the_search_announces_its_generations_and_has_enough(whole: tuple[Path, 
     )
 
 
+@pytest.mark.integration
 def test_a_resumed_run_keeps_what_it_chose_to_the_bit(
     whole: tuple[Path, Report, list[str]], dense: Path, tmp_path: Path
 ) -> None:
