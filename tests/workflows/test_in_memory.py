@@ -61,6 +61,11 @@ def result(net: Net, sets: Sets, tmp_path_factory: pytest.TempPathFactory) -> ed
                             loss=my_loss, metric=my_metric, finetune={"epochs": 2, "lr": 1e-3}, out=out, **QUICK)  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def exported(result: edcompress.PruneResult) -> edcompress.PruneResult:
+    return result.export(int8=True)
+
+
 def quick(net: nn.Module, train: Any, out: Path, **more: Any) -> edcompress.PruneResult:
     """A run of an epoch of each kind."""
     sections = {**QUICK, "target": {"macs": 0.6}, "finetune": {"epochs": 1, "lr": 1e-3}, **more}
@@ -88,9 +93,10 @@ def test_the_result_can_be_trained_further(result: edcompress.PruneResult, sets:
     assert all(parameter.grad is not None for parameter in small.parameters())
 
 
-def test_export_and_gate_give_values_and_raise_nothing(result: edcompress.PruneResult) -> None:
+def test_export_and_gate_give_values_and_raise_nothing(
+    result: edcompress.PruneResult, exported: edcompress.PruneResult
+) -> None:
     assert result.speedup is None
-    exported = result.export(int8=True)
     assert exported.speedup
     assert (exported.folder.path / "pruned.int8.onnx").exists()
     assert not exported.gate(max_drop=0.0, min_speedup=1000).passed
@@ -98,9 +104,8 @@ def test_export_and_gate_give_values_and_raise_nothing(result: edcompress.PruneR
     assert "x as fast" in repr(exported)
 
 
-def test_the_command_line_reads_the_run(result: edcompress.PruneResult, cli: Any) -> None:
-    folder = result.folder.path
-    result.export()
+def test_the_command_line_reads_the_run(exported: edcompress.PruneResult, cli: Any) -> None:
+    folder = exported.folder.path
     assert cli("gate", folder, "--max-drop", 1, "--min-speedup", 0.001).code == 0
     assert cli("gate", folder, "--max-drop", 0, "--min-speedup", 1000).code == 1
     assert cli("report", folder).code == 0
@@ -124,11 +129,11 @@ def test_what_needs_the_objects_says_how_to_give_them(result: edcompress.PruneRe
 
 
 def test_the_command_line_exports_what_the_folder_keeps(
-    result: edcompress.PruneResult, cli: Any, tmp_path: Path
+    exported: edcompress.PruneResult, cli: Any, tmp_path: Path
 ) -> None:
     """The loss and the metric can be imported; network and images are in the folder."""
-    here, folder = result.export(int8=True).report, tmp_path / "copy"
-    shutil.copytree(result.folder.path, folder)
+    here, folder = exported.report, tmp_path / "copy"
+    shutil.copytree(exported.folder.path, folder)
     for name in folder.glob("*.onnx"):
         name.unlink()
     ended = cli("export", folder, "--onnx", "--int8", "--trust-code")
@@ -422,8 +427,7 @@ def test_the_result_shows_itself_in_a_notebook(result: edcompress.PruneResult, n
     assert net.features[0].out_channels == 16
 
 
-def test_a_failed_gate_is_in_the_face_of_the_result(result: edcompress.PruneResult) -> None:
-    exported = result.export()
+def test_a_failed_gate_is_in_the_face_of_the_result(exported: edcompress.PruneResult) -> None:
     assert "gate" not in exported._repr_html_().partition("tiles")[0].partition("<p>")[2]
     exported.gate(max_drop=0.0, min_speedup=1000)
     assert exported.refreshed().passed is False

@@ -84,6 +84,7 @@ def user_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.integration
 def test_auxiliary_heads_train_with_the_network_and_lose_channels_with_it(run: Run, tmp_path: Path) -> None:
     ended = run("aux")
     assert ended.code in (0, 1), ended.err

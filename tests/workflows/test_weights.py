@@ -72,6 +72,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.integration
 def test_a_name_runs_through_to_card_and_metadata(cli: Cli, server: Server, recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     ran = cli("run", NAME, "-r", recipe, *QUICK, "-o", folder)

@@ -234,6 +234,7 @@ def test_a_replacement_that_does_not_fit_is_named() -> None:
         load_pruned.build({"version": 1, "network": network, "image": [3, 32, 32], "layers": layers})
 
 
+@pytest.mark.integration
 def test_a_finished_run_is_loaded_without_edcompress(finished: Path, tmp_path: Path) -> None:
     x = torch.randn(3, 1, 16, 16)
     network = edcompress.load(finished)

@@ -48,6 +48,7 @@ def test_a_share_of_the_time_is_predicted_measured_and_reported(dense: Path, tmp
     assert kept == 0.7
 
 
+@pytest.mark.integration
 def test_milliseconds_become_a_share(dense: Path) -> None:
     whole = open_starting_point(digits(*IN_TIME, "target.latency=1.0"), dense, RunOptions("cpu")).table
     assert whole is not None
