@@ -249,6 +249,7 @@ def photos(folder: Path, classes: tuple[str, ...] = ("cat", "dog", "elk"), image
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("mine")
 def test_a_plain_folder_beside_the_recipe(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     photos(tmp_path / "photos")

@@ -49,6 +49,7 @@ def test_a_network_is_trained_pruned_and_measured_by_paths_as_text(tmp_path: Pat
     assert sum(weight.numel() for weight in edcompress.load(run).parameters()) == report.pruned.size.params
 
 
+@pytest.mark.integration
 def test_a_run_is_exported_timed_and_gated_by_its_path_as_text(finished: Path) -> None:
     report = edcompress.export(str(finished), opset=20)
     assert report.pruned.latency_ms is not None
