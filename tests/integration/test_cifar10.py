@@ -59,6 +59,7 @@ def test_inner_channels_and_streams_are_free(run: Path) -> None:
     assert all(len(group["kept"]) % 8 == 0 for group in plan["groups"])
 
 
+@pytest.mark.slow
 def test_a_prune_killed_during_the_search_goes_on(start, answer, resnet20: Path, run: Path, tmp_path: Path) -> None:
     command = ("prune", resnet20, *SHORT, "-o", tmp_path / "run")
     begun = start(*command)

@@ -95,8 +95,11 @@ RECIPES: dict[str, tuple[Write, tuple[str, ...]]] = {
     "resnet18_kuzushiji": (write_mnist("KMNIST"), ()),
     "resnet18_cifar100": (write_cifar(tv.CIFAR100, "fine_labels", 100), ()),
     "resnet56_cifar10": (write_cifar(tv.CIFAR10, "labels", 10), ()),
-    "alexnet_flowers102": (write_flowers, ()),
-    "resnet50_imagenet": (write_imagenet, ("data.limit=32", "data.search_fraction=0.01")),
+    "alexnet_flowers102": (write_flowers, ("data.image_size=96", "data.resize=96")),
+    "resnet50_imagenet": (
+        write_imagenet,
+        ("data.limit=32", "data.search_fraction=0.01", "data.image_size=64", "data.resize=64"),
+    ),
 }
 
 

@@ -39,7 +39,7 @@ def drawn(count, seed):
         maps.append(found)
     return list(zip(images, maps))
 
-def shapes(): return drawn(96, 0), drawn(16, 1), drawn(24, 2)
+def shapes(): return drawn(64, 0), drawn(12, 1), drawn(24, 2)
 
 def quick(network):
     """Let statistics follow in the few steps of a test: their momentum is 0.01 by default."""
@@ -81,7 +81,7 @@ def test_maps_go_all_the_way(
     (tmp_path / "shapes_user.py").write_text(CODE)
     monkeypatch.chdir(tmp_path)
     first = network == "lraspp"
-    text = RECIPE.format(network=network, output=output, epochs=8 if first else 3, int8=str(first).lower())
+    text = RECIPE.format(network=network, output=output, epochs=12 if first else 2, int8=str(first).lower())
     (tmp_path / "maps.yaml").write_text(text)
     ended = cli("run", "--recipe", "maps.yaml", "--trust-code", "-o", "here")
     assert ended.code == 0, ended.err + ended.out
