@@ -267,6 +267,7 @@ def test_an_interrupted_run_resumes_to_the_bit_with_the_same_objects(net: Net, s
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_trials_within_a_drop_work_in_memory(net: Net, sets: Sets, tmp_path: Path) -> None:
     train, val, test = sets
     found = quick(net, train, tmp_path / "run", val=val, test=test, target={"max_top1_drop": 0.2, "trials": 2})

@@ -176,6 +176,7 @@ def test_a_sweep_takes_a_name(cli: Cli, server: Server, recipe: Path, tmp_path: 
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_the_trials_of_a_drop_keep_the_source(cli: Cli, server: Server, recipe: Path, tmp_path: Path) -> None:  # noqa: ARG001
     more = ("--set", "target.macs=null", "--set", "target.max_top1_drop=0.9", "--set", "target.trials=1")
     pruned = cli("prune", NAME, "-r", recipe, *QUICK, *more, "-o", tmp_path / "run")

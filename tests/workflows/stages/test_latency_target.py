@@ -167,6 +167,7 @@ def test_a_given_plan_is_timed_and_not_corrected(dense: Path, tmp_path: Path) ->
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_a_run_is_pruned_again_by_time(dense: Path, tmp_path: Path) -> None:
     first = pruned(dense, tmp_path / "first", digits(*ONE_EPOCH, "target.macs=0.6", "constraints.round_to=2"))
     second = pruned(tmp_path / "first", tmp_path / "second", digits(*IN_TIME, "target.latency=0.5"))
