@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -142,23 +142,27 @@ def prepare(name: str, folder: Path) -> None:
 
 def run(job: Job, folder: Path, log: Path) -> None:
     """Init and prune as a user does, and log the result."""
-    name = f"{job.method}-{job.target:g}-{job.seed}"
-    recipe, out = folder / f"{name}.yaml", folder / name
-    words = ["--weights", folder / "model.pt", "--images", folder / "images", "--target", f"macs={job.target:g}"]
-    harness.edcompress("init", recipe, *words, "--force", quiet=False, threads=1)
+    out = folder / f"{job.method}-{job.target:g}-{job.seed}"
     changed = [f"seed={job.seed}", *([] if job.method == "edropout" else ["search.method=magnitude"])]
+    harness.append_line(log, job.key | pruned(folder / "model.pt", folder / "images", job.target, out, changed))
+
+
+def pruned(weights: Path, images: Path, target: float, out: Path, changed: Sequence[str]) -> Line:
+    """Write a recipe by `edcompress init`, prune by it with a few keys changed, and return what a log keeps of the report."""
+    recipe = out.parent / f"{out.name}.yaml"
+    words = ["--weights", weights, "--images", images, "--target", f"macs={target:g}"]
+    harness.edcompress("init", recipe, *words, "--force", quiet=False, threads=1)
     harness.edcompress(
-        "prune", folder / "model.pt", "--recipe", recipe, "-o", out, "--force", *harness.settings(changed), threads=1
+        "prune", weights, "--recipe", recipe, "-o", out, "--force", *harness.settings(changed), threads=1
     )
     report = json.loads((out / "report.json").read_text())
-    facts = {key: report[key] for key in ("dense", "masked", "after_surgery", "pruned")}
-    accuracy = {key: value["accuracy"] for key, value in facts.items()}
-    harness.append_line(log, {
-        **job.key, "accuracy": accuracy, "macs": report["target"]["achieved"], "alarms": report["alarms"], "remarks": report["remarks"],
-        "chosen": report["chosen"], "settings": {key: report["settings"][key] for key in ("search", "finetune")},
-        "seconds": report["seconds"], "machine": report["machine"], "versions": report["versions"], "commit": harness.commit(),
-        "date": harness.today(),
-    })  # fmt: skip
+    stages = ("dense", "masked", "after_surgery", "pruned")
+    return {
+        "accuracy": {stage: report[stage]["accuracy"] for stage in stages}, "macs": report["target"]["achieved"],
+        "alarms": report["alarms"], "remarks": report["remarks"], "chosen": report["chosen"],
+        "settings": {key: report["settings"][key] for key in ("search", "finetune")}, "seconds": report["seconds"],
+        "machine": report["machine"], "versions": report["versions"], "commit": harness.commit(), "date": harness.today(),
+    }  # fmt: skip
 
 
 HEAD = """# The first try

@@ -9,14 +9,13 @@ benchmarks/recovery.jsonl and is not run again. Rewrites docs/recovery.md; `--ta
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import harness
 import torch
-from first_try import top1
+from first_try import about, pruned, top1
 from first_try_data import photos
 from first_try_networks import IMAGENET, lite0, save_network, squeezenet
 from harness import DOCS, HERE, Line
@@ -38,35 +37,37 @@ VARIANTS = {
     "mixup 0.2": ("finetune.mixup=0.2",),
     "cutmix 1.0": ("finetune.cutmix=1.0",),
     "RandAugment 9": ("data.rand_augment=9",),
-    "a third of the rate": 1 / 3,
-    "three times the rate": 3.0,
-    "half the epochs": 0.5,
-    "twice the epochs": 2.0,
 }
-"""By name: overrides; a factor of the chosen rate, or of the chosen epochs where the name says so."""
+"""Overrides by name."""
+
+SCALED = {
+    "a third of the rate": ("lr", 1 / 3),
+    "three times the rate": ("lr", 3.0),
+    "half the epochs": ("epochs", 0.5),
+    "twice the epochs": ("epochs", 2.0),
+}
+"""By name: a key of `finetune`, and the factor by which the chosen value is multiplied."""
+
+NAMES = [*VARIANTS, *SCALED]
 
 
 def main() -> None:
     """Make the networks, run what the log lacks, and rewrite the page."""
     parser = harness.new_parser(__doc__)
     parser.add_argument("networks", nargs="*", choices=[*NETWORKS, []], metavar="NETWORK", help="default: all")
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--variants", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     harness.add_output(parser, "runs/recovery")
     harness.add_log(parser, LOG)
     harness.add_table(parser, PAGE)
     options = parser.parse_args()
     if not options.table:
-        images = options.output / "images"
-        divide(images)
-        for seed in options.seeds:
-            for variant in options.variants:
-                for name in options.networks or NETWORKS:
-                    done = {
-                        (line["network"], line["variant"], line["seed"]) for line in harness.read_lines(options.log)
-                    }
-                    if (name, variant, seed) not in done:
-                        run(name, variant, seed, options.output, images, options.log)
+        divide(options.output / "images")
+        done = {(line["network"], line["variant"], line["seed"]) for line in harness.read_lines(options.log)}
+        wanted = product(options.networks or NETWORKS, options.variants, options.seeds)
+        for name, variant, seed in wanted:
+            if (name, variant, seed) not in done:
+                run(name, variant, seed, options.output, options.log)
     if options.log == LOG:
         harness.write_page(PAGE, page(harness.read_lines(LOG)))
 
@@ -85,39 +86,26 @@ def divide(folder: Path) -> None:
             path.rename(place)
 
 
-def run(name: str, variant: str, seed: int, output: Path, images: Path, log: Path) -> None:
+def run(name: str, variant: str, seed: int, output: Path, log: Path) -> None:
     """Prune one network with one variant, and log the result."""
-    weights, recipe = output / f"{name}.pt", output / f"{name}.yaml"
+    weights, images = output / f"{name}.pt", output / "images"
     if not weights.exists():
         make, normalisation, epochs, rate = NETWORKS[name]
         torch.manual_seed(0)
         save_network(make(CLASSES), images, weights, normalisation, epochs=epochs, rate=rate)
-    words = ["--weights", weights, "--images", images, "--target", f"macs={TARGET:g}"]
-    harness.edcompress("init", recipe, *words, "--force", quiet=False, threads=1)
-    out = output / "run"
-    changed = ["search.method=magnitude", "search.epochs=0", f"seed={seed}", *overrides(variant, name, log)]
-    harness.edcompress(
-        "prune", weights, "--recipe", recipe, "-o", out, "--force", *harness.settings(changed), threads=1
-    )
-    report = json.loads((out / "report.json").read_text())
-    accuracy = {stage: report[stage]["accuracy"] for stage in ("dense", "after_surgery", "pruned")}
-    harness.append_line(log, {
-        "network": name, "variant": variant, "seed": seed, "accuracy": accuracy, "macs": report["target"]["achieved"],
-        "finetune": report["settings"]["finetune"], "seconds": report["seconds"], "machine": report["machine"],
-        "versions": report["versions"], "commit": harness.commit(), "date": harness.today(),
-    })  # fmt: skip
+    changed = ["search.method=magnitude", "search.epochs=0", f"seed={seed}", *overrides(name, variant, log)]
+    found = pruned(weights, images, TARGET, output / "run", changed)
+    harness.append_line(log, {"network": name, "variant": variant, "seed": seed, **found})
 
 
-def overrides(variant: str, name: str, log: Path) -> Iterator[str]:
-    """Yield the overrides of a variant; factors are of what the run chose that nothing was changed in."""
-    change = VARIANTS[variant]
-    if isinstance(change, tuple):
-        yield from change
-        return
-    plain = next(line for line in harness.read_lines(log) if (line["network"], line["variant"]) == (name, "as chosen"))
-    key = "epochs" if variant.endswith("epochs") else "lr"
-    value = change * plain["finetune"][key]
-    yield f"finetune.{key}={round(value) if key == 'epochs' else value}"
+def overrides(name: str, variant: str, log: Path) -> tuple[str, ...]:
+    """Return the overrides of a variant; a scaled one needs the values that an earlier run chose "as chosen"."""
+    if variant in VARIANTS:
+        return VARIANTS[variant]
+    key, factor = SCALED[variant]
+    plain = [line for line in harness.read_lines(log) if (line["network"], line["variant"]) == (name, "as chosen")]
+    value = factor * plain[0]["settings"]["finetune"][key]
+    return (f"finetune.{key}={round(value) if key == 'epochs' else value}",)
 
 
 HEAD = """# Recovery, one key at a time
@@ -135,7 +123,7 @@ def page(lines: list[Line]) -> str:
     lines = harness.latest(lines, "network", "variant", "seed")
     seen = [name for name in NETWORKS if any(line["network"] == name for line in lines)]
     rows = []
-    for variant in VARIANTS:
+    for variant in NAMES:
         cells = [mean_of(lines, name, variant, "pruned") for name in seen]
         if any(cells):
             rows.append(harness.row((variant, *cells)))
@@ -143,10 +131,8 @@ def page(lines: list[Line]) -> str:
     bare = harness.row(("before recovery", *(mean_of(lines, name, "as chosen", "after_surgery") for name in seen)))
     images = {line["accuracy"]["pruned"]["top1"]["total"] for line in lines}
     seeds = len({line["seed"] for line in lines})
-    facts = sorted({f"{line['machine']['processor']}, 1 thread, {line['machine']['precision']}, torch {line['versions']['torch']}, "
-                    f"{line['date']}" for line in lines})  # fmt: skip
     table = "\n".join(harness.table(("recovery", *seen), [dense, bare, *rows]))
-    return f"{HEAD}{table}\n\nJudging images: {', '.join(map(str, sorted(images)))}; seeds: {seeds}. Machine: {'; '.join(facts)}.\n"
+    return f"{HEAD}{table}\n\nJudging images: {', '.join(map(str, sorted(images)))}; seeds: {seeds}. {about(lines)}"
 
 
 def mean_of(lines: list[Line], name: str, variant: str, stage: str) -> str:

@@ -5,6 +5,7 @@ import functools
 import io
 import logging
 import os
+import pkgutil
 import shutil
 import signal
 import subprocess
@@ -47,7 +48,7 @@ Cli = Callable[..., Outcome]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files of whole runs: each takes a process long, and both processes shall end together."""
+    """Run the slow files first, so that both processes end at about the same time."""
     items.sort(key=lambda item: "workflows" not in item.path.parts)
 
 
@@ -72,21 +73,24 @@ def settings(*more: str) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _operators_are_read_once() -> None:
-    """torch's exporter reads the same operators at every export, which takes most of the time where networks are small."""
-    lazy = pytest.importorskip("torch.onnx._internal._lazy_import")
-    if hasattr(lazy, "onnxscript_apis"):
-        lazy.onnxscript_apis.get_torchlib_ops = functools.cache(lazy.onnxscript_apis.get_torchlib_ops)
-    registry = pytest.importorskip("torch.onnx._internal.exporter._registration").ONNXRegistry
-    registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))
-    decomposed = pytest.importorskip("torch._export.utils")
-    name = "_collect_all_valid_cia_ops_for_namespace"
-    setattr(decomposed, name, functools.cache(getattr(decomposed, name)))
+    """torch's exporter reads the same operators at every export, which takes most of the time where networks are small.
+
+    The names are private to torch; where a version lacks one, its exports take longer.
+    """
+    for path, name in (
+        ("torch.onnx._internal._lazy_import.onnxscript_apis", "get_torchlib_ops"),
+        ("torch.onnx._internal.exporter._registration.ONNXRegistry", "from_torchlib"),
+        ("torch._export.utils", "_collect_all_valid_cia_ops_for_namespace"),
+    ):
+        with contextlib.suppress(ImportError, AttributeError):
+            owner = pkgutil.resolve_name(path)
+            read = functools.cache(getattr(owner, name))
+            setattr(owner, name, staticmethod(read) if isinstance(owner, type) else read)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _torch_traces_nothing() -> None:
     """pytest listens to loggers that do not propagate, and torch then describes every step of an export to it."""
-    pytest.importorskip("torch._logging")
     logging.getLogger("torch.__trace").propagate = True
 
 

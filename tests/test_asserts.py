@@ -63,9 +63,10 @@ refused(CheckpointError, load_checkpoint, Path("w.safetensors"))
 
 
 @pytest.mark.integration
-def test_errors_are_raised_without_asserts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["-O"]], ids=["plain", "optimised"])
+def test_errors_are_raised_with_and_without_asserts(tmp_path: Path, options: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-O", "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, *options, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.stderr == ""
     assert done.stdout.splitlines() == [

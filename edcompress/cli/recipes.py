@@ -68,7 +68,7 @@ def check(recipe: RecipeFiles, weights: CheckedWeights = None, overrides: Overri
 
         options = RunOptions(device, trust_code, trust_pickle, NullMonitor())  # the warnings are in the result
         with Display(err, quiet=weights_name(weights) is None) as monitor:
-            given = open_weights(weights, monitor) if weights else None
+            given = None if weights is None else open_weights(weights, monitor)
         found += [check_recipe(one, given, options, name=name, timing=not no_timing) for name, one in valid.items()]
     show_checks(found, as_json=as_json)
     if faults := [_with_recipe(one.recipe, fault) for one in found for fault in one.faults]:
@@ -99,7 +99,7 @@ def init(path: NewRecipe, weights: NewWeights = None, images: NewImages = None, 
         )
     if not all_keys and can_ask() and (weights is None or images is None):
         weights, images, target = _ask(weights, images, target)
-    if weights and images:
+    if weights is not None and images is not None:
         _write_short(path, weights, images, target or "macs=0.5", trust_pickle=trust_pickle)
         return
     if missing := [option for option, value in _options(weights, images) if value is None and given]:

@@ -35,9 +35,7 @@ def offer_of_timm(arch: str, description: Mapping[str, Any], classes: int | None
         model["num_classes"] = number
     data = {"interpolation": found["interpolation"], "mean": tuple(found["mean"]), "std": tuple(found["std"])}
     if height != width:
-        note = (
-            f"timm keeps the sides' ratio of its images of {height}x{width}; here the whole image is squeezed into them"
-        )
+        note = f"timm keeps the ratio of an image's sides; here each image is stretched to {height}x{width}"
         return Offer({"model": model, "data": {**data, "image_size": (height, width), "resize": None}}, (note,))
     resize, notes = _geometry(height, found["crop_pct"], found["crop_mode"])
     return Offer({"model": model, "data": {**data, "image_size": height, "resize": resize}}, notes)

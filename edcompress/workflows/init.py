@@ -16,7 +16,8 @@ from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.model import Model
 from edcompress.core.recipe.starter import target_tree, with_comments
 from edcompress.core.recipe.yaml_files import Tree
-from edcompress.core.system.monitor import Monitor, NullMonitor
+from edcompress.core.system.context import DEFAULT
+from edcompress.core.system.monitor import Monitor
 from edcompress.data.survey import Survey, survey
 from edcompress.networks.fingerprints import timm_names
 from edcompress.networks.load_weights import load_into
@@ -29,9 +30,6 @@ from edcompress.workflows.weights import GivenWeights, Weights, open_weights
 
 GATE = {"max_top1_drop": 0.02, "min_speedup": 1.1}
 """The limits of a new recipe: a drop of two points, and a speed-up that can be felt."""
-
-
-SHOWS_NOTHING = NullMonitor()
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def suggest_recipe(
     *,
     target: str = "macs=0.5",
     trust_pickle: bool = False,
-    monitor: Monitor = SHOWS_NOTHING,
+    monitor: Monitor = DEFAULT.monitor,
 ) -> NewRecipe:
     """Return a short recipe for a network and its images: what it takes from both, and no value that has a good default.
 

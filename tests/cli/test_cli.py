@@ -378,18 +378,16 @@ def test_an_output_that_cannot_be_written_does_not_change_the_gates_answer(finis
 
 
 @pytest.mark.integration
-def test_json_is_alone_on_stdout_and_progress_on_stderr(
-    process, cli, quick, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    more = quick("search.method=magnitude", "search.epochs=0", "data.limit=200")
+def test_json_is_alone_on_stdout_and_progress_on_stderr(process, cli, quick, dense: Path, tmp_path: Path) -> None:
+    more = quick("search.method=magnitude", "search.epochs=0")
     ended = process("prune", dense, *more, "-o", "run[1]", "--json", cwd=tmp_path)
     assert ended.code == 0, ended.err
     report = json.loads(ended.out)
     assert report == json.loads((tmp_path / "run[1]" / "report.json").read_text())
     assert "finetune 1/1: loss" in ended.err
     assert "Warning" not in ended.err
-    monkeypatch.chdir(tmp_path)
-    assert "  run[1]/plan.json" in cli("report", "run[1]").out.splitlines()
+    shown = process("report", "run[1]", cwd=tmp_path)
+    assert "  run[1]/plan.json" in shown.out.splitlines()
     silent = cli("prune", dense, *more, "-o", tmp_path / "run[1]", "--quiet", "--force")
     assert (silent.code, silent.err) == (0, "")
 

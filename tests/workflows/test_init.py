@@ -226,3 +226,9 @@ def test_photos_are_not_enlarged(side: int, size: int, resize: int, place: Path,
     path.write_text(suggest_recipe(path, place / "model.pt", images).text)
     data = read_recipe(path).data
     assert (data.image_size, data.resize) == (size, resize)
+
+
+def test_empty_weights_are_refused(cli, place: Path, tmp_path: Path) -> None:
+    ended = cli("init", tmp_path / "my.yaml", "--weights", "", "--images", place / "photos")
+    assert (ended.code, (tmp_path / "my.yaml").exists()) == (2, False), ended.out
+    assert cli("check", "digits", "--weights", "", "--no-timing").code == 2

@@ -177,7 +177,7 @@ class RunContext:
             return Scores(accuracy=self._accuracy(forward, images), metric=metric.info)
         batches = eval_batches(images, self.data).pinned_for(
             self.device
-        )  # all images on every rank: a metric is no sum
+        )  # all images on every rank: a metric is not a sum over images
         return measure_scores(forward, batches, self.device, metric, self.spec.model.output)
 
     def held_out_loss(self, network: nn.Module) -> float:

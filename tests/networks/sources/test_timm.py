@@ -19,6 +19,7 @@ from edcompress.core.errors import WeightsError
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.recipe.weights_name import Offer, weights_name
 from edcompress.networks.sources.timm import find
+from edcompress.networks.timm_values import offer_of_timm
 
 Cli = Callable[..., Any]
 NAME, REPO = "timm:test_resnet.r160_in1k", "timm/test_resnet.r160_in1k"
@@ -162,3 +163,10 @@ def test_timms_weights_give_a_valid_recipe(step: int) -> None:
         tree = {"model": model, "data": {"dataset": "digits", "image_size": 32, **values["data"]}}
         if tree["data"]["image_size"] <= 1024:
             assert Recipe.model_validate(tree).model.arch == f"timm:{name}"
+
+
+def test_rectangular_images_keep_their_size_and_what_differs_is_noted() -> None:
+    about = {"input_size": (3, 24, 32), "crop_pct": 0.9, "crop_mode": "center", "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    offer = offer_of_timm("timm:some", about, 5)
+    assert (offer.values["data"]["image_size"], offer.values["data"]["resize"]) == ((24, 32), None)
+    assert offer.notes == ("timm keeps the ratio of an image's sides; here each image is stretched to 24x32",)
