@@ -1,5 +1,6 @@
 """What the tests of the whole tool share: the command line, in this process or in its own, and one small finished run."""
 
+import atexit
 import contextlib
 import functools
 import io
@@ -16,20 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the networks here are too small for two
 
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(
     prefix="edcompress-tests-"
 )  # no times of other machines' or of the user's
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a test starts compiles the package again
 
 os.environ.update(
     GITHUB_ACTIONS="", GITHUB_STEP_SUMMARY=""
 )  # else the gates of the tests speak to the project's own CI
 
 from edcompress.__main__ import main
-from edcompress.networks import recognition
 
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 pytest_plugins = ["resnet56_report"]
 
 QUICK = ("train.epochs=2", "search.epochs=1", "finetune.epochs=1", "benchmark.runs=20", "gate.disturbed=allow")
@@ -97,6 +100,8 @@ def _torch_traces_nothing() -> None:
 @pytest.fixture(scope="session")
 def networks_are_outlined_once() -> Iterator[None]:
     """Each test that recognises a network would build the outlines of all the others again."""
+    from edcompress.networks import recognition  # takes seconds, which the process that only hands out tests can save
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recognition, "_outline_of", functools.cache(recognition._outline_of))
         yield
@@ -141,22 +146,47 @@ def process(start: Callable[..., subprocess.Popen[str]]) -> Cli:
     return run
 
 
+Once = Callable[[str, Callable[[Path], None]], Path]
+
+
 @pytest.fixture(scope="session")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """`once(name, make)` is a path that `make` wrote to; of the processes that run the tests, the first that needs it makes it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        own = folder / f"once-{name}"
+        with FileLock(folder / f"{own.name}.lock"):
+            if not (folder / f"{own.name}.done").exists():
+                own.mkdir()
+                make(own / name)
+                (folder / f"{own.name}.done").touch()
+        return own / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def dense(once: Once) -> Path:
     """A checkpoint of the digits recipe's network after two epochs."""
-    path = tmp_path_factory.mktemp("dense") / "dense.safetensors"
-    assert call("train", *settings(), "-o", path).code == 0
-    return path
+
+    def train(path: Path) -> None:
+        assert call("train", *settings(), "-o", path).code == 0
+
+    return once("dense.safetensors", train)
 
 
 @pytest.fixture(scope="session")
-def finished_once(tmp_path_factory: pytest.TempPathFactory, dense: Path) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "finished"
-    pruned = call("prune", dense, *settings(), "-o", folder)
-    assert pruned.code == 0, pruned.err
-    exported = call("export", folder, "--onnx", "--int8", "--with-preprocessing")
-    assert exported.code == 0, exported.err
-    return folder
+def finished_once(once: Once, dense: Path) -> Path:
+    def prune_and_export(folder: Path) -> None:
+        pruned = call("prune", dense, *settings(), "-o", folder)
+        assert pruned.code == 0, pruned.err
+        exported = call("export", folder, "--onnx", "--int8", "--with-preprocessing")
+        assert exported.code == 0, exported.err
+
+    return once("finished", prune_and_export)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The layers of the package, held by reading its imports: they point down, and no framework leaks out of its home."""
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,14 +35,23 @@ HOMES = {
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
 
-def imports(file: str) -> Iterator[str]:
+@cache
+def tree(file: str) -> ast.Module:
+    """A module as it is written."""
+    return ast.parse((ROOT / file).read_text(encoding="utf-8"))
+
+
+@cache
+def imports(file: str) -> tuple[str, ...]:
     """Dotted names of all that a module imports, at its top or inside its functions."""
-    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+    names: list[str] = []
+    for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names.extend(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names.extend(f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(names)
 
 
 def part(file: str) -> str:
@@ -98,12 +107,12 @@ def test_there_is_no_drawer_for_odds_and_ends() -> None:
 
 def modules_given(whole: str) -> list[str]:
     """The modules with a function that has a parameter annotated with the class `whole`."""
-    return [file for file in MODULES if whole in parameter_classes((ROOT / file).read_text(encoding="utf-8"))]
+    return [file for file in MODULES if whole in parameter_classes(tree(file))]
 
 
-def parameter_classes(source: str) -> set[str]:
+def parameter_classes(module: ast.Module) -> set[str]:
     """The names in the annotations of all parameters in a module."""
-    functions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef))
+    functions = (node for node in ast.walk(module) if isinstance(node, ast.FunctionDef))
     parameters = (one for f in functions for one in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs))
     annotations = (one.annotation for one in parameters if one.annotation is not None)
     return {name.id for annotation in annotations for name in ast.walk(annotation) if isinstance(name, ast.Name)}
@@ -116,8 +125,8 @@ def test_few_modules_are_given_a_whole_recipe_run_folder_or_options(whole: str, 
 
 
 def test_the_count_of_wholes_sees_what_it_counts() -> None:
-    source = (
+    source = ast.parse(
         "def one(a: int, *, recipe: Recipe | None) -> Recipe: ...\ndef other(folders: list[RunFolder]) -> None: ..."
     )
     assert parameter_classes(source) >= {"Recipe", "RunFolder"}
-    assert "Recipe" not in parameter_classes("def made() -> Recipe: ...")
+    assert "Recipe" not in parameter_classes(ast.parse("def made() -> Recipe: ..."))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar
 
@@ -74,14 +74,19 @@ class ImageSet(Protocol):
 AnyImages = TypeVar("AnyImages", bound=ImageSet)
 
 
+RESIZED_BYTES = 2**28
+"""The most memory that a set of decoded images takes for keeping them resized."""
+
+
 @dataclass(frozen=True, eq=False)
 class MemoryImages:
-    """Images decoded once: uint8 `pixels` [N, C, H, W]."""
+    """Images decoded once: uint8 `pixels` [N, C, H, W]. Where all of them fit into `RESIZED_BYTES`, each is resized once only."""
 
     pixels: Tensor
     labels: Tensor
     channels: int
     warn: Warn = discard_warning
+    resized: dict[tuple[Callable[..., object], int], Tensor] = field(default_factory=dict, repr=False)
     prepared = False
 
     def __len__(self) -> int:
@@ -93,7 +98,7 @@ class MemoryImages:
 
     def subset(self, indices: Tensor) -> Self:
         """Return the images at `indices` (int64), in that order, as a copy."""
-        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
+        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices], resized={})
 
     def read(self, indices: Sequence[int], geometry: Geometry, seed: int = 0) -> ReadImages:
         """Return all of them, transformed by Pillow as images in files are."""
@@ -104,9 +109,24 @@ class MemoryImages:
         return ReadImages(images, self.labels[chosen])
 
     def _changed(self, images: Tensor, indices: Sequence[int], geometry: Geometry, seed: int) -> Iterator[Tensor]:
+        random = replace(geometry, fixed=None)
         for index, image in zip(indices, images, strict=True):
             with geometry.seeded(seed, int(index)):
-                yield geometry.apply_to_pixels(image)
+                if geometry.fixed is None:
+                    yield geometry.apply_to_pixels(image)
+                else:
+                    pixels = self._after_fixed(int(index), image, geometry)
+                    yield pixels if random.random is None else random.apply_to_pixels(pixels)
+
+    def _after_fixed(self, index: int, image: Tensor, geometry: Geometry) -> Tensor:
+        """Return uint8 pixels [C, H, W] after the fixed part of a geometry, which draws no random numbers."""
+        assert geometry.fixed is not None
+        pixels = self.resized.get((geometry.fixed, index))
+        if pixels is None:
+            pixels = replace(geometry, random=None).apply_to_pixels(image)
+            if len(self) * pixels.nbytes <= RESIZED_BYTES:
+                self.resized[geometry.fixed, index] = pixels
+        return pixels
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as v2f
 
-from edcompress.core.recipe.data import Data
+from edcompress.core.recipe.data import Data, Interpolation
 from edcompress.core.results.report import Preprocessing
 
 OF_DATA_SET = "data set"
@@ -67,11 +68,16 @@ class Geometry:
 
 def eval_geometry(data: Data) -> Geometry:
     """Return the geometry of test images: short side to `resize`, then a centre crop; without `resize` the whole image to the size."""
-    size, how = data.height_width, v2.InterpolationMode(data.interpolation)
-    if data.resize is None:
+    return _eval_geometry(data.height_width, data.resize, data.interpolation)
+
+
+@cache  # so that images that are kept resized are found again
+def _eval_geometry(size: tuple[int, int], resize: int | None, interpolation: Interpolation) -> Geometry:
+    how = v2.InterpolationMode(interpolation)
+    if resize is None:
         return Geometry(v2.Resize(size, how), kept=size)
-    steps = v2.Compose([v2.Resize(data.resize, how), v2.CenterCrop(size)])
-    return Geometry(steps, kept=size if data.resize == min(size) == max(size) else None)
+    steps = v2.Compose([v2.Resize(resize, how), v2.CenterCrop(size)])
+    return Geometry(steps, kept=size if resize == min(size) == max(size) else None)
 
 
 def preprocessing_spec(data: Data, channels: int, *, prepared: bool = False) -> Preprocessing:

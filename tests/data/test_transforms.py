@@ -8,7 +8,14 @@ from torchvision.transforms import v2
 from edcompress.core.recipe.data import Data
 from edcompress.data.batches import eval_batches, train_batches
 from edcompress.data.images import FileImages, MemoryImages
-from edcompress.data.transforms import Geometry, default_generator_seeded, normalise, shift_and_flip, to_channels
+from edcompress.data.transforms import (
+    PICTURES,
+    Geometry,
+    default_generator_seeded,
+    normalise,
+    shift_and_flip,
+    to_channels,
+)
 
 IMAGES = torch.randint(0, 256, (64, 3, 10, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -134,3 +141,39 @@ def test_rand_augment_changes_training_images_alone_and_alike_for_any_number_of_
     assert torch.equal(seen(changed), seen(changed.model_copy(update={"workers": 2})))
     tested = [torch.cat([pixels for pixels, _ in eval_batches(images, data)]) for data in (plain, changed)]
     assert torch.equal(*tested)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("changes", [{}, {"resize": 20}, {"augment": "crop", "rand_augment": 9}])
+def test_images_in_memory_are_resized_once_if_they_fit(
+    channels: int, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = torch.randint(0, 256, (6, channels, 10, 12), dtype=torch.uint8)
+    labels = torch.arange(6)
+    data = Data.model_validate(
+        {"dataset": "digits", "image_size": 16, "batch_size": 3, "mean": [0.0], "std": [1.0], **changes}
+    )
+    whole = MemoryImages(pixels, labels, channels)
+    resized: list[tuple[int, ...]] = []
+
+    def seen(images: MemoryImages) -> torch.Tensor:
+        """The tested and the trained images of two epochs."""
+        both = [
+            eval_batches(images, data),
+            *(train_batches(images, data, seed=1, epoch=epoch) for epoch in (0, 1)),
+        ]
+        return torch.cat([batch for batches in both for batch, _ in batches])
+
+    make = v2.Resize.forward
+    monkeypatch.setattr(v2.Resize, "forward", lambda self, image: resized.append(image.size) or make(self, image))
+    planes = 1 if channels in PICTURES else channels
+    kept = seen(whole)
+    assert len(resized) == 6 * planes
+    reversed_order = seen(whole.subset(torch.arange(5, -1, -1)))
+    assert torch.equal(reversed_order[:6], kept[:6].flip(0))
+    assert len(resized) == 12 * planes
+    monkeypatch.setattr("edcompress.data.images.RESIZED_BYTES", 100)
+    large = MemoryImages(pixels, labels, channels)
+    assert torch.equal(seen(large), kept)
+    assert len(resized) == 30 * planes
+    assert not large.resized

@@ -249,6 +249,7 @@ def test_missing_parts_are_taken_from_others_and_said(net: Net, sets: Sets, tmp_
     assert any("0.2 of each class tests" in text for text in warned("neither"))
 
 
+@pytest.mark.integration
 def test_an_interrupted_run_resumes_to_the_bit_with_the_same_objects(net: Net, sets: Sets, tmp_path: Path) -> None:
     train, _, test = sets
     whole = quick(net, train, tmp_path / "whole", test=test)

@@ -87,11 +87,8 @@ def test_what_the_first_recipe_locked_the_second_may_prune(dense: Path, tmp_path
     assert report.dense == RunFolder(tmp_path / "1").read_report().dense
 
 
-@pytest.mark.parametrize(
-    "place",
-    [pytest.param(("search", 0, 2), marks=pytest.mark.integration), ("finetune", 0, 3)],
-    ids=lambda place: place[0],
-)
+@pytest.mark.integration
+@pytest.mark.parametrize("place", [("search", 0, 2), ("finetune", 0, 3)], ids=lambda place: place[0])
 def test_an_interrupted_run_goes_on_without_the_first_one(
     first: Path, tmp_path: Path, place: tuple[str, int, int]
 ) -> None:

@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_does_not(
     [
         ("search", 1, 1),
         pytest.param(("surgery",), marks=pytest.mark.integration),
-        ("finetune", 0, 3),
+        pytest.param(("finetune", 0, 3), marks=pytest.mark.integration),
         pytest.param(("finetune", 1, 8), marks=pytest.mark.integration),
         ("verification",),
     ],

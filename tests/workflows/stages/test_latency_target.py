@@ -79,6 +79,7 @@ def test_a_run_goes_on_with_the_times_it_began_with(dense: Path, tmp_path: Path)
     assert (tmp_path / "run" / "latency.json").read_bytes() == before
 
 
+@pytest.mark.integration
 def test_a_run_by_time_is_not_resumed_with_other_threads(dense: Path, tmp_path: Path) -> None:
     recipe = digits(*IN_TIME, "target.latency=0.7")
     with pytest.raises(KeyboardInterrupt):

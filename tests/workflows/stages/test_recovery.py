@@ -119,6 +119,7 @@ AVERAGED = (
 )  # fmt: skip
 
 
+@pytest.mark.integration
 def test_averaged_weights_and_mixed_images_resume_to_the_bit(dense: Path, tmp_path: Path) -> None:
     recipe = digits(*AVERAGED)
     pruned(dense, tmp_path / "whole", recipe)
