@@ -43,7 +43,7 @@ class Section(BaseModel):
     @classmethod
     def _number_or_not(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse a boolean where none is meant: YAML reads yes, on, no and off as booleans, and pydantic makes 1 and 0 of them."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation not in (bool, bool | None):
             raise ValueError("give a value, not true or false (yes, no, on, off); null switches off what may be null")
         return value
 

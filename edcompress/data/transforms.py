@@ -102,6 +102,8 @@ def train_geometry(data: Data) -> Geometry:
     RandAugment (E. Cubuk et al., 2020) follows the crop of an image, where it is asked for.
     """
     cropped = _cropped(data)
+    if data.flip is not None:
+        cropped = replace(cropped, flip=data.flip)
     if not data.rand_augment:
         return cropped
     changes = v2.RandAugment(magnitude=data.rand_augment)

@@ -113,7 +113,8 @@ def settle(recipe: Recipe, context: RunContext, start: StartingPoint) -> tuple[R
     context = sized_for_search(context, start, recipe.search, recipe.finetune.config)
     few = context.splits.search.subset(spread(len(context.splits.search), JUDGED))
     quick = replace(context, splits=replace(context.splits, search=few))
-    return resolve_recipe(recipe, quick, start), context
+    recipe, _ = resolve_recipe(recipe, quick, start)
+    return recipe, replace(context, data=recipe.data)
 
 
 def _open(

@@ -114,7 +114,10 @@ def _open_run(request: PruneRequest, began: float, *, resuming: bool) -> Pruning
     make_optimizer(recipe.finetune.config, start.network.parameters())  # refuses a frozen network
     context.require_usable(start.network, context.task.finetune)
     context = sized_for_search(context, start, recipe.search, recipe.finetune.config)
-    recipe = recipe.with_data(context.data) if resuming else resolve_recipe(recipe, context, start)
+    if resuming:
+        recipe = recipe.with_data(context.data)
+    else:
+        recipe, context = resolve_recipe(recipe, context, start)
     if recipe.search.plan:
         _require_outside(recipe.search.plan, request.folder.path)
     check_search(recipe.search, context, start)

@@ -15,6 +15,7 @@ from edcompress.data.transforms import (
     normalise,
     shift_and_flip,
     to_channels,
+    train_geometry,
 )
 
 IMAGES = torch.randint(0, 256, (64, 3, 10, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -114,6 +115,13 @@ def test_every_augmentation_gives_the_size_that_the_network_sees(
     images = MemoryImages(IMAGES, torch.zeros(64, dtype=torch.int64), channels=1)
     for batches in (train_batches(images, data, seed=0, epoch=0), eval_batches(images, data)):
         assert next(iter(batches))[0].shape == (64, 1, *size)
+
+
+@pytest.mark.parametrize("augment", ["crop", "crop_flip", "resized_crop"])
+@pytest.mark.parametrize("flip", [None, False, True])
+def test_flip_decides_whatever_augment_says(augment: str, flip: bool | None) -> None:
+    data = Data.model_validate({"dataset": "digits", "image_size": 16, "augment": augment, "flip": flip})
+    assert train_geometry(data).flip is (augment != "crop" if flip is None else flip)
 
 
 def test_the_default_generator_is_restored_after_an_error() -> None:

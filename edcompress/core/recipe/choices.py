@@ -28,6 +28,9 @@ STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 800, 8, 40
 STRONG, WEAK = 0.6, 0.3
 """Accuracies, on held-out images, of a dense network whose soft labels are worth most of the loss, and half of it."""
 
+MOST_LOST = 0.02
+"""The share of held-out images that a network may fail to recognise only because they are mirrored, where mirrored images train it."""
+
 _RATES: dict[Optimizer, tuple[float, float]] = {"adamw": (1e-3, 3e-4), "sgd": (0.02, 5e-3), "adadelta": (1.0, 1.0)}
 """Peak rates for networks with and without batch norm."""
 
@@ -57,6 +60,20 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Mirroring:
+    """How many of `total` held-out images the teacher recognises, as they are (`plain`) and mirrored."""
+
+    plain: int
+    mirrored: int
+    total: int
+
+    @property
+    def harmless(self) -> bool:
+        """Whether at most 2 % of the images, or a single one, are lost."""
+        return self.plain - self.mirrored <= max(1, MOST_LOST * self.total)
+
+
+@dataclass(frozen=True)
 class Choice:
     """A value for a key, and the reason for it."""
 
@@ -79,6 +96,16 @@ def chosen_data(data: Data, images: int) -> Choices:
     return found
 
 
+def chosen_flip(data: Data, mirroring: Mirroring | None) -> Choice:
+    """Choose whether training images are mirrored; `mirroring` is None where the teacher is too weak to tell."""
+    if mirroring is None:
+        usual = data.augment == "resized_crop"
+        return Choice(usual, f"usual for data.augment {data.augment}; the dense network is too weak to tell")
+    plain, mirrored = (f"{count / mirroring.total:.1%}" for count in (mirroring.plain, mirroring.mirrored))
+    why = f"the dense network recognises {mirrored} of mirrored held-out images and {plain} of others"
+    return Choice(mirroring.harmless, why)
+
+
 def _augmentation(data: Data) -> tuple[str, str]:
     if data.transform:
         return "none", "data.transform takes its place"
@@ -90,7 +117,7 @@ def _augmentation(data: Data) -> tuple[str, str]:
     if side >= SMALL_SIZE:
         return (
             "crop",
-            f"images of {side} pixels are small; set crop_flip where mirrored images keep their class",
+            f"images of {side} pixels are small",
         )
     return "none", f"images of {side} pixels are too small to crop"
 

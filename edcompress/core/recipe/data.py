@@ -157,6 +157,11 @@ class Data(Section):
         description="training images: padded random crop, the same with flips, or random resized crop with flips; null: by image_size "
         "(from 64 resized_crop, from 24 crop, else none)",
     )
+    flip: bool | None = Field(
+        None,
+        description="mirror half of the training images, left to right; null: as augment says, or, where that is null too, if the dense "
+        "network recognises mirrored held-out images as well as the others",
+    )
     crop_scale: Fraction = Field(
         0.35, description="resized_crop: smallest share of the image's area that a crop has; 0.08 suits long training"
     )
@@ -253,6 +258,8 @@ class Data(Section):
             )
         if self.transform and self.augment not in (None, "none"):
             raise ValueError(f"transform takes the place of augment, which is {self.augment}; set augment to none")
+        if self.transform and self.flip:
+            raise ValueError("transform takes the place of flip; remove flip, and mirror images in your transform")
         return self
 
     @model_validator(mode="after")

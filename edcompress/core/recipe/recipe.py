@@ -201,9 +201,12 @@ class Recipe(Section):
     @property
     def open_keys(self) -> list[str]:
         """The dotted keys whose values a run chooses."""
-        undecided = (("data", "batch_size"), ("data", "augment"), *(("search", name) for name in ("epochs", "evolve_every", "anneal")),
-                     *(("finetune", name) for name in ("epochs", "optimizer", "lr", "weight_decay", "warmup", "distill")))  # fmt: skip
-        keys = [f"{section}.{name}" for section, name in undecided]
+        undecided = (
+            ("data", ("batch_size", *(("augment", "flip") if self.data.augment is None else ()))),
+            ("search", ("epochs", "evolve_every", "anneal")),
+            ("finetune", ("epochs", "optimizer", "lr", "weight_decay", "warmup", "distill")),
+        )
+        keys = [f"{section}.{name}" for section, names in undecided for name in names]
         return [key for key in keys if self.value_of(key) in (None, "auto")]
 
     def value_of(self, key: str) -> Any:

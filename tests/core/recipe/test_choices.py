@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from edcompress.core.recipe.choices import Facts, chosen, chosen_data
+from edcompress.core.recipe.choices import Facts, Mirroring, chosen, chosen_data, chosen_flip
 from edcompress.core.recipe.data import Data
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.recipe.search import FEWEST_GENERATIONS
@@ -118,3 +118,27 @@ def test_the_settings_of_a_finished_run_leave_nothing_open() -> None:
 def test_networks_without_batch_norm_get_a_lower_rate() -> None:
     assert chosen(recipe(), facts(norm=False)).finetune.lr == 3e-4
     assert chosen(recipe(finetune={"optimizer": "sgd"}), facts(norm=False)).finetune.lr == 5e-3
+
+
+@pytest.mark.parametrize(
+    ("plain", "mirrored", "total", "flip"),
+    [(950, 930, 1000, True), (950, 929, 1000, False), (38, 37, 40, True), (38, 36, 40, False), (20, 25, 40, True)],
+)
+@pytest.mark.parametrize("augment", ["crop", "resized_crop"])
+def test_mirrored_images_train_where_the_network_recognises_them(
+    plain: int, mirrored: int, total: int, flip: bool, augment: str
+) -> None:
+    data = Data.model_validate({**SMALL, "augment": augment})
+    choice = chosen_flip(data, Mirroring(plain, mirrored, total))
+    assert choice.value is flip
+    assert f"{mirrored / total:.1%} of mirrored held-out images and {plain / total:.1%} of others" in choice.why
+
+
+def test_a_network_that_cannot_tell_leaves_the_usual_flips() -> None:
+    for augment, flip in (("crop", False), ("resized_crop", True)):
+        assert chosen_flip(Data.model_validate({**SMALL, "augment": augment}), None).value is flip
+
+
+def test_flips_are_open_only_with_the_augmentation() -> None:
+    for data, is_open in (({}, True), ({"augment": "crop"}, False), ({"flip": False}, False)):
+        assert ("data.flip" in recipe(data={**SMALL, **data}).open_keys) is is_open

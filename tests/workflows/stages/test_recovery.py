@@ -1,5 +1,6 @@
 """What a recipe leaves open is chosen by the run, written down with the reasons, and kept when the run goes on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from edcompress.networks.weight_files import read_state_dict
 from edcompress.runs.folder import RunFolder
 from edcompress.workflows.prune import prune
 from edcompress.workflows.stages.plain_training import with_better_statistics
+from edcompress.workflows.stages.recovery import resolve_recipe
 from edcompress.workflows.stages.run_context import open_context
 from edcompress.workflows.stages.starting_point import open_starting_point
 from edcompress.workflows.stages.teacher import open_teacher
@@ -54,6 +56,33 @@ def test_the_run_writes_down_what_it_chose_and_why(whole: tuple[Path, Report, li
     assert {"data.batch_size", "finetune.lr", "search.evolve_every"} <= report.chosen.keys()
     assert f"chosen: finetune.lr = 0.001 ({report.chosen['finetune.lr']})" in texts
     assert report.machine["batch_size"] == 16
+
+
+class Symmetric(nn.Module):
+    """Answers as the average of an image and its mirror image."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.network(images) + self.network(images.flip(-1))
+        return output
+
+
+def test_images_are_mirrored_where_the_dense_network_recognises_them(dense: Path) -> None:
+    """Most digits are not themselves when mirrored."""
+    recipe = digits(*OPEN, "data.limit=null", "data.image_size=24", "finetune.distill=0")
+    context = open_context(recipe)
+    start = open_starting_point(recipe.with_data(context.data), dense, RunOptions("cpu"))
+    found, changed = resolve_recipe(recipe, context, start)
+    assert (found.data.flip, changed.data.flip) == (False, False)
+    assert " of mirrored held-out images and " in found.chosen["data.flip"]
+    found, changed = resolve_recipe(recipe, context, replace(start, other_teacher=Symmetric(start.dense)))
+    assert (found.data.flip, changed.data.flip) == (True, True)
+    assert Recipe.model_validate(found.model_dump(mode="json")).open_keys == []
+    new = recipe.model_copy(update={"model": recipe.model.model_copy(update={"reset_head": True})})
+    assert "too weak to tell" in resolve_recipe(new, context, start)[0].chosen["data.flip"]
 
 
 def test_the_search_announces_its_generations_and_has_enough(whole: tuple[Path, Report, list[str]]) -> None:
