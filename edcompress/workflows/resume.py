@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edcompress.core.errors import RunFolderError
 from edcompress.core.recipe.diff import differences
+from edcompress.core.recipe.loading import CHANGED_DEFAULTS
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.recipe.weights_name import FILLED, Offer, WeightsName, weights_name
 from edcompress.core.recipe.yaml_files import dump
@@ -189,10 +190,11 @@ def update_recipe_file(folder: RunFolder, recipe: Recipe) -> None:
 def with_resolved_values(recipe: Recipe, folder: RunFolder) -> Recipe:
     """Return the recipe with the values that the run in `folder`, if there is one, has for what the recipe leaves open.
 
-    A search that the run replaced by a ranking stays replaced.
+    A search that the run replaced by a ranking stays replaced, and defaults that have changed since the run was started stay as they were.
     """
     if not folder.exists:
         return recipe
     theirs = folder.read_recipe()
-    keys = [*recipe.open_keys, *theirs.chosen.keys() & {"search.method"}]
+    unset = [key for key in CHANGED_DEFAULTS if not recipe.sets(key)]
+    keys = [*recipe.open_keys, *theirs.chosen.keys() & {"search.method"}, *unset]
     return recipe.with_values({key: theirs.value_of(key) for key in keys}, theirs.chosen)

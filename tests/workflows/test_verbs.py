@@ -136,8 +136,15 @@ def test_a_resumed_run_may_change_its_gate_but_not_its_target(dense: Path, tmp_p
         pruned(dense, folder.path, digits(*ONE_EPOCH), Interrupter("surgery"))
     with pytest.raises(RunFolderError, match=r"a different target\.macs"):
         pruned(dense, folder.path, digits(*ONE_EPOCH, "target.macs=0.6"), resume=True)
+    kept = folder.path / "recipe.yaml"
+    kept.write_text(
+        "".join(line for line in kept.read_text().splitlines(True) if "crop_scale" not in line)
+    )  # as before that key
+    with pytest.raises(RunFolderError, match=r"a different data\.crop_scale"):
+        pruned(dense, folder.path, digits(*ONE_EPOCH, "data.crop_scale=0.35"), resume=True)
     pruned(dense, folder.path, digits(*ONE_EPOCH, "gate.max_top1_drop=0.5"), resume=True)
     assert folder.read_recipe().gate.max_top1_drop == 0.5
+    assert folder.read_recipe().data.crop_scale == 0.08
 
 
 def test_a_run_goes_on_with_the_weights_it_was_begun_with_or_not_at_all(dense: Path, tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ from edcompress.core.recipe.yaml_files import (
     with_preset,
 )
 
+CHANGED_DEFAULTS = ("data.crop_scale", "data.exif_orientation")
+"""Keys whose defaults are not what runs had that were started before there were such keys."""
+
 
 def read_recipe(name: str | Path, overrides: Sequence[str] = (), weights: str | Path | None = None) -> Recipe:
     """Read and check a recipe.

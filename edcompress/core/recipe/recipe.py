@@ -214,6 +214,11 @@ class Recipe(Section):
         section, _, name = key.partition(".")
         return getattr(getattr(self, section), name)
 
+    def sets(self, key: str) -> bool:
+        """Whether a dotted key of two parts was set, in place of its default."""
+        section, _, name = key.partition(".")
+        return name in getattr(self, section).model_fields_set
+
     def with_data(self, data: Data) -> Self:
         """Return the recipe with another data section."""
         return self.model_copy(update={"data": data})
