@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -88,6 +88,10 @@ class MemoryImages:
     warn: Warn = discard_warning
     resized: dict[tuple[Callable[..., object], int], Tensor] = field(default_factory=dict, repr=False)
     prepared = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a process that loads images gets: it resizes them itself."""
+        return {**vars(self), "resized": {}}
 
     def __len__(self) -> int:
         return len(self.labels)

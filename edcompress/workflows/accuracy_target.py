@@ -131,7 +131,7 @@ def _open_series(request: PruneRequest, *, reserved: bool) -> Series:
     finest = recipe.with_data(context.data).with_round_to(recipe.constraints.round_to or 1)
     start = request.open_start(finest, images=context.probe_images)
     context = sized_for_search(context, start, recipe.search, recipe.finetune.config)
-    recipe = recipe.with_data(context.data)
+    recipe = recipe.with_values({"data.batch_size": context.data.batch_size}, {})
     assert recipe.target
     key = f"target.{recipe.target.drop_key}"
     with reserve_folder(request.folder, force=request.force) if reserved else nullcontext():

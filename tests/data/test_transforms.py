@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,7 @@ def test_images_in_memory_are_resized_once_if_they_fit(
     planes = 1 if channels in PICTURES else channels
     kept = seen(whole)
     assert len(resized) == 6 * planes
+    assert not pickle.loads(pickle.dumps(whole)).resized
     reversed_order = seen(whole.subset(torch.arange(5, -1, -1)))
     assert torch.equal(reversed_order[:6], kept[:6].flip(0))
     assert len(resized) == 12 * planes

@@ -121,7 +121,7 @@ def test_no_network_within_the_drop_says_how_near_it_came(dense: Path, tmp_path:
 
 
 def test_a_trial_beyond_the_drop_is_followed_by_a_larger_network(dense: Path, tmp_path: Path) -> None:
-    settings = ("search.epochs=0", "finetune.epochs=0", "search.method=random", "data.limit=200")
+    settings = ("search.epochs=0", "finetune.epochs=0", "search.method=random", "data.limit=200", "data.augment=null")
     with suppress(EdcompressError):  # the second may be beyond the drop too
         pruned(dense, tmp_path / "run", digits(*dropping(*settings, "target.max_top1_drop=0.0", "target.trials=2")))
     first, second = (RunFolder(path) for path in sorted((tmp_path / "run" / "trials").iterdir()))
@@ -129,6 +129,7 @@ def test_a_trial_beyond_the_drop_is_followed_by_a_larger_network(dense: Path, tm
     assert asked[0] is not None
     assert asked[1] is not None
     assert asked[0].macs < asked[1].macs < 1.0  # type: ignore[operator]
+    assert "data.augment" in first.read_recipe().chosen
     assert first.read_report().target.achieved < second.read_report().target.achieved
 
 

@@ -115,10 +115,7 @@ def _augmentation(data: Data) -> tuple[str, str]:
     if side >= PHOTO_SIZE:
         return "resized_crop", f"images of {side} pixels are taken for photos"
     if side >= SMALL_SIZE:
-        return (
-            "crop",
-            f"images of {side} pixels are small",
-        )
+        return "crop", f"images of {side} pixels are small"
     return "none", f"images of {side} pixels are too small to crop"
 
 
