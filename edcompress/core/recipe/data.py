@@ -160,7 +160,7 @@ class Data(Section):
     flip: bool | None = Field(
         None,
         description="mirror half of the training images, left to right; null: as augment says, or, where that is null too, if the dense "
-        "network recognises mirrored held-out images as well as the others",
+        "network recognises mirrored held-out images",
     )
     crop_scale: Fraction = Field(
         0.35, description="resized_crop: smallest share of the image's area that a crop has; 0.08 suits long training"
