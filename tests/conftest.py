@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def call(*arguments: object) -> Outcome:
-    """`edcompress ARGUMENTS` in this process, through the entry point; an exception that is no exit comes through."""
+    """`edcompress ARGUMENTS` in this process, through the entry point; exceptions other than SystemExit come through."""
     out, err, before, code = io.StringIO(), io.StringIO(), sys.argv, 0
     sys.argv = ["edcompress", *map(str, arguments)]
     try:

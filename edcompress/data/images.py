@@ -108,29 +108,27 @@ class MemoryImages:
         """Return all of them, transformed by Pillow as images in files are."""
         chosen = torch.as_tensor(indices)
         images = to_channels(self.pixels[chosen], self.channels)
+        if geometry.fixed is not None and tuple(images.shape[2:]) != geometry.kept:
+            fixed, geometry = replace(geometry, random=None), replace(geometry, fixed=None)
+            images = torch.stack([self._resized(*pair, fixed) for pair in zip(indices, images, strict=True)])
         if not geometry.keeps(images):
             images = torch.stack(list(self._changed(images, indices, geometry, seed)))
         return ReadImages(images, self.labels[chosen])
 
+    def _resized(self, index: int, image: Tensor, fixed: Geometry) -> Tensor:
+        """Return uint8 pixels [C, H, W] after a geometry that draws no random numbers."""
+        assert fixed.fixed is not None
+        pixels = self.resized.get((fixed.fixed, index))
+        if pixels is None:
+            pixels = fixed.apply_to_pixels(image)
+            if len(self) * pixels.nbytes <= RESIZED_BYTES:
+                self.resized[fixed.fixed, index] = pixels
+        return pixels
+
     def _changed(self, images: Tensor, indices: Sequence[int], geometry: Geometry, seed: int) -> Iterator[Tensor]:
-        random = replace(geometry, fixed=None)
         for index, image in zip(indices, images, strict=True):
             with geometry.seeded(seed, int(index)):
-                if geometry.fixed is None:
-                    yield geometry.apply_to_pixels(image)
-                else:
-                    pixels = self._after_fixed(int(index), image, geometry)
-                    yield pixels if random.random is None else random.apply_to_pixels(pixels)
-
-    def _after_fixed(self, index: int, image: Tensor, geometry: Geometry) -> Tensor:
-        """Return uint8 pixels [C, H, W] after the fixed part of a geometry, which draws no random numbers."""
-        assert geometry.fixed is not None
-        pixels = self.resized.get((geometry.fixed, index))
-        if pixels is None:
-            pixels = replace(geometry, random=None).apply_to_pixels(image)
-            if len(self) * pixels.nbytes <= RESIZED_BYTES:
-                self.resized[geometry.fixed, index] = pixels
-        return pixels
+                yield geometry.apply_to_pixels(image)
 
 
 @dataclass(frozen=True, eq=False)

@@ -205,7 +205,7 @@ def _measure_dense(context: RunContext, dense: nn.Module, key: str) -> Count | S
 def _require_unseen(held_out: Count | Score, tested: Scores, key: str) -> None:
     """Raise InputError if a network is so much better on held-out training images than on test images that it has seen them.
 
-    A metric that is no share of images varies less from image to image than a share does, whose error is taken.
+    The error is that of a share of images; other metrics vary less from image to image.
     """
     metric, test = tested.metric, tested.headline
     one, other, n, m = value_of(held_out), value_of(test), images_of(held_out), images_of(test)

@@ -37,6 +37,7 @@ def test_run_prunes_exports_and_gates_and_benchmark_measures_the_pair(
     assert "Gate: pass" in ended.out
     assert "Warning" not in ended.err
     report = require(folder, (*RECIPE, *SMALLER), target=0.7)
+    assert report["dense"]["accuracy"]["top1"] == answer("evaluate", squeezenet, *RECIPE, *SMALLER)["top1"]
     assert report["dense"]["accuracy"]["top1"]["total"] == 500
     latency = answer("benchmark", folder, "--runs", "50")
     assert {path: value[0]["n"] for path, value in latency.items()} == {

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 
+from torch import nn
+
 from edcompress.core.recipe.choices import WEAK, Facts, Mirroring, chosen, chosen_data, chosen_flip
 from edcompress.core.recipe.recipe import Recipe
 from edcompress.core.results.scores import Scores, value_of
@@ -37,9 +39,12 @@ class _Teacher:
     """What the network that gives the soft labels recognises of the held-out images; None all through where its classifier is new."""
 
     def __init__(self, context: RunContext, start: StartingPoint, *, untrained: bool) -> None:
-        self._context = context
-        new = untrained and start.other_teacher is None
-        self._network = None if new else context.precision.place(on_cpu(start.teacher))
+        self._context, self._start = context, start
+        self._new = untrained and start.other_teacher is None
+
+    @cached_property
+    def _network(self) -> nn.Module | None:
+        return None if self._new else self._context.precision.place(on_cpu(self._start.teacher))
 
     @cached_property
     def _scores(self) -> Scores | None:
